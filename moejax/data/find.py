@@ -1,0 +1,210 @@
+"""Find the files of a data set: in a folder of the user's, in the cache, on the mirrors. Knows no data set by name.
+
+Every file is verified wherever it comes from, and whatever is wrong with one is a `UserError`. A source that merely has
+nothing to offer raises `UnavailableError`, on which `first_that_works` goes on to the next.
+"""
+
+import dataclasses
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from moejax.data import web
+from moejax.data.verify import File, accept
+from moejax.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Verified files: `origin` says where they were for people, `values` holds what each decoded to, by name."""
+
+    origin: str
+    values: dict[str, Any]
+
+
+class UnavailableError(UserError):
+    """This source has nothing to offer, for this reason: `auto` goes on to the next one.
+
+    Attributes:
+      reason: half a sentence, lower case.
+      notable: the user should hear of it even though another source served the data.
+    """
+
+    def __init__(self, reason: str, fix: str, *, notable: bool = False):
+        super().__init__(f"{_capital(reason)}: {fix}.")
+        self.reason, self.notable = reason, notable
+
+
+def first_that_works(name: str, sources: Mapping[str, Callable[[], T]]) -> tuple[str, T, tuple[str, ...]]:
+    """The first source that does not raise UnavailableError: its key, what it gave, and notes about those before it.
+
+    Raises:
+      UserError: all are unavailable (the sentences list each with its reason), or one of them found something wrong.
+    """
+    failed: dict[str, UnavailableError] = {}
+    for key, source in sources.items():
+        try:
+            value = source()
+        except UnavailableError as error:
+            failed[key] = error
+        else:
+            return key, value, tuple(f"{_capital(error.reason)}." for error in failed.values() if error.notable)
+    if len(failed) == 1:
+        raise next(iter(failed.values()))
+    raise UserError(
+        f"No source could serve the data set {name!r}; tried, in order:",
+        *(f"  {key}: {error.reason}." for key, error in failed.items()),
+        "Put the files in a folder and pass it as --data.dir, or run once with a network (what it fetches is kept).",
+    )
+
+
+def named_folder(directory: str | None) -> tuple[str, str] | None:
+    """The folder the user named and what named it: ("--data.dir", …), ("MOEJAX_DATA_DIR", …), or None."""
+    if directory is not None:
+        return "--data.dir", directory
+    if variable := os.environ.get("MOEJAX_DATA_DIR"):
+        return "MOEJAX_DATA_DIR", variable
+    return None
+
+
+def user_folder(name: str, files: Sequence[File], directory: str | None) -> Found:
+    """The files in the folder that the user named: in its `name`/, or right there.
+
+    Raises:
+      UserError: no folder is named, or anything is missing or wrong. It is never UnavailableError: a folder that the
+        user named is not passed over.
+    """
+    named = named_folder(directory)
+    if named is None:
+        raise UserError(f"--data.source=dir needs a folder that holds {name}/: name it with --data.dir.")
+    field, directory = named
+    root = Path(directory).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{field}={directory} is not a folder: name one that holds {name}/.")
+    folder = root / name if (root / name).is_dir() else root
+    if not any(_locate(folder, file) for file in files):
+        raise UserError(
+            f"{field}={directory} has no folder {name}/ with the files of {name}: "
+            f"put {files[0].name}.gz and its {len(files) - 1} siblings there."
+        )
+    values = {}
+    for file in files:
+        path = _locate(folder, file)
+        if path is None:
+            raise UserError(f"{field}={directory} lacks {file.name}.gz (or {file.name}) in {folder}: put it there.")
+        values[file.name] = accept(_read(path), file, str(path))
+    return Found(origin=str(folder), values=values)
+
+
+def cache_folder(name: str) -> Path:
+    """Where fetched files are kept: under MOEJAX_CACHE_DIR, else XDG_CACHE_HOME/moejax, else ~/.cache/moejax."""
+    if chosen := os.environ.get("MOEJAX_CACHE_DIR"):
+        return Path(os.path.expanduser(chosen)) / name
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "moejax" / name
+
+
+def cached(name: str, files: Sequence[File]) -> Found:
+    """The files in the cache. One that is damaged is removed, so that it is fetched again.
+
+    Raises:
+      UnavailableError: a file is missing or was damaged.
+    """
+    folder = cache_folder(name)
+    values, problems, removed = {}, [], False
+    for file in files:  # to the end, so that no damaged file stays beside those fetched next
+        path = _locate(folder, file)
+        if path is None:
+            problems.append(f"the cache {folder} has no {file.name}")
+            continue
+        try:
+            values[file.name] = accept(_read(path), file, str(path))
+        except UserError as error:
+            problems.append(f"{_remove(path)}: {_problem(error)}")
+            removed = True
+    if problems:
+        raise UnavailableError("; ".join(problems), "pass --data.source=auto to fetch what is missing", notable=removed)
+    return Found(origin=str(folder), values=values)
+
+
+def mirrored(name: str, files: Sequence[File], mirrors: Sequence[str]) -> Found:
+    """All files from the first mirror (a URL that ends in /) that serves them as published; they go into the cache.
+
+    Raises:
+      UnavailableError: no mirror does.
+    """
+    reasons = []
+    for mirror in mirrors:
+        try:
+            web.probe(mirror)
+            values = {}
+            for file in files:
+                url = f"{mirror}{file.name}.gz"
+                raw = web.fetch(url, limit=file.size + 2**16)  # packing may add a little, never much
+                values[file.name] = accept(raw, file, url)
+                keep(name, f"{file.name}.gz", raw)
+            return Found(origin=mirror, values=values)
+        except UserError as error:
+            reasons.append(f"{mirror}: {_problem(error)}")
+        except OSError as error:
+            reasons.append(f"{mirror}: {error}")
+    raise UnavailableError(
+        f"no mirror served the files ({'; '.join(reasons)})",
+        "check the network, or put the files in a folder and pass it as --data.dir",
+    )
+
+
+def keep(name: str, file_name: str, raw: bytes) -> None:
+    """Puts a verified file into the cache, whole or not at all: a temporary file beside it, then a rename.
+
+    A cache that cannot be written costs only the next run's time, so it is no error.
+    """
+    path = cache_folder(name) / file_name
+    temporary = path.with_name(f".{file_name}.{secrets.token_hex(4)}.part")  # a second process has its own
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(raw)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError:
+        pass
+
+
+def _locate(folder: Path, file: File) -> Path | None:
+    """The file in this folder, packed or not; None if neither is there."""
+    candidates = (folder / f"{file.name}.gz", folder / file.name)
+    return next((path for path in candidates if os.path.lexists(path)), None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder, expected a file: put the published file in its place.") from error
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read (permission denied): change its permissions.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): put the published file in its place.") from error
+
+
+def _remove(path: Path) -> str:
+    """Removes a file of the cache and says how that went."""
+    try:
+        path.unlink()
+    except OSError as error:
+        return f"a damaged file in the cache could not be removed ({error.strerror})"
+    return "a damaged file in the cache was removed"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _problem(error: UserError) -> str:
+    """A sentence "problem: fix." without its fix, for messages where the fix is another one."""
+    return str(error).rpartition(": ")[0]

@@ -1,0 +1,71 @@
+"""Images with labels through TensorFlow Datasets, without TensorFlow where the data set is prepared already.
+
+Its examples come in the order of its own shuffle, so the rows that a seed holds out are not those of the other sources.
+"""
+
+import importlib.util
+
+import numpy as np
+
+from moejax.data import web
+from moejax.data.dataset import Examples
+from moejax.errors import UserError
+
+PROBE_URL = "https://storage.googleapis.com"  # what preparing a data set connects to
+
+
+def read(name: str, directory: str | None) -> tuple[dict[str, Examples], str]:
+    """Every split of an image data set: uint8 [n, 28, 28] and int32 [n], and where they came from.
+
+    Args:
+      name: of the builder, e.g. "mnist".
+      directory: its data_dir, ~/tensorflow_datasets by default. Prepared there if it is not yet.
+
+    Raises:
+      UserError: the library is incomplete, or the data set can be neither read nor prepared.
+    """
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise UserError(f"--data.source=tfds needs the package {error.name}: pip install 'moejax[tfds]'.") from error
+
+    try:
+        builder = tensorflow_datasets.builder(name, data_dir=directory, file_format="array_record")
+        if not builder.is_prepared():
+            _check_preparable(name, str(builder.data_dir))
+            builder.download_and_prepare()
+        splits = {split: _arrays(rows) for split, rows in builder.as_data_source().items()}
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: a large library and a network lie below
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--data.source=tfds cannot read {name} from {directory or 'its default folder'} ({problem}): "
+            f"prepare it again with file_format='array_record', or use --data.source=auto."
+        ) from error
+    return splits, f"TensorFlow Datasets {builder.info.full_name} in {builder.data_dir}"
+
+
+def _arrays(rows) -> Examples:
+    """One split of a data source as two arrays; images come as [28, 28, 1]."""
+    examples = list(rows)
+    return {
+        "image": np.stack([example["image"][..., 0] for example in examples]),
+        "label": np.asarray([example["label"] for example in examples], np.int32),
+    }
+
+
+def _check_preparable(name: str, folder: str) -> None:
+    """Raises UserError if preparing is bound to fail; the library itself would retry for minutes first."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            f"--data.source=tfds finds no {name} prepared in {folder}, and preparing it needs TensorFlow: "
+            f"pip install 'moejax[tfds]'."
+        )
+    try:
+        web.probe(PROBE_URL)
+    except ConnectionError as error:
+        raise UserError(
+            f"--data.source=tfds finds no {name} prepared in {folder} and cannot fetch it ({error}): "
+            f"name a prepared folder as --data.dir."
+        ) from error

@@ -1,0 +1,90 @@
+"""From the words of a command line to a configuration, or to one sentence for each thing that is wrong with them."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from moejax.config import Config, contradictions, from_json, overlay
+from moejax.errors import UserError
+from moejax.presets import PRESETS
+
+PROGRAM = "python -m moejax.run"
+FLAGS = ("help", "print_config")
+OPTIONS = ("config", "out", "resume")
+
+
+class Arguments(NamedTuple):
+    """The command line, taken apart but not yet understood."""
+
+    flags: frozenset[str]
+    options: Mapping[str, str]
+    fields: Mapping[str, str]  # by dotted name, still text
+    problems: Sequence[str]
+
+
+def parse(words: Sequence[str]) -> Arguments:
+    """Split `--name value` and `--name=value`; dashes and underscores in a name are the same."""
+    flags, values, problems, rest = set(), {}, [], list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        name = name.removeprefix("--").replace("-", "_")
+        if word == "-h" or (word.startswith("--") and name in FLAGS):
+            flags.add("help" if word == "-h" else name)
+        elif not word.startswith("--"):
+            problems.append(f"{word!r} is not an option; every option begins with -- and is followed by its value.")
+        elif equals:
+            values[name] = value
+        elif rest and not rest[0].startswith("--"):
+            values[name] = rest.pop(0)
+        else:
+            problems.append(f"--{name} needs a value after it.")
+    options = {name: values.pop(name) for name in OPTIONS if name in values}
+    return Arguments(frozenset(flags), options, values, problems)
+
+
+def configure(arguments: Arguments) -> Config:
+    """The configuration that the arguments ask for; UserError with all sentences at once."""
+    problems, base = list(arguments.problems), None
+    chosen = arguments.options.get("config")
+    if chosen is None:
+        problems.append(f"--config is missing; give it a preset ({', '.join(PRESETS)}) or a config.json.")
+    elif chosen in PRESETS:
+        base = PRESETS[chosen].config
+    elif Path(chosen).is_file():
+        base, more = from_json(Path(chosen).read_text(errors="replace"), chosen)
+        problems += more
+    else:
+        problems.append(f"--config {chosen} is neither a preset ({', '.join(PRESETS)}) nor a config.json file.")
+    config, more = overlay(base or Config(), arguments.fields, options=OPTIONS)
+    problems += more
+    # Without a base nobody chose the other values: only what was said can be wrong.
+    problems += contradictions(config) if base else []
+    if problems:
+        raise UserError(*problems)
+    return config
+
+
+def print_help() -> None:
+    """Usage, presets, and every field with its type, default and meaning."""
+    presets = "\n".join(f"  {name:<13} {preset}" for name, preset in PRESETS.items())
+    print(f"""\
+usage: {PROGRAM} --config NAME|FILE [--FIELD VALUE ...] [--out DIR]
+       {PROGRAM} --resume DIR
+
+  --config NAME|FILE  a preset, or the config.json of a run
+  --out DIR           the run's folder (default runs/NAME-TIME)
+  --resume DIR        continue the run in DIR where it stopped; takes nothing else
+  --print-config      print the configuration as JSON and stop
+
+Presets: data; time on two CPU cores; test accuracy.
+
+{presets}
+
+Fields, with their defaults before a preset is applied:
+""")
+    import tyro
+
+    with contextlib.suppress(SystemExit):
+        tyro.cli(Config, args=["--help"], use_underscores=True, prog=PROGRAM)

@@ -1,0 +1,47 @@
+"""Dispatch: the two contractions that every Mixture-of-Experts layer here is made of.
+
+    x_e = dispatch · x          tokens  → expert slots
+    y   = combine · y_e         expert slots → tokens
+
+A soft layer's routing holds both arrays as they are; a sparse layer's are built from its routing by `sparse_masks`.
+A dense layer's dispatch is the trivial one, every token to every expert, so only its combine is written out.
+
+Cost of the two einsums, for T tokens in groups of S: 4·cf·k·T·S·d FLOPs, against 4·cf·k·T·d·h for MLP experts of
+hidden width h: an overhead of S/h. The group size is the lever.
+
+Axis letters: g groups, t tokens of a group, e experts, c slots of an expert, d model width.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from moejax.routing import TopKRouting
+
+
+def sparse_masks(routing: TopKRouting, capacity: int) -> tuple[Float[Array, "g t e c"], Float[Array, "g t e c"]]:
+    """The dispatch array, 1 where a token sits in a slot, and the combine array, its weight there; both float32.
+
+    Shazeer et al. 2018 ("Mesh-TensorFlow", appendix) and GShard write a sparse layer so. A token sits in an expert at
+    most once, hence one number a token and expert says where: its slot, or -1.
+    """
+    num_experts = routing.probs.shape[-1]
+    chosen = jax.nn.one_hot(routing.experts, num_experts, dtype=jnp.int32)
+    slot = (chosen * (routing.slots[..., None] + 1)).sum(2) - 1
+    dispatch = (slot[..., None] == jnp.arange(capacity)[None, None, None]).astype(routing.probs.dtype)
+    return dispatch, dispatch * routing.gates[..., None]
+
+
+def dispatch_tokens(dispatch: Float[Array, "g t e c"], x: Float[Array, "g t d"]) -> Float[Array, "g e c d"]:
+    """Fill the experts' slots: with one token each (sparse) or with a mixture of the group's tokens (soft)."""
+    return jnp.einsum("gtec,gtd->gecd", dispatch.astype(x.dtype), x)
+
+
+def combine_slots(combine: Float[Array, "g t e c"], y: Float[Array, "g e c d"]) -> Float[Array, "g t d"]:
+    """Sum the experts' answers for each token, weighted; a token that sits nowhere gets zeros."""
+    return jnp.einsum("gtec,gecd->gtd", combine.astype(y.dtype), y)
+
+
+def combine_dense(gates: Float[Array, "g t e"], y: Float[Array, "g e t d"]) -> Float[Array, "g t d"]:
+    """Sum all experts' answers for each token, weighted: `combine_slots` when every token has a slot everywhere."""
+    return jnp.einsum("gte,getd->gtd", gates.astype(y.dtype), y)

@@ -1,0 +1,116 @@
+"""The network around the layers: an image classifier whose blocks hold one Mixture-of-Experts layer each.
+
+    image ─ stem ─ tokens ─ [ + MoE(norm) ] × depth ─ norm ─ all tokens, flattened ─ classes
+
+Axis letters: b images, i j rows and columns, t tokens of an image, d model width, y classes.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float
+
+from moejax.config import Config, MoeConfig
+from moejax.experts import MLP
+from moejax.layers import DenseMoE, SoftMoE, SparseMoE
+from moejax.routing import Routing
+
+MakeLayer = Callable[[nnx.Rngs], nnx.Module]
+
+# Pixel statistics of the MNIST training images, in units of 0..1.
+_MEAN, _DEVIATION = 0.1307, 0.3081
+
+
+def patches(x: Float[Array, "b i j c"], size: int, stride: int) -> Float[Array, "b i2 j2 c2"]:
+    """All size × size windows at that stride as channels, zero-padded to ceil(i / stride) rows ("SAME").
+
+    A matrix product after it makes it a convolution, and on a CPU inside `lax.scan` one that runs 15 times faster than
+    XLA's own.
+    """
+    rows, columns = (-(-n // stride) for n in x.shape[1:3])
+    pad = [max((out - 1) * stride + size - n, 0) for out, n in zip((rows, columns), x.shape[1:3], strict=True)]
+    x = jnp.pad(x, ((0, 0), *((p // 2, p - p // 2) for p in pad), (0, 0)))
+    last_row, last_column = (rows - 1) * stride + 1, (columns - 1) * stride + 1
+    windows = [x[:, i : i + last_row : stride, j : j + last_column : stride] for i in range(size) for j in range(size)]
+    return jnp.concatenate(windows, axis=-1)
+
+
+class Stem(nnx.Module):
+    """Two convolutions of stride 2: a 28 × 28 image becomes 7 × 7 tokens."""
+
+    def __init__(self, channels: int, kernel: int, d: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.kernel = kernel
+        self.first = nnx.Linear(kernel * kernel, channels, dtype=dtype, rngs=rngs)
+        self.second = nnx.Linear(kernel * kernel * channels, d, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "b i j"]) -> Float[Array, "b i4 j4 d"]:
+        x = jax.nn.gelu(self.first(patches(images[..., None], self.kernel, 2)))
+        return jax.nn.gelu(self.second(patches(x, self.kernel, 2)))
+
+
+class Block(nnx.Module):
+    """A residual Mixture-of-Experts layer with its norm before it."""
+
+    def __init__(self, d: int, make_layer: MakeLayer, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.norm = nnx.LayerNorm(d, dtype=dtype, rngs=rngs)
+        self.moe = make_layer(rngs)
+
+    def __call__(self, x: Float[Array, "b t d"], *, train: bool) -> tuple[Float[Array, "b t d"], Routing]:
+        y, routing = self.moe(self.norm(x), train=train)
+        return x + y, routing
+
+
+class ImageClassifier(nnx.Module):
+    """Classifies grey images; returns class logits and the routing of every layer."""
+
+    def __init__(self, config: Config, num_classes: int, *, rngs: nnx.Rngs):
+        m, dtype = config.model, jnp.dtype(config.train.dtype)
+        make_layer = layer_maker(config.moe, m.width, dtype)
+        self.grid = m.grid
+        self.stem = Stem(m.stem, m.kernel, m.width, dtype=dtype, rngs=rngs)
+        self.position = nnx.Param(0.02 * jax.random.normal(rngs.params(), (m.tokens, m.width)))
+        self.blocks = nnx.List([Block(m.width, make_layer, dtype=dtype, rngs=rngs) for _ in range(m.depth)])
+        self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(m.tokens * m.width, num_classes, dtype=dtype, rngs=rngs)
+
+    def __call__(self, batch: dict[str, Array], *, train: bool) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
+        """`batch["image"]`: [b, 28, 28] with values 0 to 255. The logits are float32."""
+        x = self.stem((batch["image"].astype(jnp.float32) / 255 - _MEAN) / _DEVIATION)
+        x = x.reshape(len(x), -1, x.shape[-1])
+        x = x + self.position[...].astype(x.dtype)[None]
+        routings = []
+        for block in self.blocks:
+            x, routing = block(x, train=train)
+            routings.append(routing)
+        x = self.norm(x)
+        return self.head(x.reshape(len(x), -1)).astype(jnp.float32), tuple(routings)
+
+
+def layer_maker(moe: MoeConfig, d: int, dtype: DTypeLike) -> MakeLayer:
+    """The constructor of the layer that `moe.layer` names: the one table of layers."""
+
+    def make_expert(rngs: nnx.Rngs) -> MLP:
+        return MLP(d, moe.hidden, dtype=dtype, rngs=rngs)
+
+    layers: dict[str, MakeLayer] = {
+        "dense": lambda rngs: DenseMoE(d, moe.num_experts, make_expert, rngs=rngs),
+        "sparse": lambda rngs: SparseMoE(
+            d,
+            moe.num_experts,
+            make_expert,
+            k=moe.k,
+            capacity_factor=moe.capacity_factor,
+            eval_capacity_factor=moe.eval_capacity_factor,
+            group_size=moe.group_size,
+            rngs=rngs,
+        ),
+        "soft": lambda rngs: SoftMoE(d, moe.num_experts, make_expert, slots=moe.slots, rngs=rngs),
+    }
+    return layers[moe.layer]
+
+
+def build_model(config: Config, num_classes: int, rngs: nnx.Rngs) -> nnx.Module:
+    """The model for a configuration: one place to add a model for another data set."""
+    return ImageClassifier(config, num_classes, rngs=rngs)

@@ -1,0 +1,113 @@
+"""`python -m moejax.run --config mnist_soft`: load the data, train, test, and leave a folder with a report.
+
+What a user can cause ends in sentences on stderr and exit code 2, never in a traceback.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from moejax.commandline import PROGRAM, configure, parse, print_help
+from moejax.config import Config, to_json
+from moejax.errors import UserError
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        return _main(sys.argv[1:] if words is None else words)
+    except UserError as error:
+        print(*(f"moejax: {sentence}" for sentence in error.sentences), sep="\n", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("moejax: interrupted", file=sys.stderr)
+        return 130
+
+
+def _main(words: Sequence[str]) -> int:
+    arguments = parse(words)
+    if "help" in arguments.flags:
+        print_help()
+        return 0
+    if "resume" in arguments.options:
+        if len(words) > 2:
+            raise UserError("--resume takes no other argument: a run continues with the configuration it began with.")
+        return _resume(Path(arguments.options["resume"]))
+    config = configure(arguments)
+    if "print_config" in arguments.flags:
+        print(to_json(config), end="")
+        return 0
+    return _start(config, Path(arguments.options.get("out", f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")))
+
+
+def _start(config: Config, out: Path) -> int:
+    _prepare_jax()
+    from moejax.training.folder import RunFolder
+
+    RunFolder.check_free(out)
+    data = _load(config)
+    return _run(config, RunFolder.create(out, config), data, resume=False)
+
+
+def _resume(path: Path) -> int:
+    _prepare_jax()
+    from moejax.training.folder import RunFolder
+
+    folder, config = RunFolder.open(path)
+    if folder.read_summary() is not None:
+        print(f"{path} is finished; its report is {path / 'report.html'}")
+        return 0
+    return _run(config, folder, _load(config), resume=True)
+
+
+def _load(config: Config):
+    from moejax.data import load
+
+    d = config.data
+    return load(d.name, source=d.source, directory=d.dir, validation=d.validation, seed=config.seed)
+
+
+def _run(config: Config, folder, data, *, resume: bool) -> int:
+    from moejax.report import render
+    from moejax.training.fit import Fit
+    from moejax.training.interrupt import StopSignal
+    from moejax.training.progress import Progress
+
+    progress = Progress()
+    sizes = (len(split["label"]) for split in (data.train, data.validation, data.test))
+    progress.message(
+        "{}: {} from {} ({}), {:,} + {:,} + {:,} examples".format(
+            config.name, data.name, data.source, data.origin, *sizes
+        )
+    )
+    for note in data.notes:
+        progress.message(f"note: {note}")
+    with StopSignal() as stop:
+        fit = Fit(config, data, folder, progress)
+        if resume:
+            fit.resume()
+        if not fit.train(stop):
+            progress.message(f"stopped; continue with  {PROGRAM} --resume {folder.path}")
+            return 128 + stop.number
+        summary = fit.test()
+    report = render(folder.path)
+    progress.message(
+        f"test accuracy {summary['test_accuracy']:.2%} on {summary['test_examples']:,} images"
+        f"  ({summary['parameters']:,} parameters, {summary['seconds']:.0f} s)\nreport: {report}"
+    )
+    return 0
+
+
+def _prepare_jax() -> None:
+    """Keep compiled programs between runs; set before anything is compiled."""
+    import jax
+
+    cache = Path(os.environ.get("MOEJAX_CACHE_DIR", Path.home() / ".cache" / "moejax"))
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache / "xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

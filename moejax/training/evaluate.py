@@ -1,0 +1,90 @@
+"""Evaluation: every example once, in order, and what the routers did with it."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+from numpy import ndarray
+
+from moejax import metrics
+from moejax.routing import Routing
+from moejax.training.objective import Batch
+
+
+class BatchResult(NamedTuple):
+    """One batch, example by example; layers stacked."""
+
+    logits: Float[Array, "b y"]
+    loss: Float[Array, " b"]  # cross-entropy, nats
+    gates: Float[Array, "b l e"]  # each expert's share of the example's output, mean over its tokens
+    load: Float[Array, "l e"]
+    dropped: Float[Array, " l"]
+    gate_entropy: Float[Array, " l"]
+
+
+class Evaluation(NamedTuple):
+    """All examples of a split."""
+
+    loss: float  # mean cross-entropy, nats
+    accuracy: float  # 0 to 1
+    prediction: Int[ndarray, " n"]
+    gates: Float[ndarray, "n l e"]
+    load: Float[ndarray, "l e"]
+    dropped: Float[ndarray, " l"]
+    gate_entropy: Float[ndarray, " l"]
+
+
+@jax.jit
+def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
+    """Forward only, with the layers' evaluation settings."""
+    logits, routings = model(batch, train=False)
+    examples = len(logits)
+
+    def stacked(f):
+        return jnp.stack([f(r) for r in routings])
+
+    def share(routing: Routing) -> Float[Array, "b e"]:
+        return routing.gates.reshape(examples, -1, routing.gates.shape[-1]).mean(1)
+
+    return BatchResult(
+        logits,
+        optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
+        jnp.stack([share(r) for r in routings], axis=1),
+        *(stacked(f) for f in (metrics.load, metrics.dropped, metrics.gate_entropy)),
+    )
+
+
+def evaluate(model: nnx.Module, data: Batch, batch_size: int) -> Evaluation:
+    """Evaluate on all of `data`, in batches of `batch_size` and one smaller one for what is left."""
+    examples = len(data["label"])
+    starts = range(0, examples, batch_size)
+    results = [evaluate_batch(model, {k: v[s : s + batch_size] for k, v in data.items()}) for s in starts]
+    sizes = np.array([len(r.loss) for r in results])
+    of_example = functools.partial(_gather, results)
+    prediction = of_example("logits").argmax(-1)
+    return Evaluation(
+        loss=float(of_example("loss").mean()),
+        accuracy=float((prediction == np.asarray(data["label"])).mean()),
+        prediction=prediction,
+        gates=of_example("gates"),
+        **{
+            name: np.average([getattr(r, name) for r in results], axis=0, weights=sizes)
+            for name in ("load", "dropped", "gate_entropy")
+        },
+    )
+
+
+def flops_per_example(model: nnx.Module, data: Batch, batch_size: int) -> float:
+    """FLOPs of one example's forward pass at evaluation, as the compiled program's own cost analysis counts them."""
+    batch = {name: array[:batch_size] for name, array in data.items()}
+    cost = evaluate_batch.lower(model, batch).compile().cost_analysis()
+    return cost["flops"] / len(batch["label"])
+
+
+def _gather(results: list[BatchResult], name: str) -> ndarray:
+    return np.concatenate([np.asarray(getattr(r, name)) for r in results])

@@ -1,0 +1,155 @@
+"""A run's folder: what is written while it trains, so that a run can be watched, resumed and reported from files alone.
+
+config.json env.json metrics.jsonl routing.npz summary.json checkpoints/ figures/ report.html
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy import ndarray
+
+from moejax.config import Config, from_json, to_json
+from moejax.errors import UserError
+
+
+class RunFolder:
+    """Paths of a run, and writes that leave either the old file or the new one."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> "RunFolder":
+        """Begin a run; UserError if the folder already holds one or cannot be written."""
+        cls.check_free(path)
+        folder = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            folder._write("config.json", to_json(config))
+            folder._write("env.json", json.dumps(environment(), indent=2) + "\n")
+            (path / "metrics.jsonl").touch()
+        except OSError as error:
+            raise UserError(f"Cannot write to --out {path}: {error.strerror or error}.") from None
+        return folder
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """UserError if the folder already holds a run."""
+        if (path / "config.json").exists():
+            raise UserError(f"{path} already holds a run; continue it with --resume {path} or choose another --out.")
+
+    @classmethod
+    def open(cls, path: Path) -> tuple["RunFolder", Config]:
+        """Come back to a run; UserError if the folder is none."""
+        file = path / "config.json"
+        try:
+            text = file.read_text()
+        except OSError:
+            raise UserError(f"{path} is not a run folder: it has no readable config.json.") from None
+        config, problems = from_json(text, str(file))
+        if problems:
+            raise UserError(*problems)
+        return cls(path), config
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def rewind(self, step: int) -> float:
+        """Forget what was logged after `step`: a resumed run logs it again. Returns the seconds spent until there."""
+        kept, seconds = [], 0.0
+        for line in (self.path / "metrics.jsonl").read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # a line cut short when the run was killed
+            if record["step"] <= step:
+                kept.append(line + "\n")
+                seconds = record["seconds"]
+        self._write("metrics.jsonl", "".join(kept))
+        return seconds
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """The run's results; its presence says that the run is finished."""
+        self._write("summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """None while the run is unfinished."""
+        file = self.path / "summary.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def write_routing(self, arrays: Mapping[str, ndarray]) -> None:
+        """routing.npz, whole."""
+        partial = self.path / "routing.partial.npz"
+        np.savez_compressed(partial, **arrays)
+        partial.rename(self.path / "routing.npz")
+
+    def read_routing(self) -> dict[str, ndarray]:
+        """routing.npz as it stands; empty if there is none yet."""
+        file = self.path / "routing.npz"
+        if not file.exists():
+            return {}
+        with np.load(file) as arrays:
+            return dict(arrays)
+
+    def _write(self, name: str, text: str) -> None:
+        partial = self.path / f"{name}.partial"
+        partial.write_text(text)
+        partial.rename(self.path / name)
+
+
+def environment() -> dict[str, str | int]:
+    """What a figure depends on besides the config: versions, device, cores, commit."""
+    packages = ("moejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    device = jax.devices()[0]
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in packages},
+        "platform": platform.platform(),
+        "device": describe_device(),
+        "device_count": jax.device_count(),
+        "backend": device.platform,
+        "cores": os.cpu_count() or 0,
+        "commit": _commit(),
+    }
+
+
+def describe_device() -> str:
+    """The first device in words: its kind, and for a CPU its model and cores."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"cpu ({model}, {os.cpu_count()} cores)"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    source = Path(__file__).parent
+    try:
+        git = subprocess.run(["git", "-C", source, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return git.stdout.strip() or "unknown"

@@ -1,0 +1,84 @@
+"""What a run keeps of its routing: each expert's load over the steps, and at the end who went where on the test set."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from numpy import ndarray
+
+from moejax.routing import SoftRouting
+from moejax.training.evaluate import Evaluation
+from moejax.training.objective import Batch, StepMetrics
+
+_KEPT = ("load", "dropped", "gate_entropy")
+_IMAGES_PER_EXPERT = 8
+
+
+class RoutingHistory:
+    """Routing metrics of the training steps, one row per chunk (its mean)."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.rows: dict[str, list[ndarray]] = {name: [] for name in _KEPT}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, ndarray], last_step: int) -> "RoutingHistory":
+        """Back from `to_arrays`, up to `last_step`."""
+        history = cls()
+        for row, step in enumerate(arrays.get("step", ())):
+            if step <= last_step:
+                history.steps.append(int(step))
+                for name in _KEPT:
+                    history.rows[name].append(arrays[name][row])
+        return history
+
+    def append(self, step: int, metrics: StepMetrics) -> None:
+        """Add the chunk that ended at `step`."""
+        self.steps.append(step)
+        for name in _KEPT:
+            self.rows[name].append(getattr(metrics, name).mean(0))
+
+    def to_arrays(self) -> dict[str, ndarray]:
+        """`step` [n], `load` [n, layer, expert], `dropped` and `gate_entropy` [n, layer]."""
+        return {"step": np.array(self.steps, np.int64)} | {
+            name: np.array(rows, np.float32) for name, rows in self.rows.items()
+        }
+
+
+@jax.jit
+def _routings(model: nnx.Module, batch: Batch) -> tuple:
+    return model(batch, train=False)[1]
+
+
+def test_pictures(model: nnx.Module, test: Batch, result: Evaluation, num_classes: int) -> dict[str, ndarray]:
+    """Arrays for the report, all of the test set: who goes where by label, and some examples with their tokens' ways.
+
+    `label_expert` [layer, label, expert] sums the experts' shares over the images of a label; `confusion` [true,
+    predicted] counts; `top_*` [layer, expert, image, ...] are the images with the largest share of each expert;
+    `sample_*` is the first image of each label.
+    """
+    labels, images = np.asarray(test["label"]), np.asarray(test["image"])
+    one_hot = np.eye(num_classes)[labels]
+    top = np.argsort(-result.gates, axis=0, kind="stable")[:_IMAGES_PER_EXPERT].transpose(1, 2, 0)
+    samples = np.array([np.argmax(labels == label) for label in np.unique(labels)])
+    routings = jax.device_get(_routings(model, {name: array[samples] for name, array in test.items()}))
+    arrays = {
+        "label_expert": np.einsum("ny,nle->lye", one_hot, result.gates),
+        "confusion": (one_hot.T @ np.eye(num_classes)[result.prediction]).astype(np.int64),
+        "top_image": images[top],
+        "top_label": labels[top],
+        "top_share": np.take_along_axis(result.gates.transpose(1, 2, 0), top, axis=2),
+        "sample_image": images[samples],
+        "sample_label": labels[samples],
+        "sample_prediction": result.prediction[samples],
+        "sample_gate": np.stack([_per_example(r.gates, len(samples)) for r in routings], axis=1),
+        "token_grid": np.array(model.grid),
+    }
+    if isinstance(routings[0], SoftRouting):
+        arrays["sample_dispatch"] = np.stack([r.dispatch for r in routings], axis=1)
+    return arrays
+
+
+def _per_example(gates: Any, examples: int) -> ndarray:
+    return np.asarray(gates).reshape(examples, -1, gates.shape[-1])

@@ -1,0 +1,86 @@
+"""The loop: one compiled `lax.scan` over a chunk of steps, with the data on the device and the state donated.
+
+Which examples a step sees, and its random key, are pure functions of (seed, epoch, step). So there is no iterator to
+save, a run may stop and resume after any chunk, and cutting an epoch into other chunks changes no bit of the result.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+from flax import nnx
+from jaxtyping import Array, Int, Key, PyTree
+
+from moejax.training.objective import Batch, Objective, StepMetrics
+
+
+class TrainState(NamedTuple):
+    """All that training changes."""
+
+    step: Int[Array, ""]  # steps taken
+    model: nnx.Module
+    optimizer: PyTree[Array]
+
+
+class Keys(NamedTuple):
+    """Independent random streams of a run; the parameters have a stream of their own."""
+
+    order: Key[Array, ""]
+    augment: Key[Array, ""]
+
+
+Update = Callable[[TrainState, Batch, Array], tuple[TrainState, StepMetrics]]
+
+
+def make_keys(seed: int) -> Keys:
+    """The streams of a seed."""
+    return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
+
+
+def make_update(objective: Objective, optimizer: optax.GradientTransformation) -> Update:
+    """One step of gradient descent as a pure function (state, batch, key) → (state, metrics)."""
+
+    def update(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, StepMetrics]:
+        gradient, metrics = jax.grad(objective, has_aux=True)(state.model, batch, key)
+        change, optimizer_state = optimizer.update(gradient, state.optimizer, state.model)
+        return TrainState(state.step + 1, optax.apply_updates(state.model, change), optimizer_state), metrics
+
+    return update
+
+
+def epoch_order(key: Key[Array, ""], epoch: Int[Array, ""] | int, examples: int) -> Int[Array, " n"]:
+    """The order in which an epoch visits the examples."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+
+
+def make_chunk(update: Update, batch_size: int) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """Compile `chunk(state, data, keys, length)`: `length` steps of one epoch in one call, the state donated.
+
+    `data` holds arrays with one leading axis, on the device. A chunk must end within its epoch of
+    n // batch_size steps; the rest of the epoch's order, less than a batch, is left out that time. Returns the
+    new state and the metrics of every step, stacked.
+    """
+
+    @functools.partial(jax.jit, donate_argnums=0, static_argnames="length")
+    def chunk(state: TrainState, data: Batch, keys: Keys, length: int) -> tuple[TrainState, StepMetrics]:
+        examples = len(next(iter(data.values())))
+        steps_per_epoch = examples // batch_size
+        order = epoch_order(keys.order, state.step // steps_per_epoch, examples)
+
+        def step(state: TrainState, _: None) -> tuple[TrainState, StepMetrics]:
+            start = state.step % steps_per_epoch * batch_size
+            rows = jax.lax.dynamic_slice(order, (start,), (batch_size,))
+            batch = {name: array[rows] for name, array in data.items()}
+            return update(state, batch, jax.random.fold_in(keys.augment, state.step))
+
+        return jax.lax.scan(step, state, length=length)
+
+    return chunk
+
+
+def chunk_length(steps_per_epoch: int, at_most: int) -> int:
+    """Steps in a chunk: a divisor of the epoch near `at_most` where there is one, so that one program is compiled."""
+    divisors = [n for n in range(1, at_most + 1) if steps_per_epoch % n == 0]
+    return divisors[-1] if 2 * divisors[-1] > at_most else at_most

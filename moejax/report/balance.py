@@ -1,0 +1,89 @@
+"""How the work is shared out over time: each expert's load, the gate's entropy, the tokens dropped."""
+
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from moejax.report.record import Record
+from moejax.report.style import (
+    INK,
+    MOST_LAYERS,
+    MUTED,
+    PERCENT,
+    THOUSANDS,
+    expert_colours,
+    key,
+    layer_colours,
+    panels,
+    portion,
+    spread,
+)
+
+UNIFORM = (0, (4, 3))  # dashes of a line that is a reference, not a measurement
+
+
+def load(record: Record) -> Figure:
+    """One panel a layer, one line an expert: its share of the routed work."""
+    shares = record.routing["load"]
+    _, layers, experts = shares.shape
+    shown, colours = spread(layers, MOST_LAYERS), expert_colours(experts)
+    figure, axes = panels(
+        len(shown),
+        min(2, len(shown)),
+        1.9,
+        f"dashed: an equal share, 1/{experts}",
+        portion(len(shown), layers, "layers"),
+    )
+    key(figure, colours, "expert")
+    highest = max(2 / experts, float(np.nan_to_num(shares).max()))
+    for panel, layer in zip(axes, shown, strict=True):
+        panel.set_prop_cycle(color=colours)
+        panel.plot(_steps(record, len(shares)), shares[:, layer], lw=1.8 if experts <= 8 else 0.9, **_dots(len(shares)))
+        panel.axhline(1 / experts, color=INK, lw=1, ls=UNIFORM)
+        panel.set(
+            title=f"Layer {layer}", xlabel="step", ylabel="share of the work", ylim=(0, min(1.08 * highest, 1.04))
+        )
+        panel.xaxis.set_major_formatter(THOUSANDS)
+        panel.yaxis.set_major_formatter(PERCENT)
+    return figure
+
+
+def gate(record: Record) -> Figure:
+    """Gate entropy per layer under its ceiling ln E, and the share of token choices dropped."""
+    known = [name for name in ("gate_entropy", "dropped") if record.has(name)]
+    layers = record.routing[known[0]].shape[1]
+    shown, colours = spread(layers, MOST_LAYERS), layer_colours(layers)
+    figure, axes = panels(len(known), 2, 2.3, "one line a layer", portion(len(shown), layers, "layers"))
+    key(figure, colours, "layer")
+    for panel, name in zip(axes, known, strict=True):
+        values = record.routing[name]
+        panel.set_prop_cycle(color=colours[shown])
+        panel.plot(_steps(record, len(values)), values[:, shown], lw=1.8, **_dots(len(values)))
+        panel.set(xlabel="step")
+        panel.xaxis.set_major_formatter(THOUSANDS)
+        if name == "gate_entropy":
+            panel.set(title="Gate entropy", ylabel="nats")
+            if record.experts:
+                ceiling = math.log(record.experts)
+                panel.axhline(ceiling, color=INK, lw=1, ls=UNIFORM)
+                panel.set_ylim(0, 1.18 * ceiling or 1)
+                text = f"ln {record.experts} = {ceiling:.2f}: all experts alike"
+                panel.text(0.99, ceiling * 1.03, text, ha="right", va="bottom", transform=panel.get_yaxis_transform())
+        else:
+            panel.set(title="Dropped tokens", ylabel="of all token choices")
+            panel.yaxis.set_major_formatter(PERCENT)
+            panel.set_ylim(0, max(0.01, 1.15 * float(np.nan_to_num(values).max())))
+            if not values.any():
+                panel.text(0.5, 0.5, "nothing was dropped", color=MUTED, ha="center", transform=panel.transAxes)
+    return figure
+
+
+def _steps(record: Record, count: int) -> np.ndarray:
+    """Step of each evaluation; their order where the steps were not recorded."""
+    return record.routing.get("step", np.arange(count))
+
+
+def _dots(count: int) -> dict[str, object]:
+    """A line needs two points to be seen: few evaluations are marked one by one."""
+    return {"marker": "o", "ms": 3} if count <= 12 else {}

@@ -1,0 +1,65 @@
+"""How learning went: loss and accuracy against the step."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from moejax.report.record import Record
+from moejax.report.style import PERCENT, TEST, THOUSANDS, TRAIN, VALIDATION, panels
+
+
+def curves(record: Record) -> Figure:
+    """Training (raw and smoothed), validation and the final test, loss on the left and accuracy on the right."""
+    figure, (loss, accuracy) = panels(2, 2, 2.7, "thin: training as recorded; thick: smoothed")
+    for axes, quantity in ((loss, "loss"), (accuracy, "accuracy")):
+        _trace(axes, record, quantity)
+        axes.set(title=quantity.capitalize(), xlabel="step", ylabel=quantity)
+        axes.xaxis.set_major_formatter(THOUSANDS)
+    loss.set_ylabel("cross-entropy, nats")
+    values = _finite(record, "loss")
+    if values.size and values.min() > 0 and values.max() > 20 * values.min():
+        loss.set_yscale("log")
+        loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        loss.yaxis.set_minor_formatter(NullFormatter())
+    accuracy.yaxis.set_major_formatter(PERCENT)
+    accuracy.set_ylim(*_accuracy_limits(record))
+    accuracy.legend(loc="lower right", frameon=False, labelcolor="linecolor")
+    return figure
+
+
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """float [n] → float [n]: mean over the last `window` values; NaN values are passed over."""
+    known, box = np.isfinite(values), np.ones(window)
+    total = np.convolve(np.where(known, values, 0.0), box)[: len(values)]
+    count = np.convolve(known, box)[: len(values)]
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+
+
+def _trace(axes: Axes, record: Record, quantity: str) -> None:
+    if record.train:
+        step, values = record.train["step"], record.train[quantity]
+        axes.plot(step, values, color=TRAIN, lw=0.7, alpha=0.35)
+        axes.plot(step, smooth(values, max(1, len(values) // 40)), color=TRAIN, lw=2, label="train")
+    if record.validation:
+        step, values = record.validation["step"], record.validation[quantity]
+        axes.plot(step, values, color=VALIDATION, lw=1.2, marker="o", ms=3.5, label="validation")
+    test = record.tested(quantity)
+    if np.isfinite(test):
+        ends = [columns["step"][-1] for columns in (record.train, record.validation) if columns]
+        star = {"marker": "*", "ms": 11, "mec": "white", "zorder": 5, "label": f"test, {test:.2%}"}
+        axes.plot([max(ends)], [test], color=TEST, lw=0, **star)
+
+
+def _finite(record: Record, quantity: str) -> np.ndarray:
+    columns = [columns[quantity] for columns in (record.train, record.validation) if columns]
+    values = np.concatenate(columns)
+    return values[np.isfinite(values)]
+
+
+def _accuracy_limits(record: Record) -> tuple[float, float]:
+    """From a little under what most of training reached, so that the last percent can be seen, up to 100 %."""
+    values = _finite(record, "accuracy")
+    floor = float(np.quantile(values, 0.08)) if values.size else 0.0
+    return max(0.0, floor - 0.15 * (1 - floor) - 0.01), 1.0 + 0.02 * (1 - floor) + 0.001

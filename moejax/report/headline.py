@@ -1,0 +1,79 @@
+"""What one wants to know first: the score, what it is the score of, and the numbers beside it."""
+
+import math
+
+from moejax.report.record import Record, number
+
+KINDS = ("soft", "sparse", "dense")
+
+
+def kind(record: Record) -> str:
+    """`soft mixture of 8 experts`, as far as the run says."""
+    layer = f"{record.layer} mixture" if record.layer in KINDS else record.layer
+    if not record.experts:
+        return layer
+    experts = "1 expert" if record.experts == 1 else f"{record.experts} experts"
+    return f"{layer} of {experts}" if layer else experts
+
+
+def score(record: Record) -> tuple[float, str]:
+    """Accuracy in 0..1 and what it is: of the test, else the last validation; NaN where neither was measured."""
+    accuracy = record.tested("accuracy")
+    if math.isfinite(accuracy):
+        wrong, total = _errors(record, accuracy)
+        return accuracy, f"test accuracy: {wrong:,} errors out of {total:,}" if total else "test accuracy"
+    if record.validation and math.isfinite(accuracy := float(record.validation["accuracy"][-1])):
+        return accuracy, f"validation accuracy at step {record.validation['step'][-1]:,.0f}; not tested yet"
+    return math.nan, "no accuracy was measured"
+
+
+def facts(record: Record) -> list[tuple[str, str]]:
+    """The other numbers, each named; what the run did not record is not in the list."""
+    summary = record.summary
+    rate = number(summary.get("examples_per_second"))
+    if math.isnan(rate) and record.train:
+        rate = float(record.train["examples_per_second"][-1])
+    found = [
+        ("test loss", _text(record.tested("loss"), "{:.4f}")),
+        ("training time", _duration(number(summary.get("seconds")))),
+        ("examples per second", _text(rate, "{:,.0f}")),
+        ("parameters", _text(number(summary.get("parameters")), "{:,.0f}")),
+        ("FLOPs per image", _compact(number(summary.get("flops_per_image")))),
+        ("dropped on test", _text(number(summary.get("dropped")), "{:.2%}")),
+        ("training examples", _text(number(summary.get("train_examples")), "{:,.0f}")),
+        ("data", ", ".join(str(summary[key]) for key in ("dataset", "data_source") if summary.get(key))),
+        ("device", str(summary.get("device") or record.environment.get("device") or "")),
+        ("seed", str(record.config.get("seed", summary.get("seed", "")))),
+    ]
+    return [(what, value) for what, value in found if value]
+
+
+def _errors(record: Record, accuracy: float) -> tuple[int, int]:
+    """Test examples got wrong, and all of them: counted if the run has counts, else from the accuracy."""
+    if record.has("confusion"):
+        counts = record.routing["confusion"]
+        return int(counts.sum() - counts.trace()), int(counts.sum())
+    examples = number(record.summary.get("test_examples"))
+    total = int(examples) if math.isfinite(examples) else 0
+    return round((1 - accuracy) * total), total
+
+
+def _text(value: float, form: str) -> str:
+    return form.format(value) if math.isfinite(value) else ""
+
+
+def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _compact(value: float) -> str:
+    """Three digits and a unit: `2.31 M`."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return _text(value, "{:.0f}")

@@ -1,0 +1,167 @@
+"""The routing seen on images: what feeds each expert, whose output each place gets, whose favourites are which."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from moejax.report import tiles
+from moejax.report.record import Record
+from moejax.report.style import (
+    INK,
+    MOST_EXPERTS,
+    MUTED,
+    VALIDATION,
+    WIDTH,
+    bare,
+    expert_colours,
+    key,
+    place,
+    portion,
+    sheet,
+    spread,
+)
+
+GAP = 3  # pixels between pictures
+MARGIN = 0.75  # inches at the left, for the names of rows
+
+
+def dispatch(record: Record) -> Figure:
+    """Soft layers: digits by experts, each image glazed where its tokens feed that expert's slots."""
+    weights = np.nan_to_num(record.routing["sample_dispatch"]).mean(-1)
+    _, layers, tokens, experts = weights.shape
+    rows, shown, chosen = _samples(record, 3), spread(experts, MOST_EXPERTS), spread(layers, 2)
+    image = record.routing["sample_image"][rows]
+    size = image.shape[1:]
+    weights = weights[rows].reshape(len(rows), layers, *record.routing["token_grid"], experts)
+    colours = expert_colours(experts)
+
+    sheets, peaks = [], []
+    for layer in chosen:
+        maps = tiles.stretch(np.moveaxis(weights[:, layer][..., shown], -1, 1), *size)
+        # One place in a hundred may be off the scale; four times an even share never is, so that an even wash is faint.
+        peaks.append(max(float(np.quantile(maps, 0.99)), 4 / tokens))
+        alpha = (maps / peaks[-1]).clip(0, 1)
+        glazed = tiles.tint(tiles.ink(image, 0.35)[:, None], colours[shown][None, :, None, None], alpha)
+        sheets.append(tiles.mosaic(np.concatenate([tiles.ink(image)[:, None], glazed], axis=1), GAP))
+    figure, axes = _stack(
+        sheets,
+        "colour: weight of the place in what the expert's slots are fed",
+        portion(len(chosen), layers, "layers"),
+        portion(len(shown), experts, "experts"),
+    )
+    for panel, layer, peak in zip(axes, chosen, peaks, strict=True):
+        panel.set_title(f"Layer {layer}: full colour from {peak * tokens:.1f} times an even share")
+        _name_rows(panel, [f"label {name}" for name in _names(record, rows)], size[0])
+        _name_columns(panel, ["image", *(f"expert {e}" for e in shown)], size[1], [INK, *colours[shown]])
+    return figure
+
+
+def places(record: Record) -> Figure:
+    """Each place of a digit in the colour of its weightiest expert, fainter the less that expert has of it."""
+    gates = np.nan_to_num(record.routing["sample_gate"])
+    _, layers, _, experts = gates.shape
+    columns, chosen = _samples(record, 8), spread(layers, 4)
+    image = record.routing["sample_image"][columns]
+    size = image.shape[1:]
+    gates = gates[columns].reshape(len(columns), layers, *record.routing["token_grid"], experts)[:, chosen]
+    colours = expert_colours(experts)
+
+    best = tiles.blocks(gates.argmax(-1), *size)
+    alpha = tiles.blocks(gates.max(-1), *size)
+    glazed = tiles.tint(tiles.ink(image, 0.35)[:, None], colours[best], alpha.clip(0, 1))
+    sheet_of = np.concatenate([tiles.ink(image)[:, None], glazed], axis=1).swapaxes(0, 1)
+    figure, (panel,) = _stack(
+        [tiles.mosaic(sheet_of, GAP)],
+        "colour: the expert with most weight; fainter: less of it",
+        portion(len(chosen), layers, "layers"),
+    )
+    key(figure, colours, "expert")
+    wrong = _wrong(record, columns)
+    names = [f"{name} → {guess}" if guess else name for name, guess in zip(_names(record, columns), wrong, strict=True)]
+    _name_columns(panel, names, size[1], [VALIDATION if guess else INK for guess in wrong])
+    _name_rows(panel, ["image", *(f"layer {layer}" for layer in chosen)], size[0])
+    return figure
+
+
+def favourites(record: Record) -> Figure:
+    """One row an expert: the test images that gave it the largest share of their tokens' weight."""
+    images = record.routing["top_image"]
+    layers, experts, count = images.shape[:3]
+    chosen, shown = spread(layers, 2), spread(experts, MOST_EXPERTS)
+    each = min(count, 8 if len(chosen) > 1 else 14)
+    height, width = images.shape[3:]
+    span = (WIDTH - 0.3) / len(chosen)
+    breadth = min(span - MARGIN - 0.5, 0.6 * each)
+    row = breadth / each * (height + GAP) / (width + GAP)
+    figure = sheet(
+        row * len(shown) + 0.55,
+        "at the right: the mean share of an image's weight that went to the expert",
+        portion(len(chosen), layers, "layers"),
+        portion(len(shown), experts, "experts"),
+    )
+    colours = expert_colours(experts)
+    for i, layer in enumerate(chosen):
+        panel = place(figure, 0.1 + MARGIN + i * span, 0.32, breadth, row * len(shown))
+        bare(panel)
+        panel.imshow(tiles.mosaic(tiles.ink(images[layer, shown, :each]), GAP), aspect="auto")
+        panel.set(title=f"Layer {layer}", xticks=[])
+        _name_rows(panel, [f"expert {e}" for e in shown], height, list(colours[shown]))
+        if record.has("top_share"):
+            for r, share in enumerate(record.routing["top_share"][layer, shown, :each].mean(-1)):
+                at = (1.01, (r + 0.5) * (height + GAP))
+                panel.text(*at, f"{100 * share:.0f} %", va="center", color=MUTED, transform=panel.get_yaxis_transform())
+    return figure
+
+
+def _samples(record: Record, most: int) -> np.ndarray:
+    """int [≤ most]: indices of sample images, each label once before any label twice."""
+    label = record.routing.get("sample_label", np.arange(len(record.routing["sample_image"])))
+    turn = np.array([np.count_nonzero(label[:i] == label[i]) for i in range(len(label))])
+    return np.lexsort((label, turn))[:most]
+
+
+def _names(record: Record, rows: np.ndarray) -> list[str]:
+    """Names of the samples' true labels; their numbers where labels were not recorded."""
+    if not record.has("sample_label"):
+        return [f"#{i}" for i in rows]
+    return [_name(record, label) for label in record.routing["sample_label"][rows]]
+
+
+def _wrong(record: Record, rows: np.ndarray) -> list[str]:
+    """For each sample the predicted label if it is not the true one, else an empty string."""
+    if not (record.has("sample_label") and record.has("sample_prediction")):
+        return [""] * len(rows)
+    pairs = zip(record.routing["sample_label"][rows], record.routing["sample_prediction"][rows], strict=True)
+    return ["" if label == guess else _name(record, guess) for label, guess in pairs]
+
+
+def _name(record: Record, label: int | np.integer) -> str:
+    names = record.label_names
+    return names[label] if 0 <= label < len(names) else str(label)
+
+
+def _stack(sheets: list[np.ndarray], *remarks: str) -> tuple[Figure, list[Axes]]:
+    """Sheets of pictures one above the other, square pixels, full width."""
+    rows, columns, _ = sheets[0].shape
+    width = min(WIDTH - MARGIN - 0.3, columns / 31 * 1.2)
+    pitch = width * rows / columns + 0.62
+    figure = sheet(pitch * len(sheets), *remarks)
+    axes = []
+    for i, pixels in enumerate(sheets):
+        panel = place(figure, 0.1 + MARGIN, 0.3 + i * pitch, width, pitch - 0.62)
+        bare(panel)
+        panel.imshow(pixels, aspect="auto")
+        axes.append(panel)
+    return figure, axes
+
+
+def _name_rows(axes: Axes, names: list[str], height: int, colours: list | None = None) -> None:
+    axes.set_yticks((np.arange(len(names)) + 0.5) * (height + GAP) - GAP / 2, names)
+    for text, colour in zip(axes.get_yticklabels(), colours or [INK] * len(names), strict=True):
+        text.set_color(colour)
+
+
+def _name_columns(axes: Axes, names: list[str], width: int, colours: list) -> None:
+    axes.set_xticks((np.arange(len(names)) + 0.5) * (width + GAP) - GAP / 2, names)
+    for text, colour in zip(axes.get_xticklabels(), colours, strict=True):
+        text.set_color(colour)

@@ -1,0 +1,218 @@
+"""A run folder as one value: what was asked, what was measured, where the tokens went.
+
+Everything a page shows is derived from a `Record`. A run may have been interrupted at any moment, so every file but
+`config.json` may be missing or cut short; what could not be read is told in `remarks`, never raised.
+"""
+
+import json
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moejax.errors import UserError
+
+# The arrays of `routing.npz` and their axes. Axes of one name have one size; n counts evaluations, s sample images.
+AXES = {
+    "step": "n",
+    "load": "n layer expert",  # share of the routed work, sums to 1 over experts
+    "gate_entropy": "n layer",  # nats
+    "dropped": "n layer",  # fraction of token choices no expert had room for
+    "label_expert": "layer label expert",  # routed weight of the test tokens of each true label
+    "confusion": "label label",  # true, predicted
+    "label_names": "label",
+    "sample_image": "s row column",  # uint8
+    "sample_label": "s",
+    "sample_prediction": "s",
+    "sample_gate": "s layer token expert",  # share of each token's output, sums to 1 over experts
+    "sample_dispatch": "s layer token expert slot",  # soft only: sums to 1 over tokens
+    "token_grid": "2",
+    "top_image": "layer expert m row column",  # uint8: test images with most weight on the expert
+    "top_share": "layer expert m",
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run. `train` and `validation` are columns (`step`, `loss`, …), float64 [n], NaN where not measured."""
+
+    folder: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    summary: dict[str, Any]
+    train: dict[str, np.ndarray]
+    validation: dict[str, np.ndarray]
+    test: dict[str, Any]
+    routing: dict[str, np.ndarray]
+    remarks: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.config.get("name", self.folder.name))
+
+    @property
+    def layer(self) -> str:
+        """The kind of MoE layer, `soft`, `sparse` or `dense`; empty if the configuration does not say."""
+        moe = self.config.get("moe")
+        return str(moe.get("layer", "")) if isinstance(moe, dict) else ""
+
+    @property
+    def experts(self) -> int | None:
+        """Experts of a layer: counted in the arrays, else as configured."""
+        for key in ("load", "label_expert", "sample_gate"):
+            if key in self.routing:
+                return self.routing[key].shape[-1]
+        moe = self.config.get("moe")
+        count = moe.get("num_experts") if isinstance(moe, dict) else None
+        return count if isinstance(count, int) and count > 0 else None
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the labels as far as the arrays have labels; their numbers where no names were given."""
+        if "label_names" in self.routing:
+            return [str(name) for name in self.routing["label_names"]]
+        counts = [
+            self.routing[key].shape[axis] for key, axis in (("label_expert", 1), ("confusion", 0)) if self.has(key)
+        ]
+        return [str(label) for label in range(max(counts, default=0))]
+
+    def tested(self, quantity: str) -> float:
+        """`accuracy` (0..1) or `loss` on the test data; NaN before the run came to its test."""
+        return number(self.summary.get(f"test_{quantity}", self.test.get(quantity)))
+
+    def has(self, key: str) -> bool:
+        """Whether there is anything to draw under `key`: an array of `AXES`, or `metrics` for the curves."""
+        return bool(self.train or self.validation) if key == "metrics" else key in self.routing
+
+
+def read(folder: Path) -> Record:
+    """Read a finished or interrupted run.
+
+    Raises:
+        UserError: `folder` is no run folder: it has no readable `config.json`.
+    """
+    remarks: list[str] = []
+    config = _read_config(folder)
+    lines = _read_lines(folder / "metrics.jsonl", remarks)
+    routing = _read_routing(folder / "routing.npz", remarks)
+    if not routing:
+        routing = _routing_so_far(lines)
+    summary = _read_object(folder / "summary.json", remarks)
+    if not summary:
+        last = max((line["step"] for line in lines), default=0)
+        remarks.append(f"This run has no summary: it was interrupted or is still going. Last step recorded: {last:,}.")
+    return Record(
+        folder=folder.resolve(),
+        config=config,
+        environment=_read_object(folder / "env.json", remarks),
+        summary=summary,
+        train=_columns(lines, "train"),
+        validation=_columns(lines, "validation"),
+        test=next((line for line in reversed(lines) if line["kind"] == "test"), {}),
+        routing=routing,
+        remarks=tuple(remarks),
+    )
+
+
+def number(value: object) -> float:
+    """A measured value as a float; NaN for anything that is not a number."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run folder: it has no config.json; give a folder that moejax.run wrote.")
+    broken: list[str] = []
+    config = _read_object(path, broken)
+    if broken:
+        raise UserError(f"{path} is not a JSON object; restore it, or run again to get a whole run folder.")
+    return config
+
+
+def _read_object(path: Path, remarks: list[str]) -> dict[str, Any]:
+    """A JSON object, or nothing: a missing file is silent, a broken one is remarked on."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        value = None
+    if isinstance(value, dict):
+        return value
+    remarks.append(f"{path.name} could not be read and was left out.")
+    return {}
+
+
+def _read_lines(path: Path, remarks: list[str]) -> list[dict[str, Any]]:
+    """The objects that say their `kind` and `step`. A crash cuts the last line: that one is dropped silently."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines, broken = [], []
+    for row, line in enumerate(text):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            broken.append(row)
+            continue
+        if isinstance(value, dict) and "kind" in value and isinstance(value.get("step"), int):
+            lines.append(value)
+    inside = [row for row in broken if row != len(text) - 1 and text[row].strip()]
+    if inside:
+        remarks.append(f"{len(inside)} unreadable line(s) of {path.name} were left out.")
+    return lines
+
+
+def _columns(lines: list[dict[str, Any]], kind: str) -> dict[str, np.ndarray]:
+    """Columns in order of step. A resumed run repeats steps: the later line is the one that counts."""
+    by_step = {line["step"]: line for line in lines if line["kind"] == kind}
+    rows = [by_step[step] for step in sorted(by_step)]
+    names = ("step", "epoch", "loss", "accuracy", "examples_per_second", "learning_rate", "auxiliary")
+    return {name: np.array([number(row.get(name)) for row in rows]) for name in names} if rows else {}
+
+
+def _read_routing(path: Path, remarks: list[str]) -> dict[str, np.ndarray]:
+    """The arrays of `AXES` that are there, are not empty and agree on their axes."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {key: arrays[key] for key in AXES if key in arrays}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        remarks.append(f"{path.name} could not be read; the pictures of the routing are left out.")
+        return {}
+
+    routing: dict[str, np.ndarray] = {}
+    sizes = {"2": 2}
+    for key, array in found.items():
+        axes = AXES[key].split()
+        shape = dict(zip(axes, array.shape, strict=False))
+        fits = array.ndim == len(axes) and all(sizes.get(axis, size) == size for axis, size in shape.items())
+        if fits and array.size:
+            routing[key] = array
+            sizes |= shape
+        elif array.size:
+            remarks.append(f"{key} in {path.name} has shape {array.shape}, not ({AXES[key]}); it was left out.")
+    if "token_grid" in routing and int(routing["token_grid"].prod()) != sizes.get("token", 0):
+        del routing["token_grid"]
+    return routing
+
+
+def _routing_so_far(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """What the validation lines tell of the routing, for a run that did not live to write its arrays."""
+    rows = {
+        line["step"]: (line["gate_entropy"], line["dropped"])
+        for line in lines
+        if line["kind"] == "validation" and line.get("gate_entropy") and line.get("dropped")
+    }
+    if not rows:
+        return {}
+    try:
+        entropy, dropped = np.array([rows[step] for step in sorted(rows)], np.float32).transpose(1, 0, 2)
+    except ValueError:  # a list of another length: the run was resumed with another model
+        return {}
+    return {"step": np.array(sorted(rows)), "gate_entropy": entropy, "dropped": dropped}

@@ -1,0 +1,109 @@
+"""The figures of a report, in the order of the page. A new figure is one function and one row here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from moejax.report.balance import gate, load
+from moejax.report.curves import curves
+from moejax.report.pictures import dispatch, favourites, places
+from moejax.report.record import Record
+from moejax.report.tables import confusion, labels
+
+
+@dataclass(frozen=True)
+class Section:
+    """A figure and its words. `name` is its file under `figures/` and its anchor on the page."""
+
+    name: str
+    title: str
+    good: str  # what the figure of a healthy run looks like
+    bad: str  # and that of an ailing one
+    draw: Callable[[Record], Figure]
+    needs: tuple[str, ...]  # keys of the record without which it cannot be drawn
+    one_of: tuple[str, ...] = ()  # at least one of these too
+    only: tuple[str, ...] = ()  # kinds of MoE layer it speaks of; all if empty
+
+    def missing(self, record: Record) -> list[str]:
+        """What the record lacks for this figure."""
+        missing = [key for key in self.needs if not record.has(key)]
+        return missing if any(map(record.has, self.one_of)) else [*missing, *self.one_of]
+
+    def speaks_of(self, record: Record) -> bool:
+        """Whether the figure means anything for the run's kind of layer."""
+        return not self.only or not record.layer or record.layer in self.only
+
+
+SECTIONS = (
+    Section(
+        "curves",
+        "Loss and accuracy",
+        "The lines settle together, and the test star lies on the validation line.",
+        "Validation loss turns upwards while training loss falls (overfitting), or a line breaks off (the loss was not "
+        "a number).",
+        curves,
+        ("metrics",),
+    ),
+    Section(
+        "load",
+        "Load of the experts",
+        "All lines stay within sight of the dashed equal share.",
+        "A line on the floor is a dead expert, whose parameters are never used; one line far above the others is a "
+        "router that has collapsed onto it.",
+        load,
+        ("load",),
+    ),
+    Section(
+        "gate",
+        "Gate entropy and dropped tokens",
+        "Entropy comes down from its ceiling without reaching zero, and hardly anything is dropped.",
+        "Entropy stuck at the ceiling (the gate tells no two inputs apart) or at zero early on (it stopped exploring); "
+        "many dropped tokens mean too small a capacity or an unbalanced gate.",
+        gate,
+        (),
+        one_of=("gate_entropy", "dropped"),
+    ),
+    Section(
+        "labels",
+        "Which expert sees which label",
+        "Rows differ, each with a few strong cells of its own: the experts specialise.",
+        "All rows alike (routing ignores what is in the image), or an empty column (a dead expert).",
+        labels,
+        ("label_expert",),
+    ),
+    Section(
+        "dispatch",
+        "Where each expert looks",
+        "Different experts colour different strokes, and one expert like strokes of different digits.",
+        "An even wash (every slot is the mean of the image), or all experts on one place.",
+        dispatch,
+        ("sample_dispatch", "sample_image", "token_grid"),
+        only=("soft",),
+    ),
+    Section(
+        "places",
+        "Which expert serves which place",
+        "Edges, strokes and background go to different experts, in strong colours.",
+        "One colour everywhere (a collapsed router), or colours without any relation to the strokes; blank places were "
+        "dropped.",
+        places,
+        ("sample_gate", "sample_image", "token_grid"),
+    ),
+    Section(
+        "favourites",
+        "The images each expert gets most of",
+        "A row's images have something in common: a digit, a slant, a thickness.",
+        "Rows that could be exchanged, or shares no higher than an equal one.",
+        favourites,
+        ("top_image",),
+    ),
+    Section(
+        "confusion",
+        "Mistakes on the test images",
+        "Few red cells, on pairs that look alike, such as 4 and 9.",
+        "A red column (a label the model guesses when in doubt), or one label with far more mistakes than the others.",
+        confusion,
+        ("confusion",),
+    ),
+)

@@ -1,0 +1,87 @@
+"""The page in a real browser: everything is there, every picture has loaded, nothing is complained about."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from synthetic import write_run
+
+from moejax.report import render
+from moejax.report.sections import SECTIONS
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+)
+# Counts the pictures that loaded and how far the page is wider than the window, into the document it is dumped with.
+PROBE = """<script>addEventListener("load", () => {
+  document.body.dataset.pictures = [...document.images].filter(image => image.naturalWidth > 0).length;
+  document.body.dataset.overflow = document.documentElement.scrollWidth - innerWidth;
+})</script></body>"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> str:
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found:
+        return found
+    reason = f"no browser on PATH (looked for {', '.join(NAMES)}): install chromium to run this test"
+    if os.environ.get("MOEJAX_REQUIRE_BROWSER") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return render(write_run(tmp_path_factory.mktemp("runs") / "soft"))
+
+
+def visit(browser: str, page, profile, *flags: str) -> tuple[str, list[str]]:
+    """What the browser printed, and what it wrote to its console."""
+    command = [browser, *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.parametrize("width", [1280, 500])
+def test_page_is_whole(browser, report, tmp_path, width):
+    probed = tmp_path / "probed.html"
+    text = report.read_text()
+    # The page forbids all scripts; the copy with a probe in it must not.
+    without_policy = re.sub(r"<meta http-equiv=\"Content-Security-Policy\".*?>", "", text)
+    probed.write_text(without_policy.replace("</body>", PROBE))
+    document, console = visit(browser, probed, tmp_path / "profile", f"--window-size={width},900", "--dump-dom")
+    for section in SECTIONS:
+        assert f'<section id="{section.name}">' in document
+    assert f'data-pictures="{len(SECTIONS)}"' in document
+    assert 'data-overflow="0"' in document
+    assert console == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_can_be_seen(browser, report, tmp_path, scheme):
+    shot = tmp_path / "shot.png"
+    flags = (
+        f"--screenshot={shot}",
+        "--window-size=1280,3000",
+        f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
+    )
+    _, console = visit(browser, report, tmp_path / "profile", *flags)
+    pixels = imread(shot)[..., :3]
+    upper, lower = np.array_split(pixels, 2)
+    assert console == []
+    assert upper.std() > 0.05
+    assert lower.std() > 0.05
+    assert (np.median(pixels) > 0.5) == (scheme == "light")

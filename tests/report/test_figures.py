@@ -1,0 +1,62 @@
+"""The arithmetic behind the figures, on cases worked by hand."""
+
+import numpy as np
+import pytest
+
+from moejax.report import tiles
+from moejax.report.curves import smooth
+from moejax.report.sections import SECTIONS
+from moejax.report.style import expert_colours, portion, spread
+
+
+def test_smooth_is_a_trailing_mean_that_passes_over_nan():
+    values = np.array([1.0, 3.0, np.nan, 5.0, 7.0])
+    np.testing.assert_allclose(smooth(values, 2), [1, 2, 3, 5, 6])
+    np.testing.assert_allclose(smooth(values, 1), values)
+
+
+def test_spread_keeps_first_and_last():
+    assert spread(12, 4).tolist() == [0, 4, 7, 11]
+    assert spread(3, 8).tolist() == [0, 1, 2]
+    assert spread(1, 8).tolist() == [0]
+
+
+def test_portion_speaks_only_when_something_is_missing():
+    assert portion(6, 12, "layers") == "6 of 12 layers"
+    assert portion(6, 6, "layers") == ""
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 64])
+def test_experts_have_colours_of_their_own(count):
+    colours = expert_colours(count)
+    assert colours.shape == (count, 3)
+    assert len(np.unique(colours, axis=0)) == count
+
+
+def test_few_experts_keep_their_colours_when_more_join():
+    np.testing.assert_array_equal(expert_colours(8)[:3], expert_colours(3))
+
+
+def test_stretch_is_linear_between_centres_and_flat_beyond():
+    np.testing.assert_allclose(tiles.stretch(np.array([[0.0, 1.0]]), 1, 4), [[0, 0.25, 0.75, 1]])
+    np.testing.assert_allclose(tiles.stretch(np.full((3, 2, 2), 0.3), 28, 28), np.full((3, 28, 28), 0.3))
+
+
+def test_blocks_repeat_each_place():
+    np.testing.assert_array_equal(tiles.blocks(np.array([[1, 2], [3, 4]]), 2, 4), [[1, 1, 2, 2], [3, 3, 4, 4]])
+
+
+def test_mosaic_puts_pictures_in_rows():
+    pictures = np.arange(6.0).reshape(2, 3, 1, 1, 1) * np.ones(3)
+    np.testing.assert_array_equal(tiles.mosaic(pictures, 0)[..., 0], [[0, 1, 2], [3, 4, 5]])
+
+
+def test_tint_at_full_strength_is_the_colour_on_white_and_leaves_black_black():
+    colour = np.array([0.2, 0.4, 0.6])
+    for picture, expected in ((1.0, colour), (0.0, np.zeros(3))):
+        np.testing.assert_allclose(tiles.tint(np.full((1, 1, 3), picture), colour, np.ones((1, 1)))[0, 0], expected)
+
+
+def test_sections_have_names_and_words_of_their_own():
+    for field in ("name", "title", "good", "bad", "draw"):
+        assert len({getattr(section, field) for section in SECTIONS}) == len(SECTIONS)

@@ -1,0 +1,87 @@
+"""Reading a run folder: what is whole is read, what is broken is told, and only a folder that is no run is an error."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from synthetic import metrics, write_run
+
+from moejax.errors import UserError
+from moejax.report.record import read
+
+
+def test_reads_a_finished_run(tmp_path):
+    record = read(write_run(tmp_path / "run", "sparse", experts=4, layers=3))
+    assert (record.name, record.layer, record.experts) == ("mnist_sparse", "sparse", 4)
+    assert record.remarks == ()
+    assert record.train["step"][[0, -1]].tolist() == [10, 2400]
+    assert record.validation["step"].tolist() == list(range(100, 2401, 100))
+    assert record.tested("loss") == 0.0512
+    assert record.routing["load"].shape == (24, 3, 4)
+    assert record.label_names == [str(i) for i in range(10)]
+
+
+def test_interrupted_run_says_so_and_keeps_what_its_lines_tell(tmp_path):
+    record = read(write_run(tmp_path / "run", finished=False))
+    (remark,) = record.remarks
+    assert "interrupted" in remark
+    assert "190" in remark
+    assert len(record.train["step"]) == 19
+    assert math.isnan(record.tested("accuracy"))
+    np.testing.assert_allclose(record.routing["gate_entropy"], [[1.2, 1.2]])
+    np.testing.assert_array_equal(record.routing["step"], [100])
+
+
+def test_only_the_last_line_may_be_cut_silently(tmp_path):
+    run = write_run(tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([lines[0], lines[1][:20], *lines[2:], '{"kind": "te']))
+    record = read(run)
+    assert record.remarks == ("1 unreadable line(s) of metrics.jsonl were left out.",)
+    assert record.train["step"][:2].tolist() == [10, 30]
+
+
+def test_a_resumed_run_counts_a_repeated_step_once(tmp_path):
+    run = write_run(tmp_path / "run")
+    again = [{**line, "loss": 7.0} for line in metrics(50)]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in again)
+    train = read(run).train
+    assert train["step"].tolist() == list(range(10, 2401, 10))
+    assert (train["loss"] == 7.0).nonzero()[0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_nan_null_and_missing_values_are_nan(tmp_path):
+    run = write_run(tmp_path / "run")
+    rows = [
+        '{"kind":"train","step":1,"loss":NaN}',
+        '{"kind":"train","step":2,"loss":null}',
+        '{"kind":"train","step":3}',
+    ]
+    (run / "metrics.jsonl").write_text("\n".join(rows))
+    assert np.isnan(read(run).train["loss"]).tolist() == [True] * 3
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"not an archive"])
+def test_broken_archive_is_remarked_on(tmp_path, content):
+    run = write_run(tmp_path / "run")
+    (run / "routing.npz").write_bytes(content)
+    assert any("routing.npz" in remark for remark in read(run).remarks)
+
+
+def test_arrays_that_disagree_are_left_out(tmp_path):
+    run = write_run(tmp_path / "run")
+    np.savez(run / "routing.npz", load=np.ones((3, 2, 4)), dropped=np.ones((5, 2)), gate_entropy=np.ones((0, 2)))
+    record = read(run)
+    assert list(record.routing) == ["load"]
+    assert record.remarks == ("dropped in routing.npz has shape (5, 2), not (n layer); it was left out.",)
+
+
+def test_no_run_folder_is_one_sentence(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=r"is not a run folder: it has no config\.json"):
+            read(folder)
+    (tmp_path / "config.json").write_text("[1, 2")
+    with pytest.raises(UserError, match="not a JSON object"):
+        read(tmp_path)

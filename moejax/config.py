@@ -168,12 +168,8 @@ def contradictions(config: Config) -> list[str]:
     ]
     above_zero = ["moe.capacity_factor", "moe.eval_capacity_factor", "train.learning_rate", "train.clip_norm"]
     not_negative = [
-        *("train.shift", "train.rotate"),
-        "seed",
-        "data.validation",
-        "moe.balance_weight",
-        "moe.z_weight",
-        "train.weight_decay",
+        *("data.validation", "moe.balance_weight", "moe.z_weight"),
+        *("train.weight_decay", "train.shift", "train.rotate"),
     ]
     values = flatten(config)
     problems = [f"{n} is {values[n]}; it must be at least 1." for n in at_least_one if values[n] < 1]
@@ -184,11 +180,17 @@ def contradictions(config: Config) -> list[str]:
         for n in ("train.warmup", "train.label_smoothing", "train.zoom")
         if not 0 <= values[n] < 1
     ]
-    if moe.k > moe.num_experts:
+    if not 0 <= config.seed < 2**32:
+        problems.append(f"seed is {config.seed}; it must be from 0 to {2**32 - 1}.")
+    if moe.layer == "sparse" and moe.k > moe.num_experts > 0:
         problems.append(f"moe.k is {moe.k}, but there are only {moe.num_experts} experts (moe.num_experts).")
     if t.shift > 14:
         problems.append(f"train.shift is {t.shift:g}; beyond 14 pixels little is left of a 28 × 28 image.")
-    if moe.group_size is not None and (moe.group_size < 1 or t.batch_size * m.tokens % moe.group_size):
+    if (
+        moe.layer == "sparse"
+        and moe.group_size is not None
+        and (moe.group_size < 1 or t.batch_size * m.tokens % moe.group_size)
+    ):
         tokens = t.batch_size * m.tokens
         problems.append(
             f"moe.group_size is {moe.group_size}, which does not divide the {tokens} tokens of a batch"

@@ -25,7 +25,7 @@ def _mnist(layer: str) -> Config:
     return Config(
         name=f"mnist_{layer}",
         moe=MoeConfig(layer=layer),
-        train=TrainConfig(epochs=4, batch_size=64, learning_rate=3e-3),
+        train=TrainConfig(epochs=4, batch_size=64, learning_rate=3e-3, shift=1.0),
     )
 
 

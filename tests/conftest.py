@@ -1,6 +1,7 @@
 """Strict by default: four CPU devices, rank promotion and warnings are errors, array shapes are checked at run time."""
 
 import os
+import tempfile
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 
@@ -10,4 +11,11 @@ install_import_hook("moejax", "beartype.beartype")
 
 import jax
 
+from small_run import config, dataset  # noqa: F401  (fixtures)
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tests that start the same small run compile its programs once.
+_programs = tempfile.TemporaryDirectory(prefix="moejax-programs-")
+jax.config.update("jax_compilation_cache_dir", _programs.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -29,6 +29,7 @@ class Checkpoints:
         policy = AnyPreservationPolicy([LatestN(1), _BEST])
         self._manager = ocp.CheckpointManager(
             self.folder,
+            item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=False),
         )
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from numpy import ndarray
 
 from moejax import metrics
+from moejax.data.dataset import Examples
 from moejax.routing import Routing
 from moejax.training.objective import Batch
 
@@ -59,7 +60,7 @@ def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
     )
 
 
-def evaluate(model: nnx.Module, data: Batch, batch_size: int) -> Evaluation:
+def evaluate(model: nnx.Module, data: Examples, batch_size: int) -> Evaluation:
     """Evaluate on all of `data`, in batches of `batch_size` and one smaller one for what is left."""
     examples = len(data["label"])
     starts = range(0, examples, batch_size)
@@ -79,7 +80,7 @@ def evaluate(model: nnx.Module, data: Batch, batch_size: int) -> Evaluation:
     )
 
 
-def flops_per_example(model: nnx.Module, data: Batch, batch_size: int) -> float:
+def flops_per_example(model: nnx.Module, data: Examples, batch_size: int) -> float:
     """FLOPs of one example's forward pass at evaluation, as the compiled program's own cost analysis counts them."""
     batch = {name: array[:batch_size] for name, array in data.items()}
     cost = evaluate_batch.lower(model, batch).compile().cost_analysis()

@@ -4,9 +4,7 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from moejax.config import Config
 from moejax.data.dataset import Dataset
@@ -17,7 +15,7 @@ from moejax.training.evaluate import Evaluation, evaluate, flops_per_example
 from moejax.training.folder import RunFolder, describe_device
 from moejax.training.history import RoutingHistory, test_pictures
 from moejax.training.interrupt import StopSignal
-from moejax.training.loop import TrainState, chunk_length, make_chunk, make_keys, make_update
+from moejax.training.loop import chunk_length, initial_state, make_chunk, make_keys, make_update
 from moejax.training.objective import make_objective
 from moejax.training.optimizer import learning_rate_schedule, make_optimizer
 from moejax.training.progress import Progress, Status
@@ -47,8 +45,7 @@ class Fit:
         optimizer = make_optimizer(train, self.steps)
         self.learning_rate = learning_rate_schedule(train, self.steps)
         self.chunk = make_chunk(make_update(make_objective(config), optimizer), train.batch_size)
-        model = build_model(config, data.num_classes, nnx.Rngs(config.seed))
-        self.state = TrainState(jnp.zeros((), jnp.int32), model, jax.jit(optimizer.init)(model))
+        self.state = initial_state(lambda rngs: build_model(config, data.num_classes, rngs), optimizer, config.seed)
 
     def resume(self) -> None:
         """Go back to the latest checkpoint, or to the start if there is none."""

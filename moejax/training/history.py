@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 from numpy import ndarray
 
+from moejax.data.dataset import Examples
 from moejax.routing import SoftRouting
 from moejax.training.evaluate import Evaluation
 from moejax.training.objective import Batch, StepMetrics
@@ -51,7 +52,7 @@ def _routings(model: nnx.Module, batch: Batch) -> tuple:
     return model(batch, train=False)[1]
 
 
-def test_pictures(model: nnx.Module, test: Batch, result: Evaluation, num_classes: int) -> dict[str, ndarray]:
+def test_pictures(model: nnx.Module, test: Examples, result: Evaluation, num_classes: int) -> dict[str, ndarray]:
     """Arrays for the report, all of the test set: who goes where by label, and some examples with their tokens' ways.
 
     `label_expert` [layer, label, expert] sums the experts' shares over the images of a label; `confusion` [true,

@@ -1,0 +1,119 @@
+"""The schema: a round trip is exact, and everything that is wrong is said at once, in sentences."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moejax.config import (
+    Config,
+    DataConfig,
+    MoeConfig,
+    TrainConfig,
+    contradictions,
+    flatten,
+    from_json,
+    overlay,
+    to_json,
+)
+from moejax.data import DATASETS, SOURCES
+from moejax.errors import UserError
+from moejax.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_sound_and_survives_json(name):
+    config = PRESETS[name].config
+    assert config.name == name
+    assert contradictions(config) == []
+    assert from_json(to_json(config), "config.json") == (config, [])
+
+
+@given(st.integers(1, 9999), st.floats(1e-6, 1e3), st.sampled_from(["dense", "sparse", "soft"]), st.none() | st.text())
+def test_any_values_survive_json(epochs, rate, layer, folder):
+    if folder is not None and folder.lower() == "none":
+        folder = None
+    config = Config(
+        data=DataConfig(dir=folder),
+        moe=MoeConfig(layer=layer),
+        train=TrainConfig(epochs=epochs, learning_rate=rate),
+    )
+    assert from_json(to_json(config), "config.json") == (config, [])
+
+
+def test_overrides_are_typed():
+    config, problems = overlay(
+        Config(), {"train.epochs": "3", "train.learning_rate": "1e-4", "moe.group_size": "98", "seed": "7"}
+    )
+    assert problems == []
+    assert (config.train.epochs, config.train.learning_rate, config.moe.group_size, config.seed) == (3, 1e-4, 98, 7)
+    assert overlay(config, {"moe.group_size": "none"})[0].moe.group_size is None
+    assert dataclasses.replace(config.train, epochs=5, learning_rate=2e-3) == Config().train
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("train.epcohs", "3", "There is no field train.epcohs; did you mean train.epochs?."),
+        ("epochs", "3", "There is no field epochs; did you mean train.epochs?."),
+        ("confg", "x", "There is no field confg; did you mean config?."),
+        ("qqqqqq", "x", "There is no field qqqqqq; --help lists all fields."),
+        ("train.epochs", "3.5", "train.epochs is '3.5', which is not a whole number."),
+        ("train.learning_rate", "fast", "train.learning_rate is 'fast', which is not a number."),
+        ("train.learning_rate", "nan", "train.learning_rate is 'nan', which is not a number."),
+        ("moe.capacity_factor", "inf", "moe.capacity_factor is 'inf', which is not a number."),
+        ("moe.layer", "spare", "moe.layer is 'spare', which is not one of dense, sparse, soft."),
+        ("moe.group_size", "x", "moe.group_size is 'x', which is not a whole number or none."),
+        ("moe", "soft", "There is no field moe; did you mean moe.k?."),
+    ],
+)
+def test_a_wrong_override_is_one_sentence(name, text, sentence):
+    config, problems = overlay(Config(), {name: text}, options=("config",))
+    assert problems == [sentence]
+    assert config == Config()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("moe.k", "9", "moe.k is 9, but there are only 8 experts"),
+        ("moe.k", "0", "moe.k is 0; it must be at least 1."),
+        ("moe.capacity_factor", "0", "moe.capacity_factor is 0.0; it must be above 0."),
+        ("moe.eval_capacity_factor", "-1", "moe.eval_capacity_factor is -1.0; it must be above 0."),
+        ("moe.num_experts", "0", "moe.num_experts is 0; it must be at least 1."),
+        ("moe.group_size", "100", "moe.group_size is 100, which does not divide the 6272 tokens of a batch"),
+        ("moe.group_size", "0", "the nearest that does is 1."),
+        ("train.batch_size", "0", "train.batch_size is 0; it must be at least 1."),
+        ("train.learning_rate", "-0.1", "train.learning_rate is -0.1; it must be above 0."),
+        ("train.weight_decay", "-1", "train.weight_decay is -1.0; it must not be negative."),
+        ("train.warmup", "1", "train.warmup is 1.0; it must be at least 0 and below 1."),
+        ("train.zoom", "1.5", "train.zoom is 1.5; it must be at least 0 and below 1."),
+        ("train.shift", "20", "train.shift is 20; beyond 14 pixels"),
+        ("data.validation", "-5", "data.validation is -5; it must not be negative."),
+        ("seed", "-1", "seed is -1; it must be from 0 to 4294967295."),
+        ("seed", str(2**32), "seed is 4294967296; it must be from 0 to 4294967295."),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_one_sentence(name, text, sentence):
+    config, problems = overlay(Config(moe=MoeConfig(layer="sparse")), {name: text})
+    assert problems == []
+    found = [p for p in contradictions(config) if sentence in p]
+    assert len(found) == 1
+
+
+def test_a_file_that_is_not_a_config_is_one_sentence():
+    with pytest.raises(UserError, match=r"c\.json is not valid JSON \(line 1"):
+        from_json("{", "c.json")
+    with pytest.raises(UserError, match="holds list"):
+        from_json("[]", "c.json")
+    _, problems = from_json(json.dumps({"train": {"epochs": "many", "x": 1}, "moe": None}), "c.json")
+    assert len(problems) == 3
+
+
+def test_the_schema_names_the_sources_and_sets_that_there_are():
+    hints = DataConfig.__dataclass_fields__
+    assert str(SOURCES)[1:-1] in str(hints["source"].type)
+    assert str(tuple(DATASETS))[1:-1] in str(hints["name"].type)
+    assert list(flatten(Config()))[:3] == ["name", "seed", "data.name"]

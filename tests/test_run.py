@@ -1,0 +1,107 @@
+"""The command line as a user meets it: exit codes, sentences, and a run folder from start to report."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from moejax import run
+from moejax.config import Config
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+def test_everything_wrong_is_said_at_once_without_a_traceback(capsys):
+    code = run.main(words("oops --config mnist_sof --train.epcohs 3 --moe.layer=spare --train.batch-size 1.5 --seed"))
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert len(lines) == 6
+    assert all(line.startswith("moejax: ") and line.endswith(".") for line in lines)
+    assert "'oops' is not an option" in lines[0]
+    assert "--seed needs a value" in lines[1]
+    assert "--config mnist_sof is neither a preset" in lines[2]
+    assert "mnist_soft" in lines[2]
+
+
+def test_values_are_checked_against_the_chosen_preset(capsys):
+    assert run.main(words("--config mnist_sparse --moe.k 9 --moe.capacity_factor 0 --train.learning_rate -1")) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_print_config_prints_what_would_run_and_can_be_run_again(capsys, tmp_path):
+    assert run.main(words("--config mnist_soft --train.epochs 9 --seed 3 --print-config")) == 0
+    text = capsys.readouterr().out
+    assert (json.loads(text)["train"]["epochs"], json.loads(text)["seed"]) == (9, 3)
+    (tmp_path / "c.json").write_text(text)
+    assert run.main(["--config", str(tmp_path / "c.json"), "--print-config"]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_help_lists_presets_and_fields(capsys):
+    assert run.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for word in ("mnist_soft", "mnist_best", "--resume", "--train.epochs", "--moe.num_experts", "--data.dir"):
+        assert word in text
+
+
+def test_resume_wants_a_run_folder_and_nothing_else(capsys, tmp_path):
+    assert run.main(["--resume", str(tmp_path)]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+    assert run.main(["--resume", str(tmp_path), "--seed", "1"]) == 2
+    assert "takes no other argument" in capsys.readouterr().err
+
+
+def test_bad_data_leaves_no_folder_behind(capsys, tmp_path):
+    code = run.main(["--config", "mnist_tiny", "--data.dir", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")])
+    assert code == 2
+    assert "is not a folder" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(capsys, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert run.main(["--config", "mnist_tiny", "--out", str(tmp_path)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("command", ["import moejax", "import moejax.run", "import moejax.presets, moejax.commandline"])
+def test_imports_are_light(command):
+    heavy = "{'jax', 'flax', 'matplotlib', 'datasets', 'tensorflow_datasets', 'transformers', 'orbax', 'tyro'}"
+    code = f"{command}; import sys; sys.exit(' '.join({heavy} & set(sys.modules)) or None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_where_the_package_says(capsys):
+    import moejax
+
+    for name in moejax.__all__:
+        assert getattr(moejax, name).__module__.startswith(("moejax.", "typing", "types"))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = moejax.nothing
+
+
+def test_a_small_run_from_start_to_report(monkeypatch, capsys, tmp_path, dataset, config):
+    monkeypatch.setattr(run, "_load", lambda _: dataset)
+    (tmp_path / "small.json").write_text(run.to_json(config))
+    out = tmp_path / "run"
+    assert run.main(["--config", str(tmp_path / "small.json"), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "test accuracy" in said
+    assert f"report: {out / 'report.html'}" in said
+    assert {p.name for p in out.iterdir()} == {
+        *("config.json", "env.json", "metrics.jsonl", "routing.npz", "summary.json", "checkpoints", "figures"),
+        "report.html",
+    }
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["config"] == config.name
+    assert summary["dataset"] == "bars"
+    assert summary["data_source"] == "dir"
+    assert (summary["train_examples"], summary["test_examples"]) == (90, 40)
+    assert Config() != config
+    assert run.main(["--resume", str(out)]) == 0
+    assert "is finished" in capsys.readouterr().out

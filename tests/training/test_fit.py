@@ -1,0 +1,143 @@
+"""Whole runs on a small data set: what they leave, that they repeat bit for bit, stop and resume."""
+
+import dataclasses
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from moejax.errors import UserError
+from moejax.training.fit import Fit
+from moejax.training.folder import RunFolder
+from moejax.training.interrupt import StopSignal
+from moejax.training.progress import Progress
+
+
+class StopAfter(StopSignal):
+    """A stop signal that comes after so many looks at it."""
+
+    def __init__(self, looks: int):
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def requested(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+NEVER = 10**9
+
+
+def start(path, config, dataset) -> Fit:
+    return Fit(config, dataset, RunFolder.create(path, config), Progress())
+
+
+def bits(fit: Fit) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(fit.state)]
+
+
+def lines(path, *without: str) -> list[dict]:
+    records = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in r.items() if k not in ("seconds", "examples_per_second", *without)} for r in records]
+
+
+@pytest.fixture(scope="module")
+def finished(config, dataset, tmp_path_factory) -> Fit:
+    fit = start(tmp_path_factory.mktemp("runs") / "whole", config, dataset)
+    assert fit.train(StopAfter(NEVER))
+    fit.test()
+    return fit
+
+
+def test_a_run_learns_and_leaves_its_numbers(finished, dataset):
+    path = finished.folder.path
+    records = lines(path)
+    assert [r["step"] for r in records if r["kind"] == "train"] == [3, 6, 9, 12]
+    assert [r["step"] for r in records if r["kind"] == "validation"] == [6, 12]
+    assert [r["kind"] for r in records].count("test") == 1
+    summary = finished.folder.read_summary()
+    assert summary["test_accuracy"] > 0.5  # four labels: chance is a quarter
+    assert summary["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(finished.state.model))
+    assert summary["flops_per_image"] > 0
+    routing = finished.folder.read_routing()
+    np.testing.assert_array_equal(routing["step"], [3, 6, 9, 12])
+    assert routing["load"].shape == (4, 1, 2)
+    np.testing.assert_allclose(routing["load"].sum(-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(routing["confusion"].sum(1), np.bincount(dataset.test["label"]))
+    assert routing["sample_gate"].shape == (4, 1, 49, 2)
+    assert routing["top_image"].shape == (1, 2, 8, 28, 28)
+
+
+def test_two_runs_of_one_seed_are_bit_identical(finished, config, dataset, tmp_path):
+    again = start(tmp_path / "again", config, dataset)
+    again.train(StopAfter(NEVER))
+    assert bits(again) == bits(finished)
+
+
+@pytest.mark.parametrize("looks", [0, 2])  # within the first epoch; after a whole one
+def test_a_stopped_run_resumes_to_the_same_bits_and_the_same_lines(finished, config, dataset, tmp_path, looks):
+    path = tmp_path / "stopped"
+    stopped = start(path, config, dataset)
+    assert not stopped.train(StopAfter(looks))
+    assert 0 < int(stopped.state.step) < 12
+    with open(path / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "train", "step": 99999}\n{"kind": "tr')  # logged, then killed
+
+    folder, config_again = RunFolder.open(path)
+    assert config_again == config
+    resumed = Fit(config_again, dataset, folder, Progress())
+    resumed.resume()
+    assert int(resumed.state.step) == int(stopped.state.step)
+    assert resumed.train(StopAfter(NEVER))
+    resumed.test()
+    assert bits(resumed) == bits(finished)
+    assert lines(path) == lines(finished.folder.path)
+    np.testing.assert_array_equal(folder.read_routing()["load"], finished.folder.read_routing()["load"])
+
+
+def test_a_run_that_never_saved_resumes_from_its_start(finished, config, dataset, tmp_path):
+    start(tmp_path / "none", config, dataset)
+    folder, _ = RunFolder.open(tmp_path / "none")
+    resumed = Fit(config, dataset, folder, Progress())
+    resumed.resume()
+    resumed.train(StopAfter(NEVER))
+    assert bits(resumed) == bits(finished)
+
+
+def test_a_batch_larger_than_the_data_is_one_sentence(config, dataset, tmp_path):
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=91))
+    with pytest.raises(UserError, match=r"train\.batch_size is 91, but there are only 90 training examples"):
+        start(tmp_path / "big", config, dataset)
+
+
+def test_a_loss_that_is_not_finite_is_one_sentence(config, dataset, tmp_path):
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, learning_rate=1e30, clip_norm=1e30, warmup=0.0)
+    )
+    with pytest.raises(UserError, match=r"not a finite number from step \d+ on; lower train\.learning_rate"):
+        start(tmp_path / "wild", config, dataset).train(StopAfter(NEVER))
+
+
+def test_without_validation_all_examples_are_trained_on(config, dataset, tmp_path):
+    everything = {k: np.concatenate([dataset.train[k], dataset.validation[k]]) for k in dataset.train}
+    nothing = {k: v[:0] for k, v in dataset.validation.items()}
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1, batch_size=40))
+    fit = start(tmp_path / "all", config, dataclasses.replace(dataset, train=everything, validation=nothing))
+    assert fit.train(StopAfter(NEVER))
+    assert fit.test()["train_examples"] == 120
+    assert fit.checkpoints.latest() == 3
+
+
+def test_a_first_signal_asks_and_a_second_one_interrupts():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignal() as stop:
+        assert not stop.requested
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested
+        assert stop.number == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before

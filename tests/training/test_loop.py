@@ -1,0 +1,123 @@
+"""The scanned loop: the same bits as a plain loop, one program, a donated state, a pure order of examples."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from moejax.models import build_model
+from moejax.training.loop import (
+    TrainState,
+    chunk_length,
+    epoch_order,
+    initial_state,
+    make_chunk,
+    make_keys,
+    make_update,
+)
+from moejax.training.objective import make_objective
+from moejax.training.optimizer import make_optimizer
+
+STEPS = 6  # of 15 examples: one epoch of 90
+
+
+@pytest.fixture(scope="module")
+def parts(config, dataset):
+    """(makes a fresh state, the update, the chunk, the data on the device); compiled once for all tests here."""
+    optimizer = make_optimizer(config.train, 2 * STEPS)
+
+    def fresh(seed: int = 0) -> TrainState:
+        return initial_state(lambda rngs: build_model(config, dataset.num_classes, rngs), optimizer, seed)
+
+    update = make_update(make_objective(config), optimizer)
+    return fresh, update, make_chunk(update, 15), jax.device_put(dataset.train)
+
+
+def assert_same_bits(a, b):
+    for (path, x), (_, y) in zip(jax.tree.leaves_with_path(a), jax.tree.leaves_with_path(b), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), jax.tree_util.keystr(path)
+
+
+def test_a_scan_gives_the_bits_of_a_plain_step_loop(parts):
+    fresh, update, chunk, data = parts
+    scanned, metrics = chunk(fresh(), data, make_keys(0), STEPS)
+
+    step, keys, state, losses = jax.jit(update), make_keys(0), fresh(), []
+    order = np.asarray(epoch_order(keys.order, 0, 90))
+    for i in range(STEPS):
+        rows = order[15 * i : 15 * (i + 1)]
+        batch = {name: np.asarray(array)[rows] for name, array in data.items()}
+        state, m = step(state, batch, jax.random.fold_in(keys.augment, i))
+        losses.append(m.loss)
+
+    assert_same_bits(scanned, state)
+    np.testing.assert_array_equal(metrics.loss, np.array(losses))
+
+
+def test_cutting_an_epoch_into_other_chunks_changes_no_bit(parts):
+    fresh, _, chunk, data = parts
+    whole, _ = chunk(fresh(), data, make_keys(0), STEPS)
+    cut = fresh()
+    for _ in range(2):
+        cut, _ = chunk(cut, data, make_keys(0), 3)
+    assert_same_bits(whole, cut)
+
+
+def test_two_runs_of_one_seed_agree_and_another_seed_differs(parts):
+    fresh, _, chunk, data = parts
+    first, again = (chunk(fresh(), data, make_keys(0), 3)[0] for _ in range(2))
+    assert_same_bits(first, again)
+    other, _ = chunk(fresh(), data, make_keys(1), 3)
+    assert not np.array_equal(other.model.head.kernel[...], first.model.head.kernel[...])
+
+
+def test_one_program_serves_all_chunks_of_all_seeds_and_the_state_is_donated(parts):
+    fresh, _, chunk, data = parts
+    state, programs = fresh(), chunk._cache_size()
+    for seed in range(3):
+        before = state
+        state, _ = chunk(state, data, make_keys(seed), 3)
+        assert before.model.head.kernel[...].is_deleted()
+    assert chunk._cache_size() <= programs + 1
+
+
+def test_metrics_have_a_row_for_each_step(parts):
+    fresh, _, chunk, data = parts
+    _, metrics = chunk(fresh(), data, make_keys(0), 3)
+    assert metrics.loss.shape == metrics.accuracy.shape == (3,)
+    assert metrics.load.shape == (3, 1, 2)
+    np.testing.assert_allclose(metrics.load.sum(-1), 1, rtol=1e-6)
+
+
+def test_an_epoch_visits_every_example_once_in_an_order_of_its_own():
+    keys = make_keys(7)
+    first, second = (np.asarray(epoch_order(keys.order, epoch, 50)) for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(first, epoch_order(make_keys(7).order, 0, 50))
+    assert not np.array_equal(first, epoch_order(make_keys(8).order, 0, 50))
+
+
+@pytest.mark.parametrize(("steps", "at_most", "expected"), [(859, 50, 50), (429, 50, 39), (100, 50, 50), (7, 50, 7)])
+def test_chunks_divide_an_epoch_where_a_divisor_is_near(steps, at_most, expected):
+    assert chunk_length(steps, at_most) == expected
+
+
+@pytest.mark.parametrize("layer", ["dense", "sparse", "soft"])
+def test_bfloat16_trains_with_float32_parameters(config, dataset, layer):
+    config = dataclasses.replace(
+        config,
+        moe=dataclasses.replace(config.moe, layer=layer),
+        train=dataclasses.replace(config.train, dtype="bfloat16"),
+    )
+    model = build_model(config, dataset.num_classes, nnx.Rngs(0))
+    batch = {name: jnp.asarray(array[:15]) for name, array in dataset.train.items()}
+    objective = jax.jit(jax.value_and_grad(make_objective(config), has_aux=True))
+    (loss, metrics), gradient = objective(model, batch, jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+    assert loss.dtype == metrics.load.dtype == jnp.float32
+    assert np.isfinite(loss)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

@@ -33,12 +33,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The backbone: a stem that turns an image into 7 × 7 tokens, blocks with an MoE layer, a linear head."""
+    """The backbone: a stem of two convolutions turns an image into tokens; blocks with an MoE layer; a linear head."""
 
     stem: int = 16
     """Channels of the stem's first convolution."""
     kernel: int = 5
-    """Side of the stem's two convolution kernels, in pixels."""
+    """Side of the stem's convolution kernels, in pixels."""
+    stride: int = 3
+    """Stride of the second convolution, after 2 of the first: 2 makes 7 × 7 tokens, 3 makes 5 × 5."""
     width: int = 48
     """Numbers per token (d)."""
     depth: int = 2
@@ -46,8 +48,9 @@ class ModelConfig:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens: two strides of 2 leave 7 × 7 of 28 × 28 pixels."""
-        return 7, 7
+        """Rows and columns of tokens of a 28 × 28 image."""
+        side = -(-14 // self.stride)
+        return side, side
 
     @property
     def tokens(self) -> int:
@@ -73,7 +76,7 @@ class MoeConfig:
     """Sparse: room in the experts at evaluation."""
     group_size: int | None = None
     """Sparse: tokens that compete for slots together; None: the tokens of one example."""
-    slots: int = 6
+    slots: int = 3
     """Soft: slots per expert."""
     balance_weight: float = 1e-2
     """Sparse: weight of the load-balance loss."""
@@ -163,7 +166,7 @@ def contradictions(config: Config) -> list[str]:
     """One sentence for each value that makes no sense, alone or beside the others."""
     m, moe, t = config.model, config.moe, config.train
     at_least_one = [
-        *("model.stem", "model.kernel", "model.width", "model.depth", "moe.num_experts", "moe.hidden", "moe.k"),
+        *("model.stem", "model.kernel", "model.stride", "model.width", "model.depth", "moe.num_experts", "moe.hidden", "moe.k"),
         *("moe.slots", "train.epochs", "train.batch_size", "train.chunk"),
     ]
     above_zero = ["moe.capacity_factor", "moe.eval_capacity_factor", "train.learning_rate", "train.clip_norm"]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float
 
-from moejax.config import Config, MoeConfig
+from moejax.config import Config, ModelConfig, MoeConfig
 from moejax.experts import MLP
 from moejax.layers import DenseMoE, SoftMoE, SparseMoE
 from moejax.routing import Routing
@@ -38,16 +38,16 @@ def patches(x: Float[Array, "b i j c"], size: int, stride: int) -> Float[Array, 
 
 
 class Stem(nnx.Module):
-    """Two convolutions of stride 2: a 28 × 28 image becomes 7 × 7 tokens."""
+    """Two strided convolutions: an image becomes a grid of tokens."""
 
-    def __init__(self, channels: int, kernel: int, d: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.kernel = kernel
-        self.first = nnx.Linear(kernel * kernel, channels, dtype=dtype, rngs=rngs)
-        self.second = nnx.Linear(kernel * kernel * channels, d, dtype=dtype, rngs=rngs)
+    def __init__(self, m: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.kernel, self.stride = m.kernel, m.stride
+        self.first = nnx.Linear(m.kernel**2, m.stem, dtype=dtype, rngs=rngs)
+        self.second = nnx.Linear(m.kernel**2 * m.stem, m.width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "b i j"]) -> Float[Array, "b i4 j4 d"]:
+    def __call__(self, images: Float[Array, "b i j"]) -> Float[Array, "b i2 j2 d"]:
         x = jax.nn.gelu(self.first(patches(images[..., None], self.kernel, 2)))
-        return jax.nn.gelu(self.second(patches(x, self.kernel, 2)))
+        return jax.nn.gelu(self.second(patches(x, self.kernel, self.stride)))
 
 
 class Block(nnx.Module):
@@ -69,7 +69,7 @@ class ImageClassifier(nnx.Module):
         m, dtype = config.model, jnp.dtype(config.train.dtype)
         make_layer = layer_maker(config.moe, m.width, dtype)
         self.grid = m.grid
-        self.stem = Stem(m.stem, m.kernel, m.width, dtype=dtype, rngs=rngs)
+        self.stem = Stem(m, dtype=dtype, rngs=rngs)
         self.position = nnx.Param(0.02 * jax.random.normal(rngs.params(), (m.tokens, m.width)))
         self.blocks = nnx.List([Block(m.width, make_layer, dtype=dtype, rngs=rngs) for _ in range(m.depth)])
         self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)

@@ -97,7 +97,8 @@ def expert_capacity(tokens: int, num_experts: int, k: int, capacity_factor: floa
 
     At least 1, at most `tokens`, since a token sits in an expert at most once.
     """
-    return min(tokens, max(1, math.ceil(capacity_factor * k * tokens / num_experts)))
+    slots = round(capacity_factor * k * tokens / num_experts, 6)  # 1.1 · 100 / 2 is 55, not 55.000000000000007
+    return min(tokens, max(1, math.ceil(slots)))
 
 
 def assign(routing: TopKRouting, capacity: int) -> TopKRouting:

@@ -18,11 +18,9 @@ def make_optimizer(train: TrainConfig, steps: int) -> optax.GradientTransformati
     """AdamW (Loshchilov & Hutter 2019); decay acts on matrices only, not on biases, scales and normalisation."""
     return optax.chain(
         optax.clip_by_global_norm(train.clip_norm),
-        optax.adamw(
-            learning_rate_schedule(train, steps),
-            weight_decay=train.weight_decay,
-            mask=lambda params: jax.tree.map_with_path(_is_matrix, params),
-        ),
+        optax.flatten(optax.scale_by_adam()),  # one vector instead of one program part for every parameter
+        optax.add_decayed_weights(train.weight_decay, mask=lambda params: jax.tree.map_with_path(_is_matrix, params)),
+        optax.scale_by_learning_rate(learning_rate_schedule(train, steps)),
     )
 
 

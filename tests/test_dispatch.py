@@ -1,0 +1,148 @@
+"""Dispatch: masks worked by hand, and the two contractions and their gradients against loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moejax.dispatch import combine_dense, combine_slots, dispatch_tokens, sparse_masks
+from moejax.routing import TopKRouting, assign, top_k_routing
+
+G, T, E, C, D = 2, 5, 3, 4, 6
+
+
+def by_hand():
+    """Three tokens, two experts of two slots: token 1 is dropped by expert 1, token 2 by expert 0."""
+    return TopKRouting(
+        logits=jnp.zeros((1, 3, 2)),
+        probs=jnp.full((1, 3, 2), 0.5),
+        experts=jnp.array([[[0, 1], [0, 1], [1, 0]]]),
+        weights=jnp.array([[[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]]),
+        slots=jnp.array([[[0, 1], [1, -1], [0, -1]]]),
+    )
+
+
+def draw(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+@jax.jit(static_argnums=0)
+def value_and_gradients(f, mask, x, cotangent):
+    y, pull = jax.vjp(f, mask, x)
+    return y, *pull(cotangent)
+
+
+def assert_all_close(got, want):
+    # float32 sums of up to G·T terms of size 1: 1e-5 is a hundred roundings
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
+
+
+def test_masks_say_which_slot_a_token_sits_in_and_with_what_weight():
+    dispatch, combine = sparse_masks(by_hand(), 2)
+    np.testing.assert_array_equal(
+        dispatch,
+        [[
+            [[1, 0], [0, 1]],
+            [[0, 1], [0, 0]],
+            [[0, 0], [1, 0]],
+        ]],
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        combine,
+        [[
+            [[0.9, 0], [0, 0.1]],
+            [[0, 0.8], [0, 0]],
+            [[0, 0], [0.7, 0]],
+        ]],
+    )  # fmt: skip
+    assert dispatch.dtype == combine.dtype == jnp.float32
+
+
+def test_each_slot_gets_its_token_and_an_empty_slot_zeros():
+    routing = by_hand()._replace(slots=jnp.array([[[0, 1], [1, -1], [-1, -1]]]))
+    dispatch, _ = sparse_masks(routing, 2)
+    x = jnp.array([[[1.0, 2], [3, 4], [5, 6]]])
+    np.testing.assert_array_equal(dispatch_tokens(dispatch, x), [[[[1, 2], [3, 4]], [[0, 0], [1, 2]]]])
+
+
+def test_each_token_gets_the_weighted_sum_of_its_slots_and_nothing_from_nowhere():
+    routing = by_hand()._replace(slots=jnp.array([[[0, 1], [1, -1], [-1, -1]]]))
+    _, combine = sparse_masks(routing, 2)
+    y = jnp.array([[[[10.0, 20], [30, 40]], [[50, 60], [70, 80]]]])
+    # token 0: 0.9 · (10, 20) + 0.1 · (70, 80); token 1: 0.8 · (30, 40); token 2 sits nowhere
+    np.testing.assert_allclose(combine_slots(combine, y), [[[16, 26], [24, 32], [0, 0]]], rtol=1e-6)
+
+
+def test_dense_combine_weighs_every_experts_answer():
+    gates = jnp.array([[[0.25, 0.75], [1.0, 0.0]]])
+    y = jnp.array([[[[4.0], [5]], [[8], [9]]]])  # g e t d
+    np.testing.assert_allclose(combine_dense(gates, y), [[[7.0], [5]]])  # 0.25 · 4 + 0.75 · 8, and 5
+
+
+def test_dense_combine_is_combine_slots_with_a_slot_for_every_token():
+    gates, y = draw(0, G, T, E), draw(1, G, E, T, D)
+    everywhere = gates[..., None] * jnp.eye(T)[None, :, None, :]
+    np.testing.assert_allclose(combine_dense(gates, y), combine_slots(everywhere, y), rtol=1e-5, atol=1e-6)
+
+
+def test_dispatch_and_its_gradients_equal_loops():
+    mask, x, cotangent = draw(0, G, T, E, C), draw(1, G, T, D), draw(2, G, E, C, D)
+    got = value_and_gradients(dispatch_tokens, mask, x, cotangent)
+    mask, x, cotangent = (np.asarray(a, np.float64) for a in (mask, x, cotangent))
+    want, want_mask, want_x = (np.zeros(a.shape) for a in (cotangent, mask, x))
+    for g, t, e, c in np.ndindex(mask.shape):
+        want[g, e, c] += mask[g, t, e, c] * x[g, t]
+        want_mask[g, t, e, c] = cotangent[g, e, c] @ x[g, t]
+        want_x[g, t] += mask[g, t, e, c] * cotangent[g, e, c]
+    assert_all_close(got, (want, want_mask, want_x))
+
+
+def test_combine_and_its_gradients_equal_loops():
+    mask, y, cotangent = draw(0, G, T, E, C), draw(1, G, E, C, D), draw(2, G, T, D)
+    got = value_and_gradients(combine_slots, mask, y, cotangent)
+    mask, y, cotangent = (np.asarray(a, np.float64) for a in (mask, y, cotangent))
+    want, want_mask, want_y = (np.zeros(a.shape) for a in (cotangent, mask, y))
+    for g, t, e, c in np.ndindex(mask.shape):
+        want[g, t] += mask[g, t, e, c] * y[g, e, c]
+        want_mask[g, t, e, c] = cotangent[g, t] @ y[g, e, c]
+        want_y[g, e, c] += mask[g, t, e, c] * cotangent[g, t]
+    assert_all_close(got, (want, want_mask, want_y))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_results_have_the_type_of_the_tokens_not_of_the_masks(dtype):
+    mask = jnp.ones((1, 2, 3, 2))
+    assert dispatch_tokens(mask, jnp.ones((1, 2, 4), dtype)).dtype == dtype
+    assert combine_slots(mask, jnp.ones((1, 3, 2, 4), dtype)).dtype == dtype
+    assert combine_dense(mask[..., 0], jnp.ones((1, 3, 2, 4), dtype)).dtype == dtype
+
+
+def test_a_sparse_dispatch_copies_bfloat16_tokens_bit_by_bit():
+    x = draw(3, 1, 3, D).astype(jnp.bfloat16)
+    slots = dispatch_tokens(sparse_masks(by_hand(), 2)[0], x)
+    np.testing.assert_array_equal(slots[0, 0], x[0, jnp.array([0, 1])])
+    np.testing.assert_array_equal(slots[0, 1], x[0, jnp.array([2, 0])])
+
+
+@jax.jit(static_argnames=("k", "capacity"))
+def routing_and_masks(logits, k, capacity):
+    routing = assign(top_k_routing(logits, k), capacity)
+    return routing, *sparse_masks(routing, capacity)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 1000), st.sampled_from([(1, 1), (2, 3), (E, T)]))
+def test_masks_agree_with_the_routing_they_come_from(seed, k_and_capacity):
+    k, capacity = k_and_capacity
+    routing, dispatch, combine = jax.tree.map(np.asarray, routing_and_masks(draw(seed, G, T, E), k, capacity))
+    want = np.zeros((G, T, E, capacity))
+    for g, t, choice in np.ndindex(routing.slots.shape):
+        if routing.slots[g, t, choice] >= 0:
+            want[g, t, routing.experts[g, t, choice], routing.slots[g, t, choice]] += 1
+    np.testing.assert_array_equal(dispatch, want)
+    assert want.sum((2, 3)).max() <= k  # of a token
+    assert want.sum(3).max() == 1  # of a token in an expert
+    assert want.sum(1).max() == 1  # in a slot
+    np.testing.assert_allclose(combine.sum(-1), routing.gates, rtol=1e-6)

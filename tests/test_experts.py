@@ -1,0 +1,120 @@
+"""Stacked experts: E different modules, applied as a Python loop over them would."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from reference import mlp, randomly_filled
+
+from moejax.experts import MLP, apply_experts, apply_experts_to_all, stack_experts
+
+G, E, C, D, H = 2, 3, 4, 5, 7
+
+
+class Gated(nnx.Module):
+    """A gated linear unit: a module of another kind."""
+
+    def __init__(self, rngs):
+        self.gate, self.up, self.down = (nnx.Linear(*sizes, rngs=rngs) for sizes in ((D, H), (D, H), (H, D)))
+
+    def __call__(self, x):
+        return self.down(jax.nn.sigmoid(self.gate(x)) * self.up(x))
+
+
+MAKERS = {
+    "mlp": lambda rngs: MLP(D, H, rngs=rngs),
+    "gated": Gated,
+    "linear": lambda rngs: nnx.Linear(D, D, use_bias=False, rngs=rngs),
+    "sequential": lambda rngs: nnx.Sequential(
+        nnx.LayerNorm(D, rngs=rngs), nnx.Linear(D, H, rngs=rngs), jax.nn.relu, nnx.Linear(H, D, rngs=rngs)
+    ),
+}
+
+
+def draw(*shape):
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
+@jax.jit
+def two_stacks(seed):
+    """Two stacks of experts of width 64 and hidden width 32, from one rngs."""
+    rngs = nnx.Rngs(jax.random.key(seed))
+    return tuple(stack_experts(lambda rngs: MLP(64, 32, rngs=rngs), E, rngs) for _ in range(2))
+
+
+def random_stack(name):
+    return randomly_filled(lambda: stack_experts(MAKERS[name], E, nnx.Rngs(0)))
+
+
+def one_of(experts, e):
+    return jax.tree.map(lambda a: a[e], experts)
+
+
+@jax.jit
+def answer(expert, x):
+    return expert(x)
+
+
+def test_an_mlp_equals_the_reference():
+    module = randomly_filled(lambda: MLP(D, H, rngs=nnx.Rngs(0)))
+    p = {"up": module.up.kernel, "up_bias": module.up.bias, "down": module.down.kernel, "down_bias": module.down.bias}
+    p = {name: np.asarray(value[...], np.float64)[None] for name, value in p.items()}
+    x = draw(2, D)
+    np.testing.assert_allclose(
+        answer(module, x), [mlp(p, 0, np.asarray(t, np.float64)) for t in x], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_copies_have_a_leading_axis_and_all_differ():
+    first, second = two_stacks(0)
+    assert first.up.kernel.shape == (E, 64, 32)
+    assert first.down.bias.shape == (E, 64)
+    for kernels in ((first.up, second.up), (first.down, second.down)):
+        copies = np.concatenate([linear.kernel[...] for linear in kernels])
+        assert all(np.abs(copies[a] - copies[b]).mean() > 0.01 for a, b in itertools.combinations(range(2 * E), 2))
+
+
+def test_each_copy_is_initialised_by_its_own_size_not_the_stacks():
+    # lecun_normal: 1 / √d of one expert; the fan-in of the stacked array would be E times that
+    experts, _ = two_stacks(0)
+    for kernel, fan_in in ((experts.up.kernel, 64), (experts.down.kernel, 32)):
+        np.testing.assert_allclose(np.std(np.asarray(kernel[...]), axis=(1, 2)), np.full(E, fan_in**-0.5), rtol=0.1)
+
+
+def test_a_stack_is_a_function_of_its_seed():
+    first, again, other = (np.asarray(two_stacks(seed)[0].up.kernel[...]) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).mean() > 0.01
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_each_expert_answers_its_own_slots_whatever_the_module(name):
+    experts, x = random_stack(name), draw(G, E, C, D)
+    want = np.stack([answer(one_of(experts, e), x[:, e]) for e in range(E)], axis=1)
+    np.testing.assert_allclose(jax.jit(apply_experts)(experts, x), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mlp", "sequential"])
+def test_every_expert_answers_every_token(name):
+    experts, x = random_stack(name), draw(G, C, D)
+    want = np.stack([answer(one_of(experts, e), x) for e in range(E)], axis=1)
+    np.testing.assert_allclose(jax.jit(apply_experts_to_all)(experts, x), want, rtol=1e-5, atol=1e-6)
+
+
+def test_an_experts_gradient_comes_from_its_own_slots_alone():
+    experts, x = random_stack("linear"), draw(G, E, C, D)
+    gradient = jax.jit(jax.grad(lambda experts: apply_experts(experts, x)[:, 1].sum()))(experts)
+    # y = x W, so the gradient of Σ y by W[i, j] is Σ x_i over the slots of expert 1, for every j
+    want = np.zeros((E, D, D))
+    want[1] = np.asarray(x[:, 1]).sum((0, 1))[:, None]
+    np.testing.assert_allclose(gradient.kernel[...], want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_an_mlp_computes_in_its_dtype_and_keeps_float32_parameters(dtype):
+    experts = randomly_filled(lambda: stack_experts(lambda rngs: MLP(D, H, dtype=dtype, rngs=rngs), E, nnx.Rngs(0)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(experts)} == {jnp.dtype("float32")}
+    assert jax.eval_shape(apply_experts, experts, draw(G, E, C, D)).dtype == (dtype or jnp.float32)

@@ -35,9 +35,9 @@ class DataConfig:
 class ModelConfig:
     """The backbone: a stem of two convolutions turns an image into tokens; blocks with an MoE layer; a linear head."""
 
-    stem: int = 16
+    stem: int = 32
     """Channels of the stem's first convolution."""
-    kernel: int = 5
+    kernel: int = 6
     """Side of the stem's convolution kernels, in pixels."""
     stride: int = 3
     """Stride of the second convolution, after 2 of the first: 2 makes 7 × 7 tokens, 3 makes 5 × 5."""
@@ -166,7 +166,16 @@ def contradictions(config: Config) -> list[str]:
     """One sentence for each value that makes no sense, alone or beside the others."""
     m, moe, t = config.model, config.moe, config.train
     at_least_one = [
-        *("model.stem", "model.kernel", "model.stride", "model.width", "model.depth", "moe.num_experts", "moe.hidden", "moe.k"),
+        *(
+            "model.stem",
+            "model.kernel",
+            "model.stride",
+            "model.width",
+            "model.depth",
+            "moe.num_experts",
+            "moe.hidden",
+            "moe.k",
+        ),
         *("moe.slots", "train.epochs", "train.batch_size", "train.chunk"),
     ]
     above_zero = ["moe.capacity_factor", "moe.eval_capacity_factor", "train.learning_rate", "train.clip_norm"]

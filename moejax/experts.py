@@ -1,5 +1,8 @@
 """Experts: any Flax module, E copies of it stacked along a leading axis and applied under one vmap.
 
+The module must be a pure function of its parameters and its input: state that it changes while it runs (the counter of
+`nnx.Dropout`, the averages of `nnx.BatchNorm`) does not leave the vmap.
+
 Axis letters: g groups, e experts, c slots of an expert, d model width, h hidden width.
 """
 

@@ -5,6 +5,7 @@
 Axis letters: b images, i j rows and columns, t tokens of an image, d model width, y classes.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -27,13 +28,22 @@ def patches(x: Float[Array, "b i j c"], size: int, stride: int) -> Float[Array, 
     """All size × size windows at that stride as channels, zero-padded to ceil(i / stride) rows ("SAME").
 
     A matrix product after it makes it a convolution, and on a CPU inside `lax.scan` one that runs 15 times faster than
-    XLA's own.
+    XLA's own. Windows are put together from blocks of gcd(size, stride) pixels, whose channels come first, in order
+    (row of blocks, column of blocks, row in block, column in block, channel): size 6 at stride 3 takes 4 slices
+    instead of 36, and its gradient as many.
     """
-    rows, columns = (-(-n // stride) for n in x.shape[1:3])
-    pad = [max((out - 1) * stride + size - n, 0) for out, n in zip((rows, columns), x.shape[1:3], strict=True)]
+    b, i, j, c = x.shape
+    rows, columns = -(-i // stride), -(-j // stride)
+    pad = [max((out - 1) * stride + size - n, 0) for out, n in ((rows, i), (columns, j))]
     x = jnp.pad(x, ((0, 0), *((p // 2, p - p // 2) for p in pad), (0, 0)))
-    last_row, last_column = (rows - 1) * stride + 1, (columns - 1) * stride + 1
-    windows = [x[:, i : i + last_row : stride, j : j + last_column : stride] for i in range(size) for j in range(size)]
+
+    block = math.gcd(size, stride)
+    high, wide = x.shape[1] // block, x.shape[2] // block
+    x = x[:, : high * block, : wide * block].reshape(b, high, block, wide, block, c)
+    x = x.swapaxes(2, 3).reshape(b, high, wide, block * block * c)
+    step, offsets = stride // block, range(size // block)
+    last_row, last_column = (rows - 1) * step + 1, (columns - 1) * step + 1
+    windows = [x[:, u : u + last_row : step, v : v + last_column : step] for u in offsets for v in offsets]
     return jnp.concatenate(windows, axis=-1)
 
 

@@ -3,9 +3,9 @@
 `mnist_dense`, `mnist_sparse` and `mnist_soft` differ in nothing but `moe.layer`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from moejax.config import Config, ModelConfig, MoeConfig, TrainConfig
+from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,37 @@ def _mnist(layer: str) -> Config:
 
 
 PRESETS = {
-    "mnist_soft": Preset(_mnist("soft"), "MNIST", "?", "?"),
-    "mnist_sparse": Preset(_mnist("sparse"), "MNIST", "?", "?"),
-    "mnist_dense": Preset(_mnist("dense"), "MNIST", "?", "?"),
+    "mnist_soft": Preset(_mnist("soft"), "MNIST", "2 minutes", "99.1 %"),
+    "mnist_sparse": Preset(_mnist("sparse"), "MNIST", "2 minutes", "99.2 %"),
+    "mnist_dense": Preset(_mnist("dense"), "MNIST", "2 minutes", "99.1 %"),
+    "mnist_best": Preset(
+        Config(
+            name="mnist_best",
+            data=DataConfig(validation=0),
+            model=ModelConfig(stem=48, width=64),
+            moe=MoeConfig(layer="soft", hidden=128),
+            train=TrainConfig(
+                epochs=20,
+                batch_size=100,
+                learning_rate=3e-3,
+                shift=2.0,
+                rotate=10.0,
+                zoom=0.1,
+            ),
+        ),
+        "MNIST",
+        "15 minutes",
+        "99.5 %",
+    ),
     "mnist_tiny": Preset(
         Config(
             name="mnist_tiny",
-            model=ModelConfig(stem=4, kernel=3, width=16, depth=1),
+            model=ModelConfig(stem=4, width=16, depth=1),
             moe=MoeConfig(layer="soft", num_experts=4, hidden=16, slots=2),
-            train=TrainConfig(epochs=1, batch_size=16, learning_rate=3e-3, chunk=1000),
+            train=TrainConfig(epochs=1, batch_size=16, learning_rate=3e-3, chunk=500),
         ),
         "MNIST",
-        "?",
-        "?",
+        "30 seconds",
+        "97.5 %",
     ),
 }
-PRESETS["mnist_best"] = replace(PRESETS["mnist_soft"])

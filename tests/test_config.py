@@ -83,7 +83,7 @@ def test_a_wrong_override_is_one_sentence(name, text, sentence):
         ("moe.capacity_factor", "0", "moe.capacity_factor is 0.0; it must be above 0."),
         ("moe.eval_capacity_factor", "-1", "moe.eval_capacity_factor is -1.0; it must be above 0."),
         ("moe.num_experts", "0", "moe.num_experts is 0; it must be at least 1."),
-        ("moe.group_size", "100", "moe.group_size is 100, which does not divide the 6272 tokens of a batch"),
+        ("moe.group_size", "99", "moe.group_size is 99, which does not divide the 3200 tokens of a batch"),
         ("moe.group_size", "0", "the nearest that does is 1."),
         ("train.batch_size", "0", "train.batch_size is 0; it must be at least 1."),
         ("train.learning_rate", "-0.1", "train.learning_rate is -0.1; it must be above 0."),

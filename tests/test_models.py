@@ -19,7 +19,7 @@ KINDS = {"dense": DenseRouting, "sparse": TopKRouting, "soft": SoftRouting}
 
 def tiny(layer, *, depth=1, dtype="float32", **moe):
     return Config(
-        model=ModelConfig(stem=2, kernel=2, width=8, depth=depth),
+        model=ModelConfig(stem=2, kernel=2, stride=2, width=8, depth=depth),
         moe=MoeConfig(layer=layer, num_experts=3, hidden=4, slots=2, **moe),
         train=TrainConfig(dtype=dtype),
     )
@@ -40,14 +40,29 @@ def classify(model, image, train=False):
 
 @pytest.mark.parametrize(
     ("size", "stride", "i", "j"),
-    [(1, 1, 4, 5), (1, 2, 7, 8), (2, 1, 4, 9), (2, 3, 4, 9), (3, 1, 7, 8), (3, 2, 7, 8), (3, 3, 7, 8), (5, 2, 4, 9)],
+    [
+        (1, 1, 4, 5),
+        (1, 2, 7, 8),
+        (2, 1, 4, 9),
+        (2, 3, 4, 9),
+        (3, 1, 7, 8),
+        (3, 2, 7, 8),
+        (3, 3, 7, 8),
+        (5, 2, 4, 9),
+        (4, 2, 7, 8),
+        (6, 3, 14, 13),
+        (6, 4, 9, 8),
+        (2, 4, 9, 11),
+    ],
 )
 def test_patches_and_a_matrix_product_are_a_convolution_with_same_padding(size, stride, i, j):
     rng = np.random.default_rng(size)
     kernel, x = rng.normal(size=(size, size, 2, 3)), rng.normal(size=(2, i, j, 2))
     kernel, x = jnp.asarray(kernel, jnp.float32), jnp.asarray(x, jnp.float32)
     want = jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    got = jax.jit(patches, static_argnums=(1, 2))(x, size, stride) @ kernel.reshape(-1, 3)
+    b = math.gcd(size, stride)  # channels come by blocks of b × b pixels
+    by_block = kernel.reshape(size // b, b, size // b, b, 2, 3).swapaxes(1, 2).reshape(-1, 3)
+    got = jax.jit(patches, static_argnums=(1, 2))(x, size, stride) @ by_block
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
@@ -58,9 +73,11 @@ def test_patches_of_a_small_image_by_hand():
     np.testing.assert_array_equal(windows, [[[[1, 2, 4, 5], [3, 0, 6, 0]], [[7, 8, 0, 0], [9, 0, 0, 0]]]])
 
 
-def test_the_stem_makes_7_by_7_tokens_of_an_image():
-    stem = randomly_filled(lambda: Stem(2, 3, 8, dtype=jnp.float32, rngs=nnx.Rngs(0)))
-    assert jax.eval_shape(stem, jnp.zeros((4, 28, 28))).shape == (4, 7, 7, 8)
+@pytest.mark.parametrize(("stride", "side"), [(1, 14), (2, 7), (3, 5), (4, 4)])
+def test_the_stem_makes_the_grid_of_tokens_that_the_configuration_says(stride, side):
+    m = ModelConfig(stem=2, kernel=3, stride=stride, width=8)
+    stem = randomly_filled(lambda: Stem(m, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    assert jax.eval_shape(stem, jnp.zeros((4, 28, 28))).shape == (4, *m.grid, 8) == (4, side, side, 8)
 
 
 @pytest.mark.parametrize("layer", KINDS)

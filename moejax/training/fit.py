@@ -1,6 +1,7 @@
 """A run from its first step to its test result: the one place where loop, evaluation, checkpoints and folder meet."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from moejax.training.evaluate import Evaluation, evaluate, flops_per_example
 from moejax.training.folder import RunFolder, describe_device
 from moejax.training.history import RoutingHistory, test_pictures
 from moejax.training.interrupt import StopSignal
-from moejax.training.loop import chunk_length, initial_state, make_chunk, make_keys, make_update
+from moejax.training.loop import make_chunk, make_init, make_keys, make_update, parameter_key
 from moejax.training.objective import make_objective
 from moejax.training.optimizer import learning_rate_schedule, make_optimizer
 from moejax.training.progress import Progress, Status
@@ -29,13 +30,8 @@ class Fit:
     def __init__(self, config: Config, data: Dataset, folder: RunFolder, progress: Progress):
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
         train = config.train
-        examples = len(data.train["label"])
-        if train.batch_size > examples:
-            raise UserError(
-                f"train.batch_size is {train.batch_size}, but there are only {examples} training examples;"
-                f" choose at most {examples}."
-            )
-        self.steps_per_epoch = examples // train.batch_size
+        check_sizes(config, data)
+        self.steps_per_epoch = len(data.train["label"]) // train.batch_size
         self.steps = self.steps_per_epoch * train.epochs
         self.checkpoints = Checkpoints(folder.checkpoints)
         self.history = RoutingHistory()
@@ -44,8 +40,18 @@ class Fit:
 
         optimizer = make_optimizer(train, self.steps)
         self.learning_rate = learning_rate_schedule(train, self.steps)
-        self.chunk = make_chunk(make_update(make_objective(config), optimizer), train.batch_size)
-        self.state = initial_state(lambda rngs: build_model(config, data.num_classes, rngs), optimizer, config.seed)
+        init = make_init(lambda rngs: build_model(config, data.num_classes, rngs), optimizer)
+        chunk = make_chunk(make_update(make_objective(config), optimizer), train.batch_size, train.chunk)
+        self.train_data, self.keys = jax.device_put(data.train), make_keys(config.seed)
+
+        # Two programs compiled at once: a chunk needs only the shapes of the state that the other one makes.
+        key = parameter_key(config.seed)
+        init_lowered = init.lower(key)
+        with ThreadPoolExecutor(1) as pool:
+            init_program = pool.submit(init_lowered.compile)
+            shapes = jax.eval_shape(init, key)
+            self.chunk = chunk.lower(shapes, self.train_data, self.keys, 0).compile()
+            self.state = init_program.result()(key)
 
     def resume(self) -> None:
         """Go back to the latest checkpoint, or to the start if there is none."""
@@ -59,19 +65,14 @@ class Fit:
 
     def train(self, stop: StopSignal) -> bool:
         """Train to the last epoch; False if a signal stopped it, with everything so far saved."""
-        data = jax.device_put(self.data.train)
-        keys = make_keys(self.config.seed)
-        length = chunk_length(self.steps_per_epoch, self.config.train.chunk)
-        programs: dict[int, Any] = {}
         with self.progress.live():
             while (step := int(self.state.step)) < self.steps:
                 epoch_end = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
-                n = min(length, epoch_end - step)
-                if n not in programs:
-                    programs[n] = self.chunk.lower(self.state, data, keys, n).compile()
+                n = min(self.config.train.chunk, epoch_end - step)
                 start = time.perf_counter()
-                self.state, metrics = programs[n](self.state, data, keys)
-                self._report_chunk(jax.device_get(metrics), n, time.perf_counter() - start)
+                self.state, metrics = self.chunk(self.state, self.train_data, self.keys, step + n)
+                metrics = jax.tree.map(lambda rows, n=n: rows[:n], jax.device_get(metrics))
+                self._report_chunk(metrics, n, time.perf_counter() - start)
                 if step + n == epoch_end:
                     self._end_epoch()
                 elif stop.requested:
@@ -169,3 +170,22 @@ class Fit:
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.started
+
+
+def check_sizes(config: Config, data: Dataset) -> None:
+    """UserError if a batch is larger than the data, or a group of tokens does not divide a batch of evaluation."""
+    examples, batch = len(data.train["label"]), config.train.batch_size
+    if batch > examples:
+        raise UserError(
+            f"train.batch_size is {batch}, but there are only {examples} training examples; choose at most {examples}."
+        )
+    group, tokens = config.moe.group_size, config.model.tokens
+    if config.moe.layer != "sparse" or group is None:
+        return
+    for split in (data.validation, data.test):
+        for size in (EVALUATION_BATCH, len(split["label"]) % EVALUATION_BATCH):
+            if size * tokens % group:
+                raise UserError(
+                    f"moe.group_size is {group}, which does not divide the {size * tokens} tokens of {size} examples"
+                    f" that are evaluated together; choose a divisor of the {tokens} tokens of an example."
+                )

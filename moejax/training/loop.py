@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """Independent random streams of a run; the parameters have a stream of their own."""
+    """Independent random streams of a run, beside that of its parameters."""
 
     order: Key[Array, ""]
     augment: Key[Array, ""]
@@ -40,18 +40,22 @@ def make_keys(seed: int) -> Keys:
     return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
 
 
-def initial_state(
-    build: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation, seed: int
-) -> TrainState:
-    """The state before the first step: parameters drawn by `seed`, fresh optimiser statistics, compiled as one."""
+def make_init(
+    build: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation
+) -> Callable[[Key[Array, ""]], TrainState]:
+    """Compile `init(key)`: the state before the first step, with parameters drawn by the key."""
 
     @jax.jit
     def init(key: Key[Array, ""]) -> TrainState:
         model = build(nnx.Rngs(key))
         return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(model))
 
-    # "rbg" compiles three times faster than the default generator, and a fresh machine waits for this.
-    return init(jax.random.key(seed, impl="rbg"))
+    return init
+
+
+def parameter_key(seed: int) -> Key[Array, ""]:
+    """The stream of the initial parameters: of a generator that compiles three times faster than the default one."""
+    return jax.random.key(seed, impl="rbg")
 
 
 def make_update(objective: Objective, optimizer: optax.GradientTransformation) -> Update:
@@ -70,33 +74,30 @@ def epoch_order(key: Key[Array, ""], epoch: Int[Array, ""] | int, examples: int)
     return jax.random.permutation(jax.random.fold_in(key, epoch), examples)
 
 
-def make_chunk(update: Update, batch_size: int) -> Callable[..., tuple[TrainState, StepMetrics]]:
-    """Compile `chunk(state, data, keys, length)`: `length` steps of one epoch in one call, the state donated.
+def make_chunk(update: Update, batch_size: int, length: int) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """Compile `chunk(state, data, keys, stop)`: up to `length` steps of one epoch in one call, the state donated.
 
-    `data` holds arrays with one leading axis, on the device. A chunk must end within its epoch of
-    n // batch_size steps; the rest of the epoch's order, less than a batch, is left out that time. Returns the
-    new state and the metrics of every step, stacked.
+    `data` holds arrays with one leading axis, on the device. The chunk ends when step `stop` is reached, which must not
+    lie beyond the epoch of n // batch_size steps; what the epoch's order holds beyond them, less than a batch, is left
+    out that time. Returns the new state and the metrics of each step, stacked; zeros for steps that were not taken. One
+    program serves every place in every epoch.
     """
 
-    @functools.partial(jax.jit, donate_argnums=0, static_argnames="length")
-    def chunk(state: TrainState, data: Batch, keys: Keys, length: int) -> tuple[TrainState, StepMetrics]:
+    @functools.partial(jax.jit, donate_argnums=0)
+    def chunk(state: TrainState, data: Batch, keys: Keys, stop: Int[Array, ""] | int) -> tuple[TrainState, StepMetrics]:
         examples = len(next(iter(data.values())))
         steps_per_epoch = examples // batch_size
         order = epoch_order(keys.order, state.step // steps_per_epoch, examples)
 
-        def step(state: TrainState, _: None) -> tuple[TrainState, StepMetrics]:
+        def take(state: TrainState) -> tuple[TrainState, StepMetrics]:
             start = state.step % steps_per_epoch * batch_size
             rows = jax.lax.dynamic_slice(order, (start,), (batch_size,))
             batch = {name: array[rows] for name, array in data.items()}
             return update(state, batch, jax.random.fold_in(keys.augment, state.step))
 
-        return jax.lax.scan(step, state, length=length)
+        def skip(state: TrainState) -> tuple[TrainState, StepMetrics]:
+            return state, jax.tree.map(jnp.zeros_like, jax.eval_shape(take, state)[1])
+
+        return jax.lax.scan(lambda state, _: jax.lax.cond(state.step < stop, take, skip, state), state, length=length)
 
     return chunk
-
-
-def chunk_length(steps_per_epoch: int, at_most: int) -> int:
-    """Steps in a chunk: a divisor of the epoch near `at_most` where there is one, so that one program is compiled."""
-    at_most = min(at_most, steps_per_epoch)
-    divisor = max(n for n in range(1, at_most + 1) if steps_per_epoch % n == 0)
-    return divisor if 2 * divisor > at_most else at_most

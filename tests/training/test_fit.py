@@ -67,7 +67,7 @@ def test_a_run_learns_and_leaves_its_numbers(finished, dataset):
     assert routing["load"].shape == (4, 1, 2)
     np.testing.assert_allclose(routing["load"].sum(-1), 1, rtol=1e-5)
     np.testing.assert_array_equal(routing["confusion"].sum(1), np.bincount(dataset.test["label"]))
-    assert routing["sample_gate"].shape == (4, 1, 49, 2)
+    assert routing["sample_gate"].shape == (4, 1, 25, 2)
     assert routing["top_image"].shape == (1, 2, 8, 28, 28)
 
 
@@ -111,6 +111,14 @@ def test_a_batch_larger_than_the_data_is_one_sentence(config, dataset, tmp_path)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=91))
     with pytest.raises(UserError, match=r"train\.batch_size is 91, but there are only 90 training examples"):
         start(tmp_path / "big", config, dataset)
+
+
+def test_groups_that_do_not_divide_an_evaluation_batch_are_one_sentence(config, dataset, tmp_path):
+    config = dataclasses.replace(config, moe=dataclasses.replace(config.moe, group_size=15 * 25))
+    with pytest.raises(
+        UserError, match=r"moe\.group_size is 375, which does not divide the 12500 tokens of 500 examples"
+    ):
+        start(tmp_path / "groups", config, dataset)
 
 
 def test_a_loss_that_is_not_finite_is_one_sentence(config, dataset, tmp_path):

@@ -1,0 +1,21 @@
+"""Where a benchmark's numbers go: `benchmarks/results/<device>/<name>.json`, with versions, device and commit."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moejax.training.folder import environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write(name: str, rows: list[Mapping[str, Any]], **settings: Any) -> Path:
+    """Write the rows of one benchmark; returns the file."""
+    env = environment()
+    device = re.sub(r"[^a-z0-9]+", "-", str(env["device"]).lower()).strip("-")
+    path = RESULTS / device / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"settings": settings, "rows": rows, "environment": env}, indent=1) + "\n")
+    return path

@@ -1,0 +1,63 @@
+"""How long until something happens?  python -m benchmarks.startup   (2 minutes on two CPU cores)
+
+Times `import moejax`, and the main job from typing the command to its first line of progress: with nothing compiled
+yet, and again with the compiled programs of that first run kept. Each in a fresh process, the median of several.
+"""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks import record
+
+TURNS = 3
+
+
+def import_seconds() -> float:
+    """A fresh interpreter that imports moejax, less one that imports nothing."""
+
+    def run(code: str) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return time.perf_counter() - start
+
+    return run("import moejax") - run("pass")
+
+
+def first_progress_seconds(preset: str, cache: str) -> float:
+    """From starting the process to the first line that reports trained steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-u", "-m", "moejax.run", "--config", preset, "--out", f"{folder}/run"]
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+        start = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            line = next(line for line in process.stdout if line.startswith("epoch"))
+            seconds = time.perf_counter() - start
+            process.send_signal(signal.SIGTERM)
+            process.stdout.read()
+    print(f"  {seconds:5.1f} s  {line.strip()}", flush=True)
+    return seconds
+
+
+def main() -> None:
+    """Measure, print and write the result file."""
+    rows = [{"what": "import moejax", "seconds": statistics.median(import_seconds() for _ in range(TURNS))}]
+    for preset in ("mnist_soft", "mnist_sparse", "mnist_dense"):
+        cold, warm = [], []
+        for _ in range(TURNS):
+            with tempfile.TemporaryDirectory() as cache:
+                cold.append(first_progress_seconds(preset, cache))
+                warm.append(first_progress_seconds(preset, cache))
+        rows.append({"what": f"{preset}, first steps, nothing compiled", "seconds": statistics.median(cold)})
+        rows.append({"what": f"{preset}, first steps, compiled before", "seconds": statistics.median(warm)})
+    for row in rows:
+        print(f"{row['what']:45}{row['seconds']:8.2f} s")
+    print(record.write("startup", rows, turns=TURNS))
+
+
+if __name__ == "__main__":
+    main()

@@ -55,7 +55,7 @@ PRESETS = {
     "mnist_tiny": Preset(
         Config(
             name="mnist_tiny",
-            model=ModelConfig(stem=4, width=16, depth=1),
+            model=ModelConfig(stem=4, kernel=4, stride=4, width=16, depth=1),
             moe=MoeConfig(layer="soft", num_experts=4, hidden=16, slots=2),
             train=TrainConfig(epochs=1, batch_size=16, learning_rate=3e-3, chunk=500),
         ),

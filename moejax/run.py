@@ -57,7 +57,9 @@ def _resume(path: Path) -> int:
 
     folder, config = RunFolder.open(path)
     if folder.read_summary() is not None:
-        print(f"{path} is finished; its report is {path / 'report.html'}")
+        from moejax.report import render
+
+        print(f"{path} is finished; its report is {render(path)}")
         return 0
     return _run(config, folder, _load(config), resume=True)
 
@@ -70,7 +72,6 @@ def _load(config: Config):
 
 
 def _run(config: Config, folder, data, *, resume: bool) -> int:
-    from moejax.report import render
     from moejax.training.fit import Fit
     from moejax.training.interrupt import StopSignal
     from moejax.training.progress import Progress
@@ -92,6 +93,8 @@ def _run(config: Config, folder, data, *, resume: bool) -> int:
             progress.message(f"stopped; continue with  {PROGRAM} --resume {folder.path}")
             return 128 + stop.number
         summary = fit.test()
+    from moejax.report import render  # not before: it takes a second that the first step need not wait for
+
     report = render(folder.path)
     progress.message(
         f"test accuracy {summary['test_accuracy']:.2%} on {summary['test_examples']:,} images"

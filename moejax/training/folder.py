@@ -67,14 +67,14 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def rewind(self, step: int) -> float:
-        """Forget what was logged after `step`: a resumed run logs it again. Returns the seconds spent until there."""
+        """Forget what was logged after `step`, and any test: a resumed run logs it again. Returns seconds spent so far."""
         kept, seconds = [], 0.0
         for line in (self.path / "metrics.jsonl").read_text().splitlines():
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:
                 continue  # a line cut short when the run was killed
-            if record["step"] <= step:
+            if record["step"] <= step and record["kind"] != "test":
                 kept.append(line + "\n")
                 seconds = record["seconds"]
         self._write("metrics.jsonl", "".join(kept))

@@ -17,8 +17,8 @@ def learning_rate_schedule(train: TrainConfig, steps: int) -> optax.Schedule:
 def make_optimizer(train: TrainConfig, steps: int) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019); decay acts on matrices only, not on biases, scales and normalisation."""
     return optax.chain(
-        optax.clip_by_global_norm(train.clip_norm),
-        optax.flatten(optax.scale_by_adam()),  # one vector instead of one program part for every parameter
+        # On one vector, for a program part less for every parameter.
+        optax.flatten(optax.chain(optax.clip_by_global_norm(train.clip_norm), optax.scale_by_adam())),
         optax.add_decayed_weights(train.weight_decay, mask=lambda params: jax.tree.map_with_path(_is_matrix, params)),
         optax.scale_by_learning_rate(learning_rate_schedule(train, steps)),
     )

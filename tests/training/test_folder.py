@@ -1,0 +1,62 @@
+"""A run's folder: nothing half written, nothing overwritten, and a resumed run starts from clean lines."""
+
+import json
+
+import numpy as np
+import pytest
+
+from moejax.errors import UserError
+from moejax.training.folder import RunFolder, environment
+
+
+def test_a_run_is_not_overwritten(config, tmp_path):
+    RunFolder.create(tmp_path / "run", config)
+    with pytest.raises(UserError, match="already holds a run; continue it with --resume"):
+        RunFolder.create(tmp_path / "run", config)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"Cannot write to --out .*file/run"):
+        RunFolder.create(tmp_path / "file" / "run", config)
+
+
+def test_opening_gives_the_configuration_back_or_says_what_is_wrong_with_it(config, tmp_path):
+    path = RunFolder.create(tmp_path / "run", config).path
+    assert RunFolder.open(path)[1] == config
+    (path / "config.json").write_text('{"train": {"epochs": "x", "speed": 3}}')
+    with pytest.raises(UserError) as raised:
+        RunFolder.open(path)
+    assert len(raised.value.sentences) == 2
+    with pytest.raises(UserError, match="is not a run folder"):
+        RunFolder.open(tmp_path)
+
+
+def test_rewinding_drops_later_lines_tests_and_a_line_cut_short(config, tmp_path):
+    folder = RunFolder.create(tmp_path / "run", config)
+    for kind, step in [("train", 3), ("train", 6), ("validation", 6), ("train", 9), ("test", 6)]:
+        folder.log({"kind": kind, "step": step, "seconds": step / 2})
+    with open(folder.path / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "tra')
+    assert folder.rewind(6) == 3.0
+    lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["step"]) for line in lines] == [("train", 3), ("train", 6), ("validation", 6)]
+    assert folder.rewind(0) == 0.0
+    assert (folder.path / "metrics.jsonl").read_text() == ""
+
+
+def test_arrays_come_back_and_no_partial_file_stays(config, tmp_path):
+    folder = RunFolder.create(tmp_path / "run", config)
+    assert folder.read_routing() == {}
+    assert folder.read_summary() is None
+    folder.write_routing({"step": np.arange(3)})
+    folder.write_summary({"test_accuracy": 1.0})
+    np.testing.assert_array_equal(folder.read_routing()["step"], [0, 1, 2])
+    assert folder.read_summary() == {"test_accuracy": 1.0}
+    assert not list(folder.path.glob("*partial*"))
+
+
+def test_the_environment_names_versions_and_device():
+    env = environment()
+    assert {"python", "jax", "flax", "device", "cores", "commit"} <= env.keys()
+    assert all(isinstance(value, str | int) for value in env.values())

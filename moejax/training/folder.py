@@ -67,7 +67,7 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def rewind(self, step: int) -> float:
-        """Forget what was logged after `step`, and any test: a resumed run logs them again. Returns the seconds spent."""
+        """Forget what was logged after `step`, and any test, which a resumed run logs again; returns seconds spent."""
         kept, seconds = [], 0.0
         for line in (self.path / "metrics.jsonl").read_text().splitlines():
             try:

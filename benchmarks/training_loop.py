@@ -22,8 +22,8 @@ from moejax.training.loop import epoch_order, make_chunk, make_init, make_keys, 
 from moejax.training.objective import make_objective
 from moejax.training.optimizer import make_optimizer
 
-CASES = (("mnist_tiny", 16), ("mnist_tiny", 64), ("mnist_soft", 16), ("mnist_soft", 64))
-STEPS, TURNS = 100, 7
+CASES = (("mnist_tiny", 16), ("mnist_tiny", 64), ("mnist_soft", 64))
+STEPS, TURNS = 100, 5
 NAMES = ("scanned", "plain", "reading")
 
 

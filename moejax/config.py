@@ -78,6 +78,8 @@ class MoeConfig:
     """Sparse: tokens that compete for slots together; None: the tokens of one example."""
     slots: int = 3
     """Soft: slots per expert."""
+    scale: float = 1.0
+    """Soft: where the learnt scale of the router's logits begins; 1 is the paper's, larger routes more sharply."""
     balance_weight: float = 1e-2
     """Sparse: weight of the load-balance loss."""
     z_weight: float = 1e-3
@@ -166,19 +168,14 @@ def contradictions(config: Config) -> list[str]:
     """One sentence for each value that makes no sense, alone or beside the others."""
     m, moe, t = config.model, config.moe, config.train
     at_least_one = [
-        *(
-            "model.stem",
-            "model.kernel",
-            "model.stride",
-            "model.width",
-            "model.depth",
-            "moe.num_experts",
-            "moe.hidden",
-            "moe.k",
-        ),
-        *("moe.slots", "train.epochs", "train.batch_size", "train.chunk"),
+        *("model.stem", "model.kernel", "model.stride", "model.width", "model.depth"),
+        *("moe.num_experts", "moe.hidden", "moe.k", "moe.slots"),
+        *("train.epochs", "train.batch_size", "train.chunk"),
     ]
-    above_zero = ["moe.capacity_factor", "moe.eval_capacity_factor", "train.learning_rate", "train.clip_norm"]
+    above_zero = [
+        *("moe.capacity_factor", "moe.eval_capacity_factor", "moe.scale"),
+        *("train.learning_rate", "train.clip_norm"),
+    ]
     not_negative = [
         *("data.validation", "moe.balance_weight", "moe.z_weight"),
         *("train.weight_decay", "train.shift", "train.rotate"),

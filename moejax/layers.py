@@ -78,13 +78,16 @@ class SoftMoE(nnx.Module):
     """Experts see mixtures of tokens and tokens get mixtures of answers: fully differentiable, nothing dropped.
 
     Puigcerver et al. 2023 ("From Sparse to Soft Mixtures of Experts"), algorithm 2: tokens and slot parameters are
-    L2-normalised, with one learnt scale.
+    L2-normalised, with one learnt scale. It begins at `scale`: 1 in the paper, which leaves both softmaxes nearly even
+    until it has grown; a larger one routes from the start.
     """
 
-    def __init__(self, d: int, num_experts: int, make_expert: MakeExpert, *, slots: int, rngs: nnx.Rngs):
+    def __init__(
+        self, d: int, num_experts: int, make_expert: MakeExpert, *, slots: int, scale: float = 1.0, rngs: nnx.Rngs
+    ):
         lecun = nnx.initializers.lecun_normal()(rngs.params(), (d, num_experts * slots))
         self.router = nnx.Param(lecun.reshape(d, num_experts, slots))
-        self.scale = nnx.Param(jnp.ones(()))
+        self.scale = nnx.Param(jnp.full((), scale))
         self.experts = stack_experts(make_expert, num_experts, rngs)
 
     def __call__(self, x: Float[Array, "g t d"], *, train: bool = False) -> tuple[Float[Array, "g t d"], SoftRouting]:

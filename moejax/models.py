@@ -116,7 +116,7 @@ def layer_maker(moe: MoeConfig, d: int, dtype: DTypeLike) -> MakeLayer:
             group_size=moe.group_size,
             rngs=rngs,
         ),
-        "soft": lambda rngs: SoftMoE(d, moe.num_experts, make_expert, slots=moe.slots, rngs=rngs),
+        "soft": lambda rngs: SoftMoE(d, moe.num_experts, make_expert, slots=moe.slots, scale=moe.scale, rngs=rngs),
     }
     return layers[moe.layer]
 

@@ -24,7 +24,7 @@ class Preset:
 def _mnist(layer: str) -> Config:
     return Config(
         name=f"mnist_{layer}",
-        moe=MoeConfig(layer=layer),
+        moe=MoeConfig(layer=layer, scale=10.0),
         train=TrainConfig(epochs=4, batch_size=64, learning_rate=3e-3, shift=1.0),
     )
 
@@ -38,7 +38,7 @@ PRESETS = {
             name="mnist_best",
             data=DataConfig(validation=0),
             model=ModelConfig(stem=48, width=64),
-            moe=MoeConfig(layer="soft", hidden=128),
+            moe=MoeConfig(layer="soft", hidden=128, scale=10.0),
             train=TrainConfig(
                 epochs=20,
                 batch_size=100,
@@ -48,15 +48,15 @@ PRESETS = {
                 zoom=0.1,
             ),
         ),
-        "MNIST",
-        "15 minutes",
-        "99.5 %",
+        "MNIST, all 60,000 training images",
+        "about 15 minutes",
+        "not yet measured",
     ),
     "mnist_tiny": Preset(
         Config(
             name="mnist_tiny",
             model=ModelConfig(stem=4, kernel=4, stride=4, width=16, depth=1),
-            moe=MoeConfig(layer="soft", num_experts=4, hidden=16, slots=2),
+            moe=MoeConfig(layer="soft", num_experts=4, hidden=16, slots=2, scale=10.0),
             train=TrainConfig(epochs=1, batch_size=16, learning_rate=3e-3, chunk=500),
         ),
         "MNIST",

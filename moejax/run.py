@@ -85,6 +85,7 @@ def _run(config: Config, folder, data, *, resume: bool) -> int:
     )
     for note in data.notes:
         progress.message(f"note: {note}")
+    progress.message("compiling ...")
     with StopSignal() as stop:
         fit = Fit(config, data, folder, progress)
         if resume:

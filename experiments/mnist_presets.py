@@ -1,6 +1,6 @@
 """Do dense, sparse and soft learn MNIST equally well, and what does each cost?
 
-    python experiments/mnist_presets.py                                      three presets, seed 0: 6 minutes
+    python experiments/mnist_presets.py                                      three presets, seed 0: 7 minutes
     python experiments/mnist_presets.py --presets mnist_best --seeds 0 1 2   the longer preset
 
 Times are for two CPU cores. Each run is the command `python -m moejax.run --config PRESET --seed N`; what it writes to

@@ -72,12 +72,13 @@ def _load(config: Config):
 
 
 def _run(config: Config, folder, data, *, resume: bool) -> int:
+    from moejax.data.dataset import rows
     from moejax.training.fit import Fit
     from moejax.training.interrupt import StopSignal
     from moejax.training.progress import Progress
 
     progress = Progress()
-    sizes = (len(split["label"]) for split in (data.train, data.validation, data.test))
+    sizes = (rows(split) for split in (data.train, data.validation, data.test))
     progress.message(
         "{}: {} from {} ({}), {:,} + {:,} + {:,} examples".format(
             config.name, data.name, data.source, data.origin, *sizes
@@ -108,8 +109,10 @@ def _prepare_jax() -> None:
     """Keep compiled programs between runs; set before anything is compiled."""
     import jax
 
-    cache = Path(os.environ.get("MOEJAX_CACHE_DIR", Path.home() / ".cache" / "moejax"))
-    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache / "xla")))
+    from moejax.data.find import cache_folder
+
+    programs = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_folder("xla"))
+    jax.config.update("jax_compilation_cache_dir", programs)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

@@ -4,6 +4,7 @@ A split is a dict of arrays that share their leading axis, one row an example. N
 """
 
 import dataclasses
+from collections.abc import Mapping, Sized
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
 
-def rows(examples: Examples) -> int:
+def rows(examples: Mapping[str, Sized]) -> int:
     """The number of examples: the length of the axis that all arrays share."""
     return len(next(iter(examples.values())))
 

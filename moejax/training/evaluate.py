@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from numpy import ndarray
 
 from moejax import metrics
-from moejax.data.dataset import Examples
+from moejax.data.dataset import Examples, rows
 from moejax.routing import Routing
 from moejax.training.objective import Batch
 
@@ -62,7 +62,7 @@ def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
 
 def evaluate(model: nnx.Module, data: Examples, batch_size: int) -> Evaluation:
     """Evaluate on all of `data`, in batches of `batch_size` and one smaller one for what is left."""
-    examples = len(data["label"])
+    examples = rows(data)
     starts = range(0, examples, batch_size)
     results = [evaluate_batch(model, {k: v[s : s + batch_size] for k, v in data.items()}) for s in starts]
     sizes = np.array([len(r.loss) for r in results])
@@ -84,7 +84,7 @@ def flops_per_example(model: nnx.Module, data: Examples, batch_size: int) -> flo
     """FLOPs of one example's forward pass at evaluation, as the compiled program's own cost analysis counts them."""
     batch = {name: array[:batch_size] for name, array in data.items()}
     cost = evaluate_batch.lower(model, batch).compile().cost_analysis()
-    return cost["flops"] / len(batch["label"])
+    return cost["flops"] / rows(batch)
 
 
 def _gather(results: list[BatchResult], name: str) -> ndarray:

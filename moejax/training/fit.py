@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from moejax.config import Config
-from moejax.data.dataset import Dataset
+from moejax.data.dataset import Dataset, rows
 from moejax.errors import UserError
 from moejax.models import build_model
 from moejax.training.checkpoint import Checkpoints
@@ -31,7 +31,7 @@ class Fit:
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
         train = config.train
         check_sizes(config, data)
-        self.steps_per_epoch = len(data.train["label"]) // train.batch_size
+        self.steps_per_epoch = rows(data.train) // train.batch_size
         self.steps = self.steps_per_epoch * train.epochs
         self.checkpoints = Checkpoints(folder.checkpoints)
         self.history = RoutingHistory()
@@ -94,9 +94,9 @@ class Fit:
             "data_source": data.source,
             "data_origin": data.origin,
             "data_sha256": data.sha256,
-            "train_examples": len(data.train["label"]),
-            "validation_examples": len(data.validation["label"]),
-            "test_examples": len(data.test["label"]),
+            "train_examples": rows(data.train),
+            "validation_examples": rows(data.validation),
+            "test_examples": rows(data.test),
             "test_accuracy": result.accuracy,
             "test_loss": result.loss,
             "dropped": float(result.dropped.mean()),
@@ -120,12 +120,13 @@ class Fit:
                 f" ({self.config.train.learning_rate:g}). {self.folder.path} keeps what came before."
             )
         rate = n * self.config.train.batch_size / seconds
+        loss, accuracy = float(metrics.loss.mean()), float(metrics.accuracy.mean())
         self.rates.append(rate)
         self.history.append(step, metrics)
         self._log(
             "train",
-            loss=float(metrics.loss.mean()),
-            accuracy=float(metrics.accuracy.mean()),
+            loss=loss,
+            accuracy=accuracy,
             auxiliary=float(metrics.auxiliary.mean()),
             learning_rate=float(self.learning_rate(step - 1)),
             examples_per_second=round(rate, 1),
@@ -136,8 +137,8 @@ class Fit:
                 epochs=self.config.train.epochs,
                 step=step,
                 steps=self.steps,
-                loss=float(metrics.loss.mean()),
-                accuracy=float(metrics.accuracy.mean()),
+                loss=loss,
+                accuracy=accuracy,
                 examples_per_second=rate,
                 dropped=float(metrics.dropped.mean()),
                 load=metrics.load.mean(0),
@@ -145,7 +146,7 @@ class Fit:
         )
 
     def _end_epoch(self) -> None:
-        if not len(self.data.validation["label"]):
+        if not rows(self.data.validation):
             return self._save(None)
         result = evaluate(self.state.model, self.data.validation, EVALUATION_BATCH)
         self._log_evaluation("validation", result)
@@ -174,7 +175,7 @@ class Fit:
 
 def check_sizes(config: Config, data: Dataset) -> None:
     """UserError if a batch is larger than the data, or a group of tokens does not divide a batch of evaluation."""
-    examples, batch = len(data.train["label"]), config.train.batch_size
+    examples, batch = rows(data.train), config.train.batch_size
     if batch > examples:
         raise UserError(
             f"train.batch_size is {batch}, but there are only {examples} training examples; choose at most {examples}."
@@ -183,7 +184,7 @@ def check_sizes(config: Config, data: Dataset) -> None:
     if config.moe.layer != "sparse" or group is None:
         return
     for split in (data.validation, data.test):
-        for size in (EVALUATION_BATCH, len(split["label"]) % EVALUATION_BATCH):
+        for size in (EVALUATION_BATCH, rows(split) % EVALUATION_BATCH):
             if size * tokens % group:
                 raise UserError(
                     f"moe.group_size is {group}, which does not divide the {size * tokens} tokens of {size} examples"

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int, Key, PyTree
 
+from moejax.data.dataset import rows
 from moejax.training.objective import Batch, Objective, StepMetrics
 
 
@@ -85,7 +86,7 @@ def make_chunk(update: Update, batch_size: int, length: int) -> Callable[..., tu
 
     @functools.partial(jax.jit, donate_argnums=0)
     def chunk(state: TrainState, data: Batch, keys: Keys, stop: Int[Array, ""] | int) -> tuple[TrainState, StepMetrics]:
-        examples = len(next(iter(data.values())))
+        examples = rows(data)
         steps_per_epoch = examples // batch_size
         order = epoch_order(keys.order, state.step // steps_per_epoch, examples)
 

@@ -45,6 +45,8 @@ class ModelConfig:
     """Numbers per token (d)."""
     depth: int = 2
     """Blocks, each with one MoE layer."""
+    neighbours: int = 0
+    """Side of the convolution before each MoE layer, in tokens; 0 leaves it out."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -177,7 +179,7 @@ def contradictions(config: Config) -> list[str]:
         *("train.learning_rate", "train.clip_norm"),
     ]
     not_negative = [
-        *("data.validation", "moe.balance_weight", "moe.z_weight"),
+        *("data.validation", "model.neighbours", "moe.balance_weight", "moe.z_weight"),
         *("train.weight_decay", "train.shift", "train.rotate"),
     ]
     values = flatten(config)

@@ -1,6 +1,6 @@
 """The network around the layers: an image classifier whose blocks hold one Mixture-of-Experts layer each.
 
-    image ─ stem ─ tokens ─ [ + MoE(norm) ] × depth ─ norm ─ all tokens, flattened ─ classes
+    image ─ stem ─ tokens ─ [ + convolution(norm) ─ + MoE(norm) ] × depth ─ norm ─ all tokens, flattened ─ classes
 
 Axis letters: b images, i j rows and columns, t tokens of an image, d model width, y classes.
 """
@@ -60,14 +60,30 @@ class Stem(nnx.Module):
         return jax.nn.gelu(self.second(patches(x, self.kernel, self.stride)))
 
 
-class Block(nnx.Module):
-    """A residual Mixture-of-Experts layer with its norm before it."""
+class Neighbours(nnx.Module):
+    """A residual convolution over the grid of tokens, with its norm before it: each token sees those around it."""
 
-    def __init__(self, d: int, make_layer: MakeLayer, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.norm = nnx.LayerNorm(d, dtype=dtype, rngs=rngs)
+    def __init__(self, m: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.grid, self.kernel = m.grid, m.neighbours
+        self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
+        self.convolution = nnx.Linear(m.neighbours**2 * m.width, m.width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        grid = self.norm(x).reshape(len(x), *self.grid, -1)
+        return x + jax.nn.gelu(self.convolution(patches(grid, self.kernel, 1))).reshape(x.shape)
+
+
+class Block(nnx.Module):
+    """A residual Mixture-of-Experts layer with its norm before it, and before that a convolution if there is one."""
+
+    def __init__(self, m: ModelConfig, make_layer: MakeLayer, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.neighbours = Neighbours(m, dtype=dtype, rngs=rngs) if m.neighbours else None
+        self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
         self.moe = make_layer(rngs)
 
     def __call__(self, x: Float[Array, "b t d"], *, train: bool) -> tuple[Float[Array, "b t d"], Routing]:
+        if self.neighbours is not None:
+            x = self.neighbours(x)
         y, routing = self.moe(self.norm(x), train=train)
         return x + y, routing
 
@@ -81,7 +97,7 @@ class ImageClassifier(nnx.Module):
         self.grid = m.grid
         self.stem = Stem(m, dtype=dtype, rngs=rngs)
         self.position = nnx.Param(0.02 * jax.random.normal(rngs.params(), (m.tokens, m.width)))
-        self.blocks = nnx.List([Block(m.width, make_layer, dtype=dtype, rngs=rngs) for _ in range(m.depth)])
+        self.blocks = nnx.List([Block(m, make_layer, dtype=dtype, rngs=rngs) for _ in range(m.depth)])
         self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(m.tokens * m.width, num_classes, dtype=dtype, rngs=rngs)
 

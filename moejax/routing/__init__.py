@@ -1,0 +1,67 @@
+"""Routing: a router's logits in, one small pytree out.
+
+Every Mixture-of-Experts layer answers two questions for each token: which experts see it, and with what weight do
+their answers come back? A routing is that answer as a value. Dispatch, losses, metrics and pictures are all derived
+from it, and none of them recomputes it.
+
+    decision        the four values: DenseRouting, TopKRouting, ExpertChoiceRouting, SoftRouting
+    mixtures        every expert, or every slot a mixture of tokens
+    top_k           each token's k best experts ...
+    capacity        ... and the token's slot in them, while there is room
+    noise           the same with noise: Shazeer's, V-MoE's, jitter
+    sigmoid         DeepSeek-V3: a bias instead of a balance loss
+    sinkhorn        BASE: a balanced plan
+    expert_choice   each expert's best tokens
+    unlearnt        hash and random, to compare with
+
+Axis letters: g groups, t tokens of a group, e experts, k choices of a token, c slots of an expert (its capacity).
+Pure functions of float32 logits; no Flax, no state. Start with `top_k` and `capacity`.
+"""
+
+from moejax.routing.capacity import assign, expert_capacity
+from moejax.routing.decision import (
+    DenseRouting,
+    ExpertChoiceRouting,
+    Routing,
+    SoftRouting,
+    SparseRouting,
+    TopKRouting,
+    mask_tokens,
+)
+from moejax.routing.expert_choice import expert_choice
+from moejax.routing.mixtures import anneal, dense_routing, soft_routing
+from moejax.routing.noise import chance_of_choice, jitter, noisy_top_k, vmoe_top_k
+from moejax.routing.sigmoid import sigmoid_top_k, update_bias
+from moejax.routing.sinkhorn import sinkhorn, sinkhorn_top_k
+from moejax.routing.top_k import limit_to_groups, softmax_top_k, switch, top_k_softmax
+from moejax.routing.unlearnt import hash_routing, random_routing
+
+__all__ = [
+    "DenseRouting",
+    "ExpertChoiceRouting",
+    "Routing",
+    "SoftRouting",
+    "SparseRouting",
+    "TopKRouting",
+    "anneal",
+    "assign",
+    "chance_of_choice",
+    "dense_routing",
+    "expert_capacity",
+    "expert_choice",
+    "hash_routing",
+    "jitter",
+    "limit_to_groups",
+    "mask_tokens",
+    "noisy_top_k",
+    "random_routing",
+    "sigmoid_top_k",
+    "sinkhorn",
+    "sinkhorn_top_k",
+    "soft_routing",
+    "softmax_top_k",
+    "switch",
+    "top_k_softmax",
+    "update_bias",
+    "vmoe_top_k",
+]

@@ -1,0 +1,42 @@
+"""Capacity: how many tokens an expert has room for, and who gets in."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from moejax.routing.decision import TopKRouting
+
+
+def expert_capacity(tokens: int, num_experts: int, k: int, capacity_factor: float) -> int:
+    """Slots of each expert for a group of `tokens`: factor 1 fits a perfectly balanced choice exactly.
+
+    At least 1, at most `tokens`, since a token sits in an expert at most once.
+    """
+    slots = round(capacity_factor * k * tokens / num_experts, 6)  # 1.1 · 100 / 2 is 55, not 55.000000000000007
+    return min(tokens, max(1, math.ceil(slots)))
+
+
+def assign(routing: TopKRouting, capacity: int, priority: Float[Array, "g t"] | None = None) -> TopKRouting:
+    """Give each choice the next free slot of its expert; -1 when all `capacity` slots are taken.
+
+    Filling order (GShard): all first choices in token order, then all second choices, and so on. With a `priority`,
+    tokens stand in order of it, highest first, ties by position (batch-prioritised routing, V-MoE, Riquelme et al.
+    2021, section 4.1, takes each token's highest weight). The weights stay as they are: a dropped choice simply adds
+    nothing to its token's output.
+    """
+    g, t, k = routing.experts.shape
+    num_experts = routing.probs.shape[-1]
+    experts = routing.experts
+    if priority is not None:
+        order = jnp.argsort(-priority, axis=-1, stable=True)[..., None]
+        experts = jnp.take_along_axis(experts, order, axis=1)
+    chosen = jax.nn.one_hot(experts, num_experts, dtype=jnp.int32)  # g t k e
+    in_order = chosen.swapaxes(1, 2).reshape(g, k * t, num_experts)
+    before = (jnp.cumsum(in_order, axis=1) - in_order).reshape(g, k, t, num_experts).swapaxes(1, 2)
+    slots = (before * chosen).sum(-1)
+    slots = jnp.where((slots < capacity) & (experts >= 0), slots, -1)
+    if priority is not None:
+        slots = jnp.take_along_axis(slots, jnp.argsort(order, axis=1), axis=1)
+    return routing._replace(slots=slots)

@@ -1,0 +1,119 @@
+"""What a router decides, as a value: a small pytree with documented shapes.
+
+Axis letters: g groups, t tokens of a group, e experts, k choices of a token, c slots of an expert (its capacity).
+
+A token that is padding has no experts, no slots and no weight, and counts in no loss and no metric: `mask` is False
+there (None: no token is padding).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+class DenseRouting(NamedTuple):
+    """Every token goes to every expert (Jacobs et al. 1991)."""
+
+    logits: Float[Array, "g t e"]
+    probs: Float[Array, "g t e"]  # softmax of the logits: the weight of each expert's answer
+    mask: Bool[Array, "g t"] | None = None
+
+    @property
+    def gates(self) -> Float[Array, "g t e"]:
+        """Share of each expert in each token's output; sums to 1 over experts, 0 for padding."""
+        return self.probs if self.mask is None else self.probs * self.mask[..., None]
+
+
+class TopKRouting(NamedTuple):
+    """Every token goes to k experts, best first, as long as they have a free slot (Shazeer et al. 2017)."""
+
+    logits: Float[Array, "g t e"]
+    probs: Float[Array, "g t e"]  # the router's distribution over all experts, before the choice; sums to 1
+    experts: Int[Array, "g t k"]  # the chosen experts, best first; -1 for padding
+    weights: Float[Array, "g t k"]  # the weight of each chosen expert's answer; 0 for padding
+    slots: Int[Array, "g t k"] | None = None  # the token's slot in that expert, -1 where it was dropped
+    chance: Float[Array, "g t e"] | None = None  # noisy routers: probability to be chosen, were the noise drawn anew
+    mask: Bool[Array, "g t"] | None = None
+
+    @property
+    def kept(self) -> Bool[Array, "g t k"]:
+        """Whether a choice is carried out: neither padding nor dropped."""
+        return (self.experts if self.slots is None else self.slots) >= 0
+
+    @property
+    def gates(self) -> Float[Array, "g t e"]:
+        """Weight of each expert in each token's output; 0 where not chosen or dropped."""
+        return ((self.weights * self.kept)[..., None] * self._chosen()).sum(2)
+
+    @property
+    def choices(self) -> Float[Array, "g t e"]:
+        """1 where the token chose the expert, before anything was dropped."""
+        return self._chosen().sum(2)
+
+    @property
+    def carried_out(self) -> Float[Array, "g t e"]:
+        """1 where the expert works on the token: the choices that were not dropped."""
+        return (self.kept[..., None] * self._chosen()).sum(2)
+
+    def _chosen(self) -> Float[Array, "g t k e"]:
+        return jax.nn.one_hot(self.experts, self.probs.shape[-1], dtype=self.probs.dtype)
+
+
+class ExpertChoiceRouting(NamedTuple):
+    """Every expert takes the c tokens that suit it best (Zhou et al. 2022); a token may end up in any number."""
+
+    logits: Float[Array, "g t e"]
+    probs: Float[Array, "g t e"]  # softmax of the logits over experts
+    tokens: Int[Array, "g e c"]  # the token in each slot, best first; -1 where only padding was left
+    weights: Float[Array, "g e c"]  # the weight of the expert's answer in that token's output
+    mask: Bool[Array, "g t"] | None = None
+
+    @property
+    def gates(self) -> Float[Array, "g t e"]:
+        """Weight of each expert in each token's output; 0 where it did not take the token."""
+        return (self._taken() * self.weights[..., None]).sum(2).swapaxes(1, 2)
+
+    @property
+    def choices(self) -> Float[Array, "g t e"]:
+        """1 where the expert took the token."""
+        return self._taken().sum(2).swapaxes(1, 2)
+
+    @property
+    def carried_out(self) -> Float[Array, "g t e"]:
+        """1 where the expert works on the token: the same, since every taken token has its slot."""
+        return self.choices
+
+    def _taken(self) -> Float[Array, "g e c t"]:
+        return jax.nn.one_hot(self.tokens, self.probs.shape[1], dtype=self.probs.dtype)
+
+
+class SoftRouting(NamedTuple):
+    """Every slot takes a mixture of all tokens of the group (Puigcerver et al. 2023, "Soft MoE", section 2.1)."""
+
+    logits: Float[Array, "g t e c"]
+    dispatch: Float[Array, "g t e c"]  # softmax over tokens: what each slot is made of
+    combine: Float[Array, "g t e c"]  # softmax over all slots: what each token's output is made of
+    mask: Bool[Array, "g t"] | None = None
+
+    @property
+    def gates(self) -> Float[Array, "g t e"]:
+        """Share of each expert in each token's output; sums to 1 over experts, 0 for padding."""
+        return self.combine.sum(-1)
+
+
+Routing = DenseRouting | TopKRouting | ExpertChoiceRouting | SoftRouting
+SparseRouting = TopKRouting | ExpertChoiceRouting
+
+
+def mask_tokens(routing: TopKRouting, mask: Bool[Array, "g t"] | None) -> TopKRouting:
+    """Take the padding, where `mask` is False, out of a choice: it will take no slot and count nowhere."""
+    if mask is None:
+        return routing
+    real = mask[..., None]
+    return routing._replace(
+        experts=jnp.where(real, routing.experts, -1),
+        weights=jnp.where(real, routing.weights, 0),
+        mask=mask,
+    )

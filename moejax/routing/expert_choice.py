@@ -1,0 +1,29 @@
+"""Expert choice: each expert takes the tokens that suit it best (Zhou et al. 2022, section 3.2).
+
+Perfectly balanced and without auxiliary loss; but a token may be taken by no expert, and what happens to it depends on
+those after it, so this does not suit autoregressive models.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from moejax.routing.decision import ExpertChoiceRouting
+
+
+def expert_choice(
+    logits: Float[Array, "g t e"], capacity: int, mask: Bool[Array, "g t"] | None = None
+) -> ExpertChoiceRouting:
+    """Each expert takes the `capacity` tokens of its group with the highest softmax probability, which is the weight.
+
+    Ties go to the earlier token. Padding is taken only when no other token is left, and then the slot stays empty.
+    """
+    probs = jax.nn.softmax(logits, axis=-1)
+    scores = probs.swapaxes(1, 2)  # g e t
+    if mask is not None:
+        scores = jnp.where(mask[:, None], scores, -1)
+    _, tokens = jax.lax.top_k(jax.lax.stop_gradient(scores), capacity)
+    weights = jnp.take_along_axis(scores, tokens, axis=-1)
+    if mask is not None:
+        tokens, weights = jnp.where(weights < 0, -1, tokens), jnp.maximum(weights, 0)
+    return ExpertChoiceRouting(logits, probs, tokens, weights, mask)

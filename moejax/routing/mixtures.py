@@ -1,0 +1,32 @@
+"""Routers that choose nothing: every expert gets every token, or every slot a mixture of tokens."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from moejax.routing.decision import DenseRouting, SoftRouting
+
+
+def dense_routing(
+    logits: Float[Array, "g t e"],
+    temperature: Float[Array, ""] | float = 1.0,
+    mask: Bool[Array, "g t"] | None = None,
+) -> DenseRouting:
+    """Weigh all experts by softmax(logits / temperature): near 0 it decides, large it averages."""
+    return DenseRouting(logits, jax.nn.softmax(logits / temperature, axis=-1), mask)
+
+
+def anneal(start: float, end: float, progress: Float[Array, ""] | float) -> Float[Array, ""] | float:
+    """Temperature after the share `progress` (0 to 1) of the training, geometrically from `start` to `end`."""
+    return start * (end / start) ** progress
+
+
+def soft_routing(logits: Float[Array, "g t e c"], mask: Bool[Array, "g t"] | None = None) -> SoftRouting:
+    """Two softmaxes of one array: over the tokens for dispatch, over all slots of all experts for combine."""
+    if mask is None:
+        return SoftRouting(logits, jax.nn.softmax(logits, axis=1), jax.nn.softmax(logits, axis=(2, 3)))
+    real = mask[:, :, None, None]
+    # The lowest finite number, not -inf: a group of nothing but padding keeps finite gradients, and empty slots.
+    dispatch = jax.nn.softmax(jnp.where(real, logits, jnp.finfo(logits.dtype).min), axis=1)
+    combine = jax.nn.softmax(logits, axis=(2, 3))
+    return SoftRouting(logits, jnp.where(real, dispatch, 0), jnp.where(real, combine, 0), mask)

@@ -1,0 +1,67 @@
+"""Noise while training: tokens near a border try other experts, and the load gets a gradient.
+
+The noise is drawn from a key, so that a routing is a pure function; without a key there is none.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from moejax.routing.decision import TopKRouting
+from moejax.routing.top_k import best, softmax_top_k, top_k_softmax
+
+
+def jitter(key: Key[Array, ""], x: Float[Array, "g t d"], amount: float) -> Float[Array, "g t d"]:
+    """Multiply the router's input by U(1 - amount, 1 + amount) (Switch, Fedus et al. 2021, section 2.2: 0.01)."""
+    return x * jax.random.uniform(key, x.shape, x.dtype, 1 - amount, 1 + amount)
+
+
+def noisy_top_k(
+    clean: Float[Array, "g t e"], spread: Float[Array, "g t e"], k: int, key: Key[Array, ""] | None
+) -> TopKRouting:
+    """Choose among clean + N(0, 1) · softplus(spread), then softmax over the chosen (Shazeer et al. 2017, 2.1).
+
+    `logits` of the result are the noisy ones; `chance` is the smooth load estimator of appendix A, for `load_loss`.
+    """
+    if key is None:
+        return top_k_softmax(clean, k)
+    deviation = jax.nn.softplus(spread)
+    noisy = clean + deviation * jax.random.normal(key, clean.shape)
+    routing = top_k_softmax(noisy, k)
+    return routing._replace(chance=chance_of_choice(clean, noisy, deviation, routing.experts))
+
+
+def vmoe_top_k(logits: Float[Array, "g t e"], k: int, key: Key[Array, ""] | None) -> TopKRouting:
+    """Top-k of softmax(logits + N(0, 1/E²)), not renormalised (V-MoE, Riquelme et al. 2021, section 2.2).
+
+    `probs` come from the logits without noise, as the paper's importance loss takes them; the weights from those with.
+    V-MoE's code compares with the k-th best of all experts where `chance` here, like Shazeer's, leaves the expert
+    itself out.
+    """
+    if key is None:
+        return softmax_top_k(logits, k, renormalize=False)
+    deviation = jnp.full_like(logits, 1 / logits.shape[-1])
+    noisy = logits + deviation * jax.random.normal(key, logits.shape)
+    routing = softmax_top_k(noisy, k, renormalize=False)
+    chance = chance_of_choice(logits, noisy, deviation, routing.experts)
+    return routing._replace(probs=jax.nn.softmax(logits, axis=-1), chance=chance)
+
+
+def chance_of_choice(
+    clean: Float[Array, "g t e"],
+    noisy: Float[Array, "g t e"],
+    deviation: Float[Array, "g t e"],
+    experts: Int[Array, "g t k"],
+) -> Float[Array, "g t e"]:
+    """P(the expert is among the k best, if only its own noise were drawn anew) (Shazeer et al. 2017, equation 9).
+
+    Unlike the choice itself it has a gradient. 1 where k = E.
+    """
+    num_experts, k = noisy.shape[-1], experts.shape[-1]
+    if k == num_experts:
+        return jnp.ones_like(clean)
+    ranked = jnp.take_along_axis(noisy, best(noisy, k + 1), axis=-1)
+    chosen = jax.nn.one_hot(experts, num_experts, dtype=bool).any(-2)
+    # The k-th best of the others: for a chosen expert that is the (k + 1)-th of all.
+    threshold = jnp.where(chosen, ranked[..., k, None], ranked[..., k - 1, None])
+    return jax.scipy.stats.norm.cdf((clean - threshold) / deviation)

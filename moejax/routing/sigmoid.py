@@ -1,0 +1,42 @@
+"""Sigmoid router with a bias instead of a balance loss (DeepSeek-V3, 2024, section 2.1.2; Wang et al. 2024)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from moejax.routing.decision import TopKRouting
+from moejax.routing.top_k import best, limit_to_groups
+
+
+def sigmoid_top_k(
+    logits: Float[Array, "g t e"],
+    k: int,
+    *,
+    bias: Float[Array, " e"] | None = None,
+    renormalize: bool = True,
+    scale: float = 1.0,
+    expert_groups: int = 1,
+    chosen_groups: int = 1,
+) -> TopKRouting:
+    """Choose the k experts with the highest sigmoid(logit) + bias, and weigh them by sigmoid(logit) alone.
+
+    Each expert is scored by itself. With `renormalize` the k scores are scaled to sum to 1; `scale` multiplies them
+    after that (2.5 in DeepSeek-V3). `probs` are the scores of all experts, normalised (equation 18, for the balance
+    loss). A group of experts is scored by its best two.
+    """
+    scores = jax.nn.sigmoid(logits)
+    biased = scores if bias is None else scores + bias[None, None]
+    best_of_group = min(2, logits.shape[-1] // expert_groups)
+    experts = best(limit_to_groups(biased, expert_groups, chosen_groups, best_of_group), k)
+    weights = jnp.take_along_axis(scores, experts, axis=-1)
+    if renormalize:
+        weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
+    return TopKRouting(logits, scores / scores.sum(-1, keepdims=True), experts, weights * scale)
+
+
+def update_bias(bias: Float[Array, " e"], load: Float[Array, " e"], rate: float) -> Float[Array, " e"]:
+    """The bias after a step: up by `rate` where the expert had less than the mean load, down where more.
+
+    `load` is each expert's share of the step's choices, before capacity (`metrics.load`). DeepSeek-V3: rate 0.001.
+    """
+    return bias + rate * jnp.sign(load.mean() - load)

@@ -1,0 +1,71 @@
+"""Token choice: each token's k best experts by a softmax router.
+
+Ties go to the lower expert index. A logit of -inf bars an expert from a token, as long as k others remain. A token with
+a NaN or +inf among its logits gets NaN weights, hence a NaN output; no other token is touched.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from moejax.routing.decision import TopKRouting
+
+
+def softmax_top_k(
+    logits: Float[Array, "g t e"],
+    k: int,
+    *,
+    renormalize: bool = True,
+    expert_groups: int = 1,
+    chosen_groups: int = 1,
+) -> TopKRouting:
+    """Softmax, then the choice: GShard (Lepikhin et al. 2020, algorithm 1), Mixtral, OLMoE, Qwen-MoE.
+
+    `renormalize` scales the k probabilities to sum to 1 (Mixtral always does, OLMoE with `norm_topk_prob`). For k = 1
+    the probability itself stays the weight all the same: a constant 1 would give the router no gradient (Switch,
+    Fedus et al. 2021, section 2.1).
+    """
+    probs = jax.nn.softmax(logits, axis=-1)
+    experts = best(limit_to_groups(probs, expert_groups, chosen_groups), k)
+    weights = jnp.take_along_axis(probs, experts, axis=-1)
+    if renormalize and k > 1:
+        weights = weights / weights.sum(-1, keepdims=True)
+    return TopKRouting(logits, probs, experts, weights)
+
+
+def top_k_softmax(logits: Float[Array, "g t e"], k: int) -> TopKRouting:
+    """The choice, then a softmax of the k logits alone: GraniteMoe; Shazeer et al. 2017, equations 3 and 5.
+
+    In exact arithmetic the renormalised `softmax_top_k`. For k = 1 the weight is 1 and the router gets no gradient
+    from the output.
+    """
+    experts = best(logits, k)
+    weights = jax.nn.softmax(jnp.take_along_axis(logits, experts, axis=-1), axis=-1)
+    return TopKRouting(logits, jax.nn.softmax(logits, axis=-1), experts, weights)
+
+
+def switch(logits: Float[Array, "g t e"]) -> TopKRouting:
+    """The one most probable expert, weighted by its probability (Switch, Fedus et al. 2021, equation 2)."""
+    return softmax_top_k(logits, 1)
+
+
+def best(scores: Float[Array, "g t e"], k: int) -> Int[Array, "g t k"]:
+    """Indices of the k highest scores, best first. The choice itself has no gradient."""
+    return jax.lax.top_k(jax.lax.stop_gradient(scores), k)[1]
+
+
+def limit_to_groups(
+    scores: Float[Array, "g t e"], expert_groups: int, chosen_groups: int, best_of_group: int = 1
+) -> Float[Array, "g t e"]:
+    """Bar all experts, with a score of -inf, but those of each token's `chosen_groups` best groups of experts.
+
+    Experts come in `expert_groups` runs of equal length, one on each machine say, so that a token travels to few of
+    them. A group scores the sum of its `best_of_group` highest: 1 in DeepSeek-V2 (2024, section 2.1.2), 2 in
+    DeepSeek-V3 (2024, section 2.1.2).
+    """
+    if expert_groups == chosen_groups:
+        return scores
+    members = scores.reshape(*scores.shape[:-1], expert_groups, -1)
+    group_scores = jax.lax.top_k(members, best_of_group)[0].sum(-1)
+    chosen = jax.nn.one_hot(best(group_scores, chosen_groups), expert_groups, dtype=bool).any(-2)
+    return jnp.where(chosen[..., None], members, -jnp.inf).reshape(scores.shape)

@@ -1,0 +1,36 @@
+"""Routers that learn nothing: what a learnt one has to beat. Their logits are 0 and their distribution uniform."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from moejax.routing.decision import TopKRouting
+
+
+def hash_routing(ids: Int[Array, "g t"], num_experts: int, k: int, seed: int = 0) -> TopKRouting:
+    """Experts by a fixed random table of the token's id (Hash layers, Roller et al. 2021), weighted 1 / k each.
+
+    Ids are whole numbers of any size: vocabulary entries, positions. Equal ids always meet the same k experts, those of
+    one of 4096 rows that `seed` draws.
+    """
+    table = np.random.default_rng(seed).random((_TABLE, num_experts)).argsort(-1)[:, :k]
+    # Multiplication by an odd number permutes the ids, so that near ids do not fall on near rows (Knuth 6.4).
+    rows = (ids.astype(jnp.uint32) * jnp.uint32(2654435769)) >> jnp.uint32(32 - _TABLE_BITS)
+    return _equal_weights(jnp.asarray(table, jnp.int32)[rows], num_experts)
+
+
+def random_routing(key: Key[Array, ""], groups: int, tokens: int, num_experts: int, k: int) -> TopKRouting:
+    """k different experts of each token, drawn anew with every key, weighted 1 / k each."""
+    scores = jax.random.uniform(key, (groups, tokens, num_experts))
+    return _equal_weights(jax.lax.top_k(scores, k)[1], num_experts)
+
+
+def _equal_weights(experts: Int[Array, "g t k"], num_experts: int) -> TopKRouting:
+    g, t, k = experts.shape
+    flat = jnp.zeros((g, t, num_experts))
+    return TopKRouting(flat, flat + 1 / num_experts, experts, jnp.full((g, t, k), 1 / k))
+
+
+_TABLE_BITS = 12
+_TABLE = 2**_TABLE_BITS

@@ -3,28 +3,77 @@
 The module must be a pure function of its parameters and its input: state that it changes while it runs (the counter of
 `nnx.Dropout`, the averages of `nnx.BatchNorm`) does not leave the vmap.
 
-Axis letters: g groups, e experts, c slots of an expert, d model width, h hidden width.
+`MLP` and `GLU` are made of linear maps and can also be applied to rows sorted by expert, any number for each: the same
+module with each linear map replaced by its grouped form.
+
+Axis letters: e experts, g groups, c slots of an expert, n rows, d model width, h hidden width.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, Int
+
+from moejax.dispatch import grouped_matmul, rows_of_groups
 
 M = TypeVar("M", bound=nnx.Module)
+Activation = Callable[[Array], Array]
+Linear = Callable[[nnx.Linear, Array], Array]
+
+
+def _plain(linear: nnx.Linear, x: Array) -> Array:
+    return linear(x)
 
 
 class MLP(nnx.Module):
-    """Two linear maps with a GELU between them: the feed-forward block of a transformer."""
+    """Two linear maps with an activation between them: the feed-forward block of a transformer."""
 
-    def __init__(self, d: int, h: int, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs):
-        self.up = nnx.Linear(d, h, dtype=dtype, rngs=rngs)
-        self.down = nnx.Linear(h, d, dtype=dtype, rngs=rngs)
+    def __init__(
+        self,
+        d: int,
+        h: int,
+        *,
+        activation: Activation = jax.nn.gelu,
+        use_bias: bool = True,
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.up = nnx.Linear(d, h, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.down = nnx.Linear(h, d, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.activation = activation
 
-    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        return self.down(jax.nn.gelu(self.up(x)))
+    def __call__(self, x: Float[Array, "*batch d"], linear: Linear = _plain) -> Float[Array, "*batch d"]:
+        return linear(self.down, self.activation(linear(self.up, x)))
+
+
+class GLU(nnx.Module):
+    """Gated linear unit: one linear map to 2h, the activation of its first half gates the second, one map back.
+
+    With SiLU the SwiGLU of Shazeer 2020 ("GLU Variants Improve Transformer", equation 6), the expert of Mixtral, OLMoE,
+    Qwen-MoE and DeepSeek.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        h: int,
+        *,
+        activation: Activation = jax.nn.silu,
+        use_bias: bool = False,
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.gate_up = nnx.Linear(d, 2 * h, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.down = nnx.Linear(h, d, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "*batch d"], linear: Linear = _plain) -> Float[Array, "*batch d"]:
+        gate, up = jnp.split(linear(self.gate_up, x), 2, axis=-1)
+        return linear(self.down, self.activation(gate) * up)
 
 
 def stack_experts(make: Callable[[nnx.Rngs], M], num_experts: int, rngs: nnx.Rngs) -> M:
@@ -32,11 +81,25 @@ def stack_experts(make: Callable[[nnx.Rngs], M], num_experts: int, rngs: nnx.Rng
     return nnx.split_rngs(splits=num_experts)(nnx.vmap(make, in_axes=0, out_axes=0))(rngs)
 
 
-def apply_experts(experts: nnx.Module, x: Float[Array, "g e c d"]) -> Float[Array, "g e c d"]:
+def apply_experts(experts: nnx.Module, x: Float[Array, "e g c d"]) -> Float[Array, "e g c d2"]:
     """Each expert on its own slots."""
-    return jax.vmap(lambda expert, x: expert(x), in_axes=(0, 1), out_axes=1)(experts, x)
+    return jax.vmap(lambda expert, x: expert(x))(experts, x)
 
 
-def apply_experts_to_all(experts: nnx.Module, x: Float[Array, "g t d"]) -> Float[Array, "g e t d"]:
+def apply_experts_to_all(experts: nnx.Module, x: Float[Array, "g t d"]) -> Float[Array, "e g t d2"]:
     """Every expert on every token, without E copies of the tokens."""
-    return jax.vmap(lambda expert, x: expert(x), in_axes=(0, None), out_axes=1)(experts, x)
+    return jax.vmap(lambda expert, x: expert(x), in_axes=(0, None))(experts, x)
+
+
+def apply_experts_to_groups(
+    experts: MLP | GLU, x: Float[Array, "n d"], sizes: Int[Array, " e"]
+) -> Float[Array, "n d2"]:
+    """Each expert on its own rows: the first `sizes[0]` of them the first one's, and so on."""
+    return experts(x, linear=partial(_grouped, sizes))
+
+
+def _grouped(sizes: Int[Array, " e"], linear: nnx.Linear, x: Float[Array, "n d"]) -> Float[Array, "n d2"]:
+    bias = None if linear.bias is None else linear.bias[...]
+    x, kernel, bias = linear.promote_dtype((x, linear.kernel[...], bias), dtype=linear.dtype)
+    y = grouped_matmul(x, kernel, sizes)
+    return y if bias is None else y + rows_of_groups(bias, sizes, len(x))

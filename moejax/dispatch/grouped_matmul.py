@@ -1,0 +1,181 @@
+"""Grouped matrix product: rows sorted by expert, each run of rows times that expert's matrix.
+
+    out[r] = x[r] @ w[expert of r]          `grouped_matmul`
+    out[e] = Σ of x[r]ᵀ dy[r] over e's rows   `grouped_outer`, the derivative by w
+
+The two are each other's derivatives, so both can be differentiated any number of times. Runs may have any length, also
+none; rows beyond the last run give zeros.
+
+On TPU and GPU `lax.ragged_dot` computes them. On CPU that is a masked dense product, E times the work, so there each
+run is cut into blocks of rows: as many of the largest size as fit, then one of the smallest size that holds the rest.
+Blocks are read where they lie and may reach into the next run, whose rows are left as they are.
+
+Axis letters: r rows, e experts, d and h widths.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+# Rows of a block. Larger ones use the processor better; the smallest that holds the rest of a run wastes the least.
+_BLOCKS = (16, 32, 64, 128, 256)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def grouped_matmul(
+    x: Float[Array, "r d"], w: Float[Array, "e d h"], sizes: Int[Array, " e"], transposed: bool = False
+) -> Float[Array, "r h"]:
+    """Multiply the first `sizes[0]` rows by w[0], the next `sizes[1]` by w[1], and so on; zeros for rows that are left.
+
+    `transposed` multiplies by w[e]ᵀ, of [e, h, d] then. The sum of `sizes` must not exceed r.
+    """
+    return lax.platform_dependent(
+        x,
+        w,
+        sizes,
+        cpu=partial(_blocked_matmul, transposed=transposed),
+        default=partial(_ragged, transposed=transposed),
+    )
+
+
+@jax.custom_vjp
+def grouped_outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e"]) -> Float[Array, "e d h"]:
+    """For each expert the sum over its rows of the outer products x[r]ᵀ dy[r]; exactly zero if it has none."""
+    return lax.platform_dependent(x, dy, sizes, cpu=_blocked_outer, default=_ragged_outer)
+
+
+def _matmul_forward(x, w, sizes, transposed):
+    return grouped_matmul(x, w, sizes, transposed), (x, w, sizes)
+
+
+def _matmul_backward(transposed, residual, dy):
+    x, w, sizes = residual
+    dw = grouped_outer(dy, x, sizes) if transposed else grouped_outer(x, dy, sizes)
+    return grouped_matmul(dy, w, sizes, not transposed), dw, None
+
+
+def _outer_forward(x, dy, sizes):
+    return grouped_outer(x, dy, sizes), (x, dy, sizes)
+
+
+def _outer_backward(residual, dout):
+    x, dy, sizes = residual
+    return grouped_matmul(dy, dout, sizes, True), grouped_matmul(x, dout, sizes), None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rows_of_groups(bias: Float[Array, "e h"], sizes: Int[Array, " e"], rows: int) -> Float[Array, "{rows} h"]:
+    """Each row its expert's vector; of rows beyond the last run, anything. The derivative is a grouped sum."""
+    return bias[jnp.searchsorted(jnp.cumsum(sizes), jnp.arange(rows), side="right").clip(max=len(bias) - 1)]
+
+
+def _rows_forward(bias, sizes, rows):
+    return rows_of_groups(bias, sizes, rows), sizes
+
+
+def _rows_backward(rows, sizes, dy):
+    return grouped_outer(jnp.ones((rows, 1), dy.dtype), dy, sizes)[:, 0], None
+
+
+rows_of_groups.defvjp(_rows_forward, _rows_backward)
+grouped_matmul.defvjp(_matmul_forward, _matmul_backward)
+grouped_outer.defvjp(_outer_forward, _outer_backward)
+
+
+def _ragged(x, w, sizes, transposed):
+    return lax.ragged_dot(x, w.swapaxes(1, 2) if transposed else w, sizes)
+
+
+def _ragged_outer(x, dy, sizes):
+    w = jax.ShapeDtypeStruct((sizes.shape[0], x.shape[1], dy.shape[1]), x.dtype)
+    return jax.linear_transpose(lambda w: lax.ragged_dot(x, w, sizes), w)(dy)[0]
+
+
+def _blocked_matmul(x, w, sizes, transposed):
+    limit, h = len(x), w.shape[1] if transposed else w.shape[2]
+    contract = (((1,), (1 if transposed else 0,)), ((), ()))
+    starts = jnp.cumsum(sizes) - sizes
+
+    def expert(e, y):
+        run, matrix = Run(starts[e], sizes[e]), lax.dynamic_index_in_dim(w, e, keepdims=False)
+
+        def whole(i, y):
+            first, rows = run.start + i * largest, largest
+            product = lax.dot_general(lax.dynamic_slice_in_dim(x, first, rows), matrix, contract)
+            return lax.dynamic_update_slice_in_dim(y, product, first, axis=0)
+
+        def rest(rows, i, y):
+            # `first` depends on i, or XLA would move the product out of the loop and compute it even for no turn.
+            first, mine = _rest(run, largest, rows, limit, i)
+            product = lax.dot_general(lax.dynamic_slice_in_dim(x, first, rows), matrix, contract)
+            product = jnp.where(mine, product, lax.dynamic_slice_in_dim(y, first, rows))
+            return lax.dynamic_update_slice_in_dim(y, product, first, axis=0)
+
+        y = lax.fori_loop(0, run.size // largest, whole, y)
+        chosen = _smallest_that_holds(run.size % largest, blocks)
+        for index, rows in enumerate(blocks, start=1):
+            # A loop of one turn or none: unlike `lax.switch` it changes y in place.
+            y = lax.fori_loop(0, (chosen == index).astype(jnp.int32), partial(rest, rows), y)
+        return y
+
+    blocks = _blocks(limit)
+    largest = blocks[-1]
+    return lax.fori_loop(0, len(w), expert, jnp.zeros((limit, h), x.dtype))
+
+
+def _blocked_outer(x, dy, sizes):
+    limit, shape = len(x), (x.shape[1], dy.shape[1])
+    contract = partial(lax.dot_general, dimension_numbers=(((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    starts = jnp.cumsum(sizes) - sizes
+
+    def expert(e, out):
+        run = Run(starts[e], sizes[e])
+
+        def whole(i, total):
+            first = run.start + i * largest
+            return total + contract(*(lax.dynamic_slice_in_dim(a, first, largest) for a in (x, dy)))
+
+        def rest(rows):
+            first, mine = _rest(run, largest, rows, limit)
+            return contract(
+                lax.dynamic_slice_in_dim(x, first, rows),
+                jnp.where(mine, lax.dynamic_slice_in_dim(dy, first, rows), 0),
+            )
+
+        chosen = _smallest_that_holds(run.size % largest, blocks)
+        nothing = partial(jnp.zeros, shape, jnp.float32)
+        total = lax.switch(chosen, [nothing, *(partial(rest, rows) for rows in blocks)])
+        total = lax.fori_loop(0, run.size // largest, whole, total)
+        return lax.dynamic_update_index_in_dim(out, total.astype(out.dtype), e, axis=0)
+
+    blocks = _blocks(limit)
+    largest = blocks[-1]
+    return lax.fori_loop(0, len(sizes), expert, jnp.zeros((len(sizes), *shape), x.dtype))
+
+
+class Run(NamedTuple):
+    """The consecutive rows of one expert."""
+
+    start: Int[Array, ""]
+    size: Int[Array, ""]
+
+
+def _blocks(limit: int) -> list[int]:
+    return [rows for rows in _BLOCKS if rows <= limit] or [limit]
+
+
+def _smallest_that_holds(rows: Int[Array, ""], blocks: list[int]) -> Int[Array, ""]:
+    """1 + the index of that block; 0 for no rows."""
+    return jnp.searchsorted(jnp.array([0, *blocks]), rows)
+
+
+def _rest(run: Run, largest: int, rows: int, limit: int, i: Int[Array, ""] | int = 0) -> tuple[Array, Array]:
+    """The block of `rows` for what whole blocks have left of a run: its first row, and which of its rows are meant."""
+    first = run.start + run.size // largest * largest + i * rows
+    inside = jnp.minimum(first, limit - rows)
+    row = inside + jnp.arange(rows)[:, None]
+    return inside, (row >= first) & (row < run.start + run.size)

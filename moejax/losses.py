@@ -1,25 +1,100 @@
-"""Auxiliary losses: what keeps a sparse router balanced and its logits small. Pure functions of the routing."""
+"""Auxiliary losses: what keeps a router balanced, decided, or on its assignment. Pure functions of the routing.
+
+All are means over all tokens of all groups together, padding left out, and choices are counted before capacity.
+"""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from moejax.routing import TopKRouting
+from moejax.routing import DenseRouting, ExpertChoiceRouting, Routing, SoftRouting, TopKRouting
+
+LogitRouting = DenseRouting | TopKRouting | ExpertChoiceRouting
 
 
 def load_balance_loss(routing: TopKRouting) -> Float[Array, ""]:
     """E · Σ_e f_e · P_e: f_e the share of all choices that fell on expert e, P_e its mean probability.
 
-    Equals Switch (Fedus et al. 2021, equation 4) for k = 1, and for k > 1 counts all k choices, divided by k, so that
-    a uniform routing gives exactly 1 whatever k is. Choices are counted before capacity; the gradient flows through
-    P_e alone. Computed over all groups together.
+    A uniform routing gives exactly 1 whatever k is; the gradient flows through P_e alone. Equal to:
+
+    - Switch (Fedus et al. 2021, equation 4 without its α) for k = 1, and Hugging Face's `SwitchTransformers`;
+    - GShard's l_aux (Lepikhin et al. 2020, algorithm 1) times E² for top-1 counts. GShard counts first choices only,
+      whatever k is; this counts all k;
+    - 1 / k times Hugging Face's `load_balancing_loss_func` of Mixtral, OLMoE and Qwen-MoE, which sums over the k
+      choices, so that a uniform routing gives k; the same as Megatron-LM's and DeepSeek-V2's, which divide by k.
     """
     num_experts, k = routing.probs.shape[-1], routing.experts.shape[-1]
-    f = routing.choices.mean((0, 1)) / k
-    p = routing.probs.mean((0, 1))
-    return num_experts * jnp.sum(f * p)
+    f = mean_over_tokens(routing, routing.choices) / k
+    return num_experts * jnp.sum(f * mean_over_tokens(routing, routing.probs))
 
 
-def router_z_loss(logits: Float[Array, "g t e"]) -> Float[Array, ""]:
+def importance_loss(routing: Routing) -> Float[Array, ""]:
+    """CV² over experts of the importance, the sum of each expert's gates (Shazeer et al. 2017, equations 6 and 7).
+
+    The gates are the weights after the choice. V-MoE (Riquelme et al. 2021, appendix A.2) sums the probabilities before
+    the choice instead: `squared_variation(routing.probs.sum((0, 1)))`.
+    """
+    before_capacity = routing._replace(slots=None) if isinstance(routing, TopKRouting) else routing
+    return squared_variation(before_capacity.gates.sum((0, 1)))
+
+
+def load_loss(routing: TopKRouting) -> Float[Array, ""]:
+    """CV² over experts of the smooth load, the sum of each expert's chance to be chosen (Shazeer et al. 2017, A).
+
+    Needs a router with noise; of a routing without (at evaluation) it is 0. V-MoE adds it to the importance loss, half
+    each.
+    """
+    if routing.chance is None:
+        return jnp.zeros(())
+    chance = routing.chance if routing.mask is None else routing.chance * routing.mask[..., None]
+    return squared_variation(chance.sum((0, 1)))
+
+
+def router_z_loss(routing: LogitRouting) -> Float[Array, ""]:
     """Mean over tokens of logsumexp(logits)²: keeps router logits small (ST-MoE, Zoph et al. 2022, equation 5)."""
-    return jnp.mean(jax.nn.logsumexp(logits, axis=-1) ** 2)
+    return mean_over_tokens(routing, jax.nn.logsumexp(routing.logits, axis=-1) ** 2)
+
+
+def entropy_loss(routing: Routing) -> Float[Array, ""]:
+    """Mean over tokens of the entropy of the router's distribution over experts, in nats; minimised, it decides."""
+    probs = routing.gates if isinstance(routing, SoftRouting) else routing.probs
+    return mean_over_tokens(routing, jax.scipy.special.entr(probs).sum(-1))
+
+
+def usage_loss(routing: Routing) -> Float[Array, ""]:
+    """KL(mean distribution over experts ‖ uniform), in nats: 0 if all are used alike, ln E if one is used alone.
+
+    ln E minus the entropy of the mean: together with `entropy_loss` the mutual information of token and expert, with
+    its sign turned (as in Mod-Squad, Chen et al. 2022, and V-MoE's follow-up LIMoE, Mustafa et al. 2022).
+    """
+    probs = routing.gates if isinstance(routing, SoftRouting) else routing.probs
+    usage = mean_over_tokens(routing, probs)
+    return jnp.log(jnp.float32(probs.shape[-1])) - jax.scipy.special.entr(usage).sum()
+
+
+def assignment_loss(routing: LogitRouting, assigned: Int[Array, "g t"]) -> Float[Array, ""]:
+    """Mean binary cross-entropy, over tokens and experts, of the probabilities and each token's assigned expert.
+
+    Guided assignment: PyTorch's `binary_cross_entropy(probs, one_hot)`, logarithms not below -100 as there.
+    """
+    target = jax.nn.one_hot(assigned, routing.probs.shape[-1])
+    p = routing.probs
+
+    def log(p: Array) -> Array:
+        # The inner maximum keeps the gradient finite at 0.
+        return jnp.maximum(jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny)), -100.0)
+
+    return -mean_over_tokens(routing, (target * log(p) + (1 - target) * log(1 - p)).mean(-1))
+
+
+def squared_variation(values: Float[Array, " e"]) -> Float[Array, ""]:
+    """CV²: variance over squared mean, of a population, as in V-MoE's and Mesh-TensorFlow's code."""
+    return values.var() / (values.mean() ** 2 + 1e-10)
+
+
+def mean_over_tokens(routing: Routing, values: Float[Array, "g t *rest"]) -> Float[Array, "*rest"]:
+    """Mean over all tokens that are not padding."""
+    if routing.mask is None:
+        return values.mean((0, 1))
+    real = routing.mask.reshape(*routing.mask.shape, *[1] * (values.ndim - 2))
+    return jnp.where(real, values, 0).sum((0, 1)) / jnp.maximum(routing.mask.sum(), 1)

@@ -1,31 +1,116 @@
-"""Metrics of routing: what a router did, as a few small arrays. Pure functions, cheap enough to keep on."""
+"""Metrics of routing: what a router did, as a few small arrays. Pure functions, cheap enough to keep on.
+
+Padding counts nowhere. Axis letters: g groups, t tokens of a group, e experts; y labels (or clusters) of the examples.
+"""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from moejax.routing import Routing, TopKRouting
+from moejax.losses import mean_over_tokens
+from moejax.routing import ExpertChoiceRouting, Routing, SoftRouting, TopKRouting
 
 
-def load(routing: Routing) -> Float[Array, " e"]:
+def load(routing: Routing, *, after_capacity: bool = False) -> Float[Array, " e"]:
     """Share of each expert in the layer's work; sums to 1.
 
-    Sparse: of all choices, dropped ones included, the share that fell on the expert. Dense and soft experts all
-    compute the same amount, so there it is the expert's mean share in the output.
+    Sparse: of all choices, the share that fell on the expert; `after_capacity` counts those that were not dropped.
+    Dense and soft experts all compute the same amount, so there it is the expert's mean share in the output.
     """
-    shares = routing.choices if isinstance(routing, TopKRouting) else routing.gates
+    if isinstance(routing, TopKRouting | ExpertChoiceRouting):
+        shares = routing.carried_out if after_capacity else routing.choices
+    else:
+        shares = routing.gates
     total = shares.sum((0, 1))
-    return total / total.sum()
+    return total / jnp.maximum(total.sum(), 1e-9)
+
+
+def relative_load(load: Float[Array, " *n e"]) -> Float[Array, " *n e"]:
+    """Load over the ideal one, an equal share: 1 for all experts is perfect balance."""
+    return load * load.shape[-1]
+
+
+def max_violation(load: Float[Array, " *n e"]) -> Float[Array, " *n"]:
+    """MaxVio: the largest load over the mean load, minus 1; 0 is perfect balance (Wang et al. 2024, section 4.1)."""
+    return relative_load(load).max(-1) - 1
+
+
+def dead_experts(load: Float[Array, " *n e"], share: float = 0.1) -> Int[Array, " *n"]:
+    """Number of experts whose load is below `share` of an equal one."""
+    return jnp.sum(relative_load(load) < share, axis=-1)
+
+
+def diversity(load: Float[Array, " *n e"]) -> Float[Array, " *n"]:
+    """exp(entropy of the load) / E: the share of the experts that are in use, 1/E if one alone, 1 if all alike."""
+    return jnp.exp(jax.scipy.special.entr(load).sum(-1)) / load.shape[-1]
 
 
 def dropped(routing: Routing) -> Float[Array, ""]:
-    """Share of all choices that found no free slot; 0 for dense and soft, which drop nothing."""
+    """Share of all choices that found no free slot; 0 where nothing can be dropped.
+
+    Expert choice: the share of tokens that no expert took.
+    """
+    if isinstance(routing, ExpertChoiceRouting):
+        return mean_over_tokens(routing, jnp.asarray(routing.choices.max(-1) == 0, jnp.float32))
     if isinstance(routing, TopKRouting) and routing.slots is not None:
-        return jnp.mean(routing.slots < 0, dtype=jnp.float32)
+        chosen = routing.experts >= 0
+        return jnp.sum(chosen & (routing.slots < 0), dtype=jnp.float32) / jnp.maximum(chosen.sum(), 1)
     return jnp.zeros(())
 
 
 def gate_entropy(routing: Routing) -> Float[Array, ""]:
     """Mean over tokens of the entropy of the router's distribution over experts, in nats: 0 decided, ln E undecided."""
-    probs = routing.probs if isinstance(routing, TopKRouting) else routing.gates
-    return jnp.mean(jax.scipy.special.entr(probs).sum(-1))
+    return mean_over_tokens(routing, jax.scipy.special.entr(_distribution(routing)).sum(-1))
+
+
+def confidence(routing: Routing) -> Float[Array, ""]:
+    """Mean over tokens of the highest probability of an expert: 1 decided, 1/E undecided."""
+    return mean_over_tokens(routing, _distribution(routing).max(-1))
+
+
+def label_counts(gates: Float[Array, "n e"], labels: Int[Array, " n"], num_labels: int) -> Float[Array, "y e"]:
+    """How much of each label's examples each expert got: the sum of their gates. The table of the next two."""
+    return jax.nn.one_hot(labels, num_labels, dtype=gates.dtype).T @ gates
+
+
+def dispatch_entropy(counts: Float[Array, "y e"]) -> Float[Array, ""]:
+    """Entropy of the labels (or clusters) within an expert, in nats, averaged over experts by their share.
+
+    0 if each expert serves one label, at most ln y (Chen et al. 2022, "Towards Understanding Mixture of Experts in Deep
+    Learning", section 6). `counts[y, e]`: examples of label y that went to expert e.
+    """
+    share = counts.sum(0) / counts.sum()
+    within = counts / jnp.maximum(counts.sum(0, keepdims=True), 1e-9)
+    return jnp.sum(share * jax.scipy.special.entr(within).sum(0))
+
+
+def label_information(counts: Float[Array, "y e"]) -> Float[Array, ""]:
+    """Normalised mutual information of label and expert: 0 independent, 1 each tells the other.
+
+    Divided by the mean of the two entropies, as scikit-learn's `normalized_mutual_info_score` does; 0 where both are 0.
+    """
+    joint = counts / counts.sum()
+    of_label, of_expert = joint.sum(1), joint.sum(0)
+    entropy = jax.scipy.special.entr
+    information = entropy(of_label).sum() + entropy(of_expert).sum() - entropy(joint).sum()
+    mean = (entropy(of_label).sum() + entropy(of_expert).sum()) / 2
+    return jnp.where(mean > 1e-9, information / jnp.maximum(mean, 1e-9), 0.0)
+
+
+def _distribution(routing: Routing) -> Float[Array, "g t e"]:
+    return routing.gates if isinstance(routing, SoftRouting) else routing.probs
+
+
+__all__ = [
+    "confidence",
+    "dead_experts",
+    "dispatch_entropy",
+    "diversity",
+    "dropped",
+    "gate_entropy",
+    "label_counts",
+    "label_information",
+    "load",
+    "max_violation",
+    "relative_load",
+]

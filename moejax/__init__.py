@@ -12,14 +12,30 @@ from typing import Any
 
 _HOME = {
     "routing": (
-        *("DenseRouting", "TopKRouting", "SoftRouting", "Routing"),
-        *("dense_routing", "top_k_routing", "soft_routing", "assign", "expert_capacity"),
+        *("DenseRouting", "TopKRouting", "ExpertChoiceRouting", "SoftRouting", "Routing", "SparseRouting"),
+        *("softmax_top_k", "top_k_softmax", "switch", "limit_to_groups"),
+        *("noisy_top_k", "vmoe_top_k", "jitter", "chance_of_choice"),
+        *("sigmoid_top_k", "update_bias", "sinkhorn", "sinkhorn_top_k", "expert_choice"),
+        *("hash_routing", "random_routing", "dense_routing", "anneal", "soft_routing"),
+        *("assign", "expert_capacity", "mask_tokens"),
     ),
-    "dispatch": ("sparse_masks", "dispatch_tokens", "combine_slots", "combine_dense"),
-    "losses": ("load_balance_loss", "router_z_loss"),
-    "metrics": ("load", "dropped", "gate_entropy"),
-    "experts": ("MLP", "stack_experts", "apply_experts", "apply_experts_to_all"),
-    "layers": ("DenseMoE", "SparseMoE", "SoftMoE"),
+    "dispatch": (
+        *("einsum_dispatch", "gather_dispatch", "grouped_dispatch", "default_group_size"),
+        *("sparse_masks", "dispatch_tokens", "combine_slots", "combine_dense"),
+        *("grouped_matmul", "grouped_outer"),
+    ),
+    "losses": (
+        *("load_balance_loss", "importance_loss", "load_loss", "router_z_loss"),
+        *("entropy_loss", "usage_loss", "assignment_loss"),
+    ),
+    "metrics": (
+        *("load", "relative_load", "max_violation", "dead_experts", "diversity", "dropped"),
+        *("gate_entropy", "confidence", "label_counts", "dispatch_entropy", "label_information"),
+    ),
+    "experts": ("MLP", "GLU", "stack_experts", "apply_experts", "apply_experts_to_all", "apply_experts_to_groups"),
+    "routers": ("ROUTERS", "Router", "RouterOptions", "DenseRouter", "SoftRouter"),
+    "layers": ("DenseMoE", "SparseMoE", "SoftMoE", "into_groups", "ungroup"),
+    "upcycling": ("upcycle", "upcycle_moments", "upcycle_state"),
     "errors": ("UserError",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

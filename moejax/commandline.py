@@ -87,4 +87,5 @@ Fields, with their defaults before a preset is applied:
     import tyro
 
     with contextlib.suppress(SystemExit):
-        tyro.cli(Config, args=["--help"], use_underscores=True, prog=PROGRAM)
+        valued = (tyro.conf.FlagConversionOff,)  # truth values are given as words, like all others
+        tyro.cli(Config, args=["--help"], use_underscores=True, prog=PROGRAM, config=valued)

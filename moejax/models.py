@@ -5,17 +5,20 @@
 Axis letters: b images, i j rows and columns, t tokens of an image, d model width, y classes.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, Int, Key
 
 from moejax.config import Config, ModelConfig, MoeConfig
-from moejax.experts import MLP
+from moejax.dispatch import default_group_size
+from moejax.experts import GLU, MLP
 from moejax.layers import DenseMoE, SoftMoE, SparseMoE
+from moejax.routers import RouterOptions
 from moejax.routing import Routing
 
 MakeLayer = Callable[[nnx.Rngs], nnx.Module]
@@ -81,10 +84,12 @@ class Block(nnx.Module):
         self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
         self.moe = make_layer(rngs)
 
-    def __call__(self, x: Float[Array, "b t d"], *, train: bool) -> tuple[Float[Array, "b t d"], Routing]:
+    def __call__(
+        self, x: Float[Array, "b t d"], *, train: bool, key: Key[Array, ""] | None
+    ) -> tuple[Float[Array, "b t d"], Routing]:
         if self.neighbours is not None:
             x = self.neighbours(x)
-        y, routing = self.moe(self.norm(x), train=train)
+        y, routing = self.moe(self.norm(x), train=train, key=key)
         return x + y, routing
 
 
@@ -94,42 +99,60 @@ class ImageClassifier(nnx.Module):
     def __init__(self, config: Config, num_classes: int, *, rngs: nnx.Rngs):
         m, dtype = config.model, jnp.dtype(config.train.dtype)
         make_layer = layer_maker(config.moe, m.width, dtype)
-        self.grid = m.grid
+        self.grid, self.tokens = m.grid, m.tokens
         self.stem = Stem(m, dtype=dtype, rngs=rngs)
         self.position = nnx.Param(0.02 * jax.random.normal(rngs.params(), (m.tokens, m.width)))
         self.blocks = nnx.List([Block(m, make_layer, dtype=dtype, rngs=rngs) for _ in range(m.depth)])
         self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(m.tokens * m.width, num_classes, dtype=dtype, rngs=rngs)
 
-    def __call__(self, batch: dict[str, Array], *, train: bool) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
-        """`batch["image"]`: [b, 28, 28] with values 0 to 255. The logits are float32."""
+    def __call__(
+        self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
+    ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
+        """`batch["image"]`: [b, 28, 28] with values 0 to 255; `key`: for routers with noise. The logits are float32."""
         x = self.stem((batch["image"].astype(jnp.float32) / 255 - _MEAN) / _DEVIATION)
         x = x.reshape(len(x), -1, x.shape[-1])
         x = x + self.position[...].astype(x.dtype)[None]
         routings = []
-        for block in self.blocks:
-            x, routing = block(x, train=train)
+        for layer, block in enumerate(self.blocks):
+            x, routing = block(x, train=train, key=None if key is None else jax.random.fold_in(key, layer))
             routings.append(routing)
         x = self.norm(x)
         return self.head(x.reshape(len(x), -1)).astype(jnp.float32), tuple(routings)
 
 
 def layer_maker(moe: MoeConfig, d: int, dtype: DTypeLike) -> MakeLayer:
-    """The constructor of the layer that `moe.layer` names: the one table of layers."""
+    """The constructor of the layer that `moe.layer` names."""
+    expert = {"mlp": MLP, "glu": GLU}[moe.expert]
 
-    def make_expert(rngs: nnx.Rngs) -> MLP:
-        return MLP(d, moe.hidden, dtype=dtype, rngs=rngs)
+    def make_expert(rngs: nnx.Rngs) -> nnx.Module:
+        return expert(d, moe.hidden, dtype=dtype, rngs=rngs)
+
+    def make_shared(rngs: nnx.Rngs) -> nnx.Module:
+        return expert(d, moe.shared, dtype=dtype, rngs=rngs)
 
     layers: dict[str, MakeLayer] = {
-        "dense": lambda rngs: DenseMoE(d, moe.num_experts, make_expert, rngs=rngs),
+        "dense": lambda rngs: DenseMoE(
+            d,
+            moe.num_experts,
+            make_expert,
+            temperature=moe.temperature,
+            learn_temperature=moe.learn_temperature,
+            final_temperature=moe.final_temperature,
+            rngs=rngs,
+        ),
         "sparse": lambda rngs: SparseMoE(
             d,
             moe.num_experts,
             make_expert,
             k=moe.k,
+            router=moe.router,
+            options=RouterOptions(**{f.name: getattr(moe, f.name) for f in dataclasses.fields(RouterOptions)}),
+            dispatch=moe.dispatch,
             capacity_factor=moe.capacity_factor,
             eval_capacity_factor=moe.eval_capacity_factor,
-            group_size=moe.group_size,
+            group_size=moe.group_size or default_group_size(moe.hidden),
+            make_shared=make_shared if moe.shared else None,
             rngs=rngs,
         ),
         "soft": lambda rngs: SoftMoE(d, moe.num_experts, make_expert, slots=moe.slots, scale=moe.scale, rngs=rngs),
@@ -140,3 +163,15 @@ def layer_maker(moe: MoeConfig, d: int, dtype: DTypeLike) -> MakeLayer:
 def build_model(config: Config, num_classes: int, rngs: nnx.Rngs) -> nnx.Module:
     """The model for a configuration: one place to add a model for another data set."""
     return ImageClassifier(config, num_classes, rngs=rngs)
+
+
+def after_step(steps: int) -> Callable[[nnx.Module, Float[Array, "l e"], Int[Array, ""]], nnx.Module]:
+    """`(model, load of each layer, step) → model`: what routers change by themselves after each of `steps` steps."""
+
+    def update(model: nnx.Module, load: Float[Array, "l e"], step: Int[Array, ""]) -> nnx.Module:
+        model = jax.tree.map(lambda leaf: leaf, model)  # a copy: the caller's model stays as it is
+        for block, share in zip(model.blocks, load, strict=True):
+            block.moe.router.after_step(share, step / steps)
+        return model
+
+    return update

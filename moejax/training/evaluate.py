@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from moejax import metrics
 from moejax.data.dataset import Examples, rows
+from moejax.layers import ungroup
 from moejax.routing import Routing
 from moejax.training.objective import Batch
 
@@ -50,7 +51,7 @@ def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
         return jnp.stack([f(r) for r in routings])
 
     def share(routing: Routing) -> Float[Array, "b e"]:
-        return routing.gates.reshape(examples, -1, routing.gates.shape[-1]).mean(1)
+        return ungroup(routing.gates, (examples, model.tokens)).mean(1)
 
     return BatchResult(
         logits,

@@ -10,7 +10,7 @@ import numpy as np
 from moejax.config import Config
 from moejax.data.dataset import Dataset, rows
 from moejax.errors import UserError
-from moejax.models import build_model
+from moejax.models import after_step, build_model
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.evaluate import Evaluation, evaluate, flops_per_example
 from moejax.training.folder import RunFolder, describe_device
@@ -41,7 +41,8 @@ class Fit:
         optimizer = make_optimizer(train, self.steps)
         self.learning_rate = learning_rate_schedule(train, self.steps)
         init = make_init(lambda rngs: build_model(config, data.num_classes, rngs), optimizer)
-        chunk = make_chunk(make_update(make_objective(config), optimizer), train.batch_size, train.chunk)
+        update = make_update(make_objective(config), optimizer, after_step(self.steps))
+        chunk = make_chunk(update, train.batch_size, train.chunk)
         self.train_data, self.keys = jax.device_put(data.train), make_keys(config.seed)
 
         # Two programs compiled at once: a chunk needs only the shapes of the state that the other one makes.
@@ -174,19 +175,9 @@ class Fit:
 
 
 def check_sizes(config: Config, data: Dataset) -> None:
-    """UserError if a batch is larger than the data, or a group of tokens does not divide a batch of evaluation."""
+    """UserError if a batch is larger than the data."""
     examples, batch = rows(data.train), config.train.batch_size
     if batch > examples:
         raise UserError(
             f"train.batch_size is {batch}, but there are only {examples} training examples; choose at most {examples}."
         )
-    group, tokens = config.moe.group_size, config.model.tokens
-    if config.moe.layer != "sparse" or group is None:
-        return
-    for split in (data.validation, data.test):
-        for size in (EVALUATION_BATCH, rows(split) % EVALUATION_BATCH):
-            if size * tokens % group:
-                raise UserError(
-                    f"moe.group_size is {group}, which does not divide the {size * tokens} tokens of {size} examples"
-                    f" that are evaluated together; choose a divisor of the {tokens} tokens of an example."
-                )

@@ -1,13 +1,14 @@
 """What a run keeps of its routing: each expert's load over the steps, and at the end who went where on the test set."""
 
-from typing import Any
-
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array
 from numpy import ndarray
 
 from moejax.data.dataset import Examples
+from moejax.layers import ungroup
 from moejax.routing import SoftRouting
 from moejax.training.evaluate import Evaluation
 from moejax.training.objective import Batch, StepMetrics
@@ -48,8 +49,13 @@ class RoutingHistory:
 
 
 @jax.jit
-def _routings(model: nnx.Module, batch: Batch) -> tuple:
-    return model(batch, train=False)[1]
+def _ways(model: nnx.Module, batch: Batch) -> dict[str, Array]:
+    """The gates [image, layer, token, expert] of a few images, and a soft layer's dispatch weights."""
+    logits, routings = model(batch, train=False)
+    ways = {"sample_gate": jnp.stack([ungroup(r.gates, (len(logits), model.tokens)) for r in routings], axis=1)}
+    if isinstance(routings[0], SoftRouting):
+        ways["sample_dispatch"] = jnp.stack([r.dispatch for r in routings], axis=1)
+    return ways
 
 
 def test_pictures(model: nnx.Module, test: Examples, result: Evaluation, num_classes: int) -> dict[str, ndarray]:
@@ -63,8 +69,7 @@ def test_pictures(model: nnx.Module, test: Examples, result: Evaluation, num_cla
     one_hot = np.eye(num_classes)[labels]
     top = np.argsort(-result.gates, axis=0, kind="stable")[:_IMAGES_PER_EXPERT].transpose(1, 2, 0)
     samples = np.array([np.argmax(labels == label) for label in np.unique(labels)])
-    routings = jax.device_get(_routings(model, {name: array[samples] for name, array in test.items()}))
-    arrays = {
+    return {
         "label_expert": np.einsum("ny,nle->lye", one_hot, result.gates),
         "confusion": (one_hot.T @ np.eye(num_classes)[result.prediction]).astype(np.int64),
         "top_image": images[top],
@@ -73,13 +78,5 @@ def test_pictures(model: nnx.Module, test: Examples, result: Evaluation, num_cla
         "sample_image": images[samples],
         "sample_label": labels[samples],
         "sample_prediction": result.prediction[samples],
-        "sample_gate": np.stack([_per_example(r.gates, len(samples)) for r in routings], axis=1),
         "token_grid": np.array(model.grid),
-    }
-    if isinstance(routings[0], SoftRouting):
-        arrays["sample_dispatch"] = np.stack([r.dispatch for r in routings], axis=1)
-    return arrays
-
-
-def _per_example(gates: Any, examples: int) -> ndarray:
-    return np.asarray(gates).reshape(examples, -1, gates.shape[-1])
+    } | jax.device_get(_ways(model, {name: array[samples] for name, array in test.items()}))

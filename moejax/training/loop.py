@@ -33,6 +33,7 @@ class Keys(NamedTuple):
     augment: Key[Array, ""]
 
 
+AfterStep = Callable[[nnx.Module, Array, Array], nnx.Module]
 Update = Callable[[TrainState, Batch, Array], tuple[TrainState, StepMetrics]]
 
 
@@ -59,13 +60,21 @@ def parameter_key(seed: int) -> Key[Array, ""]:
     return jax.random.key(seed, impl="rbg")
 
 
-def make_update(objective: Objective, optimizer: optax.GradientTransformation) -> Update:
-    """One step of gradient descent as a pure function (state, batch, key) → (state, metrics)."""
+def make_update(
+    objective: Objective, optimizer: optax.GradientTransformation, after_step: AfterStep | None = None
+) -> Update:
+    """One step of gradient descent as a pure function (state, batch, key) → (state, metrics).
+
+    `after_step` then changes what the model changes by itself, given the step's metrics.
+    """
 
     def update(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, StepMetrics]:
         gradient, metrics = jax.grad(objective, has_aux=True)(state.model, batch, key)
         change, optimizer_state = optimizer.update(gradient, state.optimizer, state.model)
-        return TrainState(state.step + 1, optax.apply_updates(state.model, change), optimizer_state), metrics
+        model, step = optax.apply_updates(state.model, change), state.step + 1
+        if after_step is not None:
+            model = after_step(model, metrics.load, step)
+        return TrainState(step, model, optimizer_state), metrics
 
     return update
 

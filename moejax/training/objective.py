@@ -9,11 +9,10 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from moejax import metrics
-from moejax.config import Config
+from moejax import losses, metrics
+from moejax.config import Config, MoeConfig
 from moejax.data.augment import random_affine
-from moejax.losses import load_balance_loss, router_z_loss
-from moejax.routing import Routing, TopKRouting
+from moejax.routing import Routing, SparseRouting, TopKRouting
 
 Batch = dict[str, Array]
 Objective = Callable[[nnx.Module, Batch, Array], tuple[Array, "StepMetrics"]]
@@ -30,11 +29,18 @@ class StepMetrics(NamedTuple):
     gate_entropy: Float[Array, "*n l"]  # nats
 
 
-def auxiliary_loss(routing: Routing, balance_weight: float, z_weight: float) -> Float[Array, ""]:
-    """Load balance and router z-loss of a sparse layer; 0 for dense and soft, which need neither."""
-    if not isinstance(routing, TopKRouting):
-        return jnp.zeros(())
-    return balance_weight * load_balance_loss(routing) + z_weight * router_z_loss(routing.logits)
+def auxiliary_loss(routing: Routing, moe: MoeConfig) -> Float[Array, ""]:
+    """The weighted auxiliary losses of one layer; those that a routing has no use for are left out."""
+    token_choice = isinstance(routing, TopKRouting)
+    terms = [
+        (moe.balance_weight * token_choice, losses.load_balance_loss),
+        (moe.z_weight * isinstance(routing, SparseRouting), losses.router_z_loss),
+        (moe.importance_weight, losses.importance_loss),
+        (moe.load_weight * token_choice, losses.load_loss),
+        (moe.entropy_weight, losses.entropy_loss),
+        (moe.usage_weight, losses.usage_loss),
+    ]
+    return sum((weight * loss(routing) for weight, loss in terms if weight), start=jnp.zeros(()))
 
 
 def make_objective(config: Config) -> Objective:
@@ -42,13 +48,14 @@ def make_objective(config: Config) -> Objective:
     t, moe = config.train, config.moe
 
     def objective(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], StepMetrics]:
+        augment_key, router_key = jax.random.split(key)
         if t.shift or t.rotate or t.zoom:
-            images = random_affine(key, batch["image"], shift=t.shift, rotate=t.rotate, zoom=t.zoom)
+            images = random_affine(augment_key, batch["image"], shift=t.shift, rotate=t.rotate, zoom=t.zoom)
             batch = batch | {"image": images}
-        logits, routings = model(batch, train=True)
+        logits, routings = model(batch, train=True, key=router_key)
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), t.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
-        auxiliary = sum(auxiliary_loss(r, moe.balance_weight, moe.z_weight) for r in routings)
+        auxiliary = sum(auxiliary_loss(r, moe) for r in routings)
         return loss + auxiliary, StepMetrics(
             loss,
             jnp.mean(logits.argmax(-1) == batch["label"], dtype=jnp.float32),

@@ -1,0 +1,18 @@
+"""Configuration: the schema of a run, its text forms, and what makes no sense in it."""
+
+from moejax.config.contradictions import contradictions
+from moejax.config.overlay import flatten, from_json, overlay, to_json
+from moejax.config.schema import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "MoeConfig",
+    "TrainConfig",
+    "contradictions",
+    "flatten",
+    "from_json",
+    "overlay",
+    "to_json",
+]

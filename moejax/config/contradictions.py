@@ -1,0 +1,57 @@
+"""Values of a configuration that make no sense, alone or beside the others."""
+
+from moejax.arguments import sparse_problems
+from moejax.config.overlay import flatten
+from moejax.config.schema import Config, MoeConfig
+
+
+def contradictions(config: Config) -> list[str]:
+    """One sentence for each."""
+    moe, t = config.moe, config.train
+    at_least_one = [
+        *("model.stem", "model.kernel", "model.stride", "model.width", "model.depth"),
+        *("moe.num_experts", "moe.hidden", "moe.slots"),
+        *("train.epochs", "train.batch_size", "train.chunk"),
+    ]
+    above_zero = [
+        *("moe.scale", "moe.weight_scale", "moe.temperature", "moe.final_temperature"),
+        *("train.learning_rate", "train.clip_norm"),
+    ]
+    not_negative = [
+        *("data.validation", "model.neighbours", "moe.shared", "moe.bias_rate"),
+        *("moe.balance_weight", "moe.z_weight", "moe.importance_weight"),
+        *("moe.load_weight", "moe.entropy_weight", "moe.usage_weight"),
+        *("train.weight_decay", "train.shift", "train.rotate"),
+    ]
+    below_one = ["moe.jitter", "train.warmup", "train.label_smoothing", "train.zoom"]
+    values = {name: value for name, value in flatten(config).items() if value is not None}
+    problems = [f"{n} is {values[n]}; it must be at least 1." for n in at_least_one if values[n] < 1]
+    problems += [f"{n} is {values[n]}; it must be above 0." for n in above_zero if n in values and not values[n] > 0]
+    problems += [f"{n} is {values[n]}; it must not be negative." for n in not_negative if not values[n] >= 0]
+    problems += [f"{n} is {values[n]}; it must be at least 0 and below 1." for n in below_one if not 0 <= values[n] < 1]
+    if not 0 <= config.seed < 2**32:
+        problems.append(f"seed is {config.seed}; it must be from 0 to {2**32 - 1}.")
+    if moe.layer == "sparse" and moe.num_experts > 0:
+        problems += _of_a_sparse_layer(moe)
+    if moe.learn_temperature and moe.final_temperature is not None:
+        problems.append(
+            f"moe.final_temperature is {moe.final_temperature:g}, but moe.learn_temperature is true; a temperature is"
+            " either annealed or learnt."
+        )
+    if t.shift > 14:
+        problems.append(f"train.shift is {t.shift:g}; beyond 14 pixels little is left of a 28 × 28 image.")
+    return problems
+
+
+def _of_a_sparse_layer(moe: MoeConfig) -> list[str]:
+    shared_with_the_layer = (
+        *("num_experts", "k", "router", "expert_groups", "chosen_groups"),
+        *("dispatch", "capacity_factor", "eval_capacity_factor", "group_size"),
+    )
+    problems = sparse_problems(prefix="moe.", **{name: getattr(moe, name) for name in shared_with_the_layer})
+    if moe.load_weight and moe.router not in ("noisy_top_k", "vmoe"):
+        problems.append(
+            f"moe.load_weight is {moe.load_weight:g}, but moe.router {moe.router} has no noise to expect a load from;"
+            " use noisy_top_k or vmoe."
+        )
+    return problems

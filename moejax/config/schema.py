@@ -1,0 +1,157 @@
+"""The schema of a run: frozen dataclasses. Every value has a dotted name, e.g. `train.epochs`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from moejax.names import DISPATCHES, EXPERTS, LAYERS, PRIORITIES, ROUTERS
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which examples to learn from."""
+
+    name: Literal["mnist", "fashion_mnist"] = "mnist"
+    """The data set."""
+    source: Literal["auto", "dir", "cache", "mirror", "wheel", "embedded", "tfds", "hf"] = "auto"
+    """Where it comes from; auto takes the first that works, a named source never falls back."""
+    dir: str | None = None
+    """Folder that holds mnist/ or fashion_mnist/ (also: the variable MOEJAX_DATA_DIR)."""
+    validation: int = 5000
+    """Training images held back for validation, chosen by the seed; 0 trains on all."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The backbone: a stem of two convolutions turns an image into tokens; blocks with an MoE layer; a linear head."""
+
+    stem: int = 32
+    """Channels of the stem's first convolution."""
+    kernel: int = 6
+    """Side of the stem's convolution kernels, in pixels."""
+    stride: int = 3
+    """Stride of the second convolution, after 2 of the first: 2 makes 7 × 7 tokens, 3 makes 5 × 5."""
+    width: int = 48
+    """Numbers per token (d)."""
+    depth: int = 2
+    """Blocks, each with one MoE layer."""
+    neighbours: int = 0
+    """Side of the convolution before each MoE layer, in tokens; 0 leaves it out."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens of a 28 × 28 image."""
+        side = -(-14 // self.stride)
+        return side, side
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of an image."""
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class MoeConfig:
+    """The Mixture-of-Experts layer of every block."""
+
+    layer: Literal[*LAYERS] = "soft"
+    """All experts on all tokens, the experts that a router chooses, or mixtures of tokens in slots."""
+    num_experts: int = 8
+    """Experts per layer (E)."""
+    expert: Literal[*EXPERTS] = "mlp"
+    """What an expert is: two linear maps, or a gated linear unit."""
+    hidden: int = 64
+    """Hidden width of each expert (h)."""
+    k: int = 2
+    """Sparse: experts per token."""
+    router: Literal[*ROUTERS] = "softmax_top_k"
+    """Sparse: how experts are chosen."""
+    renormalize: bool = True
+    """Sparse: scale the k weights of a token to sum to 1."""
+    weight_scale: float = 1.0
+    """Sparse, sigmoid router: factor on the weights (2.5 in DeepSeek-V3)."""
+    bias_rate: float = 1e-3
+    """Sparse, sigmoid router: how far each step moves an expert's bias towards an even load."""
+    expert_groups: int = 1
+    """Sparse: experts come in so many groups ..."""
+    chosen_groups: int = 1
+    """Sparse: ... of which a token may use so many."""
+    jitter: float = 0.0
+    """Sparse: in training, multiply the router's input by a random factor within 1 ± this."""
+    dispatch: Literal[*DISPATCHES] = "einsum"
+    """Sparse: how tokens get to their experts; the result is the same, the speed is not. grouped drops nothing."""
+    capacity_factor: float | None = 1.25
+    """Sparse: room in the experts while training; 1 fits a perfectly balanced choice exactly, none every choice."""
+    eval_capacity_factor: float | None = 2.0
+    """Sparse: room in the experts at evaluation."""
+    group_size: int | None = None
+    """Sparse: tokens that compete for slots together; none: hidden / 4, where einsum costs a quarter of the experts."""
+    priority: Literal[*PRIORITIES] = "position"
+    """Sparse: who gets a slot first."""
+    shared: int = 0
+    """Sparse: hidden width of an expert that every token goes to, beside its k; 0 for none."""
+    slots: int = 3
+    """Soft: slots per expert."""
+    scale: float = 1.0
+    """Soft: where the learnt scale of the router's logits begins; 1 is the paper's, larger routes more sharply."""
+    temperature: float = 1.0
+    """Dense: the router's logits are divided by this."""
+    final_temperature: float | None = None
+    """Dense: anneal the temperature to this by the end of training; none keeps it."""
+    learn_temperature: bool = False
+    """Dense: learn the temperature, from `temperature` on."""
+    balance_weight: float = 1e-2
+    """Sparse: weight of the load-balance loss."""
+    z_weight: float = 1e-3
+    """Sparse: weight of the router z-loss."""
+    importance_weight: float = 0.0
+    """Weight of the squared variation of the experts' summed gates (Shazeer et al.: 0.1)."""
+    load_weight: float = 0.0
+    """Weight of the squared variation of the experts' expected load; needs a router with noise."""
+    entropy_weight: float = 0.0
+    """Weight of the mean entropy of a token's distribution over experts; above 0 makes the router decide."""
+    usage_weight: float = 0.0
+    """Weight of the KL divergence of the mean distribution over experts from an even one."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to learn: AdamW, linear warm-up, cosine decay to zero."""
+
+    epochs: int = 5
+    """Passes over the training examples."""
+    batch_size: int = 128
+    """Examples per step."""
+    learning_rate: float = 2e-3
+    """Peak learning rate."""
+    warmup: float = 0.1
+    """Share of all steps in which the learning rate rises."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of all matrices."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    shift: float = 0.0
+    """Augmentation: move each image by up to this many pixels, fresh every time."""
+    rotate: float = 0.0
+    """Augmentation: turn each image by up to this many degrees."""
+    zoom: float = 0.0
+    """Augmentation: scale each image by a factor within 1 ± this."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of the network; parameters, router and losses stay float32."""
+    chunk: int = 50
+    """Steps in one compiled scan, between two lines of progress (at most)."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, complete: the same config on the same machine gives the same bits."""
+
+    name: str = "custom"
+    """What the run is called in its folder and report."""
+    seed: int = 0
+    """Fixes the validation split, the initial parameters, the order of examples and the augmentation."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    moe: MoeConfig = MoeConfig()
+    train: TrainConfig = TrainConfig()

@@ -1,0 +1,40 @@
+"""Every name that an argument or a configuration may give, with one line on what it means: the one table of names.
+
+The configuration accepts these, `routers`, `layers` and `dispatch` implement them, README prints them and the tests go
+through them. No imports, so that the command line can list them at once.
+"""
+
+LAYERS = {
+    "dense": "all experts on all tokens, weighted by the router",
+    "sparse": "the experts that the router chooses for each token",
+    "soft": "every slot of an expert a mixture of tokens",
+}
+
+ROUTERS = {
+    "softmax_top_k": "softmax, then the k best, renormalised (GShard, Mixtral) or not (OLMoE)",
+    "top_k_softmax": "the k best, then a softmax of those alone (GraniteMoe)",
+    "switch": "the one most probable expert, weighted by its probability (Switch)",
+    "noisy_top_k": "normal noise of learnt spread, the k best, a softmax of those (Shazeer et al. 2017)",
+    "vmoe": "normal noise of deviation 1/E, softmax, the k best (V-MoE)",
+    "sigmoid": "each expert scored by itself, a bias keeps the load even (DeepSeek-V3)",
+    "sinkhorn": "the k best of a balanced plan (BASE, S-BASE)",
+    "expert_choice": "each expert takes the tokens that suit it best (Expert Choice)",
+    "hash": "a fixed random table of the token's position or id (Hash layers)",
+    "random": "by lot: the baseline",
+}
+
+DISPATCHES = {
+    "einsum": "products with masks: the definition",
+    "gather": "the same slots, filled by index",
+    "grouped": "no slots and no drops: tokens sorted by expert",
+}
+
+EXPERTS = {
+    "mlp": "two linear maps with a GELU between them",
+    "glu": "a gated linear unit with SiLU (SwiGLU)",
+}
+
+PRIORITIES = {
+    "position": "first choices in token order, then second choices, ...",
+    "weight": "the same in order of each token's highest weight (batch-prioritised, V-MoE)",
+}

@@ -1,0 +1,285 @@
+"""Routers: the learnt part of a routing, thin Flax modules around the pure functions of `moejax.routing`.
+
+A sparse router is called with tokens and a capacity and returns a routing with slots:
+
+    logits  = router.logits(x)             float32 whatever the experts compute in
+    routing = router.choose(x, context)    each token's experts and weights, and the probabilities
+    routing = assign(routing, capacity)    which token sits in which slot; who was dropped
+
+`ROUTERS` names them all. Axis letters: g groups, t tokens of a group, e experts, k choices, c slots, d model width.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from moejax import routing
+from moejax.routing import DenseRouting, SoftRouting, SparseRouting, TopKRouting
+
+_init = nnx.initializers.normal(stddev=0.02)
+
+
+@dataclass(frozen=True)
+class RouterOptions:
+    """What a router may be told beside its name; each looks only at what concerns it."""
+
+    renormalize: bool = True  # scale the k weights to sum to 1
+    expert_groups: int = 1  # group-limited choice: runs of experts ...
+    chosen_groups: int = 1  # ... of which a token may use so many
+    jitter: float = 0.0  # training: the router's input times U(1 ± jitter)
+    priority: Literal["position", "weight"] = "position"  # who gets a slot first, within first choices, second, ...
+    weight_scale: float = 1.0  # sigmoid: factor on the weights
+    bias_rate: float = 1e-3  # sigmoid: how far a step moves the bias
+
+
+DEFAULT_OPTIONS = RouterOptions()
+
+
+class Context(NamedTuple):
+    """What a choice may look at beside the tokens."""
+
+    train: bool = False
+    key: Key[Array, ""] | None = None  # for noise; None: no noise
+    mask: Bool[Array, "g t"] | None = None  # False: padding
+    ids: Int[Array, "g t"] | None = None  # what a hash router hashes
+
+
+NO_CONTEXT = Context()
+
+
+class RouterState(nnx.Variable):
+    """What a router changes by itself after each step, outside gradient descent."""
+
+
+class Router(nnx.Module):
+    """A sparse router: subclasses say how they choose."""
+
+    def __init__(self, d: int, num_experts: int, k: int, options: RouterOptions, *, rngs: nnx.Rngs):
+        self.num_experts, self.k, self.options = num_experts, k, options
+        self.build(d, rngs)
+
+    def build(self, d: int, rngs: nnx.Rngs) -> None:
+        """Make the parameters: here those of linear logits."""
+        self.kernel = nnx.Param(_init(rngs.params(), (d, self.num_experts)))
+
+    def __call__(
+        self, x: Float[Array, "g t d"], capacity: int | None = None, context: Context = NO_CONTEXT
+    ) -> SparseRouting:
+        """Route the tokens. A capacity of None leaves them without slots: nothing is dropped."""
+        chosen = routing.mask_tokens(self.choose(x, context), context.mask)
+        if capacity is None:
+            return chosen
+        return routing.assign(chosen, capacity, chosen.weights[..., 0] if self.options.priority == "weight" else None)
+
+    def choose(self, x: Float[Array, "g t d"], context: Context) -> TopKRouting:
+        """Each token's experts and weights, without slots."""
+        raise NotImplementedError
+
+    def after_step(self, load: Float[Array, " e"], progress: Float[Array, ""]) -> None:
+        """What the router changes by itself after a training step: nothing, for most.
+
+        `load`: each expert's share of the step's choices; `progress`: the share of the training done, 0 to 1.
+        """
+
+    def logits(self, x: Float[Array, "g t d"], context: Context) -> Float[Array, "g t e"]:
+        """x · kernel, in float32."""
+        x = x.astype(jnp.float32)
+        if self.options.jitter and context.key is not None:
+            x = routing.jitter(jax.random.fold_in(context.key, 1), x, self.options.jitter)
+        return linear(x, self.kernel)
+
+
+class SoftmaxTopK(Router):
+    """Softmax over all experts, then the k best (GShard, Mixtral, OLMoE, Qwen-MoE)."""
+
+    def choose(self, x, context):
+        o = self.options
+        return routing.softmax_top_k(
+            self.logits(x, context),
+            self.k,
+            renormalize=o.renormalize,
+            expert_groups=o.expert_groups,
+            chosen_groups=o.chosen_groups,
+        )
+
+
+class TopKSoftmax(Router):
+    """The k best logits, then a softmax of those alone (GraniteMoe)."""
+
+    def choose(self, x, context):
+        return routing.top_k_softmax(self.logits(x, context), self.k)
+
+
+class Switch(Router):
+    """The one most probable expert, weighted by its probability (Switch)."""
+
+    def choose(self, x, context):
+        return routing.switch(self.logits(x, context))
+
+
+class NoisyTopK(Router):
+    """Normal noise of learnt spread on the logits, the k best, a softmax of those (Shazeer et al. 2017)."""
+
+    def build(self, d, rngs):
+        # Zeros, as in the paper: at the start the noise alone decides, and all experts get their share.
+        self.kernel = nnx.Param(jnp.zeros((d, self.num_experts)))
+        self.spread = nnx.Param(jnp.zeros((d, self.num_experts)))
+
+    def choose(self, x, context):
+        spread = linear(x.astype(jnp.float32), self.spread)
+        return routing.noisy_top_k(self.logits(x, context), spread, self.k, context.key)
+
+
+class VmoeTopK(Router):
+    """Normal noise of deviation 1/E on the logits, softmax, the k best, not renormalised (V-MoE)."""
+
+    def choose(self, x, context):
+        return routing.vmoe_top_k(self.logits(x, context), self.k, context.key)
+
+
+class SigmoidTopK(Router):
+    """Each expert scored by itself; a bias on the choice keeps the load even (DeepSeek-V3)."""
+
+    def build(self, d, rngs):
+        super().build(d, rngs)
+        self.bias = RouterState(jnp.zeros(self.num_experts))
+
+    def choose(self, x, context):
+        o = self.options
+        return routing.sigmoid_top_k(
+            self.logits(x, context),
+            self.k,
+            bias=jax.lax.stop_gradient(self.bias[...]),
+            renormalize=o.renormalize,
+            scale=o.weight_scale,
+            expert_groups=o.expert_groups,
+            chosen_groups=o.chosen_groups,
+        )
+
+    def after_step(self, load, progress):
+        """Move the bias against the step's load."""
+        self.bias[...] = routing.update_bias(self.bias[...], load, self.options.bias_rate)
+
+
+class SinkhornTopK(Router):
+    """In training the k best of a balanced plan, at evaluation of the logits; weights by softmax (BASE, S-BASE)."""
+
+    def choose(self, x, context):
+        return routing.sinkhorn_top_k(self.logits(x, context), self.k, context.mask, balance=context.train)
+
+
+class ExpertChoice(Router):
+    """Each expert takes the tokens that suit it best (Zhou et al. 2022)."""
+
+    def __call__(self, x, capacity=None, context=NO_CONTEXT):
+        """Route the tokens; each expert takes `capacity` of a group."""
+        if capacity is None:
+            raise ValueError("capacity is None, but with expert choice it says how many tokens an expert takes.")
+        return routing.expert_choice(self.logits(x, context), capacity, context.mask)
+
+
+class Hash(Router):
+    """Experts by a fixed random table of the token's id: nothing is learnt (Hash layers)."""
+
+    def build(self, d, rngs):
+        pass
+
+    def choose(self, x, context):
+        g, t, _ = x.shape
+        ids = jnp.broadcast_to(jnp.arange(t), (g, t)) if context.ids is None else context.ids
+        return routing.hash_routing(ids, self.num_experts, self.k)
+
+
+class Random(Router):
+    """Experts by lot, drawn anew in every training step and once for all at evaluation: the baseline."""
+
+    def build(self, d, rngs):
+        pass
+
+    def choose(self, x, context):
+        key = jax.random.key(0) if context.key is None else context.key
+        return routing.random_routing(key, *x.shape[:2], self.num_experts, self.k)
+
+
+ROUTERS: dict[str, type[Router]] = {
+    "softmax_top_k": SoftmaxTopK,
+    "top_k_softmax": TopKSoftmax,
+    "switch": Switch,
+    "noisy_top_k": NoisyTopK,
+    "vmoe": VmoeTopK,
+    "sigmoid": SigmoidTopK,
+    "sinkhorn": SinkhornTopK,
+    "expert_choice": ExpertChoice,
+    "hash": Hash,
+    "random": Random,
+}
+
+
+class DenseRouter(nnx.Module):
+    """Softmax over all experts at a temperature that is fixed, learnt, or annealed from one value to another."""
+
+    def __init__(
+        self,
+        d: int,
+        num_experts: int,
+        *,
+        temperature: float = 1.0,
+        learn_temperature: bool = False,
+        final_temperature: float | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(_init(rngs.params(), (d, num_experts)))
+        self.temperature, self.final_temperature = temperature, final_temperature
+        # Kept as a logarithm, so that learning cannot take it below 0.
+        log = jnp.log(jnp.float32(temperature))
+        annealed = None if final_temperature is None else RouterState(log)
+        self.log_temperature = nnx.Param(log) if learn_temperature else annealed
+
+    def __call__(self, x: Float[Array, "g t d"], mask: Bool[Array, "g t"] | None = None) -> DenseRouting:
+        """Route the tokens."""
+        temperature = self.temperature
+        if self.log_temperature is not None:
+            log = self.log_temperature[...]
+            fixed = isinstance(self.log_temperature, RouterState)
+            temperature = jnp.exp(jax.lax.stop_gradient(log) if fixed else log)
+        return routing.dense_routing(linear(x.astype(jnp.float32), self.kernel), temperature, mask)
+
+    def after_step(self, load: Float[Array, " e"], progress: Float[Array, ""]) -> None:
+        """Anneal the temperature, if it has somewhere to go."""
+        if self.final_temperature is not None:
+            self.log_temperature[...] = jnp.log(routing.anneal(self.temperature, self.final_temperature, progress))
+
+
+class SoftRouter(nnx.Module):
+    """Slots by two softmaxes (Puigcerver et al. 2023, algorithm 2): tokens and slot parameters of unit length, with one
+    learnt scale. It begins at `scale`: 1 in the paper, which leaves both softmaxes nearly even until it has grown; a
+    larger one routes from the start.
+    """
+
+    def __init__(self, d: int, num_experts: int, slots: int, *, scale: float = 1.0, rngs: nnx.Rngs):
+        lecun = nnx.initializers.lecun_normal()(rngs.params(), (d, num_experts * slots))
+        self.kernel = nnx.Param(lecun.reshape(d, num_experts, slots))
+        self.scale = nnx.Param(jnp.full((), scale))
+
+    def __call__(self, x: Float[Array, "g t d"], mask: Bool[Array, "g t"] | None = None) -> SoftRouting:
+        tokens = _unit_length(x.astype(jnp.float32), axis=-1)
+        slots = self.scale[...] * _unit_length(self.kernel[...], axis=0)
+        logits = jnp.einsum("gtd,dec->gtec", tokens, slots, precision=jax.lax.Precision.HIGHEST)
+        return routing.soft_routing(logits, mask)
+
+    def after_step(self, load: Float[Array, " e"], progress: Float[Array, ""]) -> None:
+        """Nothing: all it has is learnt."""
+
+
+def linear(x: Float[Array, "g t d"], kernel: nnx.Param) -> Float[Array, "g t e"]:
+    """x · kernel in full float32 (a GPU's default may round to fewer bits, and a choice can hang on the last one)."""
+    return jnp.matmul(x, kernel[...], precision=jax.lax.Precision.HIGHEST)
+
+
+def _unit_length(x: Array, axis: int) -> Array:
+    # eps inside the root: blank image patches are zero rows, and the norm's gradient there would be NaN.
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=axis, keepdims=True) + 1e-6)

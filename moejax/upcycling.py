@@ -1,0 +1,65 @@
+"""Sparse upcycling: a trained dense MLP becomes the experts of a sparse layer (Komatsuzaki et al. 2023).
+
+Every expert begins as a copy of the MLP and the router is new. With renormalised weights and room for every choice, the
+layer computes at first just what the MLP did; noise on the copies lets the experts part sooner.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import PyTree
+
+from moejax.layers import SparseMoE
+
+
+def upcycle(
+    dense: nnx.Module, d: int, num_experts: int, *, noise: float = 0.0, rngs: nnx.Rngs, **options: Any
+) -> SparseMoE:
+    """A sparse layer whose experts are copies of `dense`, a module from tokens [..., d] to tokens.
+
+    Args:
+      noise: standard deviation of normal noise on each copied parameter, as a share of that parameter's own (0: exact
+        copies).
+      options: those of `SparseMoE`. With capacity factors that drop tokens the function differs for those; the default
+        drops none.
+    """
+    options = {"capacity_factor": None, "eval_capacity_factor": None} | options
+    layer = SparseMoE(d, num_experts, lambda rngs: jax.tree.map(jnp.copy, dense), rngs=rngs, **options)
+    if noise:
+        leaves, structure = jax.tree.flatten(layer.experts)
+        keys = jax.random.split(rngs.params(), len(leaves))
+        noisy = [
+            a + noise * a.std() * jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)
+        ]
+        layer.experts = jax.tree.unflatten(structure, noisy)
+    return layer
+
+
+def upcycle_moments(moments: nnx.Module, layer: SparseMoE) -> SparseMoE:
+    """What an optimiser keeps of the MLP, for the layer: each expert the MLP's own, zeros for all that is new.
+
+    `moments` is a tree like the MLP, such as Adam's first moments.
+    """
+    new = jax.tree.map(jnp.zeros_like, layer)
+    new.experts = jax.tree.map(lambda m, like: jnp.broadcast_to(m, like.shape), moments, layer.experts)
+    return new
+
+
+def upcycle_state(state: PyTree, dense: nnx.Module, convert: Callable[[nnx.Module], nnx.Module]) -> PyTree:
+    """An optimiser's state with every tree like `dense` in it converted, and the rest, such as the count, as it is.
+
+    For the MLP alone `convert` is `lambda m: upcycle_moments(m, layer)`; for a model around it, pass the model as
+    `dense`, and a function that puts the converted MLP into the model. The paper resumes the state so for vision
+    (section 3). Raises ValueError if nothing in the state is like `dense`.
+    """
+    structure = jax.tree.structure(dense)
+
+    def matches(tree: PyTree) -> bool:
+        return jax.tree.structure(tree) == structure
+
+    if not any(map(matches, jax.tree.leaves(state, is_leaf=matches))):
+        raise ValueError("state holds no tree like the dense module; was it initialised with another one?")
+    return jax.tree.map(lambda tree: convert(tree) if matches(tree) else tree, state, is_leaf=matches)

@@ -5,7 +5,8 @@
 
 Times are for two CPU cores. Each run is the command `python -m moejax.run --config PRESET --seed N`; what it writes to
 summary.json is collected in experiments/results/mnist_presets/results.json, and the table of all runs in table.md
-beside it. A run that is there already is not repeated.
+beside it. A run that is there already is not repeated, and one that was interrupted goes on where it stopped (its
+folder is in runs/mnist_presets).
 """
 
 import argparse
@@ -13,11 +14,11 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "mnist_presets"
+RUNS = Path(__file__).parent.parent / "runs" / "mnist_presets"
 KEPT = (
     *("test_accuracy", "test_loss", "dropped", "least_load", "parameters", "flops_per_image", "examples_per_second"),
     *("dataset", "data_source", "train_examples", "test_examples"),
@@ -25,24 +26,16 @@ KEPT = (
 
 
 def run(preset: str, seed: int) -> dict:
-    """One run of the main job, timed from outside."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "moejax.run",
-            "--config",
-            preset,
-            "--seed",
-            str(seed),
-            "--out",
-            f"{folder}/run",
-        ]
-        start = time.perf_counter()
-        subprocess.run(command, check=True)
-        seconds = time.perf_counter() - start
-        summary, env = (json.loads(Path(folder, "run", f"{name}.json").read_text()) for name in ("summary", "env"))
+    """One run of the main job, or what is left of it, timed from outside or, if it was resumed, by its own clock."""
+    out = RUNS / f"{preset}-{seed}"
+    resumed = (out / "config.json").exists()
+    words = ["--resume", str(out)] if resumed else ["--config", preset, "--seed", str(seed), "--out", str(out)]
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "moejax.run", *words], check=True)
+    seconds = time.perf_counter() - start
+    summary, env = (json.loads((out / f"{name}.json").read_text()) for name in ("summary", "env"))
     env.pop("command")
+    seconds = summary["seconds"] if resumed else seconds
     return {"preset": preset, "seed": seed, "seconds": seconds} | {k: summary[k] for k in KEPT} | {"environment": env}
 
 

@@ -63,7 +63,7 @@ def test_overrides_are_typed():
         ("train.epochs", "3.5", "train.epochs is '3.5', which is not a whole number."),
         ("train.learning_rate", "fast", "train.learning_rate is 'fast', which is not a number."),
         ("train.learning_rate", "nan", "train.learning_rate is 'nan', which is not a number."),
-        ("moe.capacity_factor", "inf", "moe.capacity_factor is 'inf', which is not a number."),
+        ("moe.capacity_factor", "inf", "moe.capacity_factor is 'inf', which is not a number or none."),
         ("moe.layer", "spare", "moe.layer is 'spare', which is not one of dense, sparse, soft."),
         ("moe.group_size", "x", "moe.group_size is 'x', which is not a whole number or none."),
         ("moe", "soft", "There is no field moe; did you mean moe.k?."),
@@ -80,11 +80,16 @@ def test_a_wrong_override_is_one_sentence(name, text, sentence):
     [
         ("moe.k", "9", "moe.k is 9, but there are only 8 experts"),
         ("moe.k", "0", "moe.k is 0; it must be at least 1."),
-        ("moe.capacity_factor", "0", "moe.capacity_factor is 0.0; it must be above 0."),
-        ("moe.eval_capacity_factor", "-1", "moe.eval_capacity_factor is -1.0; it must be above 0."),
+        ("moe.capacity_factor", "0", "moe.capacity_factor is 0.0; it must be above 0, or none"),
+        ("moe.eval_capacity_factor", "-1", "moe.eval_capacity_factor is -1.0; it must be above 0, or none"),
         ("moe.num_experts", "0", "moe.num_experts is 0; it must be at least 1."),
-        ("moe.group_size", "99", "moe.group_size is 99, which does not divide the 3200 tokens of a batch"),
-        ("moe.group_size", "0", "the nearest that does is 1."),
+        ("moe.group_size", "0", "moe.group_size is 0; it must be at least 1, or none."),
+        ("moe.router", "switch", "moe.k is 2, but moe.router switch chooses 1 expert; use softmax_top_k or k 1."),
+        ("moe.expert_groups", "3", "moe.expert_groups is 3, which does not divide the 8 experts (moe.num_experts)."),
+        ("moe.chosen_groups", "2", "moe.chosen_groups is 2; it must be from 1 to 1 (all groups)."),
+        ("moe.load_weight", "0.1", "moe.load_weight is 0.1, but moe.router softmax_top_k has no noise"),
+        ("moe.jitter", "1", "moe.jitter is 1.0; it must be at least 0 and below 1."),
+        ("moe.temperature", "0", "moe.temperature is 0.0; it must be above 0."),
         ("train.batch_size", "0", "train.batch_size is 0; it must be at least 1."),
         ("train.learning_rate", "-0.1", "train.learning_rate is -0.1; it must be above 0."),
         ("train.weight_decay", "-1", "train.weight_decay is -1.0; it must not be negative."),
@@ -101,6 +106,34 @@ def test_a_value_that_makes_no_sense_is_one_sentence(name, text, sentence):
     assert problems == []
     found = [p for p in contradictions(config) if sentence in p]
     assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"k": 1, "router": "top_k_softmax"}, "moe.k is 1, which gives moe.router top_k_softmax no gradient"),
+        ({"k": 3, "expert_groups": 4}, "moe.k is 3, but the chosen groups hold only 2 experts"),
+        (
+            {"expert_groups": 4, "router": "hash"},
+            "only the routers softmax_top_k and sigmoid limit the choice to groups",
+        ),
+        (
+            {"dispatch": "grouped", "router": "expert_choice"},
+            "moe.dispatch is grouped, which sorts tokens by the expert",
+        ),
+        ({"learn_temperature": True, "final_temperature": 0.5}, "a temperature is either annealed or learnt"),
+    ],
+)
+def test_values_that_make_no_sense_together_are_one_sentence(values, sentence):
+    problems = contradictions(Config(moe=MoeConfig(layer="sparse", **values)))
+    assert [sentence in p for p in problems] == [True]
+
+
+def test_truth_values_are_words():
+    config, problems = overlay(Config(), {"moe.renormalize": "False", "moe.learn_temperature": "true"})
+    assert (config.moe.renormalize, config.moe.learn_temperature, problems) == (False, True, [])
+    _, problems = overlay(Config(), {"moe.renormalize": "0"})
+    assert problems == ["moe.renormalize is '0', which is not true or false."]
 
 
 def test_a_file_that_is_not_a_config_is_one_sentence():

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from reference import mlp, randomly_filled
 
-from moejax.experts import MLP, apply_experts, apply_experts_to_all, stack_experts
+from moejax.experts import GLU, MLP, apply_experts, apply_experts_to_all, apply_experts_to_groups, stack_experts
 
 G, E, C, D, H = 2, 3, 4, 5, 7
 
@@ -92,24 +92,24 @@ def test_a_stack_is_a_function_of_its_seed():
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_each_expert_answers_its_own_slots_whatever_the_module(name):
-    experts, x = random_stack(name), draw(G, E, C, D)
-    want = np.stack([answer(one_of(experts, e), x[:, e]) for e in range(E)], axis=1)
+    experts, x = random_stack(name), draw(E, G, C, D)
+    want = np.stack([answer(one_of(experts, e), x[e]) for e in range(E)])
     np.testing.assert_allclose(jax.jit(apply_experts)(experts, x), want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["mlp", "sequential"])
 def test_every_expert_answers_every_token(name):
     experts, x = random_stack(name), draw(G, C, D)
-    want = np.stack([answer(one_of(experts, e), x) for e in range(E)], axis=1)
+    want = np.stack([answer(one_of(experts, e), x) for e in range(E)])
     np.testing.assert_allclose(jax.jit(apply_experts_to_all)(experts, x), want, rtol=1e-5, atol=1e-6)
 
 
 def test_an_experts_gradient_comes_from_its_own_slots_alone():
-    experts, x = random_stack("linear"), draw(G, E, C, D)
-    gradient = jax.jit(jax.grad(lambda experts: apply_experts(experts, x)[:, 1].sum()))(experts)
+    experts, x = random_stack("linear"), draw(E, G, C, D)
+    gradient = jax.jit(jax.grad(lambda experts: apply_experts(experts, x)[1].sum()))(experts)
     # y = x W, so the gradient of Σ y by W[i, j] is Σ x_i over the slots of expert 1, for every j
     want = np.zeros((E, D, D))
-    want[1] = np.asarray(x[:, 1]).sum((0, 1))[:, None]
+    want[1] = np.asarray(x[1]).sum((0, 1))[:, None]
     np.testing.assert_allclose(gradient.kernel[...], want, rtol=1e-5, atol=1e-6)
 
 
@@ -117,4 +117,27 @@ def test_an_experts_gradient_comes_from_its_own_slots_alone():
 def test_an_mlp_computes_in_its_dtype_and_keeps_float32_parameters(dtype):
     experts = randomly_filled(lambda: stack_experts(lambda rngs: MLP(D, H, dtype=dtype, rngs=rngs), E, nnx.Rngs(0)))
     assert {leaf.dtype for leaf in jax.tree.leaves(experts)} == {jnp.dtype("float32")}
-    assert jax.eval_shape(apply_experts, experts, draw(G, E, C, D)).dtype == (dtype or jnp.float32)
+    assert jax.eval_shape(apply_experts, experts, draw(E, G, C, D)).dtype == (dtype or jnp.float32)
+
+
+def test_a_glu_equals_its_formula():
+    module, x = randomly_filled(lambda: GLU(D, H, rngs=nnx.Rngs(0))), draw(2, D)
+    gate_up, down = (np.asarray(m.kernel[...], np.float64) for m in (module.gate_up, module.down))
+    gate, up = np.split(np.asarray(x, np.float64) @ gate_up, 2, axis=-1)
+    np.testing.assert_allclose(answer(module, x), (gate / (1 + np.exp(-gate)) * up) @ down, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [MLP, GLU])
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_experts_applied_to_groups_answer_their_own_rows(kind, dtype, use_bias):
+    experts = randomly_filled(
+        lambda: stack_experts(lambda rngs: kind(D, H, dtype=dtype, use_bias=use_bias, rngs=rngs), E, nnx.Rngs(0))
+    )
+    x, sizes = draw(7, D), np.array([3, 0, 4][:E] + [0] * (E - 3))
+    got = jax.jit(apply_experts_to_groups)(experts, x, jnp.asarray(sizes))
+    of_row = np.repeat(np.arange(E), sizes)
+    want = np.concatenate([answer(one_of(experts, e), x[r : r + 1]) for r, e in enumerate(of_row)])
+    tolerance = 1e-5 if dtype is None else 0.05
+    np.testing.assert_allclose(np.float32(got), np.float32(want), rtol=tolerance, atol=tolerance)
+    assert got.dtype == want.dtype

@@ -37,9 +37,9 @@ def tokens(seed, g, t):
 def parameters(layer):
     """A layer's parameters, or a gradient's, as the reference takes them."""
     mlps = layer.experts
-    named = {"router": layer.router, "up": mlps.up.kernel, "up_bias": mlps.up.bias}
+    named = {"router": layer.router.kernel, "up": mlps.up.kernel, "up_bias": mlps.up.bias}
     named |= {"down": mlps.down.kernel, "down_bias": mlps.down.bias}
-    named |= {"scale": layer.scale} if isinstance(layer, SoftMoE) else {}
+    named |= {"scale": layer.router.scale} if isinstance(layer, SoftMoE) else {}
     return {name: np.asarray(value[...], np.float64) for name, value in named.items()}
 
 
@@ -145,7 +145,7 @@ def test_bfloat16_experts_stay_near_the_reference_and_the_router_float32(kind):
 def test_training_and_evaluation_have_their_own_capacity():
     # A router of zeros ties, so all four tokens go to expert 0 of 2: in training 1 · 4 / 2 slots, at evaluation 4.
     layer = make("sparse", 2, k=1, capacity_factor=1.0, eval_capacity_factor=2.0)
-    layer.router = nnx.Param(jnp.zeros((D, 2)))
+    layer.router.kernel = nnx.Param(jnp.zeros((D, 2)))
     x = tokens(5, 1, 4)
     (y, training), (y_eval, evaluation) = call(layer, x, train=True), call(layer, x, train=False)
     np.testing.assert_array_equal(training.slots, [[[0], [1], [-1], [-1]]])
@@ -162,7 +162,11 @@ def test_routers_start_small_and_the_soft_scale_at_1():
     @jax.jit
     def start():
         soft = SoftMoE(64, 16, expert, slots=2, rngs=nnx.Rngs(0))
-        return SparseMoE(64, 32, expert, rngs=nnx.Rngs(0)).router[...], soft.router[...], soft.scale[...]
+        return (
+            SparseMoE(64, 32, expert, rngs=nnx.Rngs(0)).router.kernel[...],
+            soft.router.kernel[...],
+            soft.router.scale[...],
+        )
 
     sparse, soft, scale = map(np.asarray, start())
     np.testing.assert_allclose([sparse.std(), soft.std()], [0.02, 64**-0.5], rtol=0.1)  # lecun: 1 / √d
@@ -203,7 +207,7 @@ def with_experts_in(order, layer):
     """The same layer with its experts, and the router's columns for them, in another order."""
     graph, state = nnx.split(layer)
     permuted = nnx.merge(graph, state)
-    permuted.router = nnx.Param(layer.router[...][:, np.array(order)])
+    permuted.router.kernel = nnx.Param(layer.router.kernel[...][:, np.array(order)])
     permuted.experts = jax.tree.map(lambda a: a[np.array(order)], layer.experts)
     return permuted
 
@@ -264,7 +268,7 @@ def test_gradients_are_finite_at_zero_tokens_and_at_ties(kind, what):
         x = x.at[0].set(0).at[1, 0].set(0)
     else:
         layer = with_experts_in(range(E), layer)
-        layer.router = nnx.Param(jnp.zeros_like(layer.router[...]))
+        layer.router.kernel = nnx.Param(jnp.zeros_like(layer.router.kernel[...]))
     *_, gradients = call_and_gradients(layer, x, jnp.ones(x.shape))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
@@ -272,7 +276,7 @@ def test_gradients_are_finite_at_zero_tokens_and_at_ties(kind, what):
 def test_experts_that_nobody_chose_get_exactly_no_gradient():
     # Positive tokens and this router choose expert 1 and never 0 or 2.
     layer = make("sparse", E, k=1, eval_capacity_factor=100.0)
-    layer.router = nnx.Param(jnp.array([[-1.0, 1.0, -1.0]] * D))
+    layer.router.kernel = nnx.Param(jnp.array([[-1.0, 1.0, -1.0]] * D))
     *_, (gradient, _) = call_and_gradients(layer, jnp.abs(tokens(0, G, T)), tokens(1, G, T))
     for leaf in jax.tree.leaves(gradient.experts):
         np.testing.assert_array_equal(leaf[np.array([0, 2])], np.zeros_like(leaf[:2]))
@@ -282,4 +286,4 @@ def test_experts_that_nobody_chose_get_exactly_no_gradient():
 def test_the_router_of_a_single_choice_learns():
     layer = make("sparse", E, k=1, eval_capacity_factor=100.0)
     *_, (gradient, _) = call_and_gradients(layer, tokens(0, G, T), tokens(1, G, T))
-    assert np.abs(gradient.router[...]).max() > 1e-3
+    assert np.abs(gradient.router.kernel[...]).max() > 1e-3

@@ -10,7 +10,7 @@ from flax import nnx
 from reference import randomly_filled
 
 from moejax.config import Config, ModelConfig, MoeConfig, TrainConfig
-from moejax.models import Stem, build_model, patches
+from moejax.models import Neighbours, Stem, build_model, patches
 from moejax.presets import PRESETS
 from moejax.routing import DenseRouting, SoftRouting, TopKRouting
 
@@ -80,6 +80,17 @@ def test_the_stem_makes_the_grid_of_tokens_that_the_configuration_says(stride, s
     assert jax.eval_shape(stem, jnp.zeros((4, 28, 28))).shape == (4, *m.grid, 8) == (4, side, side, 8)
 
 
+def test_tokens_see_their_neighbours_by_a_residual_convolution():
+    m = ModelConfig(stride=2, width=3, neighbours=3)
+    module = randomly_filled(lambda: Neighbours(m, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 49, 3)), jnp.float32)
+    grid = jax.jit(lambda module, x: module.norm(x))(module, x).reshape(2, 7, 7, 3)
+    kernel = module.convolution.kernel[...].reshape(3, 3, 3, 3)
+    convolved = jax.lax.conv_general_dilated(grid, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    want = x + jax.nn.gelu(convolved + module.convolution.bias[...][None, None, None]).reshape(x.shape)
+    np.testing.assert_allclose(jax.jit(lambda module, x: module(x))(module, x), want, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("layer", KINDS)
 def test_logits_and_routings_of_a_batch(layer):
     model, image = make(tiny(layer, depth=2)), images(2)
@@ -88,7 +99,8 @@ def test_logits_and_routings_of_a_batch(layer):
     assert logits.dtype == jnp.float32
     assert np.isfinite(logits).all()
     assert [type(routing) for routing in routings] == [KINDS[layer]] * 2  # depth 2
-    assert all(routing.logits.shape[:3] == (2, 49, 3) for routing in routings)
+    # 2 images of 49 tokens and 3 experts; the sparse ones in groups of hidden / 4 = 1
+    assert all(math.prod(routing.logits.shape[:3]) == 2 * 49 * 3 for routing in routings)
 
 
 def test_the_stem_sees_pixels_standardised_by_mnists_mean_and_deviation(monkeypatch):
@@ -113,7 +125,7 @@ def test_images_of_bytes_and_of_floats_give_the_same_logits():
 
 @pytest.mark.parametrize("layer", KINDS)
 def test_an_image_is_classified_alike_wherever_it_is_in_the_batch(layer):
-    model, image = make(tiny(layer, depth=2)), images(2)
+    model, image = make(tiny(layer, depth=2, group_size=49)), images(2)
     (logits, _), (reversed_logits, _) = classify(model, image), classify(model, image[::-1])
     np.testing.assert_allclose(logits[::-1], reversed_logits, rtol=1e-4, atol=1e-5)
     assert np.abs(logits[0] - logits[1]).max() > 1e-2
@@ -125,7 +137,7 @@ def test_sparse_tokens_may_compete_across_images():
 
 
 def test_training_and_evaluation_differ_in_the_capacity_of_a_sparse_layer():
-    model = make(tiny("sparse", capacity_factor=0.1, eval_capacity_factor=100.0))
+    model = make(tiny("sparse", capacity_factor=0.1, eval_capacity_factor=100.0, group_size=49))
     image = jnp.asarray(images(2))
     training, evaluation = (
         np.asarray(jax.jit(lambda train=train: model({"image": image}, train=train)[1][0].slots)())
@@ -162,7 +174,7 @@ def test_the_three_mnist_presets_differ_in_size_by_their_routers_alone():
     for layer in KINDS:
         config = PRESETS[f"mnist_{layer}"].config
         model = jax.eval_shape(lambda config=config: build_model(config, 10, nnx.Rngs(0)))
-        routers = [(block.moe.router, getattr(block.moe, "scale", ())) for block in model.blocks]
+        routers = [block.moe.router for block in model.blocks]
         totals.append(count(model))
         others.append(count(model) - count(routers))
     assert others[0] == others[1] == others[2]

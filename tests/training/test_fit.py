@@ -113,12 +113,25 @@ def test_a_batch_larger_than_the_data_is_one_sentence(config, dataset, tmp_path)
         start(tmp_path / "big", config, dataset)
 
 
-def test_groups_that_do_not_divide_an_evaluation_batch_are_one_sentence(config, dataset, tmp_path):
-    config = dataclasses.replace(config, moe=dataclasses.replace(config.moe, group_size=15 * 25))
-    with pytest.raises(
-        UserError, match=r"moe\.group_size is 375, which does not divide the 12500 tokens of 500 examples"
-    ):
-        start(tmp_path / "groups", config, dataset)
+def test_routers_change_what_is_theirs_after_each_step(config, dataset, tmp_path):
+    moe = dataclasses.replace(config.moe, router="sigmoid", bias_rate=0.125, jitter=0.01)
+    fit = start(tmp_path / "sigmoid", dataclasses.replace(config, moe=moe), dataset)
+    fit.train(StopAfter(0))
+    bias = np.asarray(fit.state.model.blocks[0].moe.router.bias[...])
+    # 3 steps of ± 0.125; 15 · 25 choices never fall on two experts evenly, which move against each other
+    assert abs(bias[0]) in (0.125, 0.375)
+    assert bias.sum() == 0
+
+
+def test_an_annealed_temperature_arrives(config, dataset, tmp_path):
+    moe = dataclasses.replace(config.moe, layer="dense", temperature=2.0, final_temperature=0.25)
+    fit = start(tmp_path / "dense", dataclasses.replace(config, moe=moe), dataset)
+    fit.train(StopAfter(1))
+    router = fit.state.model.blocks[0].moe.router
+    first = float(np.exp(router.log_temperature[...]))
+    assert 0.25 < first < 2.0
+    fit.train(StopAfter(NEVER))
+    np.testing.assert_allclose(np.exp(fit.state.model.blocks[0].moe.router.log_temperature[...]), 0.25, rtol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_is_one_sentence(config, dataset, tmp_path):

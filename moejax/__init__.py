@@ -35,6 +35,7 @@ _HOME = {
     "experts": ("MLP", "GLU", "stack_experts", "apply_experts", "apply_experts_to_all", "apply_experts_to_groups"),
     "routers": ("ROUTERS", "Router", "RouterOptions", "DenseRouter", "SoftRouter"),
     "layers": ("DenseMoE", "SparseMoE", "SoftMoE", "into_groups", "ungroup"),
+    "huggingface": ("from_huggingface", "to_huggingface"),
     "upcycling": ("upcycle", "upcycle_moments", "upcycle_state"),
     "errors": ("UserError",),
 }

@@ -27,11 +27,11 @@ _BLOCKS = (16, 32, 64, 128, 256)
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def grouped_matmul(
-    x: Float[Array, "r d"], w: Float[Array, "e d h"], sizes: Int[Array, " e"], transposed: bool = False
+    x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], sizes: Int[Array, " e"], transposed: bool = False
 ) -> Float[Array, "r h"]:
     """Multiply the first `sizes[0]` rows by w[0], the next `sizes[1]` by w[1], and so on; zeros for rows that are left.
 
-    `transposed` multiplies by w[e]ᵀ, of [e, h, d] then. The sum of `sizes` must not exceed r.
+    `transposed` multiplies by w[e]ᵀ: w is [e, h, d] then, else [e, d, h]. The sum of `sizes` must not exceed r.
     """
     return lax.platform_dependent(
         x,

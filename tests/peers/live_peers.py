@@ -1,0 +1,154 @@
+"""The peers themselves, built live: Hugging Face's MoE blocks, soft-moe-pytorch's and st-moe-pytorch's. Needs torch."""
+
+import importlib
+import json
+
+import numpy as np
+import torch
+
+TINY = {"d": 8, "h": 12, "experts": 8}
+NORM, RAW = {"norm_topk_prob": True}, {"norm_topk_prob": False}
+GROUPS = {"n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "n_shared_experts": 2}
+
+# Name: kind, k, and what else its configuration says.
+CASES = {
+    "mixtral": ("mixtral", 2, {}),
+    "mixtral_k1": ("mixtral", 1, {}),
+    "olmoe": ("olmoe", 2, RAW),
+    "olmoe_normalised": ("olmoe", 2, NORM),
+    "qwen3_moe": ("qwen3_moe", 2, NORM),
+    "qwen2_moe": ("qwen2_moe", 2, RAW | {"shared_expert_intermediate_size": 10}),
+    "granitemoe": ("granitemoe", 2, {"hidden_act": "gelu"}),
+    "deepseek_v3": ("deepseek_v3", 3, NORM | GROUPS),
+    "deepseek_v3_raw": ("deepseek_v3", 2, RAW | GROUPS | {"n_group": 1, "topk_group": 1, "n_shared_experts": 1}),
+    "switch": ("switch", 1, {"expert_capacity": 2}),
+}
+
+BLOCKS = {
+    "mixtral": ("mixtral", "MixtralConfig", "MixtralSparseMoeBlock"),
+    "olmoe": ("olmoe", "OlmoeConfig", "OlmoeSparseMoeBlock"),
+    "qwen3_moe": ("qwen3_moe", "Qwen3MoeConfig", "Qwen3MoeSparseMoeBlock"),
+    "qwen2_moe": ("qwen2_moe", "Qwen2MoeConfig", "Qwen2MoeSparseMoeBlock"),
+    "granitemoe": ("granitemoe", "GraniteMoeConfig", "GraniteMoeMoE"),
+    "deepseek_v3": ("deepseek_v3", "DeepseekV3Config", "DeepseekV3MoE"),
+    "switch": ("switch_transformers", "SwitchTransformersConfig", "SwitchTransformersSparseMLP"),
+}
+
+
+def huggingface_block(kind, k, more, *, d, h, experts, seed=0, bias=0.2):
+    """The live block with random weights, and the entries of its configuration that were set."""
+    if kind == "switch":
+        config = {"d_model": d, "d_ff": h, "num_experts": experts, "dense_act_fn": "relu"}
+    else:
+        width = "moe_intermediate_size" if kind in ("qwen3_moe", "qwen2_moe", "deepseek_v3") else "intermediate_size"
+        number = {"mixtral": "num_local_experts", "granitemoe": "num_local_experts", "deepseek_v3": "n_routed_experts"}
+        config = {"hidden_size": d, width: h, number.get(kind, "num_experts"): experts, "num_experts_per_tok": k}
+        config |= {"hidden_act": "silu"}
+    config |= more
+    module, config_class, block_class = BLOCKS[kind]
+    module = importlib.import_module(f"transformers.models.{module}.modeling_{module}")
+    theirs = getattr(module, config_class)(**config)
+    theirs._experts_implementation = "eager"  # the definition, not one of its kernels
+    return randomise(getattr(module, block_class)(theirs), seed, bias), config
+
+
+def draw(seed):
+    """A source of random numbers."""
+    return torch.Generator().manual_seed(seed)
+
+
+def randomise(block, seed, bias=0.2):
+    """Random weights in place of the block's own: matrices of n columns of deviation 1/√n, vectors of `bias`."""
+    source = draw(seed)
+    with torch.no_grad():
+        for value in block.state_dict().values():
+            value.normal_(std=value.shape[-1] ** -0.5 if value.ndim > 1 else bias, generator=source)
+    return block.requires_grad_(False).eval()
+
+
+def weights_of(block):
+    """The block's state dict as numpy arrays."""
+    return {name: value.numpy() for name, value in block.state_dict().items()}
+
+
+def tokens(block, shape, seed=0):
+    """Random tokens whose choice of experts does not hang on the last bits: a little noise leaves it as it is.
+
+    Else two correct programs that round differently could choose differently, and no tolerance would tell that from a
+    mistake.
+    """
+    source = draw(seed + 1)
+    g, t, d = shape
+    x = torch.randn(2 * g * t, d, generator=source)
+    router = block.router if hasattr(block, "router") else block.gate
+    noise = 1e-4 * torch.randn(x.shape, generator=source)
+    chosen = [choice(router, x + step) for step in (-noise, 0 * noise, noise)]
+    same = (chosen[0] == chosen[1]).all(-1) & (chosen[1] == chosen[2]).all(-1)
+    assert same.sum() >= g * t
+    return x[same][: g * t].reshape(shape)
+
+
+def choice(router, x):
+    """The experts of each token, sorted: some routers leave the order open."""
+    if type(router).__name__ == "SwitchTransformersTop1Router":
+        return router.classifier(x).argmax(-1, keepdim=True)
+    return router(x)[2].sort(-1).values
+
+
+def answer(block, x, seed=0):
+    """x, y, a cotangent, and the gradient of Σ y · cotangent by x, as numpy arrays."""
+    x = x.clone().requires_grad_()
+    y = block(x)
+    cotangent = torch.randn(y.shape, generator=draw(seed + 2))
+    (gradient,) = torch.autograd.grad(y, x, cotangent)
+    arrays = {"x": x, "y": y, "cotangent": cotangent, "x_gradient": gradient}
+    return {name: value.detach().numpy() for name, value in arrays.items()}
+
+
+def huggingface_case(name):
+    """Kind, configuration, weights and answers of one small case."""
+    kind, k, more = CASES[name]
+    block, config = huggingface_block(kind, k, more, **TINY)
+    arrays = answer(block, tokens(block, (2, 10, TINY["d"])))
+    return {"kind": kind, "config": config, "weights": weights_of(block)} | arrays
+
+
+def soft_case():
+    """soft-moe-pytorch's SoftMoE, 3 experts of 2 slots. Its norms keep their gains of 1."""
+    from soft_moe_pytorch import SoftMoE
+
+    block = SoftMoE(dim=8, num_experts=3, num_slots=2, expert_mult=1.5)
+    randomise(block, seed=3)
+    with torch.no_grad():
+        block.norm.gamma.fill_(1)
+        block.slot_norm.gamma.fill_(1)
+        block.slot_embeds.mul_(4)  # far above the eps of our norm
+    return {"weights": weights_of(block)} | answer(block, 2 * torch.randn(2, 10, 8, generator=draw(4)))
+
+
+def st_case():
+    """st-moe-pytorch's top-2 MoE of 5 experts: no second choice left to chance, gradients through the combine alone."""
+    from st_moe_pytorch import MoE
+
+    block = MoE(
+        dim=8,
+        num_experts=5,
+        expert_hidden_mult=2.25,
+        capacity_factor_eval=1.75,  # 7 slots for 20 tokens: some choices are dropped
+        straight_through_dispatch_tensor=False,
+    )
+    randomise(block, seed=5)
+    with torch.no_grad():
+        block.gate.threshold_eval.zero_()
+        for expert in block.experts.experts:
+            expert.net[1].mult_bias.add_(1)
+    x = torch.randn(2, 20, 8, generator=draw(6))
+    return {"weights": weights_of(block)} | answer(lambda x: block(x).outputs, x)
+
+
+def save(path, case):
+    """One compressed file; names and numbers as JSON."""
+    case = dict(case)
+    weights = {f"weights/{name}": value for name, value in case.pop("weights").items()}
+    words = {name: json.dumps(case.pop(name)) for name in list(case) if not isinstance(case[name], np.ndarray)}
+    np.savez_compressed(path, **weights, **words, **case)

@@ -50,8 +50,8 @@ PRESETS = {
             ),
         ),
         "MNIST, all 60,000 training images",
-        "about 20 minutes",
-        "not yet measured",
+        "about 25 minutes",
+        "99.6 %",
     ),
     "mnist_tiny": Preset(
         Config(

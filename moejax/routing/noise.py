@@ -19,13 +19,14 @@ def jitter(key: Key[Array, ""], x: Float[Array, "g t d"], amount: float) -> Floa
 def noisy_top_k(
     clean: Float[Array, "g t e"], spread: Float[Array, "g t e"], k: int, key: Key[Array, ""] | None
 ) -> TopKRouting:
-    """Choose among clean + N(0, 1) · softplus(spread), then softmax over the chosen (Shazeer et al. 2017, 2.1).
+    """Choose among clean + N(0, 1) · (softplus(spread) + 0.01), then softmax of the chosen (Shazeer et al. 2017, 2.1).
 
+    The 0.01, which the authors' code adds, keeps `chance` and its gradient finite when the noise is learnt away.
     `logits` of the result are the noisy ones; `chance` is the smooth load estimator of appendix A, for `load_loss`.
     """
     if key is None:
         return top_k_softmax(clean, k)
-    deviation = jax.nn.softplus(spread)
+    deviation = jax.nn.softplus(spread) + 0.01
     noisy = clean + deviation * jax.random.normal(key, clean.shape)
     routing = top_k_softmax(noisy, k)
     return routing._replace(chance=chance_of_choice(clean, noisy, deviation, routing.experts))

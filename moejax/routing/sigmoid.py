@@ -28,10 +28,11 @@ def sigmoid_top_k(
     biased = scores if bias is None else scores + bias[None, None]
     best_of_group = min(2, logits.shape[-1] // expert_groups)
     experts = best(limit_to_groups(biased, expert_groups, chosen_groups, best_of_group), k)
-    weights = jnp.take_along_axis(scores, experts, axis=-1)
-    if renormalize:
-        weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
-    return TopKRouting(logits, scores / scores.sum(-1, keepdims=True), experts, weights * scale)
+    # s / Σs as a softmax of log s: finite, and with finite gradients, also where all scores vanish.
+    log_scores = jax.nn.log_sigmoid(logits)
+    chosen = jnp.take_along_axis(log_scores, experts, axis=-1)
+    weights = jax.nn.softmax(chosen, axis=-1) if renormalize else jnp.exp(chosen)
+    return TopKRouting(logits, jax.nn.softmax(log_scores, axis=-1), experts, weights * scale)
 
 
 def update_bias(bias: Float[Array, " e"], load: Float[Array, " e"], rate: float) -> Float[Array, " e"]:

@@ -41,7 +41,9 @@ def top_k_softmax(logits: Float[Array, "g t e"], k: int) -> TopKRouting:
     """
     experts = best(logits, k)
     weights = jax.nn.softmax(jnp.take_along_axis(logits, experts, axis=-1), axis=-1)
-    return TopKRouting(logits, jax.nn.softmax(logits, axis=-1), experts, weights)
+    probs = jax.nn.softmax(logits, axis=-1)
+    # A NaN that was not chosen counts all the same.
+    return TopKRouting(logits, probs, experts, jnp.where(jnp.isnan(probs[..., :1]), jnp.nan, weights))
 
 
 def switch(logits: Float[Array, "g t e"]) -> TopKRouting:

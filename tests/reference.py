@@ -1,20 +1,36 @@
 """The slow and obvious Mixture of Experts: Python loops over tokens in float64, for the tests to compare with.
 
-`p` holds a layer's parameters by name: router [d, e] or [d, e, c], up [e, d, h], up_bias [e, h], down [e, h, d],
+First the routers, on the logits [t, e] of one group or [e] of one token; then the ways of dispatch; then whole layers.
+There `p` holds a layer's parameters by name: router [d, e] or [d, e, c], up [e, d, h], up_bias [e, h], down [e, h, d],
 down_bias [e, d], and a soft layer's scale. Tokens come as [g, t, d] in, and leave as [g, t, d].
 """
 
+import math
 from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moejax.routing import TopKRouting
+
 
 def randomly_filled(build, seed=0, scale=0.7):
     """The module that `build()` makes, with every parameter, biases included, random and large enough to matter."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape, scale=scale), a.dtype), jax.eval_shape(build))
+
+
+def log(probs):
+    """Logits whose softmax is `probs`."""
+    return jnp.asarray(np.log(probs), jnp.float32)
+
+
+def chosen(experts, num_experts):
+    """A routing by its choices [g, t, k] alone, with equal weights."""
+    experts = jnp.asarray(experts)
+    flat = jnp.zeros((*experts.shape[:2], num_experts))
+    return TopKRouting(flat, flat + 1 / num_experts, experts, jnp.ones(experts.shape) / experts.shape[-1])
 
 
 def softmax(x):
@@ -30,24 +46,131 @@ def mlp(p, e, token):
     return x @ p["down"][e] + p["down_bias"][e]
 
 
-def choose(logits, k):
+def best(scores, k):
+    """Indices of the k highest of one token's scores, best first, ties to the lower index."""
+    return sorted(range(len(scores)), key=lambda e: (-scores[e], e))[:k]
+
+
+def choose(logits, k, renormalize=True):
     """One token's k best experts, ties to the lower index, and their weights."""
     probs = softmax(logits)
-    experts = sorted(range(len(probs)), key=lambda e: (-probs[e], e))[:k]
+    experts = best(probs, k)
     weights = probs[experts]
-    return experts, weights if k == 1 else weights / weights.sum()
+    return experts, weights / weights.sum() if renormalize and k > 1 else weights
 
 
-def fill(experts, capacity):
-    """Slots [t, k] of one group's choices [t, k]: first choices first, then second choices; -1 when it is full."""
+def choose_then_softmax(logits, k):
+    """One token's k best experts, and the softmax of their logits alone."""
+    experts = best(logits, k)
+    return experts, softmax(logits[experts])
+
+
+def choose_by_sigmoid(logits, k, bias, renormalize=True, scale=1.0, expert_groups=1, chosen_groups=1):
+    """One token's experts by sigmoid + bias, within its best groups, and their weights by the sigmoid alone."""
+    scores = 1 / (1 + np.exp(-logits))
+    best_of_group = min(2, len(scores) // expert_groups)
+    experts = best(limit_to_groups(scores + bias, expert_groups, chosen_groups, best_of_group), k)
+    weights = scores[experts]
+    return experts, scale * (weights / weights.sum() if renormalize else weights)
+
+
+def limit_to_groups(scores, expert_groups, chosen_groups, best_of_group):
+    """One token's scores, -inf outside of the groups whose highest scores have the largest sums."""
+    groups = np.split(scores, expert_groups)
+    chosen = best([sum(sorted(group)[-best_of_group:]) for group in groups], chosen_groups)
+    return np.concatenate([group if i in chosen else np.full(len(group), -np.inf) for i, group in enumerate(groups)])
+
+
+def normal_cdf(x):
+    return (1 + math.erf(x / math.sqrt(2))) / 2
+
+
+def chance(clean, noisy, deviation, k):
+    """One token: of each expert, the probability that with new noise of its own it exceeds the k-th best other one."""
+    out = np.ones(len(clean))
+    for e in range(len(clean)):
+        others = sorted(np.delete(noisy, e), reverse=True)
+        if len(others) >= k:
+            out[e] = normal_cdf((clean[e] - others[k - 1]) / deviation[e])
+    return out
+
+
+def sinkhorn(logits, iterations=2000):
+    """The plan of one group [t, e] itself: rows that sum to 1/t, columns that sum to 1/e."""
+    plan = np.exp(logits - logits.max())
+    for _ in range(iterations):
+        plan /= plan.sum(1, keepdims=True) * len(plan)
+        plan /= plan.sum(0, keepdims=True) * plan.shape[1]
+    return plan
+
+
+def fill(experts, capacity, priority=None):
+    """Slots [t, k] of one group's choices [t, k]: first choices first, then second choices; -1 when it is full.
+
+    Tokens stand in order, or by their priority [t], highest first. A choice of -1 is padding and takes no slot.
+    """
     slots, taken = np.full(np.shape(experts), -1), Counter()
+    tokens = range(len(slots)) if priority is None else best(priority, len(slots))
     for choice in range(slots.shape[1]):
-        for token in range(slots.shape[0]):
+        for token in tokens:
             expert = int(experts[token][choice])
-            if taken[expert] < capacity:
+            if expert >= 0 and taken[expert] < capacity:
                 slots[token, choice] = taken[expert]
                 taken[expert] += 1
     return slots
+
+
+def expert_choice(logits, capacity, mask=None):
+    """Tokens [e, c] and weights [e, c] of one group's logits [t, e]: each expert's best tokens; -1 for no token."""
+    probs = np.array([softmax(token) for token in logits])
+    tokens, weights = np.full((logits.shape[1], capacity), -1), np.zeros((logits.shape[1], capacity))
+    for e in range(logits.shape[1]):
+        real = [t for t in range(len(logits)) if mask is None or mask[t]]
+        for c, t in enumerate(sorted(real, key=lambda t: (-probs[t, e], t))[:capacity]):
+            tokens[e, c], weights[e, c] = t, probs[t, e]
+    return tokens, weights
+
+
+def sparse_apply(expert, x, routing):
+    """y [g, t, d2] where expert(e, token) answers: each kept choice's answer, weighted, added up token by token."""
+    routing = jax.tree.map(np.asarray, routing)
+    y = np.zeros((*x.shape[:2], len(expert(0, x[0, 0]))))
+    if hasattr(routing, "tokens"):
+        for g, e, c in np.ndindex(routing.tokens.shape):
+            t = routing.tokens[g, e, c]
+            if t >= 0:
+                y[g, t] += routing.weights[g, e, c] * expert(e, x[g, t])
+        return y
+    for g, t, choice in np.ndindex(routing.experts.shape):
+        if (routing.experts if routing.slots is None else routing.slots)[g, t, choice] >= 0:
+            y[g, t] += routing.weights[g, t, choice] * expert(routing.experts[g, t, choice], x[g, t])
+    return y
+
+
+def grouped_matmul(x, w, sizes):
+    """Rows [r, d], in runs of `sizes`, each times its run's matrix of w [e, d, h]; zeros after the last run."""
+    out, row = np.zeros((len(x), w.shape[2])), 0
+    for e, size in enumerate(sizes):
+        for _ in range(size):
+            out[row] = x[row] @ w[e]
+            row += 1
+    return out
+
+
+def grouped_outer(x, dy, sizes):
+    """For each run of rows the sum of its outer products."""
+    out, row = np.zeros((len(sizes), x.shape[1], dy.shape[1])), 0
+    for e, size in enumerate(sizes):
+        for _ in range(size):
+            out[e] += np.outer(x[row], dy[row])
+            row += 1
+    return out
+
+
+def squared_variation(values):
+    """CV²: population variance over squared mean."""
+    mean = sum(values) / len(values)
+    return sum((v - mean) ** 2 for v in values) / len(values) / mean**2
 
 
 def dense_moe(p, x):

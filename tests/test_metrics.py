@@ -1,4 +1,4 @@
-"""Metrics of routing, worked by hand for the three kinds of routing."""
+"""Metrics of routing, worked by hand for the four kinds of routing, with and without padding."""
 
 import math
 
@@ -6,30 +6,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import chosen, log
+from sklearn.metrics import normalized_mutual_info_score
 
 from moejax import metrics
-from moejax.routing import assign, dense_routing, soft_routing, top_k_routing
+from moejax.routing import assign, dense_routing, expert_choice, mask_tokens, soft_routing, softmax_top_k
 
+few = settings(deadline=None, max_examples=25)
 # Rows are tokens, columns experts; two groups of two tokens.
 PROBS = [[[0.5, 0.3, 0.2], [0.6, 0.1, 0.3]], [[0.7, 0.2, 0.1], [0.2, 0.2, 0.6]]]
 LOGITS = np.log(np.float32(PROBS))
+# The second group's first token is padding.
+MASK = jnp.array([[True, True], [False, True]])
 
-load, dropped, gate_entropy = map(jax.jit, (metrics.load, metrics.dropped, metrics.gate_entropy))
+load = jax.jit(metrics.load, static_argnames="after_capacity")
+dropped, gate_entropy, confidence = map(jax.jit, (metrics.dropped, metrics.gate_entropy, metrics.confidence))
+dispatch_entropy, label_information = map(jax.jit, (metrics.dispatch_entropy, metrics.label_information))
 
 
 @jax.jit(static_argnames=("k", "capacity"))
-def sparse(k, capacity=None):
-    routing = top_k_routing(jnp.asarray(LOGITS), k)
+def sparse(k, capacity=None, mask=None):
+    routing = mask_tokens(softmax_top_k(jnp.asarray(LOGITS), k), mask)
     return routing if capacity is None else assign(routing, capacity)
 
 
-def dense(logits=LOGITS):
-    return jax.jit(dense_routing)(np.float32(logits))
+@jax.jit
+def dense(logits=LOGITS, mask=None):
+    return dense_routing(jnp.asarray(logits, jnp.float32), 1.0, mask)
 
 
-def soft(weights):
-    """A routing of one token, whose combine is `weights` [e, c], normalised."""
-    return jax.jit(soft_routing)(np.log(np.float32([[weights]])))
+def soft(*weights, mask=None):
+    """A routing of one group, whose tokens' combine are `weights` [e, c], normalised."""
+    return jax.jit(soft_routing)(log([weights]), mask)
 
 
 def entropy(*probs):
@@ -43,14 +53,61 @@ def test_load_of_a_sparse_routing_counts_choices_dropped_or_not():
     np.testing.assert_allclose(load(sparse(1, 1)), [3 / 4, 0, 1 / 4])
 
 
+def test_load_after_capacity_counts_what_was_carried_out():
+    # One slot: group 0's second token is dropped by expert 0.
+    np.testing.assert_allclose(load(sparse(1, 1), after_capacity=True), [2 / 3, 0, 1 / 3])
+    np.testing.assert_allclose(load(sparse(1, 2), after_capacity=True), [3 / 4, 0, 1 / 4])
+    np.testing.assert_allclose(load(sparse(1), after_capacity=True), [3 / 4, 0, 1 / 4])
+
+
+def test_load_leaves_padding_out():
+    np.testing.assert_allclose(load(sparse(1, mask=MASK)), [2 / 3, 0, 1 / 3])
+    np.testing.assert_allclose(load(sparse(1, 1, mask=MASK), after_capacity=True), [1 / 2, 0, 1 / 2])
+    np.testing.assert_allclose(load(dense(mask=MASK)), [1.3 / 3, 0.6 / 3, 1.1 / 3], rtol=1e-6)
+    nobody = load(sparse(1, mask=jnp.zeros((2, 2), bool)))
+    np.testing.assert_array_equal(nobody, [0, 0, 0])
+
+
+def test_load_of_expert_choice_is_even_unless_there_is_padding():
+    routing = expert_choice(jnp.asarray(LOGITS), 1)
+    np.testing.assert_allclose(load(routing), [1 / 3] * 3, rtol=1e-6)
+    routing = expert_choice(jnp.asarray(LOGITS), 2, MASK)  # 3 real tokens, each taken by all 3 experts
+    np.testing.assert_allclose(load(routing), [1 / 3] * 3, rtol=1e-6)
+    np.testing.assert_allclose(load(routing, after_capacity=True), [1 / 3] * 3, rtol=1e-6)
+
+
 def test_load_of_a_dense_routing_is_the_mean_gate():
     np.testing.assert_allclose(load(dense()), [2.0 / 4, 0.8 / 4, 1.2 / 4], rtol=1e-6)
 
 
 def test_load_of_a_soft_routing_is_the_mean_gate():
-    # One token, experts of two slots: weights 1 and 2 of 10, and 3 and 4 of 10.
-    routing = soft([[1, 2], [3, 4]])
-    np.testing.assert_allclose(load(routing), [0.3, 0.7], rtol=1e-6)
+    # One token, experts of two slots: weights 1 and 2 of 10, and 3 and 4 of 10. A second one is padding.
+    np.testing.assert_allclose(load(soft([[1, 2], [3, 4]])), [0.3, 0.7], rtol=1e-6)
+    padded = soft([[1, 2], [3, 4]], [[9, 9], [1, 1]], mask=jnp.array([[True, False]]))
+    np.testing.assert_allclose(load(padded), [0.3, 0.7], rtol=1e-6)
+
+
+SHARES = jnp.array([[0.5, 0.25, 0.25, 0.0], [0.25, 0.25, 0.25, 0.25], [1.0, 0, 0, 0], [0.48, 0.48, 0.02, 0.02]])
+
+
+def test_relative_load_is_in_equal_shares():
+    np.testing.assert_allclose(metrics.relative_load(SHARES[:2]), [[2, 1, 1, 0], [1, 1, 1, 1]])
+
+
+def test_max_violation_is_how_far_the_largest_load_is_above_the_mean():
+    np.testing.assert_allclose(metrics.max_violation(SHARES), [1, 0, 3, 0.92], rtol=1e-6)
+
+
+def test_dead_experts_have_less_than_a_tenth_of_an_equal_share():
+    # .02 · 4 = .08
+    np.testing.assert_array_equal(metrics.dead_experts(SHARES), [1, 0, 3, 2])
+    np.testing.assert_array_equal(metrics.dead_experts(SHARES, 0.05), [1, 0, 3, 0])
+
+
+def test_diversity_is_the_share_of_experts_in_use():
+    # exp of (½ ln 2 + 2 · ¼ ln 4) = 2^1.5, of 4
+    want = [2**1.5 / 4, 1, 1 / 4, math.exp(2 * entropy(0.48) + 2 * entropy(0.02)) / 4]
+    np.testing.assert_allclose(metrics.diversity(SHARES), want, rtol=1e-6)
 
 
 def test_dropped_is_the_share_of_choices_without_a_slot():
@@ -61,6 +118,22 @@ def test_dropped_is_the_share_of_choices_without_a_slot():
     np.testing.assert_allclose(dropped(sparse(2, 2)), 0)
 
 
+def test_padding_is_not_dropped():
+    # Group 1's one real token finds room everywhere; group 0 as before.
+    np.testing.assert_allclose(dropped(sparse(1, 1, mask=MASK)), 1 / 3, rtol=1e-6)
+    np.testing.assert_allclose(dropped(sparse(2, 1, mask=MASK)), 1 / 6, rtol=1e-6)
+    assert dropped(sparse(1, 1, mask=jnp.zeros((2, 2), bool))) == 0
+
+
+def test_dropped_by_expert_choice_are_the_tokens_that_nobody_took():
+    # Group 0: all experts' best are token 1 (.6), 0 (.3) and 1 (.3). Group 1: 0 (.7), 0 (.2, the earlier), 1 (.6).
+    np.testing.assert_allclose(dropped(expert_choice(jnp.asarray(LOGITS), 1)), 0)
+    # All three experts of the first group take token 0: 1 of 4 is left.
+    logits = log([[[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]], PROBS[1]])
+    np.testing.assert_allclose(dropped(expert_choice(logits, 1)), 1 / 4)
+    np.testing.assert_allclose(dropped(expert_choice(logits, 1, MASK)), 1 / 3, rtol=1e-6)
+
+
 def test_dropped_is_0_where_nothing_can_be_dropped():
     for routing in (dense(), soft([[1, 2], [3, 4]]), sparse(2)):
         assert dropped(routing) == 0
@@ -68,9 +141,11 @@ def test_dropped_is_0_where_nothing_can_be_dropped():
 
 @pytest.mark.parametrize("k", [1, 2])
 def test_entropy_of_a_sparse_routing_is_of_the_probabilities_before_the_choice(k):
-    want = (entropy(0.5, 0.3, 0.2) + entropy(0.6, 0.1, 0.3) + entropy(0.7, 0.2, 0.1) + entropy(0.2, 0.2, 0.6)) / 4
-    np.testing.assert_allclose(gate_entropy(sparse(k)), want, rtol=1e-6)
-    np.testing.assert_allclose(gate_entropy(dense()), want, rtol=1e-6)
+    each = [entropy(*token) for group in PROBS for token in group]
+    np.testing.assert_allclose(gate_entropy(sparse(k)), sum(each) / 4, rtol=1e-6)
+    np.testing.assert_allclose(gate_entropy(dense()), sum(each) / 4, rtol=1e-6)
+    for routing in (sparse(k, mask=MASK), dense(mask=MASK)):
+        np.testing.assert_allclose(gate_entropy(routing), (each[0] + each[1] + each[3]) / 3, rtol=1e-6)
 
 
 def test_entropy_of_a_soft_routing_is_over_experts_not_slots():
@@ -79,5 +154,69 @@ def test_entropy_of_a_soft_routing_is_over_experts_not_slots():
 
 
 def test_entropy_is_0_when_decided_and_ln_e_when_undecided():
-    assert gate_entropy(dense([[[0, -1000, -1000]]])) == 0
-    np.testing.assert_allclose(gate_entropy(dense(np.zeros((1, 2, 5)))), math.log(5), rtol=1e-6)
+    assert gate_entropy(dense(np.float32([[[0, -1000, -1000]]]))) == 0
+    np.testing.assert_allclose(gate_entropy(dense(np.zeros((1, 2, 5), np.float32))), math.log(5), rtol=1e-6)
+
+
+def test_confidence_is_the_mean_highest_probability():
+    np.testing.assert_allclose(confidence(sparse(2)), (0.5 + 0.6 + 0.7 + 0.6) / 4, rtol=1e-6)
+    np.testing.assert_allclose(confidence(dense(mask=MASK)), (0.5 + 0.6 + 0.6) / 3, rtol=1e-6)
+    np.testing.assert_allclose(confidence(soft([[1, 2], [3, 4]])), 0.7, rtol=1e-6)
+
+
+# Labels and experts
+
+# Three examples of label 0, two of label 1; two experts.
+GATES = jnp.array([[1.0, 0], [1, 0], [0.5, 0.5], [0, 1], [0.25, 0.75]])
+LABELS = jnp.array([0, 0, 0, 1, 1])
+
+
+def test_label_counts_add_up_the_gates_of_each_label():
+    np.testing.assert_allclose(metrics.label_counts(GATES, LABELS, 3), [[2.5, 0.5], [0.25, 1.75], [0, 0]])
+
+
+def test_padding_without_gates_counts_for_no_label():
+    routing = mask_tokens(chosen([[[0], [1], [1]]], 2), jnp.array([[True, True, False]]))
+    counts = metrics.label_counts(routing.gates[0], jnp.array([0, 1, 1]), 2)
+    np.testing.assert_allclose(counts, [[1, 0], [0, 1]])
+
+
+def test_dispatch_entropy_is_the_entropy_of_labels_within_an_expert_by_its_share():
+    # Expert 0: 3 and 1 of 4; expert 1: 2 and 2 of 4; expert 2 has none. Shares 4/8, 4/8, 0.
+    counts = jnp.array([[3.0, 2, 0], [1, 2, 0]])
+    np.testing.assert_allclose(dispatch_entropy(counts), (entropy(3 / 4, 1 / 4) + math.log(2)) / 2, rtol=1e-6)
+
+
+def test_dispatch_entropy_is_0_for_one_label_an_expert_and_ln_y_for_no_order_at_all():
+    np.testing.assert_allclose(dispatch_entropy(5 * jnp.eye(3)), 0, atol=1e-6)
+    np.testing.assert_allclose(dispatch_entropy(jnp.ones((4, 7))), math.log(4), rtol=1e-6)
+
+
+@few
+@given(st.integers(0, 1000))
+def test_dispatch_entropy_equals_the_papers_formula(seed):
+    # H = Σ_m (n_m/n) · [-Σ_k (n_km/n_m) ln(n_km/n_m)]
+    counts = np.random.default_rng(seed).integers(0, 4, size=(4, 8)).astype(float)
+    counts[0, 0] += 1
+    want = 0.0
+    for expert in counts.T:
+        if expert.sum():
+            want += expert.sum() / counts.sum() * entropy(*[n / expert.sum() for n in expert if n])
+    np.testing.assert_allclose(dispatch_entropy(counts.astype(np.float32)), want, rtol=1e-4, atol=1e-6)
+
+
+@few
+@given(st.integers(0, 1000), st.sampled_from([0.0, 0.5, 1.0]))
+def test_label_information_equals_scikit_learns_score(seed, agreement):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, 60)
+    experts = np.where(rng.random(60) < agreement, labels, rng.integers(0, 5, 60))
+    counts = metrics.label_counts(jnp.asarray(np.eye(5, dtype=np.float32)[experts]), jnp.asarray(labels), 4)
+    want = normalized_mutual_info_score(labels, experts, average_method="arithmetic")
+    np.testing.assert_allclose(label_information(counts), want, rtol=1e-3, atol=1e-5)
+
+
+def test_label_information_is_1_when_each_tells_the_other_and_0_when_neither_does():
+    np.testing.assert_allclose(label_information(5 * jnp.eye(3)), 1, rtol=1e-5)
+    np.testing.assert_allclose(label_information(jnp.ones((3, 4))), 0, atol=1e-5)
+    np.testing.assert_allclose(label_information(jnp.array([[7.0]])), 0)

@@ -1,0 +1,207 @@
+"""The grouped matrix product: against a loop over rows for runs of every length, and its derivatives of both orders."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from moejax.dispatch import grouped_matmul, grouped_outer, rows_of_groups
+from moejax.dispatch.grouped_matmul import _ragged, _ragged_outer
+
+few = settings(deadline=None, max_examples=25)
+E, D, H = 5, 3, 4
+matmul = jax.jit(grouped_matmul, static_argnums=3)
+outer = jax.jit(grouped_outer)
+ragged, ragged_outer = jax.jit(_ragged, static_argnums=3), jax.jit(_ragged_outer)
+
+# Rows, and runs of them for five experts. Blocks are of 16 to 256 rows.
+CASES = {
+    "even": (300, [60, 60, 60, 60, 60]),
+    "one has all": (300, [0, 300, 0, 0, 0]),
+    "nobody has any": (300, [0, 0, 0, 0, 0]),
+    "rows left over": (300, [100, 0, 50, 0, 20]),
+    "more than the largest block": (600, [257, 1, 0, 16, 326]),
+    "twice the largest block and a rest at the end": (600, [3, 0, 0, 0, 597]),
+    "whole blocks only": (600, [256, 32, 16, 256, 0]),
+    "a rest that no block fits behind": (300, [0, 0, 0, 1, 299]),
+    "fewer rows than the smallest block": (7, [2, 0, 4, 0, 1]),
+    "fewer rows and some left over": (7, [0, 3, 0, 2, 0]),
+    "one row": (1, [0, 0, 1, 0, 0]),
+    "the smallest block": (16, [5, 0, 0, 11, 0]),
+    "no multiple of a block": (53, [17, 0, 31, 2, 3]),
+}
+cases = pytest.mark.parametrize(("rows", "sizes"), CASES.values(), ids=CASES)
+
+
+def draw(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def int32(sizes):
+    return jnp.asarray(sizes, jnp.int32)
+
+
+def assert_close(got, want):
+    # float32 sums of D terms, or of up to 600 rows
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+
+
+def dense(x, w, sizes):
+    """The same function as one product with masks, for JAX to differentiate."""
+    ends = jnp.cumsum(sizes)
+    rows = jnp.arange(len(x))
+    mine = (rows[:, None] >= (ends - sizes)[None]) & (rows[:, None] < ends[None])
+    return jnp.einsum("re,rd,edh->rh", mine.astype(x.dtype), x, w)
+
+
+def by_loops(x, w, wt, dy, sizes):
+    return (
+        reference.grouped_matmul(x, w, sizes),
+        reference.grouped_matmul(x, wt.swapaxes(1, 2), sizes),
+        reference.grouped_outer(x, dy, sizes),
+    )
+
+
+@cases
+def test_products_equal_a_loop_over_rows_on_either_path(rows, sizes):
+    x, w, wt, dy = draw(0, rows, D), draw(1, E, D, H), draw(2, E, H, D), draw(3, rows, H)
+    exact = (np.asarray(a, np.float64) for a in (x, w, wt, dy))
+    want, want_transposed, want_outer = by_loops(*exact, sizes)
+    for product, gram in ((matmul, outer), (ragged, ragged_outer)):
+        got, got_outer = np.asarray(product(x, w, int32(sizes), False)), np.asarray(gram(x, dy, int32(sizes)))
+        assert_close(got, want)
+        assert_close(product(x, wt, int32(sizes), True), want_transposed)
+        assert_close(got_outer, want_outer)
+        np.testing.assert_array_equal(got[sum(sizes) :], 0)
+        np.testing.assert_array_equal(got_outer[np.equal(sizes, 0)], 0)
+
+
+@few
+@given(st.lists(st.integers(0, 300), min_size=E, max_size=E))
+def test_products_equal_a_loop_for_any_runs(sizes):
+    sizes = [min(size, max(0, 400 - sum(sizes[:e]))) for e, size in enumerate(sizes)]
+    x, w, dy = (np.asarray(a) for a in (draw(0, 400, D), draw(1, E, D, H), draw(2, 400, H)))
+    got = np.asarray(matmul(x, w, int32(sizes)))
+    assert_close(got, reference.grouped_matmul(x, w, sizes))
+    np.testing.assert_array_equal(got[sum(sizes) :], 0)
+    assert_close(outer(x, dy, int32(sizes)), reference.grouped_outer(x, dy, sizes))
+
+
+@jax.jit(static_argnums=0)
+def first_and_second(product, x, w, sizes, dx, dw):
+    """Gradients of a curved function of the product, and their slopes along (dx, dw)."""
+
+    def f(x, w):
+        return jnp.sin(product(x, w, sizes)).sum()
+
+    def slope(x, w):
+        by_x, by_w = jax.grad(f, argnums=(0, 1))(x, w)
+        return jnp.vdot(by_x, dx) + jnp.vdot(by_w, dw)
+
+    return jax.grad(f, argnums=(0, 1))(x, w), jax.grad(slope, argnums=(0, 1))(x, w)
+
+
+def transposed(x, w, sizes):
+    return grouped_matmul(x, w.swapaxes(1, 2), sizes, True)
+
+
+@pytest.mark.parametrize("name", ["rows left over", "no multiple of a block", "fewer rows than the smallest block"])
+@pytest.mark.parametrize("product", [grouped_matmul, transposed])
+def test_first_and_second_derivatives_equal_those_of_the_masked_product(product, name):
+    rows, sizes = CASES[name]
+    arguments = draw(0, rows, D), draw(1, E, D, H), int32(sizes), draw(2, rows, D), draw(3, E, D, H)
+    got, want = first_and_second(product, *arguments), first_and_second(dense, *arguments)
+    jax.tree.map(assert_close, got, want)
+    for _, by_w in got:
+        np.testing.assert_array_equal(np.asarray(by_w)[np.equal(sizes, 0)], 0)
+    for by_x, _ in got:
+        np.testing.assert_array_equal(by_x[sum(sizes) :], 0)
+
+
+def test_outer_products_have_derivatives_of_both_orders():
+    sizes = int32([0, 9, 2, 0, 6])
+    sines = jax.jit(lambda x, dy: jnp.sin(grouped_outer(x, dy, sizes)))
+    check_grads(sines, (draw(0, 19, D), draw(1, 19, H)), order=2, modes=["rev"], atol=2e-2, rtol=2e-2)
+
+
+def test_products_have_derivatives_by_finite_differences():
+    sizes = int32([0, 9, 2, 0, 6])
+    product = jax.jit(lambda x, w: grouped_matmul(x, w, sizes))
+    check_grads(product, (draw(0, 19, D), draw(1, E, D, H)), order=2, modes=["rev"], atol=2e-2, rtol=2e-2)
+
+
+def test_bfloat16_in_bfloat16_out():
+    sizes = [20, 0, 13, 1, 6]
+    x, w, dy = (jnp.asarray(draw(i, *shape), jnp.bfloat16) for i, shape in enumerate([(40, D), (E, D, H), (40, H)]))
+    y, dw = matmul(x, w, int32(sizes)), outer(x, dy, int32(sizes))
+    assert y.dtype == dw.dtype == jnp.bfloat16
+    exact = [np.asarray(a, np.float64) for a in (x, w, dy)]
+    # One rounding to 8 bits of the result; sums are kept in float32.
+    np.testing.assert_allclose(np.asarray(y, float), reference.grouped_matmul(*exact[:2], sizes), rtol=1e-2, atol=1e-2)
+    want = reference.grouped_outer(exact[0], exact[2], sizes)
+    np.testing.assert_allclose(np.asarray(dw, float), want, rtol=1e-2, atol=1e-2)
+
+
+def test_long_sums_of_bfloat16_are_kept_in_float32():
+    # 600 ones: counted in bfloat16 the sum would stand still at 256.
+    ones = jnp.ones((600, 1), jnp.bfloat16)
+    np.testing.assert_array_equal(outer(ones, ones, int32([600])), [[[600]]])
+
+
+def test_vmap_over_rows_matrices_and_sizes():
+    sizes = int32([[7, 0, 20, 0, 3], [0, 0, 0, 40, 0], [8, 8, 8, 8, 8]])
+    x, w, dy = draw(0, 3, 40, D), draw(1, 3, E, D, H), draw(2, 3, 40, H)
+    y, dw = jax.jit(jax.vmap(grouped_matmul))(x, w, sizes), jax.jit(jax.vmap(grouped_outer))(x, dy, sizes)
+    x, w, dy, sizes = (np.asarray(a) for a in (x, w, dy, sizes))
+    for i in range(3):
+        assert_close(y[i], reference.grouped_matmul(x[i], w[i], sizes[i]))
+        assert_close(dw[i], reference.grouped_outer(x[i], dy[i], sizes[i]))
+
+
+def test_vmap_over_rows_alone():
+    # As over examples, with the same experts for all.
+    x, w, sizes = draw(0, 3, 20, D), draw(1, E, D, H), int32([7, 0, 10, 0, 3])
+    y = jax.jit(jax.vmap(grouped_matmul, in_axes=(0, None, None)))(x, w, sizes)
+    for i in range(3):
+        assert_close(y[i], reference.grouped_matmul(np.asarray(x[i]), np.asarray(w), np.asarray(sizes)))
+
+
+def test_a_row_that_is_no_number_spoils_its_own_run_alone():
+    x, w, dy, sizes = draw(0, 40, D), draw(1, E, D, H), draw(2, 40, H), [7, 0, 20, 0, 10]
+    x = x.at[8].set(jnp.nan)
+    y, dw = np.asarray(matmul(x, w, int32(sizes))), np.asarray(outer(x, dy, int32(sizes)))
+    assert np.isfinite(np.delete(y, 8, axis=0)).all()
+    assert np.isfinite(dw[[0, 1, 3, 4]]).all()
+
+
+def test_each_row_gets_its_experts_vector_and_its_derivative_is_their_sum():
+    bias, sizes = draw(0, E, H), int32([2, 0, 3, 0, 1])
+    # Rows beyond the last run may hold anything, so nothing may depend on them.
+    cotangent = draw(1, 8, H).at[6:].set(0)
+    rows, pull = jax.vjp(lambda bias: rows_of_groups(bias, sizes, 8), bias)
+    np.testing.assert_array_equal(rows[:6], np.asarray(bias)[[0, 0, 2, 2, 2, 4]])
+    want = np.zeros((E, H))
+    for row, e in enumerate([0, 0, 2, 2, 2, 4]):
+        want[e] += cotangent[row]
+    np.testing.assert_allclose(pull(cotangent)[0], want, rtol=1e-5, atol=1e-6)
+
+
+def test_the_derivative_of_a_vector_takes_nothing_from_rows_beyond_the_last_run():
+    bias, sizes = draw(0, E, H), int32([2, 0, 3, 0, 1])
+    _, pull = jax.vjp(lambda bias: rows_of_groups(bias, sizes, 8), bias)
+    # Sums of ones: as many as the runs are long, though eight rows ask.
+    np.testing.assert_allclose(pull(jnp.ones((8, H)))[0], np.tile([[2], [0], [3], [0], [1]], (1, H)))
+
+
+def test_the_vectors_can_be_differentiated_twice():
+    bias, v, sizes = draw(0, E, H), draw(1, E, H), int32([2, 0, 3, 0, 3])
+
+    def f(bias):
+        return (rows_of_groups(bias, sizes, 8) ** 3).sum()
+
+    curvature = jax.jit(jax.grad(lambda bias: jnp.vdot(jax.grad(f)(bias), v)))(bias)
+    np.testing.assert_allclose(curvature, 6 * sizes[:, None] * bias * v, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,141 @@
+"""The sigmoid router: scores one by one, a bias for the choice alone, groups of experts, and the bias's own rule."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moejax import routing
+
+few = settings(deadline=None, max_examples=25)
+G, T, E = 2, 3, 6
+sigmoid_top_k = jax.jit(
+    routing.sigmoid_top_k,
+    static_argnums=1,
+    static_argnames=("renormalize", "scale", "expert_groups", "chosen_groups"),
+)
+update_bias = jax.jit(routing.update_bias, static_argnums=2)
+
+
+def logit(scores):
+    """Logits whose sigmoid is `scores`."""
+    scores = np.asarray(scores)
+    return jnp.asarray(np.log(scores / (1 - scores)), jnp.float32)
+
+
+SCORES = logit([[[0.8, 0.2, 0.6, 0.4]]])
+
+
+def test_the_scores_are_sigmoids_renormalised_over_the_chosen():
+    got = sigmoid_top_k(SCORES, 2)
+    np.testing.assert_array_equal(got.experts, [[[0, 2]]])
+    np.testing.assert_allclose(got.weights, [[[0.8 / 1.4, 0.6 / 1.4]]], rtol=1e-5)
+    np.testing.assert_allclose(got.probs, [[[0.4, 0.1, 0.3, 0.2]]], rtol=1e-5)  # of 2 in all
+    np.testing.assert_allclose(sigmoid_top_k(SCORES, 2, renormalize=False).weights, [[[0.8, 0.6]]], rtol=1e-5)
+
+
+def test_the_scale_comes_last():
+    np.testing.assert_allclose(sigmoid_top_k(SCORES, 2, scale=2.5).weights.sum(), 2.5, rtol=1e-6)
+    got = sigmoid_top_k(SCORES, 2, scale=2.5, renormalize=False)
+    np.testing.assert_allclose(got.weights, [[[2, 1.5]]], rtol=1e-5)
+
+
+def test_the_bias_decides_but_does_not_weigh():
+    # Biased .8, .9, .6, 0: experts 1 and 0, weighted by .2 and .8.
+    got = sigmoid_top_k(SCORES, 2, bias=jnp.array([0.0, 0.7, 0, -0.4]))
+    np.testing.assert_array_equal(got.experts, [[[1, 0]]])
+    np.testing.assert_allclose(got.weights, [[[0.2, 0.8]]], rtol=1e-5)
+    np.testing.assert_allclose(got.probs, [[[0.4, 0.1, 0.3, 0.2]]], rtol=1e-5)
+
+
+def test_a_group_is_scored_by_its_best_two_with_their_bias():
+    # Groups .8 + .2 = 1 and .6 + .4 = 1: a tie, to the first. A bias of .1 on expert 3 gives it to the second.
+    got = sigmoid_top_k(logit([[[0.75, 0.25, 0.5, 0.5]]]), 1, expert_groups=2, chosen_groups=1)
+    np.testing.assert_array_equal(got.experts, [[[0]]])
+    got = sigmoid_top_k(SCORES, 1, bias=jnp.array([0, 0, 0, 0.1]), expert_groups=2, chosen_groups=1)
+    np.testing.assert_array_equal(got.experts, [[[2]]])
+    np.testing.assert_allclose(got.weights, [[[1]]], rtol=1e-6)
+
+
+def test_groups_of_one_expert_are_scored_by_it():
+    got = sigmoid_top_k(SCORES, 2, expert_groups=4, chosen_groups=2)
+    np.testing.assert_array_equal(got.experts, [[[0, 2]]])
+
+
+def test_a_negative_biased_score_still_beats_a_barred_expert():
+    # All biased scores are below 0; only the first group, the better one, may be used.
+    got = sigmoid_top_k(SCORES, 2, bias=jnp.full(4, -5.0), expert_groups=2, chosen_groups=1)
+    assert set(np.asarray(got.experts).ravel().tolist()) in ({0, 1}, {2, 3})
+
+
+SETTINGS = [
+    (1, {}),
+    (2, {}),
+    (E, {}),
+    (2, {"renormalize": False, "scale": 2.5}),
+    (3, {"scale": 2.5, "expert_groups": 3, "chosen_groups": 2}),
+    (2, {"expert_groups": 2, "chosen_groups": 1}),
+]
+
+
+@few
+@given(st.integers(0, 1000), st.sampled_from(SETTINGS))
+def test_sigmoid_top_k_equals_a_loop(seed, setting):
+    k, options = setting
+    rng = np.random.default_rng(seed)
+    logits, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((G, T, E), E))
+    got = jax.tree.map(np.asarray, sigmoid_top_k(logits, k, bias=bias / 2, **options))
+    for g, t in np.ndindex(G, T):
+        token = logits[g, t].astype(np.float64)
+        experts, weights = reference.choose_by_sigmoid(token, k, bias / 2, **options)
+        np.testing.assert_array_equal(got.experts[g, t], experts)
+        np.testing.assert_allclose(got.weights[g, t], weights, rtol=1e-5)
+        scores = 1 / (1 + np.exp(-token))
+        np.testing.assert_allclose(got.probs[g, t], scores / scores.sum(), rtol=1e-5)
+
+
+def test_scores_that_all_vanish_leave_weights_and_gradients_finite():
+    def loss(logits):
+        got = routing.sigmoid_top_k(logits, 2)
+        return (got.weights**2).sum(), got.weights
+
+    gradient, weights = jax.jit(jax.grad(loss, has_aux=True))(jnp.full((1, 1, 4), -60.0))
+    assert np.isfinite(weights).all()
+    assert np.isfinite(gradient).all()
+
+
+def test_the_bias_gets_no_gradient_from_the_choice():
+    gradient = jax.grad(lambda bias: (routing.sigmoid_top_k(SCORES, 2, bias=bias).weights ** 2).sum())(jnp.zeros(4))
+    np.testing.assert_array_equal(gradient, np.zeros(4))
+
+
+def test_the_bias_moves_one_rate_towards_the_mean_load():
+    # Mean .25: the first has more, the second less, the others have it exactly.
+    got = update_bias(jnp.array([0.0, 0.1, 0.2, 0.3]), jnp.array([0.375, 0.125, 0.25, 0.25]), 0.01)
+    np.testing.assert_allclose(got, [-0.01, 0.11, 0.2, 0.3], rtol=1e-6)
+
+
+def test_the_bias_balances_a_router_that_prefers_one_expert():
+    # Scores about .6 for expert 0 and .5 for the rest: k = 1 sends nearly all tokens to it until its bias has fallen.
+    logits = np.random.default_rng(0).normal(scale=0.2, size=(1, 400, 4)).astype(np.float32)
+    logits[..., 0] += 0.5
+    logits = jnp.asarray(logits)
+
+    def step(bias, _):
+        load = routing.sigmoid_top_k(logits, 1, bias=bias).choices.mean((0, 1))
+        return routing.update_bias(bias, load, 2e-3), load
+
+    _, loads = jax.lax.scan(step, jnp.zeros(4), length=150)
+    assert loads[0].max() > 0.8
+    assert loads[-1].max() < 0.3
+
+
+def test_the_choice_is_the_same_under_jit_and_vmap():
+    logits = np.random.default_rng(1).normal(size=(4, G, T, E)).astype(np.float32)
+    together = jax.jit(jax.vmap(partial(routing.sigmoid_top_k, k=2)))(logits)
+    for i, one in enumerate(logits):
+        np.testing.assert_array_equal(together.experts[i], sigmoid_top_k(one, 2).experts)

@@ -58,7 +58,7 @@ def router_z_loss(routing: LogitRouting) -> Float[Array, ""]:
 def entropy_loss(routing: Routing) -> Float[Array, ""]:
     """Mean over tokens of the entropy of the router's distribution over experts, in nats; minimised, it decides."""
     probs = routing.gates if isinstance(routing, SoftRouting) else routing.probs
-    return mean_over_tokens(routing, jax.scipy.special.entr(probs).sum(-1))
+    return mean_over_tokens(routing, entropy(probs))
 
 
 def usage_loss(routing: Routing) -> Float[Array, ""]:
@@ -69,7 +69,7 @@ def usage_loss(routing: Routing) -> Float[Array, ""]:
     """
     probs = routing.gates if isinstance(routing, SoftRouting) else routing.probs
     usage = mean_over_tokens(routing, probs)
-    return jnp.log(jnp.float32(probs.shape[-1])) - jax.scipy.special.entr(usage).sum()
+    return jnp.log(jnp.float32(probs.shape[-1])) - entropy(usage)
 
 
 def assignment_loss(routing: LogitRouting, assigned: Int[Array, "g t"]) -> Float[Array, ""]:
@@ -81,10 +81,15 @@ def assignment_loss(routing: LogitRouting, assigned: Int[Array, "g t"]) -> Float
     p = routing.probs
 
     def log(p: Array) -> Array:
-        # The inner maximum keeps the gradient finite at 0.
-        return jnp.maximum(jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny)), -100.0)
+        # The inner choice keeps the gradient finite at 0.
+        return jnp.where(p > 0, jnp.maximum(jnp.log(jnp.where(p > 0, p, 1)), -100.0), -100.0)
 
     return -mean_over_tokens(routing, (target * log(p) + (1 - target) * log(1 - p)).mean(-1))
+
+
+def entropy(probs: Float[Array, "*n e"]) -> Float[Array, "*n"]:
+    """Entropy in nats, with a finite gradient where a probability is 0."""
+    return -(probs * jnp.log(jnp.maximum(probs, jnp.finfo(probs.dtype).tiny))).sum(-1)
 
 
 def squared_variation(values: Float[Array, " e"]) -> Float[Array, ""]:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import sequential_vmap  # `ragged_dot` knows no other vmap
 from jaxtyping import Array, Float, Int
 
 # Rows of a block. Larger ones use the processor better; the smallest that holds the rest of a run wastes the least.
@@ -38,14 +39,14 @@ def grouped_matmul(
         w,
         sizes,
         cpu=partial(_blocked_matmul, transposed=transposed),
-        default=partial(_ragged, transposed=transposed),
+        default=sequential_vmap(partial(_ragged, transposed=transposed)),
     )
 
 
 @jax.custom_vjp
 def grouped_outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e"]) -> Float[Array, "e d h"]:
     """For each expert the sum over its rows of the outer products x[r]ᵀ dy[r]; exactly zero if it has none."""
-    return lax.platform_dependent(x, dy, sizes, cpu=_blocked_outer, default=_ragged_outer)
+    return lax.platform_dependent(x, dy, sizes, cpu=_blocked_outer, default=sequential_vmap(_ragged_outer))
 
 
 def _matmul_forward(x, w, sizes, transposed):
@@ -141,10 +142,8 @@ def _blocked_outer(x, dy, sizes):
 
         def rest(rows):
             first, mine = _rest(run, largest, rows, limit)
-            return contract(
-                lax.dynamic_slice_in_dim(x, first, rows),
-                jnp.where(mine, lax.dynamic_slice_in_dim(dy, first, rows), 0),
-            )
+            # Both, since a neighbour's NaN times 0 would be NaN.
+            return contract(*(jnp.where(mine, lax.dynamic_slice_in_dim(a, first, rows), 0) for a in (x, dy)))
 
         chosen = _smallest_that_holds(run.size % largest, blocks)
         nothing = partial(jnp.zeros, shape, jnp.float32)

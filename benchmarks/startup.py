@@ -43,6 +43,11 @@ def first_progress_seconds(preset: str, cache: str) -> float:
     return seconds
 
 
+def table(rows: list[dict]) -> str:
+    """One line a time."""
+    return record.markdown(["from typing the command", "seconds"], [[r["what"], f"{r['seconds']:.2f}"] for r in rows])
+
+
 def main() -> None:
     """Measure, print and write the result file."""
     rows = [{"what": "import moejax", "seconds": statistics.mean(import_seconds() for _ in range(TURNS))}]
@@ -54,9 +59,8 @@ def main() -> None:
                 warm.append(first_progress_seconds(preset, cache))
         rows.append({"what": f"{preset}, first steps, nothing compiled", "seconds": statistics.mean(cold)})
         rows.append({"what": f"{preset}, first steps, compiled before", "seconds": statistics.mean(warm)})
-    for row in rows:
-        print(f"{row['what']:45}{row['seconds']:8.2f} s")
-    print(record.write("startup", rows, turns=TURNS))
+    print(table(rows))
+    print(record.write("startup", rows, table(rows), turns=TURNS))
 
 
 if __name__ == "__main__":

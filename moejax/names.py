@@ -4,6 +4,10 @@ The configuration accepts these, `routers`, `layers` and `dispatch` implement th
 through them. No imports, so that the command line can list them at once.
 """
 
+MODELS = {
+    "image": "a convolutional stem makes an image a grid of tokens; blocks with an MoE layer each; a linear head",
+}
+
 LAYERS = {
     "dense": "all experts on all tokens, weighted by the router",
     "sparse": "the experts that the router chooses for each token",

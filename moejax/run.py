@@ -66,9 +66,11 @@ def _resume(path: Path) -> int:
 
 def _load(config: Config):
     from moejax.data import load
+    from moejax.data.dataset import first
 
     d = config.data
-    return load(d.name, source=d.source, directory=d.dir, validation=d.validation, seed=config.seed)
+    data = load(d.name, source=d.source, directory=d.dir, validation=d.validation, seed=config.seed)
+    return data if d.limit is None else first(data, d.limit)
 
 
 def _run(config: Config, folder, data, *, resume: bool) -> int:
@@ -99,7 +101,7 @@ def _run(config: Config, folder, data, *, resume: bool) -> int:
 
     report = render(folder.path)
     progress.message(
-        f"test accuracy {summary['test_accuracy']:.2%} on {summary['test_examples']:,} images"
+        f"test accuracy {summary['test_accuracy']:.2%} on {summary['test_examples']:,} examples"
         f"  ({summary['parameters']:,} parameters, {summary['seconds']:.0f} s)\nreport: {report}"
     )
     return 0

@@ -7,13 +7,15 @@ import pytest
 from moejax import names
 from moejax.config import Config, MoeConfig
 from moejax.layers import SLOT_DISPATCHES
-from moejax.models import layer_maker
+from moejax.models import MODELS
+from moejax.models.layer import layer_maker
 from moejax.routers import ROUTERS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def test_every_name_has_its_implementation():
+    assert list(names.MODELS) == list(MODELS)
     assert list(names.ROUTERS) == list(ROUTERS)
     assert list(names.DISPATCHES) == [*SLOT_DISPATCHES, "grouped"]
 
@@ -24,7 +26,7 @@ def test_every_layer_and_expert_can_be_made(field):
         assert callable(layer_maker(MoeConfig(**{field: name}), 8, Config().train.dtype))
 
 
-@pytest.mark.parametrize("table", ["LAYERS", "ROUTERS", "DISPATCHES", "EXPERTS"])
+@pytest.mark.parametrize("table", ["MODELS", "LAYERS", "ROUTERS", "DISPATCHES", "EXPERTS"])
 def test_readme_prints_every_name_with_its_line(table):
     for name, line in getattr(names, table).items():
         assert f"| `{name}` | {line} |" in README, name

@@ -15,7 +15,7 @@ def contradictions(config: Config) -> list[str]:
     ]
     above_zero = [
         *("moe.scale", "moe.weight_scale", "moe.temperature", "moe.final_temperature"),
-        *("train.learning_rate", "train.clip_norm"),
+        *("train.learning_rate", "train.clip_norm", "data.limit"),
     ]
     not_negative = [
         *("data.validation", "model.neighbours", "moe.shared", "moe.bias_rate"),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from moejax.names import DISPATCHES, EXPERTS, LAYERS, PRIORITIES, ROUTERS
+from moejax.names import DISPATCHES, EXPERTS, LAYERS, MODELS, PRIORITIES, ROUTERS
 
 
 @dataclass(frozen=True)
@@ -17,25 +17,29 @@ class DataConfig:
     dir: str | None = None
     """Folder that holds mnist/ or fashion_mnist/ (also: the variable MOEJAX_DATA_DIR)."""
     validation: int = 5000
-    """Training images held back for validation, chosen by the seed; 0 trains on all."""
+    """Training examples held back for validation, chosen by the seed; 0 trains on all."""
+    limit: int | None = None
+    """Train on so many examples only, the first of what is left; none: on all."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The backbone: a stem of two convolutions turns an image into tokens; blocks with an MoE layer; a linear head."""
+    """The network around the MoE layers."""
 
+    name: Literal[*MODELS] = "image"
+    """Which network; the other fields say which networks they concern."""
     stem: int = 32
-    """Channels of the stem's first convolution."""
+    """Image: channels of the stem's first convolution."""
     kernel: int = 6
-    """Side of the stem's convolution kernels, in pixels."""
+    """Image: side of the stem's convolution kernels, in pixels."""
     stride: int = 3
-    """Stride of the second convolution, after 2 of the first: 2 makes 7 × 7 tokens, 3 makes 5 × 5."""
+    """Image: stride of the second convolution, after 2 of the first: 2 makes 7 × 7 tokens, 3 makes 5 × 5."""
     width: int = 48
-    """Numbers per token (d)."""
+    """Image: numbers per token (d)."""
     depth: int = 2
-    """Blocks, each with one MoE layer."""
+    """Image: blocks, each with one MoE layer."""
     neighbours: int = 0
-    """Side of the convolution before each MoE layer, in tokens; 0 leaves it out."""
+    """Image: side of the convolution before each MoE layer, in tokens; 0 leaves it out."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -115,7 +119,7 @@ class MoeConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to learn: AdamW, linear warm-up, cosine decay to zero."""
+    """How to learn: AdamW, linear warm-up, then a schedule."""
 
     epochs: int = 5
     """Passes over the training examples."""
@@ -123,12 +127,14 @@ class TrainConfig:
     """Examples per step."""
     learning_rate: float = 2e-3
     """Peak learning rate."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does after the warm-up: decay to zero along a half cosine, or stay."""
     warmup: float = 0.1
     """Share of all steps in which the learning rate rises."""
     weight_decay: float = 0.05
-    """Decoupled weight decay of all matrices."""
-    clip_norm: float = 1.0
-    """Gradients are scaled down to this global norm."""
+    """Decoupled weight decay of all matrices; 0 makes it plain Adam."""
+    clip_norm: float | None = 1.0
+    """Gradients are scaled down to this global norm; none leaves them as they are."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     shift: float = 0.0

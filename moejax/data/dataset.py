@@ -69,6 +69,11 @@ def hold_out(dataset: Dataset, validation: int, seed: int) -> Dataset:
     return dataclasses.replace(dataset, train=take(dataset.train, ~held), validation=take(dataset.train, held))
 
 
+def first(dataset: Dataset, examples: int) -> Dataset:
+    """The data set with only the first so many of its training examples."""
+    return dataclasses.replace(dataset, train=take(dataset.train, slice(examples)))
+
+
 def check_validation(validation: int, count: int) -> None:
     """Raises UserError unless `validation` of `count` training examples can be held out."""
     if not 0 <= validation < count:

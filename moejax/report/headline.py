@@ -38,7 +38,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("training time", _duration(number(summary.get("seconds")))),
         ("examples per second", _text(rate, "{:,.0f}")),
         ("parameters", _text(number(summary.get("parameters")), "{:,.0f}")),
-        ("FLOPs per image", _compact(number(summary.get("flops_per_image")))),
+        ("FLOPs per example", _compact(number(summary.get("flops_per_example")))),
         ("dropped on test", _text(number(summary.get("dropped")), "{:.2%}")),
         ("training examples", _text(number(summary.get("train_examples")), "{:,.0f}")),
         ("data", ", ".join(str(summary[key]) for key in ("dataset", "data_source") if summary.get(key))),

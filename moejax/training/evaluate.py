@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
 
 from moejax import metrics
@@ -23,7 +23,7 @@ class BatchResult(NamedTuple):
 
     logits: Float[Array, "b y"]
     loss: Float[Array, " b"]  # cross-entropy, nats
-    gates: Float[Array, "b l e"]  # each expert's share of the example's output, mean over its tokens
+    gates: Float[Array, "b l e"]  # each expert's share of the example's output
     load: Float[Array, "l e"]
     dropped: Float[Array, " l"]
     gate_entropy: Float[Array, " l"]
@@ -34,6 +34,7 @@ class Evaluation(NamedTuple):
 
     loss: float  # mean cross-entropy, nats
     accuracy: float  # 0 to 1
+    f1: float | None  # of class 1, where there are two classes
     prediction: Int[ndarray, " n"]
     gates: Float[ndarray, "n l e"]
     load: Float[ndarray, "l e"]
@@ -51,7 +52,8 @@ def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
         return jnp.stack([f(r) for r in routings])
 
     def share(routing: Routing) -> Float[Array, "b e"]:
-        return ungroup(routing.gates, (examples, model.tokens)).mean(1)
+        gates = ungroup(routing.gates, (examples, model.tokens)).sum(1)
+        return gates / jnp.maximum(gates.sum(-1, keepdims=True), 1e-9)
 
     return BatchResult(
         logits,
@@ -68,10 +70,12 @@ def evaluate(model: nnx.Module, data: Examples, batch_size: int) -> Evaluation:
     results = [evaluate_batch(model, {k: v[s : s + batch_size] for k, v in data.items()}) for s in starts]
     sizes = np.array([len(r.loss) for r in results])
     of_example = functools.partial(_gather, results)
-    prediction = of_example("logits").argmax(-1)
+    logits, label = of_example("logits"), np.asarray(data["label"])
+    prediction = logits.argmax(-1)
     return Evaluation(
         loss=float(of_example("loss").mean()),
-        accuracy=float((prediction == np.asarray(data["label"])).mean()),
+        accuracy=float((prediction == label).mean()),
+        f1=f1(prediction == 1, label == 1) if logits.shape[-1] == 2 else None,
         prediction=prediction,
         gates=of_example("gates"),
         **{
@@ -86,6 +90,11 @@ def flops_per_example(model: nnx.Module, data: Examples, batch_size: int) -> flo
     batch = {name: array[:batch_size] for name, array in data.items()}
     cost = evaluate_batch.lower(model, batch).compile().cost_analysis()
     return cost["flops"] / rows(batch)
+
+
+def f1(predicted: Bool[ndarray, " n"], true: Bool[ndarray, " n"]) -> float:
+    """Harmonic mean of precision and recall; 0 where nothing is right."""
+    return float(2 * (predicted & true).sum() / max(predicted.sum() + true.sum(), 1))
 
 
 def _gather(results: list[BatchResult], name: str) -> ndarray:

@@ -100,12 +100,14 @@ class Fit:
             "test_examples": rows(data.test),
             "test_accuracy": result.accuracy,
             "test_loss": result.loss,
+            **({} if result.f1 is None else {"test_f1": result.f1}),
+            "majority": float(np.bincount(data.test["label"]).max() / rows(data.test)),
             "dropped": float(result.dropped.mean()),
             "least_load": float((result.load * result.load.shape[-1]).min()),
             "seconds": round(self._seconds(), 2),
             "examples_per_second": round(float(np.median(self.rates)), 1) if self.rates else None,
             "parameters": sum(p.size for p in jax.tree.leaves(model)),
-            "flops_per_image": flops_per_example(model, data.test, EVALUATION_BATCH),
+            "flops_per_example": flops_per_example(model, data.test, EVALUATION_BATCH),
             "device": describe_device(),
             "notes": list(data.notes),
         }
@@ -151,9 +153,10 @@ class Fit:
             return self._save(None)
         result = evaluate(self.state.model, self.data.validation, EVALUATION_BATCH)
         self._log_evaluation("validation", result)
+        f1 = "" if result.f1 is None else f"  F1 {result.f1:.2%}"
         self.progress.message(
             f"epoch {int(self.state.step) // self.steps_per_epoch}: validation loss {result.loss:.4f}"
-            f"  accuracy {result.accuracy:.2%}  dropped {result.dropped.mean():.2%}  ({self._seconds():.0f} s)"
+            f"  accuracy {result.accuracy:.2%}{f1}  dropped {result.dropped.mean():.2%}  ({self._seconds():.0f} s)"
         )
         self._save(result.accuracy)
 
@@ -163,7 +166,8 @@ class Fit:
 
     def _log_evaluation(self, kind: str, result: Evaluation) -> None:
         lists = {name: np.round(getattr(result, name), 6).tolist() for name in ("dropped", "gate_entropy")}
-        self._log(kind, loss=result.loss, accuracy=result.accuracy, **lists)
+        f1 = {} if result.f1 is None else {"f1": result.f1}
+        self._log(kind, loss=result.loss, accuracy=result.accuracy, **f1, **lists)
 
     def _log(self, kind: str, **values: Any) -> None:
         step = int(self.state.step)

@@ -59,24 +59,32 @@ def _ways(model: nnx.Module, batch: Batch) -> dict[str, Array]:
 
 
 def test_pictures(model: nnx.Module, test: Examples, result: Evaluation, num_classes: int) -> dict[str, ndarray]:
-    """Arrays for the report, all of the test set: who goes where by label, and some examples with their tokens' ways.
+    """Arrays for the report, all of the test set: who goes where by label and, of images, which go where.
 
-    `label_expert` [layer, label, expert] sums the experts' shares over the images of a label; `confusion` [true,
+    `label_expert` [layer, label, expert] sums the experts' shares over the examples of a label; `confusion` [true,
     predicted] counts; `top_*` [layer, expert, image, ...] are the images with the largest share of each expert;
-    `sample_*` is the first image of each label.
+    `sample_*` is the first image of each label, with its tokens' ways if they lie on a grid.
     """
-    labels, images = np.asarray(test["label"]), np.asarray(test["image"])
+    labels = np.asarray(test["label"])
     one_hot = np.eye(num_classes)[labels]
-    top = np.argsort(-result.gates, axis=0, kind="stable")[:_IMAGES_PER_EXPERT].transpose(1, 2, 0)
-    samples = np.array([np.argmax(labels == label) for label in np.unique(labels)])
-    return {
+    tables = {
         "label_expert": np.einsum("ny,nle->lye", one_hot, result.gates),
         "confusion": (one_hot.T @ np.eye(num_classes)[result.prediction]).astype(np.int64),
+    }
+    if "image" not in test:
+        return tables
+    images = np.asarray(test["image"])
+    top = np.argsort(-result.gates, axis=0, kind="stable")[:_IMAGES_PER_EXPERT].transpose(1, 2, 0)
+    samples = np.array([np.argmax(labels == label) for label in np.unique(labels)])
+    pictures = tables | {
         "top_image": images[top],
         "top_label": labels[top],
         "top_share": np.take_along_axis(result.gates.transpose(1, 2, 0), top, axis=2),
         "sample_image": images[samples],
         "sample_label": labels[samples],
         "sample_prediction": result.prediction[samples],
-        "token_grid": np.array(model.grid),
-    } | jax.device_get(_ways(model, {name: array[samples] for name, array in test.items()}))
+    }
+    if not hasattr(model, "grid"):
+        return pictures
+    ways = jax.device_get(_ways(model, {name: array[samples] for name, array in test.items()}))
+    return pictures | {"token_grid": np.array(model.grid)} | ways

@@ -49,7 +49,7 @@ def make_objective(config: Config) -> Objective:
 
     def objective(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], StepMetrics]:
         augment_key, router_key = jax.random.split(key)
-        if t.shift or t.rotate or t.zoom:
+        if "image" in batch and (t.shift or t.rotate or t.zoom):
             images = random_affine(augment_key, batch["image"], shift=t.shift, rotate=t.rotate, zoom=t.zoom)
             batch = batch | {"image": images}
         logits, routings = model(batch, train=True, key=router_key)

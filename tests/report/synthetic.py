@@ -166,7 +166,7 @@ def write_run(
         "parameters": 412_874,
         "device": "CPU, 2 cores",
         "seed": 0,
-        "flops_per_image": 2.31e6,
+        "flops_per_example": 2.31e6,
         "dropped": 0.012 if layer == "sparse" else 0.0,
         "notes": ["Trained on 4,000 embedded images: the result is not comparable with the 10,000-image test."],
     }

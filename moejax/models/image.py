@@ -1,30 +1,21 @@
-"""The network around the layers: an image classifier whose blocks hold one Mixture-of-Experts layer each.
+"""An image classifier: the image becomes tokens, and each of its blocks holds one Mixture-of-Experts layer.
 
     image ─ stem ─ tokens ─ [ + convolution(norm) ─ + MoE(norm) ] × depth ─ norm ─ all tokens, flattened ─ classes
 
 Axis letters: b images, i j rows and columns, t tokens of an image, d model width, y classes.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Int, Key
+from jaxtyping import Array, DTypeLike, Float, Key
 
-from moejax.config import Config, ModelConfig, MoeConfig
-from moejax.dispatch import default_group_size
-from moejax.experts import GLU, MLP
-from moejax.layers import DenseMoE, SoftMoE, SparseMoE
-from moejax.routers import RouterOptions
+from moejax.config import Config, ModelConfig
+from moejax.models.layer import MakeLayer, layer_maker
+from moejax.models.pixels import standardized
 from moejax.routing import Routing
-
-MakeLayer = Callable[[nnx.Rngs], nnx.Module]
-
-# Pixel statistics of the MNIST training images, in units of 0..1.
-_MEAN, _DEVIATION = 0.1307, 0.3081
 
 
 def patches(x: Float[Array, "b i j c"], size: int, stride: int) -> Float[Array, "b i2 j2 c2"]:
@@ -106,11 +97,15 @@ class ImageClassifier(nnx.Module):
         self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(m.tokens * m.width, num_classes, dtype=dtype, rngs=rngs)
 
+    @property
+    def moe_layers(self) -> tuple[nnx.Module, ...]:
+        return tuple(block.moe for block in self.blocks)
+
     def __call__(
         self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
         """`batch["image"]`: [b, 28, 28] with values 0 to 255; `key`: for routers with noise. The logits are float32."""
-        x = self.stem((batch["image"].astype(jnp.float32) / 255 - _MEAN) / _DEVIATION)
+        x = self.stem(standardized(batch["image"]))
         x = x.reshape(len(x), -1, x.shape[-1])
         x = x + self.position[...].astype(x.dtype)[None]
         routings = []
@@ -119,59 +114,3 @@ class ImageClassifier(nnx.Module):
             routings.append(routing)
         x = self.norm(x)
         return self.head(x.reshape(len(x), -1)).astype(jnp.float32), tuple(routings)
-
-
-def layer_maker(moe: MoeConfig, d: int, dtype: DTypeLike) -> MakeLayer:
-    """The constructor of the layer that `moe.layer` names."""
-    expert = {"mlp": MLP, "glu": GLU}[moe.expert]
-
-    def make_expert(rngs: nnx.Rngs) -> nnx.Module:
-        return expert(d, moe.hidden, dtype=dtype, rngs=rngs)
-
-    def make_shared(rngs: nnx.Rngs) -> nnx.Module:
-        return expert(d, moe.shared, dtype=dtype, rngs=rngs)
-
-    layers: dict[str, MakeLayer] = {
-        "dense": lambda rngs: DenseMoE(
-            d,
-            moe.num_experts,
-            make_expert,
-            temperature=moe.temperature,
-            learn_temperature=moe.learn_temperature,
-            final_temperature=moe.final_temperature,
-            rngs=rngs,
-        ),
-        "sparse": lambda rngs: SparseMoE(
-            d,
-            moe.num_experts,
-            make_expert,
-            k=moe.k,
-            router=moe.router,
-            options=RouterOptions(**{f.name: getattr(moe, f.name) for f in dataclasses.fields(RouterOptions)}),
-            dispatch=moe.dispatch,
-            capacity_factor=moe.capacity_factor,
-            eval_capacity_factor=moe.eval_capacity_factor,
-            group_size=moe.group_size or default_group_size(moe.hidden),
-            make_shared=make_shared if moe.shared else None,
-            rngs=rngs,
-        ),
-        "soft": lambda rngs: SoftMoE(d, moe.num_experts, make_expert, slots=moe.slots, scale=moe.scale, rngs=rngs),
-    }
-    return layers[moe.layer]
-
-
-def build_model(config: Config, num_classes: int, rngs: nnx.Rngs) -> nnx.Module:
-    """The model for a configuration: one place to add a model for another data set."""
-    return ImageClassifier(config, num_classes, rngs=rngs)
-
-
-def after_step(steps: int) -> Callable[[nnx.Module, Float[Array, "l e"], Int[Array, ""]], nnx.Module]:
-    """`(model, load of each layer, step) → model`: what routers change by themselves after each of `steps` steps."""
-
-    def update(model: nnx.Module, load: Float[Array, "l e"], step: Int[Array, ""]) -> nnx.Module:
-        model = jax.tree.map(lambda leaf: leaf, model)  # a copy: the caller's model stays as it is
-        for block, share in zip(model.blocks, load, strict=True):
-            block.moe.router.after_step(share, step / steps)
-        return model
-
-    return update

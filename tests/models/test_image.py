@@ -10,7 +10,8 @@ from flax import nnx
 from reference import randomly_filled
 
 from moejax.config import Config, ModelConfig, MoeConfig, TrainConfig
-from moejax.models import Neighbours, Stem, build_model, patches
+from moejax.models import build_model
+from moejax.models.image import Neighbours, Stem, patches
 from moejax.presets import PRESETS
 from moejax.routing import DenseRouting, SoftRouting, TopKRouting
 

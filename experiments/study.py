@@ -1,0 +1,115 @@
+"""What the studies share: runs that are collected once, and tables made of nothing but what was collected.
+
+A study is a script beside this file. Its rows stand in experiments/results/STUDY/results.json, each under a key (such
+as preset and seed) with what was measured and the machine it was measured on; the table of them in table.md beside it.
+A row that is there is not measured again, so a study may be interrupted and goes on where it stopped; delete rows to
+have them measured anew. With `--quick` it makes a small version of every row in runs/quick/STUDY, from nothing, in
+under a minute: to see that it works, not what it finds.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parent.parent
+Row = dict[str, Any]
+
+
+class Study:
+    """The rows of one study: `table` makes its Markdown of them."""
+
+    def __init__(self, name: str, table: Callable[[list[Row]], str], quick: bool = False):
+        self.name, self.table, self.quick = name, table, quick
+        self.folder = ROOT / ("runs/quick" if quick else "experiments/results") / name
+        self.runs = ROOT / "runs" / ("quick/" if quick else "") / f"{name}-runs"
+        if quick:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self.runs, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / "results.json"
+        self.rows: list[Row] = json.loads(file.read_text()) if file.exists() else []
+
+    def has(self, key: Mapping[str, Any]) -> bool:
+        """Whether the row of that key was measured."""
+        return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
+
+    def add(self, row: Row) -> None:
+        """Keep a row; what is on disk is whole at any moment."""
+        self.rows.append(row)
+        _replace(self.folder / "results.json", json.dumps(self.rows, indent=1) + "\n")
+        _replace(self.folder / "table.md", self.table(self.rows))
+
+
+class Run(NamedTuple):
+    """One run of the main job: the key of its row, and the words after `python -m moejax.run`."""
+
+    key: Mapping[str, Any]
+    words: Sequence[str]
+
+
+KEPT = (
+    *("test_accuracy", "test_f1", "test_loss", "majority", "dropped", "least_load"),
+    *("parameters", "flops_per_example", "examples_per_second"),
+    *("dataset", "data_source", "train_examples", "test_examples"),
+)
+
+
+def collect(study: Study, runs: Iterable[Run], also: Callable[[Path], Row] = lambda folder: {}) -> None:
+    """Make the runs whose rows are missing. `also` reads further measurements out of a run's folder."""
+    missing = [run for run in runs if not study.has(run.key)]
+    for i, run in enumerate(missing, start=1):
+        name = "-".join(str(value) for value in run.key.values())
+        print(f"--- {study.name}: {name} ({i} of {len(missing)})", flush=True)
+        folder = study.runs / name
+        seconds = _main_job(run.words, folder)
+        summary, env = (json.loads((folder / f"{file}.json").read_text()) for file in ("summary", "env"))
+        measured = {name: summary[name] for name in KEPT if name in summary}
+        study.add({**run.key, "seconds": seconds, **measured, **also(folder), "environment": env})
+
+
+def _main_job(words: Sequence[str], out: Path) -> float:
+    """Run the main job, or what is left of it; seconds from outside or, if it was resumed, by its own clock."""
+    resumed = (out / "config.json").exists()
+    command = ["--resume", str(out)] if resumed else [*words, "--out", str(out)]
+    start = time.perf_counter()
+    status = subprocess.run([sys.executable, "-m", "moejax.run", *command], cwd=ROOT).returncode
+    if status:
+        raise SystemExit(status)  # it has said why
+    seconds = time.perf_counter() - start
+    return json.loads((out / "summary.json").read_text())["seconds"] if resumed else round(seconds, 2)
+
+
+def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
+    """Mean ± standard deviation, of one value itself; in per cent for a form that ends in %."""
+    scale = 100 if form.endswith("%") else 1
+    mean = form.removesuffix("%").format(scale * statistics.mean(values))
+    if len(values) > 1:
+        mean += " ± " + form.removesuffix("%").format(scale * statistics.stdev(values))
+    return mean + (" %" if form.endswith("%") else "")
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    rows = [f"| {' | '.join(line)} |\n" for line in lines]
+    return f"| {' | '.join(header)} |\n|{'---|' * len(header)}\n{''.join(rows)}"
+
+
+def arguments(doc: str) -> argparse.ArgumentParser:
+    """A parser with `--quick` and the script's docstring as its help."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small version of everything in under a minute")
+    return parser
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(path)

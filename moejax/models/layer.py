@@ -1,0 +1,58 @@
+"""The layer of a model, by name: from a configuration to a constructor."""
+
+import dataclasses
+from collections.abc import Callable
+
+from flax import nnx
+from jaxtyping import DTypeLike
+
+from moejax.config import MoeConfig
+from moejax.dispatch import default_group_size
+from moejax.experts import GLU, MLP
+from moejax.layers import DenseMoE, MakeExpert, SoftMoE, SparseMoE
+from moejax.routers import RouterOptions
+
+MakeLayer = Callable[[nnx.Rngs], nnx.Module]
+
+
+def layer_maker(moe: MoeConfig, d: int, dtype: DTypeLike, make_expert: MakeExpert | None = None) -> MakeLayer:
+    """The constructor of the layer that `moe.layer` names, for tokens [g, t, d].
+
+    `make_expert` is for models with experts of their own; without it they are what `moe.expert` names.
+    """
+    expert = {"mlp": MLP, "glu": GLU}[moe.expert]
+
+    def make_named(rngs: nnx.Rngs) -> nnx.Module:
+        return expert(d, moe.hidden, dtype=dtype, rngs=rngs)
+
+    def make_shared(rngs: nnx.Rngs) -> nnx.Module:
+        return expert(d, moe.shared, dtype=dtype, rngs=rngs)
+
+    make_expert = make_expert or make_named
+    layers: dict[str, MakeLayer] = {
+        "dense": lambda rngs: DenseMoE(
+            d,
+            moe.num_experts,
+            make_expert,
+            temperature=moe.temperature,
+            learn_temperature=moe.learn_temperature,
+            final_temperature=moe.final_temperature,
+            rngs=rngs,
+        ),
+        "sparse": lambda rngs: SparseMoE(
+            d,
+            moe.num_experts,
+            make_expert,
+            k=moe.k,
+            router=moe.router,
+            options=RouterOptions(**{f.name: getattr(moe, f.name) for f in dataclasses.fields(RouterOptions)}),
+            dispatch=moe.dispatch,
+            capacity_factor=moe.capacity_factor,
+            eval_capacity_factor=moe.eval_capacity_factor,
+            group_size=moe.group_size or default_group_size(moe.hidden),
+            make_shared=make_shared if moe.shared else None,
+            rngs=rngs,
+        ),
+        "soft": lambda rngs: SoftMoE(d, moe.num_experts, make_expert, slots=moe.slots, scale=moe.scale, rngs=rngs),
+    }
+    return layers[moe.layer]

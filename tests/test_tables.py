@@ -1,0 +1,44 @@
+"""No figure is typed by hand: README's tables are the results' tables, and those are made of the results' JSON."""
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = re.findall(r"^<!-- (\S+\.md) -->\n((?:\|.*\n)+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+STUDIES = sorted((ROOT / "experiments" / "results").glob("*/results.json"))
+BENCHMARKS = sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))
+
+
+@pytest.fixture(autouse=True)
+def scripts_can_be_imported(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    monkeypatch.syspath_prepend(str(ROOT))
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] in ("benchmarks", "study")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(("file", "shown"), README, ids=[file for file, _ in README])
+def test_readme_shows_the_table_of_the_results(file, shown):
+    assert shown == (ROOT / file).read_text()
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=[file.parent.name for file in STUDIES])
+def test_a_study_s_table_is_made_of_its_rows(file):
+    script = importlib.import_module(file.parent.name)
+    assert (file.parent / "table.md").read_text() == script.table(json.loads(file.read_text()))
+
+
+@pytest.mark.parametrize("file", BENCHMARKS, ids=[file.stem for file in BENCHMARKS])
+def test_a_benchmark_s_table_is_made_of_its_rows(file):
+    script = importlib.import_module(f"benchmarks.{file.stem}")
+    assert file.with_suffix(".md").read_text() == script.table(json.loads(file.read_text())["rows"])
+
+
+def test_readme_shows_every_study():
+    assert {str(file.parent.relative_to(ROOT) / "table.md") for file in STUDIES} <= {file for file, _ in README}

@@ -1,24 +1,7 @@
-"""The named runs. Each states its data, its time on two CPU cores and the test accuracy to expect.
-
-`mnist_dense`, `mnist_sparse` and `mnist_soft` differ in nothing but `moe.layer`.
-"""
-
-from dataclasses import dataclass
+"""MNIST as a grid of tokens: three presets that differ in nothing but `moe.layer`, a better one and a tiny one."""
 
 from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A configuration and what to expect of it."""
-
-    config: Config
-    data: str
-    time: str  # on two CPU cores, report included
-    accuracy: str  # on the official test images
-
-    def __str__(self) -> str:
-        return f"{self.data}; {self.time}; {self.accuracy}"
+from moejax.presets.preset import Preset
 
 
 def _mnist(layer: str) -> Config:

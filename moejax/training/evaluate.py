@@ -1,7 +1,7 @@
 """Evaluation: every example once, in order, and what the routers did with it."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +83,23 @@ def evaluate(model: nnx.Module, data: Examples, batch_size: int) -> Evaluation:
             for name in ("load", "dropped", "gate_entropy")
         },
     )
+
+
+def routing_facts(result: Evaluation, labels: Int[ndarray, " n"], num_classes: int) -> dict[str, Any]:
+    """What the routers did with a whole split, in a few numbers; the worst layer's where there are several.
+
+    `label_information` has one number a layer: 0 where an expert tells nothing of the label, 1 where each tells the
+    other.
+    """
+    labels, gates, load = jnp.asarray(labels), jnp.asarray(result.gates.swapaxes(0, 1)), jnp.asarray(result.load)
+    tables = [metrics.label_counts(of_layer, labels, num_classes) for of_layer in gates]
+    return {
+        "dropped": float(result.dropped.mean()),
+        "least_load": float(metrics.relative_load(load).min()),
+        "max_violation": float(metrics.max_violation(load).max()),
+        "dead_experts": int(metrics.dead_experts(load).sum()),
+        "label_information": [round(float(metrics.label_information(table)), 6) for table in tables],
+    }
 
 
 def flops_per_example(model: nnx.Module, data: Examples, batch_size: int) -> float:

@@ -12,7 +12,7 @@ from moejax.data.dataset import Dataset, rows
 from moejax.errors import UserError
 from moejax.models import after_step, build_model
 from moejax.training.checkpoint import Checkpoints
-from moejax.training.evaluate import Evaluation, evaluate, flops_per_example
+from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, routing_facts
 from moejax.training.folder import RunFolder, describe_device
 from moejax.training.history import RoutingHistory, test_pictures
 from moejax.training.interrupt import StopSignal
@@ -102,8 +102,7 @@ class Fit:
             "test_loss": result.loss,
             **({} if result.f1 is None else {"test_f1": result.f1}),
             "majority": float(np.bincount(data.test["label"]).max() / rows(data.test)),
-            "dropped": float(result.dropped.mean()),
-            "least_load": float((result.load * result.load.shape[-1]).min()),
+            **routing_facts(result, data.test["label"], data.num_classes),
             "seconds": round(self._seconds(), 2),
             "examples_per_second": round(float(np.median(self.rates)), 1) if self.rates else None,
             "parameters": sum(p.size for p in jax.tree.leaves(model)),

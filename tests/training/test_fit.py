@@ -62,6 +62,8 @@ def test_a_run_learns_and_leaves_its_numbers(finished, dataset):
     assert summary["test_accuracy"] > 0.5  # four labels: chance is a quarter
     assert summary["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(finished.state.model))
     assert summary["flops_per_example"] > 0
+    assert summary["max_violation"] == pytest.approx(1 - summary["least_load"])  # of two experts
+    assert len(summary["label_information"]) == 1
     routing = finished.folder.read_routing()
     np.testing.assert_array_equal(routing["step"], [3, 6, 9, 12])
     assert routing["load"].shape == (4, 1, 2)

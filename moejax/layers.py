@@ -21,7 +21,13 @@ from moejax.dispatch import (
     gather_dispatch,
     grouped_dispatch,
 )
-from moejax.experts import GLU, MLP, apply_experts, apply_experts_to_all, apply_experts_to_groups, stack_experts
+from moejax.experts import (
+    apply_experts,
+    apply_experts_to_all,
+    apply_experts_to_groups,
+    can_be_grouped,
+    stack_experts,
+)
 from moejax.routers import DEFAULT_OPTIONS, ROUTERS, Context, DenseRouter, RouterOptions, SoftRouter
 from moejax.routing import DenseRouting, SoftRouting, SparseRouting, expert_capacity
 
@@ -60,8 +66,10 @@ class DenseMoE(nnx.Module):
         train: bool = False,
         key: Key[Array, ""] | None = None,
         mask: Bool[Array, "g t"] | None = None,
+        router_input: Float[Array, "g t r"] | None = None,
     ) -> tuple[Float[Array, "g t d2"], DenseRouting]:
-        routing = self.router(x, mask)
+        """Apply the layer. `router_input`: what the router looks at instead of x, d numbers a token."""
+        routing = self.router(x if router_input is None else router_input, mask)
         return combine_dense(routing.gates, apply_experts_to_all(self.experts, x)), routing
 
 
@@ -114,9 +122,9 @@ class SparseMoE(nnx.Module):
             raise ValueError(problems[0])
         self.router = ROUTERS[router](d, num_experts, k, options, rngs=rngs)
         self.experts = stack_experts(make_expert, num_experts, rngs)
-        if dispatch == "grouped" and not isinstance(self.experts, MLP | GLU):
+        if dispatch == "grouped" and not can_be_grouped(self.experts):
             raise ValueError(
-                f"dispatch is 'grouped', which needs experts made of matrix products (MLP, GLU), not"
+                f"dispatch is 'grouped', which needs experts whose call takes `linear` (as MLP and GLU do), not"
                 f" {type(self.experts).__name__}; use 'gather'."
             )
         self.shared = make_shared(rngs) if make_shared else None
@@ -132,6 +140,7 @@ class SparseMoE(nnx.Module):
         key: Key[Array, ""] | None = None,
         mask: Bool[Array, "g t"] | None = None,
         ids: Int[Array, "g t"] | None = None,
+        router_input: Float[Array, "g t r"] | None = None,
     ) -> tuple[Float[Array, "g t d2"], SparseRouting]:
         """Apply the layer.
 
@@ -140,14 +149,18 @@ class SparseMoE(nnx.Module):
           key: for routers with noise, in training; None: no noise.
           mask: False where a token is padding: it takes no slot, counts nowhere and gets zeros.
           ids: what a hash router hashes; None: the token's position t.
+          router_input: what the router looks at, d numbers a token; None: the tokens themselves.
 
         Returns the output and the routing, in groups of `group_size` (`ungroup` undoes that).
         """
         if ids is None:
             ids = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+        looked_at = None if router_input is None else into_groups(self.group_size, router_input, mask, ids)[0]
         tokens, mask, ids = into_groups(self.group_size, x, mask, ids)
         capacity = self.capacity(tokens.shape[1], train)
-        routing = self.router(tokens, capacity, Context(train, key if train else None, mask, ids))
+        routing = self.router(
+            tokens if looked_at is None else looked_at, capacity, Context(train, key if train else None, mask, ids)
+        )
         if self.dispatch == "grouped":
             y = grouped_dispatch(partial(apply_experts_to_groups, self.experts), tokens, routing)
         else:

@@ -34,6 +34,8 @@ class RouterOptions:
     priority: Literal["position", "weight"] = "position"  # who gets a slot first, within first choices, second, ...
     weight_scale: float = 1.0  # sigmoid: factor on the weights
     bias_rate: float = 1e-3  # sigmoid: how far a step moves the bias
+    raw_weights: bool = False  # uniform: the weights are the noisy logits, not probabilities
+    eval_noise: bool = False  # uniform: noise at evaluation too, drawn once for all
 
 
 DEFAULT_OPTIONS = RouterOptions()
@@ -141,6 +143,19 @@ class VmoeTopK(Router):
         return routing.vmoe_top_k(self.logits(x, context), self.k, context.key)
 
 
+class UniformTopK(Router):
+    """Uniform noise from 0 to 1 on the logits, the k best, weighted by probability (Chen et al. 2022)."""
+
+    def build(self, d, rngs):
+        self.kernel = nnx.Param(jnp.zeros((d, self.num_experts)))  # the noise alone decides at the start
+
+    def choose(self, x, context):
+        o, key = self.options, context.key
+        if key is None and o.eval_noise:
+            key = jax.random.key(0)
+        return routing.uniform_top_k(self.logits(x, context), self.k, key, raw=o.raw_weights)
+
+
 class SigmoidTopK(Router):
     """Each expert scored by itself; a bias on the choice keeps the load even (DeepSeek-V3)."""
 
@@ -211,6 +226,7 @@ ROUTERS: dict[str, type[Router]] = {
     "switch": Switch,
     "noisy_top_k": NoisyTopK,
     "vmoe": VmoeTopK,
+    "uniform": UniformTopK,
     "sigmoid": SigmoidTopK,
     "sinkhorn": SinkhornTopK,
     "expert_choice": ExpertChoice,

@@ -69,7 +69,7 @@ def _load(config: Config):
     from moejax.data.dataset import first
 
     d = config.data
-    data = load(d.name, source=d.source, directory=d.dir, validation=d.validation, seed=config.seed)
+    data = load(d.name, source=d.source, directory=d.dir, validation=d.validation, seed=config.seed, setting=d.setting)
     return data if d.limit is None else first(data, d.limit)
 
 

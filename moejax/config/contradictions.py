@@ -11,11 +11,12 @@ def contradictions(config: Config) -> list[str]:
     at_least_one = [
         *("model.stem", "model.kernel", "model.stride", "model.width", "model.depth"),
         *("moe.num_experts", "moe.hidden", "moe.slots"),
-        *("train.epochs", "train.batch_size", "train.chunk"),
+        *("train.epochs", "train.batch_size", "train.chunk", "train.evaluate_every"),
     ]
     above_zero = [
         *("moe.scale", "moe.weight_scale", "moe.temperature", "moe.final_temperature"),
-        *("train.learning_rate", "train.clip_norm", "data.limit"),
+        *("train.learning_rate", "train.router_learning_rate", "train.clip_norm", "data.limit"),
+        *("model.init_scale", "train.stop_rise", "train.stop_below"),
     ]
     not_negative = [
         *("data.validation", "model.neighbours", "moe.shared", "moe.bias_rate"),
@@ -38,6 +39,12 @@ def contradictions(config: Config) -> list[str]:
             f"moe.final_temperature is {moe.final_temperature:g}, but moe.learn_temperature is true; a temperature is"
             " either annealed or learnt."
         )
+    if config.model.name == "clusters":
+        problems += _of_clusters(config)
+    if (config.model.name == "clusters") != (config.data.name == "clusters"):
+        problems.append(
+            f"model.name is {config.model.name}, but data.name is {config.data.name}; clusters go with clusters alone."
+        )
     if t.shift > 14:
         problems.append(f"train.shift is {t.shift:g}; beyond 14 pixels little is left of a 28 × 28 image.")
     return problems
@@ -54,4 +61,15 @@ def _of_a_sparse_layer(moe: MoeConfig) -> list[str]:
             f"moe.load_weight is {moe.load_weight:g}, but moe.router {moe.router} has no noise to expect a load from;"
             " use noisy_top_k or vmoe."
         )
+    return problems
+
+
+def _of_clusters(config: Config) -> list[str]:
+    problems = []
+    if config.moe.layer == "soft":
+        problems.append("moe.layer is soft, which cannot route by a sum of patches (model.name clusters); use sparse.")
+    if config.moe.hidden % 2:
+        problems.append(f"moe.hidden is {config.moe.hidden}; half of a clusters expert's filters is for each class.")
+    if config.moe.shared:
+        problems.append(f"moe.shared is {config.moe.shared}, but model.name clusters has no shared expert; use 0.")
     return problems

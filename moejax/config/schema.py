@@ -10,14 +10,16 @@ from moejax.names import DISPATCHES, EXPERTS, LAYERS, MODELS, PRIORITIES, ROUTER
 class DataConfig:
     """Which examples to learn from."""
 
-    name: Literal["mnist", "fashion_mnist"] = "mnist"
+    name: Literal["mnist", "fashion_mnist", "clusters"] = "mnist"
     """The data set."""
+    setting: Literal["s1", "s2", "s3", "s4", "theorem"] = "s1"
+    """Clusters: strength of the feature noise and of the normal noise, as in Chen et al. 2022."""
     source: Literal["auto", "dir", "cache", "mirror", "wheel", "embedded", "tfds", "hf"] = "auto"
     """Where it comes from; auto takes the first that works, a named source never falls back."""
     dir: str | None = None
     """Folder that holds mnist/ or fashion_mnist/ (also: the variable MOEJAX_DATA_DIR)."""
     validation: int = 5000
-    """Training examples held back for validation, chosen by the seed; 0 trains on all."""
+    """Training examples held back for validation, chosen by the seed; 0 trains on all. Clusters: further ones."""
     limit: int | None = None
     """Train on so many examples only, the first of what is left; none: on all."""
 
@@ -40,6 +42,13 @@ class ModelConfig:
     """Image: blocks, each with one MoE layer."""
     neighbours: int = 0
     """Image: side of the convolution before each MoE layer, in tokens; 0 leaves it out."""
+
+    activation: Literal["linear", "cubic"] = "cubic"
+    """Clusters: what is done to a filter's answer."""
+    init_scale: float = 1.0
+    """Clusters: the filters begin uniform within ± this / √50."""
+    double_softmax: bool = False
+    """Clusters: the logits are a softmax already, as in the authors' code: the loss cannot go below .313."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -75,6 +84,10 @@ class MoeConfig:
     """Sparse, sigmoid router: factor on the weights (2.5 in DeepSeek-V3)."""
     bias_rate: float = 1e-3
     """Sparse, sigmoid router: how far each step moves an expert's bias towards an even load."""
+    raw_weights: bool = False
+    """Sparse, uniform router: weigh by the noisy logit itself, not by the probability."""
+    eval_noise: bool = False
+    """Sparse, uniform router: noise at evaluation too."""
     expert_groups: int = 1
     """Sparse: experts come in so many groups ..."""
     chosen_groups: int = 1
@@ -119,22 +132,32 @@ class MoeConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to learn: AdamW, linear warm-up, then a schedule."""
+    """How to learn: an optimiser, linear warm-up, then a schedule."""
 
     epochs: int = 5
     """Passes over the training examples."""
     batch_size: int = 128
     """Examples per step."""
+    optimizer: Literal["adamw", "adam", "normalized"] = "adamw"
+    """AdamW, Adam with L2 regularisation, or gradient descent where each expert's gradient has length 1."""
     learning_rate: float = 2e-3
     """Peak learning rate."""
+    router_learning_rate: float = 0.1
+    """Normalized: peak learning rate of the routers and of all that is no expert."""
+    stop_rise: float | None = None
+    """Learn no more once a batch's loss is this much above the least so far; none: always go on."""
+    stop_below: float | None = None
+    """Learn no more once a batch's loss is at most this without being the least so far; none: always go on."""
+    evaluate_every: int = 1
+    """Epochs from one evaluation on the validation examples, and checkpoint, to the next."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """What the learning rate does after the warm-up: decay to zero along a half cosine, or stay."""
     warmup: float = 0.1
     """Share of all steps in which the learning rate rises."""
     weight_decay: float = 0.05
-    """Decoupled weight decay of all matrices; 0 makes it plain Adam."""
+    """AdamW: decoupled decay of all matrices; Adam: times all parameters, added to the gradient."""
     clip_norm: float | None = 1.0
-    """Gradients are scaled down to this global norm; none leaves them as they are."""
+    """AdamW: gradients are scaled down to this global norm; none leaves them as they are."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     shift: float = 0.0

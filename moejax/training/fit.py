@@ -74,7 +74,7 @@ class Fit:
                 self.state, metrics = self.chunk(self.state, self.train_data, self.keys, step + n)
                 metrics = jax.tree.map(lambda rows, n=n: rows[:n], jax.device_get(metrics))
                 self._report_chunk(metrics, n, time.perf_counter() - start)
-                if step + n == epoch_end:
+                if step + n == epoch_end and self._is_evaluated(epoch_end):
                     self._end_epoch()
                 elif stop.requested:
                     self._save(None)
@@ -102,7 +102,7 @@ class Fit:
             "test_loss": result.loss,
             **({} if result.f1 is None else {"test_f1": result.f1}),
             "majority": float(np.bincount(data.test["label"]).max() / rows(data.test)),
-            **routing_facts(result, data.test["label"], data.num_classes),
+            **routing_facts(result, data.test, data.num_classes),
             "seconds": round(self._seconds(), 2),
             "examples_per_second": round(float(np.median(self.rates)), 1) if self.rates else None,
             "parameters": sum(p.size for p in jax.tree.leaves(model)),
@@ -146,6 +146,9 @@ class Fit:
                 load=metrics.load.mean(0),
             )
         )
+
+    def _is_evaluated(self, epoch_end: int) -> bool:
+        return epoch_end == self.steps or epoch_end // self.steps_per_epoch % self.config.train.evaluate_every == 0
 
     def _end_epoch(self) -> None:
         if not rows(self.data.validation):

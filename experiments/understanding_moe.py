@@ -31,6 +31,7 @@ PAPER: Mapping[str, tuple[str, ...]] = {
     ),
 }
 SETTINGS = ("s1", "s2", "s3", "s4")
+TRAIN, QUICK_EXAMPLES = 16_000, 500
 RULES = {
     "single": "128 filters",
     "single_512": "512 filters",
@@ -76,6 +77,11 @@ def configuration(model: str, rule: str, setting: str):
     return dataclasses.replace(config, data=dataclasses.replace(config.data, setting=setting))
 
 
+def shortened(config):
+    """The same for a few steps."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=20))
+
+
 def measure(study: Study, model: str, rule: str, setting: str, seeds: list[int], quick: bool) -> None:
     """Train the seeds that are missing, in one program, and keep a row of each."""
     key = {"model": model, "rule": rule, "setting": setting}
@@ -86,10 +92,10 @@ def measure(study: Study, model: str, rule: str, setting: str, seeds: list[int],
 
     from moejax.training.folder import environment
 
-    config, n = configuration(model, rule, setting), 16_000
+    config = configuration(model, rule, setting)
+    n = QUICK_EXAMPLES if quick else TRAIN
     if quick:
-        n = 500
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=20))
+        config, seeds = shortened(config), seeds[:2]
     start = time.perf_counter()
     print(f"--- {model}, {RULES[rule]}, {setting}, seeds {seeds} ...", end=" ", flush=True)
     result = train(config, seeds, n=n)
@@ -117,13 +123,26 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", default=["authors"], choices=RULES)
     parser.add_argument("--settings", nargs="+", default=SETTINGS)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10)))
+    parser.add_argument("--pictures", action="store_true", help="draw the pictures too, of one seed of S1")
     asked = parser.parse_args()
     study = Study("understanding_moe", table, asked.quick)
     for rule in asked.rules:
         for model in asked.models:
             for setting in asked.settings:
                 measure(study, model, rule, setting, asked.seeds, asked.quick)
+    if asked.pictures or asked.quick:
+        draw(study, asked.quick)
     print(table(study.rows))
+
+
+def draw(study: Study, quick: bool) -> None:
+    """The data, the alignment of experts and routers over training, and the dispatch as an animation."""
+    from understanding_moe_pictures import draw_all
+
+    configs = {kind: configuration(f"moe_{kind}", "authors", "s1") for kind in ("linear", "nonlinear")}
+    if quick:
+        configs = {kind: shortened(config) for kind, config in configs.items()}
+    draw_all(study.folder, configs, QUICK_EXAMPLES if quick else TRAIN, every=5)
 
 
 if __name__ == "__main__":

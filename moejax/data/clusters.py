@@ -35,11 +35,11 @@ class Setting:
 
 
 SETTINGS = {
-    "s1": Setting((0.5, 2), (1, 2), (0.5, 3), 1.0),
-    "s2": Setting((0.5, 2), (1, 2), (0.5, 3), 2.0),
-    "s3": Setting((0.5, 2), (1, 2), (0.5, 2), 1.0),
-    "s4": Setting((0.5, 2), (1, 2), (0.5, 2), 2.0),
-    "theorem": Setting((1, 2), (1, 2), (1, 2), 1.0),  # of theorem 4.1: feature and feature noise alike
+    "s1": Setting((0.5, 2.0), (1.0, 2.0), (0.5, 3.0), 1.0),
+    "s2": Setting((0.5, 2.0), (1.0, 2.0), (0.5, 3.0), 2.0),
+    "s3": Setting((0.5, 2.0), (1.0, 2.0), (0.5, 2.0), 1.0),
+    "s4": Setting((0.5, 2.0), (1.0, 2.0), (0.5, 2.0), 2.0),
+    "theorem": Setting((1.0, 2.0), (1.0, 2.0), (1.0, 2.0), 1.0),  # of theorem 4.1: feature and feature noise alike
 }
 
 

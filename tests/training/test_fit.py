@@ -154,6 +154,13 @@ def test_without_validation_all_examples_are_trained_on(config, dataset, tmp_pat
     assert fit.checkpoints.latest() == 3
 
 
+def test_evaluations_come_every_so_many_epochs_and_at_the_end(config, dataset, tmp_path):
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=5, evaluate_every=2))
+    fit = start(tmp_path / "seldom", config, dataset)
+    assert fit.train(StopAfter(NEVER))
+    assert [r["epoch"] for r in lines(tmp_path / "seldom") if r["kind"] == "validation"] == [2, 4, 5]
+
+
 def test_a_first_signal_asks_and_a_second_one_interrupts():
     before = signal.getsignal(signal.SIGTERM)
     with StopSignal() as stop:

@@ -48,6 +48,7 @@ def mixture(kind: str) -> Config:
             raw_weights=True,
             eval_noise=True,
             dispatch="grouped",
+            group_size=1,
             balance_weight=0.0,
             z_weight=0.0,
         ),

@@ -37,7 +37,7 @@ def answer(kernel, bias, patches, cubic):
     for x in np.asarray(patches, np.float64):
         for f in range(len(bias)):
             z = x @ np.asarray(kernel, np.float64)[:, f] + float(bias[f])
-            logits[f >= len(bias) // 2] += z**3 if cubic else z
+            logits[int(f >= len(bias) // 2)] += z**3 if cubic else z
     return logits
 
 

@@ -21,7 +21,15 @@ from moejax.dispatch import (
     gather_dispatch,
     grouped_dispatch,
 )
-from moejax.experts import GLU, MLP, apply_experts, apply_experts_to_all, apply_experts_to_groups, stack_experts
+from moejax.experts import (
+    GLU,
+    MLP,
+    apply_experts,
+    apply_experts_to_all,
+    apply_experts_to_groups,
+    key_for,
+    stack_experts,
+)
 from moejax.routers import DEFAULT_OPTIONS, ROUTERS, Context, DenseRouter, RouterOptions, SoftRouter
 from moejax.routing import DenseRouting, SoftRouting, SparseRouting, expert_capacity
 
@@ -30,7 +38,10 @@ SLOT_DISPATCHES = {"einsum": einsum_dispatch, "gather": gather_dispatch}
 
 
 class DenseMoE(nnx.Module):
-    """All experts see all tokens; the router weighs their answers (Jacobs et al. 1991)."""
+    """All experts see all tokens; the router weighs their answers (Jacobs et al. 1991).
+
+    `make_gate` makes the network that computes the router's logits [g, t, e]; without it they are linear.
+    """
 
     def __init__(
         self,
@@ -41,6 +52,7 @@ class DenseMoE(nnx.Module):
         temperature: float = 1.0,
         learn_temperature: bool = False,
         final_temperature: float | None = None,
+        make_gate: MakeExpert | None = None,
         rngs: nnx.Rngs,
     ):
         self.router = DenseRouter(
@@ -49,6 +61,7 @@ class DenseMoE(nnx.Module):
             temperature=temperature,
             learn_temperature=learn_temperature,
             final_temperature=final_temperature,
+            make_gate=make_gate,
             rngs=rngs,
         )
         self.experts = stack_experts(make_expert, num_experts, rngs)
@@ -60,9 +73,12 @@ class DenseMoE(nnx.Module):
         train: bool = False,
         key: Key[Array, ""] | None = None,
         mask: Bool[Array, "g t"] | None = None,
+        assigned: Int[Array, "g t"] | None = None,
     ) -> tuple[Float[Array, "g t d2"], DenseRouting]:
-        routing = self.router(x, mask)
-        return combine_dense(routing.gates, apply_experts_to_all(self.experts, x)), routing
+        """Apply the layer; `assigned`, in guided training: the expert that each token is meant for."""
+        key = key if train else None
+        routing = self.router(x, mask, key=key_for(self.router.gate, key, stream=3), assigned=assigned)
+        return combine_dense(routing.gates, apply_experts_to_all(self.experts, x, key_for(self.experts, key))), routing
 
 
 class SparseMoE(nnx.Module):
@@ -151,7 +167,8 @@ class SparseMoE(nnx.Module):
         if self.dispatch == "grouped":
             y = grouped_dispatch(partial(apply_experts_to_groups, self.experts), tokens, routing)
         else:
-            y = SLOT_DISPATCHES[self.dispatch](partial(apply_experts, self.experts), tokens, routing, capacity)
+            experts = partial(apply_experts, self.experts, key=key_for(self.experts, key if train else None))
+            y = SLOT_DISPATCHES[self.dispatch](experts, tokens, routing, capacity)
         y = ungroup(y, x.shape[:2])
         return y if self.shared is None else y + self.answer_of_shared(x), routing
 
@@ -190,7 +207,8 @@ class SoftMoE(nnx.Module):
         mask: Bool[Array, "g t"] | None = None,
     ) -> tuple[Float[Array, "g t d2"], SoftRouting]:
         routing = self.router(x, mask)
-        y = apply_experts(self.experts, dispatch_tokens(routing.dispatch, x))
+        key = key_for(self.experts, key if train else None)
+        y = apply_experts(self.experts, dispatch_tokens(routing.dispatch, x), key)
         return combine_slots(routing.combine, y), routing
 
 

@@ -6,6 +6,7 @@ through them. No imports, so that the command line can list them at once.
 
 MODELS = {
     "image": "a convolutional stem makes an image a grid of tokens; blocks with an MoE layer each; a linear head",
+    "flat": "an image is one token; the experts are classifiers, whose mixture gives the logits",
 }
 
 LAYERS = {

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from moejax.config import Config
+from moejax.models.flat import FlatClassifier
 from moejax.models.image import ImageClassifier
 
 __all__ = ["MODELS", "after_step", "build_model"]
@@ -20,6 +21,7 @@ __all__ = ["MODELS", "after_step", "build_model"]
 # name → (config, number of classes, rngs) → model; `moejax.names.MODELS` says what each is.
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "image": ImageClassifier,
+    "flat": FlatClassifier,
 }
 
 

@@ -1,7 +1,8 @@
 """Experts: any Flax module, E copies of it stacked along a leading axis and applied under one vmap.
 
 The module must be a pure function of its parameters and its input: state that it changes while it runs (the counter of
-`nnx.Dropout`, the averages of `nnx.BatchNorm`) does not leave the vmap.
+`nnx.Dropout`, the averages of `nnx.BatchNorm`) does not leave the vmap. One that draws random numbers in training says
+so by an attribute `draws` and is then called as `expert(x, key=…)`, each expert with a key of its own.
 
 An expert whose call has a second argument `linear`, by which it applies all its linear maps, can also be applied to
 rows sorted by expert, any number for each: the same module with each linear map replaced by its grouped form. `MLP` and
@@ -19,7 +20,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int, Key
 
 from moejax.dispatch import grouped_matmul, rows_of_groups
 
@@ -85,14 +86,37 @@ def stack_experts(make: Callable[[nnx.Rngs], M], num_experts: int, rngs: nnx.Rng
     return nnx.split_rngs(splits=num_experts)(nnx.vmap(make, in_axes=0, out_axes=0))(rngs)
 
 
-def apply_experts(experts: nnx.Module, x: Float[Array, "e g c d"]) -> Float[Array, "e g c d2"]:
-    """Each expert on its own slots."""
-    return jax.vmap(lambda expert, x: expert(x))(experts, x)
+def apply_experts(
+    experts: nnx.Module, x: Float[Array, "e g c d"], key: Key[Array, ""] | None = None
+) -> Float[Array, "e g c d2"]:
+    """Each expert on its own slots; `key`: for experts that draw, in training."""
+    return _map(experts, x, key, over_x=0)
 
 
-def apply_experts_to_all(experts: nnx.Module, x: Float[Array, "g t d"]) -> Float[Array, "e g t d2"]:
-    """Every expert on every token, without E copies of the tokens."""
-    return jax.vmap(lambda expert, x: expert(x), in_axes=(0, None))(experts, x)
+def apply_experts_to_all(
+    experts: nnx.Module, x: Float[Array, "g t d"], key: Key[Array, ""] | None = None
+) -> Float[Array, "e g t d2"]:
+    """Every expert on every token, without E copies of the tokens; `key`: for experts that draw, in training."""
+    return _map(experts, x, key, over_x=None)
+
+
+def key_for(module: nnx.Module | None, key: Key[Array, ""] | None, stream: int = 2) -> Key[Array, ""] | None:
+    """The key for a module that draws, a stream of its own beside the router's noise; None for one that does not."""
+    return jax.random.fold_in(key, stream) if key is not None and getattr(module, "draws", False) else None
+
+
+def dropout(key: Key[Array, ""] | None, x: Float[Array, "*n"], rate: float) -> Float[Array, "*n"]:
+    """Zero so large a share of `x` and scale the rest up for it; without a key, at evaluation, `x` as it is."""
+    if key is None or rate == 0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+
+
+def _map(experts: nnx.Module, x: Array, key: Key[Array, ""] | None, over_x: int | None) -> Array:
+    if key is None:
+        return jax.vmap(lambda expert, x: expert(x), in_axes=(0, over_x))(experts, x)
+    keys = jax.random.split(key, len(jax.tree.leaves(experts)[0]))
+    return jax.vmap(lambda expert, x, key: expert(x, key=key), in_axes=(0, over_x, 0))(experts, x, keys)
 
 
 def can_be_grouped(experts: nnx.Module) -> bool:

@@ -26,6 +26,7 @@ from moejax.experts import (
     apply_experts_to_all,
     apply_experts_to_groups,
     can_be_grouped,
+    key_for,
     stack_experts,
 )
 from moejax.routers import DEFAULT_OPTIONS, ROUTERS, Context, DenseRouter, RouterOptions, SoftRouter
@@ -36,7 +37,10 @@ SLOT_DISPATCHES = {"einsum": einsum_dispatch, "gather": gather_dispatch}
 
 
 class DenseMoE(nnx.Module):
-    """All experts see all tokens; the router weighs their answers (Jacobs et al. 1991)."""
+    """All experts see all tokens; the router weighs their answers (Jacobs et al. 1991).
+
+    `make_gate` makes the network that computes the router's logits [g, t, e]; without it they are linear.
+    """
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class DenseMoE(nnx.Module):
         temperature: float = 1.0,
         learn_temperature: bool = False,
         final_temperature: float | None = None,
+        make_gate: MakeExpert | None = None,
         rngs: nnx.Rngs,
     ):
         self.router = DenseRouter(
@@ -55,6 +60,7 @@ class DenseMoE(nnx.Module):
             temperature=temperature,
             learn_temperature=learn_temperature,
             final_temperature=final_temperature,
+            make_gate=make_gate,
             rngs=rngs,
         )
         self.experts = stack_experts(make_expert, num_experts, rngs)
@@ -67,10 +73,18 @@ class DenseMoE(nnx.Module):
         key: Key[Array, ""] | None = None,
         mask: Bool[Array, "g t"] | None = None,
         router_input: Float[Array, "g t r"] | None = None,
+        assigned: Int[Array, "g t"] | None = None,
     ) -> tuple[Float[Array, "g t d2"], DenseRouting]:
-        """Apply the layer. `router_input`: what the router looks at instead of x, d numbers a token."""
-        routing = self.router(x if router_input is None else router_input, mask)
-        return combine_dense(routing.gates, apply_experts_to_all(self.experts, x)), routing
+        """Apply the layer.
+
+        Args:
+          router_input: what the router looks at, d numbers a token; None: the tokens themselves.
+          assigned: in guided training, the expert that each token is meant for.
+        """
+        key = key if train else None
+        looked_at = x if router_input is None else router_input
+        routing = self.router(looked_at, mask, key=key_for(self.router.gate, key, stream=3), assigned=assigned)
+        return combine_dense(routing.gates, apply_experts_to_all(self.experts, x, key_for(self.experts, key))), routing
 
 
 class SparseMoE(nnx.Module):
@@ -164,7 +178,8 @@ class SparseMoE(nnx.Module):
         if self.dispatch == "grouped":
             y = grouped_dispatch(partial(apply_experts_to_groups, self.experts), tokens, routing)
         else:
-            y = SLOT_DISPATCHES[self.dispatch](partial(apply_experts, self.experts), tokens, routing, capacity)
+            experts = partial(apply_experts, self.experts, key=key_for(self.experts, key if train else None))
+            y = SLOT_DISPATCHES[self.dispatch](experts, tokens, routing, capacity)
         y = ungroup(y, x.shape[:2])
         return y if self.shared is None else y + self.answer_of_shared(x), routing
 
@@ -203,7 +218,8 @@ class SoftMoE(nnx.Module):
         mask: Bool[Array, "g t"] | None = None,
     ) -> tuple[Float[Array, "g t d2"], SoftRouting]:
         routing = self.router(x, mask)
-        y = apply_experts(self.experts, dispatch_tokens(routing.dispatch, x))
+        key = key_for(self.experts, key if train else None)
+        y = apply_experts(self.experts, dispatch_tokens(routing.dispatch, x), key)
         return combine_slots(routing.combine, y), routing
 
 

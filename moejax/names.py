@@ -7,6 +7,7 @@ through them. No imports, so that the command line can list them at once.
 MODELS = {
     "image": "a convolutional stem makes an image a grid of tokens; blocks with an MoE layer each; a linear head",
     "clusters": "experts of linear or cubic patch filters for synthetic clusters (Chen et al. 2022)",
+    "flat": "an image is one token; the experts are classifiers, whose mixture gives the logits",
 }
 
 LAYERS = {
@@ -38,6 +39,13 @@ DISPATCHES = {
 EXPERTS = {
     "mlp": "two linear maps with a GELU between them",
     "glu": "a gated linear unit with SiLU (SwiGLU)",
+}
+
+ACTIVATIONS = {
+    "gelu": "Gaussian error linear unit",
+    "relu": "rectified linear unit",
+    "cubic": "the third power (Chen et al. 2022)",
+    "linear": "none",
 }
 
 PRIORITIES = {

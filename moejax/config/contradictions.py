@@ -10,21 +10,21 @@ def contradictions(config: Config) -> list[str]:
     moe, t = config.moe, config.train
     at_least_one = [
         *("model.stem", "model.kernel", "model.stride", "model.width", "model.depth"),
-        *("moe.num_experts", "moe.hidden", "moe.slots"),
+        *("model.second_hidden", "moe.num_experts", "moe.hidden", "moe.slots"),
         *("train.epochs", "train.batch_size", "train.chunk", "train.evaluate_every"),
     ]
     above_zero = [
         *("moe.scale", "moe.weight_scale", "moe.temperature", "moe.final_temperature"),
-        *("train.learning_rate", "train.router_learning_rate", "train.clip_norm", "data.limit"),
+        *("train.learning_rate", "train.router_learning_rate", "train.task_weight", "train.clip_norm", "data.limit"),
         *("model.init_scale", "train.stop_rise", "train.stop_below"),
     ]
     not_negative = [
         *("data.validation", "model.neighbours", "moe.shared", "moe.bias_rate"),
         *("moe.balance_weight", "moe.z_weight", "moe.importance_weight"),
-        *("moe.load_weight", "moe.entropy_weight", "moe.usage_weight"),
+        *("moe.load_weight", "moe.entropy_weight", "moe.usage_weight", "moe.assignment_weight", "moe.l2_weight"),
         *("train.weight_decay", "train.shift", "train.rotate"),
     ]
-    below_one = ["moe.jitter", "train.warmup", "train.label_smoothing", "train.zoom"]
+    below_one = ["model.dropout", "moe.jitter", "train.warmup", "train.label_smoothing", "train.zoom"]
     values = {name: value for name, value in flatten(config).items() if value is not None}
     problems = [f"{n} is {values[n]}; it must be at least 1." for n in at_least_one if values[n] < 1]
     problems += [f"{n} is {values[n]}; it must be above 0." for n in above_zero if n in values and not values[n] > 0]
@@ -45,8 +45,27 @@ def contradictions(config: Config) -> list[str]:
         problems.append(
             f"model.name is {config.model.name}, but data.name is {config.data.name}; clusters go with clusters alone."
         )
+    problems += _of_guidance(config)
     if t.shift > 14:
         problems.append(f"train.shift is {t.shift:g}; beyond 14 pixels little is left of a 28 × 28 image.")
+    return problems
+
+
+def _of_guidance(config: Config) -> list[str]:
+    moe, problems = config.moe, []
+    for name in ("deep_gate", "guided"):
+        if getattr(moe, name) and (moe.layer != "dense" or config.model.name != "flat"):
+            problems.append(
+                f"moe.{name} is true, but moe.layer is {moe.layer} and model.name {config.model.name}; it is for the"
+                " dense layer of the flat model."
+            )
+    if moe.guided and moe.num_experts < 2:
+        problems.append(f"moe.guided is true, but moe.num_experts is {moe.num_experts}; guide to one of at least 2.")
+    if moe.assignment_weight and not moe.guided:
+        problems.append(
+            f"moe.assignment_weight is {moe.assignment_weight:g}, but moe.guided is false, so nothing is assigned;"
+            " set it to true."
+        )
     return problems
 
 
@@ -68,6 +87,8 @@ def _of_clusters(config: Config) -> list[str]:
     problems = []
     if config.moe.layer == "soft":
         problems.append("moe.layer is soft, which cannot route by a sum of patches (model.name clusters); use sparse.")
+    if config.model.activation not in ("linear", "cubic"):
+        problems.append(f"model.activation is {config.model.activation}, but clusters' filters are linear or cubic.")
     if config.moe.hidden % 2:
         problems.append(f"moe.hidden is {config.moe.hidden}; half of a clusters expert's filters is for each class.")
     if config.moe.shared:

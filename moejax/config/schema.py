@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from moejax.names import DISPATCHES, EXPERTS, LAYERS, MODELS, PRIORITIES, ROUTERS
+from moejax.names import ACTIVATIONS, DISPATCHES, EXPERTS, LAYERS, MODELS, PRIORITIES, ROUTERS
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,14 @@ class ModelConfig:
     """Image: blocks, each with one MoE layer."""
     neighbours: int = 0
     """Image: side of the convolution before each MoE layer, in tokens; 0 leaves it out."""
-
-    activation: Literal["linear", "cubic"] = "cubic"
-    """Clusters: what is done to a filter's answer."""
+    second_hidden: int = 128
+    """Flat: width of an expert's second hidden layer, after moe.hidden of its first."""
+    activation: Literal[*ACTIVATIONS] = "gelu"
+    """Flat: what follows each hidden layer of an expert. Clusters: what is done to a filter's answer."""
+    normalize: bool = False
+    """Flat: layer normalisation of an expert's input and hidden layers."""
+    dropout: float = 0.0
+    """Flat: share of an expert's hidden numbers that are zeroed in training."""
     init_scale: float = 1.0
     """Clusters: the filters begin uniform within ± this / √50."""
     double_softmax: bool = False
@@ -116,6 +121,12 @@ class MoeConfig:
     """Dense: anneal the temperature to this by the end of training; none keeps it."""
     learn_temperature: bool = False
     """Dense: learn the temperature, from `temperature` on."""
+    deep_gate: bool = False
+    """Dense, flat model: the router's logits come from a network of an expert's shape, not from one linear map."""
+    guided: bool = False
+    """Dense, flat model: in training the weights are pulled to the expert that the label is assigned to."""
+    assignment_weight: float = 0.0
+    """Guided: weight of the binary cross-entropy between the router's distribution and the assigned expert."""
     balance_weight: float = 1e-2
     """Sparse: weight of the load-balance loss."""
     z_weight: float = 1e-3
@@ -128,6 +139,8 @@ class MoeConfig:
     """Weight of the mean entropy of a token's distribution over experts; above 0 makes the router decide."""
     usage_weight: float = 0.0
     """Weight of the KL divergence of the mean distribution over experts from an even one."""
+    l2_weight: float = 0.0
+    """Weight of the mean square of the experts' parameters."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +171,8 @@ class TrainConfig:
     """AdamW: decoupled decay of all matrices; Adam: times all parameters, added to the gradient."""
     clip_norm: float | None = 1.0
     """AdamW: gradients are scaled down to this global norm; none leaves them as they are."""
+    task_weight: float = 1.0
+    """Weight of the cross-entropy beside the losses of the MoE layers."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     shift: float = 0.0
@@ -168,6 +183,10 @@ class TrainConfig:
     """Augmentation: scale each image by a factor within 1 ± this."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the network; parameters, router and losses stay float32."""
+    checkpoints: Literal["best", "all"] = "best"
+    """Which to keep beside the latest: that of the best epoch, or of every epoch."""
+    activations: bool = False
+    """After each epoch, write each validation example's shares of the last layer's experts to activations/."""
     chunk: int = 50
     """Steps in one compiled scan, between two lines of progress (at most)."""
 

@@ -20,6 +20,7 @@ from moejax.training.loop import make_chunk, make_init, make_keys, make_update, 
 from moejax.training.objective import make_objective
 from moejax.training.optimizer import learning_rate_schedule, make_optimizer
 from moejax.training.progress import Progress, Status
+from moejax.training.tables import activations_table, metrics_table
 
 EVALUATION_BATCH = 500
 
@@ -33,7 +34,7 @@ class Fit:
         check_sizes(config, data)
         self.steps_per_epoch = rows(data.train) // train.batch_size
         self.steps = self.steps_per_epoch * train.epochs
-        self.checkpoints = Checkpoints(folder.checkpoints)
+        self.checkpoints = Checkpoints(folder.checkpoints, keep_all=train.checkpoints == "all")
         self.history = RoutingHistory()
         self.started = time.perf_counter()
         self.rates: list[float] = []
@@ -87,6 +88,7 @@ class Fit:
         model, data = self.state.model, self.data
         result = evaluate(model, data.test, EVALUATION_BATCH)
         self._log_evaluation("test", result)
+        self._write_metrics("train", "validation", "test")
         self.folder.write_routing(self.history.to_arrays() | test_pictures(model, data.test, result, data.num_classes))
         summary = {
             "config": self.config.name,
@@ -130,6 +132,7 @@ class Fit:
             loss=loss,
             accuracy=accuracy,
             auxiliary=float(metrics.auxiliary.mean()),
+            load=_rounded(metrics.load.mean(0)),
             learning_rate=float(self.learning_rate(step - 1)),
             examples_per_second=round(rate, 1),
         )
@@ -155,6 +158,9 @@ class Fit:
             return self._save(None)
         result = evaluate(self.state.model, self.data.validation, EVALUATION_BATCH)
         self._log_evaluation("validation", result)
+        self._write_metrics("train", "validation")
+        if self.config.train.activations:
+            self._write_activations(result)
         f1 = "" if result.f1 is None else f"  F1 {result.f1:.2%}"
         self.progress.message(
             f"epoch {int(self.state.step) // self.steps_per_epoch}: validation loss {result.loss:.4f}"
@@ -167,9 +173,26 @@ class Fit:
         self.checkpoints.save(self.state, accuracy)
 
     def _log_evaluation(self, kind: str, result: Evaluation) -> None:
-        lists = {name: np.round(getattr(result, name), 6).tolist() for name in ("dropped", "gate_entropy")}
+        lists = {name: _rounded(getattr(result, name)) for name in ("load", "dropped", "gate_entropy")}
         f1 = {} if result.f1 is None else {"f1": result.f1}
         self._log(kind, loss=result.loss, accuracy=result.accuracy, **f1, **lists)
+
+    def _write_metrics(self, *kinds: str) -> None:
+        records = self.folder.read_log()
+        for kind in kinds:
+            self.folder.write_table(f"{kind}_metrics.csv", metrics_table(records, kind))
+
+    def _write_activations(self, result: Evaluation) -> None:
+        epoch = int(self.state.step) // self.steps_per_epoch
+        table = activations_table(
+            result.gates[:, -1],  # of the last layer
+            np.asarray(self.data.validation["label"]),
+            result.prediction,
+            num_labels=self.data.num_classes,
+            epoch=epoch,
+            batch_size=EVALUATION_BATCH,
+        )
+        self.folder.write_table(f"activations/epoch_{epoch}.csv", table)
 
     def _log(self, kind: str, **values: Any) -> None:
         step = int(self.state.step)
@@ -178,6 +201,10 @@ class Fit:
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.started
+
+
+def _rounded(values: np.ndarray) -> list:
+    return np.round(values, 6).tolist()
 
 
 def check_sizes(config: Config, data: Dataset) -> None:

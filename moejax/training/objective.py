@@ -39,12 +39,13 @@ def auxiliary_loss(routing: Routing, moe: MoeConfig) -> Float[Array, ""]:
         (moe.load_weight * token_choice, losses.load_loss),
         (moe.entropy_weight, losses.entropy_loss),
         (moe.usage_weight, losses.usage_loss),
+        (moe.assignment_weight, lambda guided: losses.assignment_loss(guided, guided.assigned)),
     ]
     return sum((weight * loss(routing) for weight, loss in terms if weight), start=jnp.zeros(()))
 
 
 def make_objective(config: Config) -> Objective:
-    """Cross-entropy on (augmented) examples plus the layers' auxiliary losses."""
+    """Weighted cross-entropy on (augmented) examples plus the layers' auxiliary losses."""
     t, moe = config.train, config.moe
 
     def objective(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], StepMetrics]:
@@ -56,7 +57,9 @@ def make_objective(config: Config) -> Objective:
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), t.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
         auxiliary = sum(auxiliary_loss(r, moe) for r in routings)
-        return loss + auxiliary, StepMetrics(
+        if moe.l2_weight:
+            auxiliary += moe.l2_weight * losses.mean_square([layer.experts for layer in model.moe_layers])
+        return t.task_weight * loss + auxiliary, StepMetrics(
             loss,
             jnp.mean(logits.argmax(-1) == batch["label"], dtype=jnp.float32),
             auxiliary,

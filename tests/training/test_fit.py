@@ -1,5 +1,6 @@
 """Whole runs on a small data set: what they leave, that they repeat bit for bit, stop and resume."""
 
+import csv
 import dataclasses
 import json
 import signal
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from moejax.config import ModelConfig, MoeConfig
 from moejax.errors import UserError
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
@@ -142,6 +144,27 @@ def test_a_loss_that_is_not_finite_is_one_sentence(config, dataset, tmp_path):
     )
     with pytest.raises(UserError, match=r"not a finite number from step \d+ on; lower train\.learning_rate"):
         start(tmp_path / "wild", config, dataset).train(StopAfter(NEVER))
+
+
+def test_a_guided_run_keeps_every_epoch_and_writes_its_tables(config, dataset, tmp_path):
+    moe = MoeConfig(layer="dense", num_experts=4, hidden=8, guided=True, assignment_weight=1.0, l2_weight=1e-2)
+    model = ModelConfig(name="flat", second_hidden=8, normalize=True, dropout=0.2)
+    train = dataclasses.replace(config.train, checkpoints="all", activations=True, task_weight=0.5, shift=0.0)
+    fit = start(tmp_path / "guided", dataclasses.replace(config, model=model, moe=moe, train=train), dataset)
+    assert fit.train(StopAfter(NEVER))
+    assert fit.test()["test_accuracy"] > 0.5
+    path = fit.folder.path
+    assert {p.name for p in (path / "checkpoints").iterdir()} == {"6", "12"}
+    for kind, epochs in (("train", 2), ("validation", 2), ("test", 1)):
+        assert len((path / f"{kind}_metrics.csv").read_text().splitlines()) == 1 + epochs
+    for epoch in (1, 2):
+        table = list(csv.DictReader((path / "activations" / f"epoch_{epoch}.csv").open()))
+        assert len(table) == 30 * 4  # validation examples, experts
+        assert {row["Epoch"] for row in table} == {str(epoch)}
+        assert all((row["Label"] == row["Assigned_Labels"]) == (row["Is_Assigned"] == "1") for row in table)
+    # label_expert [layer, label, expert]: each label's examples go to its own expert
+    table = fit.folder.read_routing()["label_expert"][0]
+    assert (table.argmax(1) == np.arange(4)).mean() > 0.5
 
 
 def test_without_validation_all_examples_are_trained_on(config, dataset, tmp_path):

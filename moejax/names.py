@@ -7,6 +7,7 @@ through them. No imports, so that the command line can list them at once.
 MODELS = {
     "image": "a convolutional stem makes an image a grid of tokens; blocks with an MoE layer each; a linear head",
     "clusters": "experts of linear or cubic patch filters for synthetic clusters (Chen et al. 2022)",
+    "lstm": "images row by row: an LSTM, an MoE layer at every row, a second LSTM; a linear head over all rows",
 }
 
 LAYERS = {

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from moejax.config import Config
 from moejax.models.clusters import ClusterClassifier
 from moejax.models.image import ImageClassifier
+from moejax.models.lstm import LSTMClassifier
 
 __all__ = ["MODELS", "after_step", "build_model"]
 
@@ -22,6 +23,7 @@ __all__ = ["MODELS", "after_step", "build_model"]
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "image": ImageClassifier,
     "clusters": ClusterClassifier,
+    "lstm": LSTMClassifier,
 }
 
 

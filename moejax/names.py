@@ -8,6 +8,7 @@ MODELS = {
     "image": "a convolutional stem makes an image a grid of tokens; blocks with an MoE layer each; a linear head",
     "clusters": "experts of linear or cubic patch filters for synthetic clusters (Chen et al. 2022)",
     "flat": "an image is one token; the experts are classifiers, whose mixture gives the logits",
+    "lstm": "images row by row: an LSTM, an MoE layer at every row, a second LSTM; a linear head over all rows",
 }
 
 LAYERS = {

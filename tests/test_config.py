@@ -97,6 +97,8 @@ def test_a_wrong_override_is_one_sentence(name, text, sentence):
         ("train.warmup", "1", "train.warmup is 1.0; it must be at least 0 and below 1."),
         ("train.zoom", "1.5", "train.zoom is 1.5; it must be at least 0 and below 1."),
         ("train.shift", "20", "train.shift is 20; beyond 14 pixels"),
+        ("train.crop", "1", "train.crop is 1.0; it must be at least 0 and below 1."),
+        ("train.blur", "-1", "train.blur is -1.0; it must not be negative."),
         ("data.validation", "-5", "data.validation is -5; it must not be negative."),
         ("seed", "-1", "seed is -1; it must be from 0 to 4294967295."),
         ("seed", str(2**32), "seed is 4294967296; it must be from 0 to 4294967295."),

@@ -22,9 +22,11 @@ def contradictions(config: Config) -> list[str]:
         *("data.validation", "model.neighbours", "moe.shared", "moe.bias_rate"),
         *("moe.balance_weight", "moe.z_weight", "moe.importance_weight"),
         *("moe.load_weight", "moe.entropy_weight", "moe.usage_weight", "moe.assignment_weight", "moe.l2_weight"),
-        *("train.weight_decay", "train.shift", "train.rotate"),
+        *("train.weight_decay", "train.shift", "train.rotate", "train.blur"),
     ]
-    below_one = ["model.dropout", "moe.jitter", "train.warmup", "train.label_smoothing", "train.zoom"]
+    below_one = [
+        *("model.dropout", "moe.jitter", "train.warmup", "train.label_smoothing", "train.zoom", "train.crop"),
+    ]
     values = {name: value for name, value in flatten(config).items() if value is not None}
     problems = [f"{n} is {values[n]}; it must be at least 1." for n in at_least_one if values[n] < 1]
     problems += [f"{n} is {values[n]}; it must be above 0." for n in above_zero if n in values and not values[n] > 0]

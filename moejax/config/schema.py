@@ -37,7 +37,7 @@ class ModelConfig:
     stride: int = 3
     """Image: stride of the second convolution, after 2 of the first: 2 makes 7 × 7 tokens, 3 makes 5 × 5."""
     width: int = 48
-    """Image: numbers per token (d)."""
+    """Image, LSTM: numbers per token (d)."""
     depth: int = 2
     """Image: blocks, each with one MoE layer."""
     neighbours: int = 0
@@ -181,6 +181,10 @@ class TrainConfig:
     """Augmentation: turn each image by up to this many degrees."""
     zoom: float = 0.0
     """Augmentation: scale each image by a factor within 1 ± this."""
+    crop: float = 0.0
+    """Augmentation: see a random part of each image, up to this share of its area left out, resized to the whole."""
+    blur: float = 0.0
+    """Augmentation: blur each image by a 3 × 3 Gaussian whose deviation is drawn up to this many pixels."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the network; parameters, router and losses stay float32."""
     checkpoints: Literal["best", "all"] = "best"

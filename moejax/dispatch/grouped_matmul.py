@@ -23,6 +23,8 @@ from jax import lax
 from jax.custom_batching import custom_vmap, sequential_vmap
 from jaxtyping import Array, Float, Int
 
+from moejax.products import matmul, matmul_transposed, outer
+
 # Rows of a block. Larger ones use the processor better; the smallest that holds the rest of a run wastes the least.
 _BLOCKS = (16, 32, 64, 128, 256)
 
@@ -127,20 +129,20 @@ def _blocked_outer(x, dy, sizes):
 
 def _matmul_of_runs(x, w, starts, sizes, transposed):
     limit, h = len(x), w.shape[1] if transposed else w.shape[2]
-    contract = (((1,), (1 if transposed else 0,)), ((), ()))
+    contract = matmul_transposed if transposed else matmul
 
     def expert(e, y):
         run, matrix = Run(starts[e], sizes[e]), lax.dynamic_index_in_dim(w, e, keepdims=False)
 
         def whole(i, y):
             first, rows = run.start + i * largest, largest
-            product = lax.dot_general(lax.dynamic_slice_in_dim(x, first, rows), matrix, contract)
+            product = contract(lax.dynamic_slice_in_dim(x, first, rows), matrix)
             return lax.dynamic_update_slice_in_dim(y, product, first, axis=0)
 
         def rest(rows, i, y):
             # `first` depends on i, or XLA would move the product out of the loop and compute it even for no turn.
             first, mine = _rest(run, largest, rows, limit, i)
-            product = lax.dot_general(lax.dynamic_slice_in_dim(x, first, rows), matrix, contract)
+            product = contract(lax.dynamic_slice_in_dim(x, first, rows), matrix)
             product = jnp.where(mine, product, lax.dynamic_slice_in_dim(y, first, rows))
             return lax.dynamic_update_slice_in_dim(y, product, first, axis=0)
 
@@ -153,24 +155,23 @@ def _matmul_of_runs(x, w, starts, sizes, transposed):
 
     blocks = _blocks(limit)
     largest = blocks[-1]
-    return lax.fori_loop(0, len(w), expert, jnp.zeros((limit, h), x.dtype))
+    return lax.fori_loop(0, len(w), expert, jnp.zeros((limit, h), jnp.float32)).astype(x.dtype)
 
 
 def _outer_of_runs(x, dy, starts, sizes):
     limit, shape = len(x), (x.shape[1], dy.shape[1])
-    contract = partial(lax.dot_general, dimension_numbers=(((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
     def expert(e, out):
         run = Run(starts[e], sizes[e])
 
         def whole(i, total):
             first = run.start + i * largest
-            return total + contract(*(lax.dynamic_slice_in_dim(a, first, largest) for a in (x, dy)))
+            return total + outer(*(lax.dynamic_slice_in_dim(a, first, largest) for a in (x, dy)))
 
         def rest(rows):
             first, mine = _rest(run, largest, rows, limit)
             # Both, since a neighbour's NaN times 0 would be NaN.
-            return contract(*(jnp.where(mine, lax.dynamic_slice_in_dim(a, first, rows), 0) for a in (x, dy)))
+            return outer(*(jnp.where(mine, lax.dynamic_slice_in_dim(a, first, rows), 0) for a in (x, dy)))
 
         chosen = _smallest_that_holds(run.size % largest, blocks)
         nothing = partial(jnp.zeros, shape, jnp.float32)

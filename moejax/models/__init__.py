@@ -16,6 +16,7 @@ from moejax.config import Config
 from moejax.models.clusters import ClusterClassifier
 from moejax.models.flat import FlatClassifier
 from moejax.models.image import ImageClassifier
+from moejax.models.lstm import LSTMClassifier
 
 __all__ = ["MODELS", "after_step", "build_model"]
 
@@ -24,6 +25,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "image": ImageClassifier,
     "clusters": ClusterClassifier,
     "flat": FlatClassifier,
+    "lstm": LSTMClassifier,
 }
 
 

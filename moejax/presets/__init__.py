@@ -1,8 +1,8 @@
 """The named runs, one file a family. Each states its data, its time on two CPU cores and the accuracy to expect."""
 
-from moejax.presets import clusters, mnist, mnist_flat
+from moejax.presets import clusters, mnist, mnist_flat, mnist_lstm
 from moejax.presets.preset import Preset
 
 __all__ = ["PRESETS", "Preset"]
 
-PRESETS: dict[str, Preset] = {**mnist.PRESETS, **mnist_flat.PRESETS, **clusters.PRESETS}
+PRESETS: dict[str, Preset] = {**mnist.PRESETS, **mnist_flat.PRESETS, **mnist_lstm.PRESETS, **clusters.PRESETS}

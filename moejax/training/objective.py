@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from moejax import losses, metrics
 from moejax.config import Config, MoeConfig
-from moejax.data.augment import random_affine
+from moejax.data.augment import augment
 from moejax.routing import Routing, SparseRouting, TopKRouting
 
 Batch = dict[str, Array]
@@ -50,9 +50,9 @@ def make_objective(config: Config) -> Objective:
 
     def objective(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], StepMetrics]:
         augment_key, router_key = jax.random.split(key)
-        if "image" in batch and (t.shift or t.rotate or t.zoom):
-            images = random_affine(augment_key, batch["image"], shift=t.shift, rotate=t.rotate, zoom=t.zoom)
-            batch = batch | {"image": images}
+        if "image" in batch:
+            strengths = {"shift": t.shift, "rotate": t.rotate, "zoom": t.zoom, "crop": t.crop, "blur": t.blur}
+            batch = batch | {"image": augment(augment_key, batch["image"], **strengths)}
         logits, routings = model(batch, train=True, key=router_key)
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), t.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()

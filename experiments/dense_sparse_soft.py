@@ -3,16 +3,16 @@
     python experiments/dense_sparse_soft.py --data.dir DIR          all of it, five seeds: TIME
     python experiments/dense_sparse_soft.py --only flat --seeds 0   the published layout alone, one seed
 
-Times are for two CPU cores; DIR holds mnist/ and fashion_mnist/. Interrupted, it goes on where it stopped; a data set that
-is not found is left out, and said so.
+Times are for two CPU cores; DIR holds mnist/ and fashion_mnist/. Interrupted, it goes on where it stopped; a data set
+that is not found is left out, and said so.
 
 *flat* is the published layout: an image is one token, 5 experts of 784-256-256-10 under a linear gate (dense), 10 of
 784-20-20-10 of which noisy top-5 chooses (sparse), 10 of 784-256-256-10 (soft), 50 epochs. With one token to mix, that
 soft layer is a dense one by another name, and the three differ in parameters and FLOPs by far. *parameters* is the fair
-comparison: one backbone, whose presets `mnist_dense`, `mnist_sparse` and `mnist_soft` differ in nothing but the layer, and
-count alike; there 25 tokens an image. *FLOPs* is the same with the experts' hidden width raised until an image costs what
-it costs in the dense one. Expect every flat figure above the published one, and hardly a difference between the layers at
-equal parameters; which one wins at equal FLOPs is for the table to say.
+comparison: one backbone, whose presets `mnist_dense`, `mnist_sparse` and `mnist_soft` differ in nothing but the layer,
+and count alike; there 25 tokens an image. *FLOPs* is the same with the experts' hidden width raised until an image
+costs what it costs in the dense one. Expect every flat figure above the published one, and hardly a difference between
+the layers at equal parameters; which one wins at equal FLOPs is for the table to say.
 """
 
 import json

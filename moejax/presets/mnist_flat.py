@@ -8,21 +8,20 @@ from moejax.config import Config, ModelConfig, MoeConfig, TrainConfig
 from moejax.presets.preset import Preset
 
 
-def _expert_per_label(name: str, moe: MoeConfig, **train: float) -> Config:
-    """Ten experts 784-256-128-10 and a gate of the same shape."""
+def _expert_per_label(name: str, moe: MoeConfig) -> Config:
+    """Ten experts 784-256-128-10 and a gate of the same shape; images moved by up to a pixel."""
     return Config(
         name=name,
-        model=ModelConfig(name="flat", second_hidden=128, activation="relu", normalize=True, dropout=0.3),
+        model=ModelConfig(name="flat", second_hidden=128, activation="relu", normalize=True, dropout=0.1),
         moe=moe,
         train=TrainConfig(
             epochs=5,
             batch_size=256,
-            learning_rate=1e-3,
-            warmup=0.0,
+            learning_rate=3e-3,
             weight_decay=0.0,
+            shift=1.0,
             checkpoints="all",
             activations=True,
-            **train,
         ),
     )
 
@@ -50,8 +49,8 @@ PRESETS = {
     "mnist_guided": Preset(
         _expert_per_label(
             "mnist_guided",
-            MoeConfig(**_GATED, guided=True, assignment_weight=0.3, entropy_weight=0.2, l2_weight=0.2),
-            task_weight=0.3,
+            # The assignment loss is a mean over experts: 10 is a weight of 1 on its sum.
+            MoeConfig(**_GATED, guided=True, assignment_weight=10.0, entropy_weight=0.5, l2_weight=0.2),
         ),
         "MNIST",
         "?",

@@ -92,7 +92,7 @@ def _confusion(axes: Axes, a: Activations) -> None:
     np.add.at(counts, (a.label, a.prediction), 1)
     wrong = counts * (1 - np.eye(labels, dtype=int))
     _table(axes, wrong / max(wrong.sum(), 1), MISTAKES, 0.15)
-    axes.set_xlabel(f"{wrong.sum()} of {len(a.label):,} wrong", color=INK)
+    axes.set_xlabel(f"{wrong.sum():,} wrong", color=INK)
 
 
 def _table(axes: Axes, values: ndarray, colours: object, highest: float) -> None:

@@ -66,14 +66,13 @@ def main() -> None:
     """Run what is missing, then draw."""
     parser = arguments(__doc__)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--experts", nargs="+", type=int, default=[10, 4, 12])
     asked = parser.parse_args()
     study = Study("guided_moe", table, asked.quick)
     seeds = [0] if asked.quick else asked.seeds
-    kinds = [
-        ("mnist_guided", 10),
-        ("mnist_base", 10),
-        *([] if asked.quick else [("mnist_guided", 4), ("mnist_guided", 12)]),
-    ]
+    numbers = [10] if asked.quick else asked.experts
+    kinds = [("mnist_guided", e) for e in numbers] + [("mnist_base", e) for e in numbers if e == 10]
+    kinds.sort(key=lambda kind: numbers.index(kind[1]))
     smaller = ["--data.limit", "2000", "--train.epochs", "2"] if asked.quick else []
     runs = [
         Run(

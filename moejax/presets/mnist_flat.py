@@ -26,14 +26,14 @@ def _expert_per_label(name: str, moe: MoeConfig) -> Config:
     )
 
 
-def _flat(layer: str, **moe: object) -> Config:
-    """50 epochs of images moved by up to a pixel."""
+def _flat(layer: str, shift: float, **moe: object) -> Config:
+    """50 epochs; experts large enough to learn the images by heart see them moved by up to `shift` pixels."""
     hidden = moe["hidden"]
     return Config(
         name=f"mnist_flat_{layer}",
         model=ModelConfig(name="flat", second_hidden=hidden),
         moe=MoeConfig(layer=layer, balance_weight=0.0, z_weight=0.0, **moe),
-        train=TrainConfig(epochs=50, batch_size=1024, learning_rate=1e-3, shift=1.0),
+        train=TrainConfig(epochs=50, batch_size=1024, learning_rate=1e-3, shift=shift),
     )
 
 
@@ -56,10 +56,11 @@ PRESETS = {
         "?",
         "?",
     ),
-    "mnist_flat_dense": Preset(_flat("dense", num_experts=5, hidden=256), "MNIST", "?", "?"),
+    "mnist_flat_dense": Preset(_flat("dense", 1.0, num_experts=5, hidden=256), "MNIST", "?", "?"),
     "mnist_flat_sparse": Preset(
         _flat(
             "sparse",
+            0.0,
             num_experts=10,
             hidden=20,
             k=5,
@@ -72,5 +73,5 @@ PRESETS = {
         "?",
         "?",
     ),
-    "mnist_flat_soft": Preset(_flat("soft", num_experts=10, hidden=256, slots=1), "MNIST", "?", "?"),
+    "mnist_flat_soft": Preset(_flat("soft", 1.0, num_experts=10, hidden=256, slots=1), "MNIST", "?", "?"),
 }

@@ -43,8 +43,8 @@ PRESETS = {
     "mnist_base": Preset(
         _expert_per_label("mnist_base", MoeConfig(**_GATED, entropy_weight=0.1, usage_weight=0.1)),
         "MNIST",
-        "?",
-        "?",
+        "2 minutes, estimated",
+        "not yet run",
     ),
     "mnist_guided": Preset(
         _expert_per_label(
@@ -53,10 +53,12 @@ PRESETS = {
             MoeConfig(**_GATED, guided=True, assignment_weight=10.0, entropy_weight=0.5, l2_weight=0.2),
         ),
         "MNIST",
-        "?",
-        "?",
+        "2 minutes, estimated",
+        "not yet run",
     ),
-    "mnist_flat_dense": Preset(_flat("dense", 1.0, num_experts=5, hidden=256), "MNIST", "?", "?"),
+    "mnist_flat_dense": Preset(
+        _flat("dense", 1.0, num_experts=5, hidden=256), "MNIST", "3 minutes, estimated", "not yet run"
+    ),
     "mnist_flat_sparse": Preset(
         _flat(
             "sparse",
@@ -70,8 +72,10 @@ PRESETS = {
             eval_capacity_factor=None,
         ),
         "MNIST",
-        "?",
-        "?",
+        "2 minutes, estimated",
+        "not yet run",
     ),
-    "mnist_flat_soft": Preset(_flat("soft", 1.0, num_experts=10, hidden=256, slots=1), "MNIST", "?", "?"),
+    "mnist_flat_soft": Preset(
+        _flat("soft", 1.0, num_experts=10, hidden=256, slots=1), "MNIST", "8 minutes, estimated", "not yet run"
+    ),
 }

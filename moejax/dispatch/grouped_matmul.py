@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap, sequential_vmap
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, Float, Int
 
-from moejax.products import matmul, matmul_transposed, outer
+from moejax.products import as_bits, from_bits, matmul, matmul_transposed, outer
 
 # Rows of a block. Larger ones use the processor better; the smallest that holds the rest of a run wastes the least.
 _BLOCKS = (16, 32, 64, 128, 256)
@@ -129,11 +129,11 @@ def _blocked_outer(x, dy, sizes):
 
 def _matmul_of_runs(x, w, starts, sizes, transposed):
     limit, h = len(x), w.shape[1] if transposed else w.shape[2]
-    dtype, x, w = x.dtype, _bits(x), _bits(w)
+    dtype, x, w = x.dtype, as_bits(x), as_bits(w)
 
     def contract(rows, matrix):
-        product = (matmul_transposed if transposed else matmul)(_numbers(rows, dtype), _numbers(matrix, dtype))
-        return _bits(product.astype(dtype))
+        product = (matmul_transposed if transposed else matmul)(from_bits(rows, dtype), from_bits(matrix, dtype))
+        return as_bits(product.astype(dtype))
 
     def expert(e, y):
         run, matrix = Run(starts[e], sizes[e]), lax.dynamic_index_in_dim(w, e, keepdims=False)
@@ -159,15 +159,15 @@ def _matmul_of_runs(x, w, starts, sizes, transposed):
 
     blocks = _blocks(limit)
     largest = blocks[-1]
-    return _numbers(lax.fori_loop(0, len(w), expert, jnp.zeros((limit, h), x.dtype)), dtype)
+    return from_bits(lax.fori_loop(0, len(w), expert, jnp.zeros((limit, h), x.dtype)), dtype)
 
 
 def _outer_of_runs(x, dy, starts, sizes):
     limit, shape = len(x), (x.shape[1], dy.shape[1])
-    dtype, x, dy = x.dtype, _bits(x), _bits(dy)
+    dtype, x, dy = x.dtype, as_bits(x), as_bits(dy)
 
     def product(rows):
-        return outer(*(_numbers(a, dtype) for a in rows))
+        return outer(*(from_bits(a, dtype) for a in rows))
 
     def expert(e, out):
         run = Run(starts[e], sizes[e])
@@ -185,21 +185,11 @@ def _outer_of_runs(x, dy, starts, sizes):
         nothing = partial(jnp.zeros, shape, jnp.float32)
         total = lax.switch(chosen, [nothing, *(partial(rest, rows) for rows in blocks)])
         total = lax.fori_loop(0, run.size // largest, whole, total)
-        return lax.dynamic_update_index_in_dim(out, _bits(total.astype(dtype)), e, axis=0)
+        return lax.dynamic_update_index_in_dim(out, as_bits(total.astype(dtype)), e, axis=0)
 
     blocks = _blocks(limit)
     largest = blocks[-1]
-    return _numbers(lax.fori_loop(0, len(sizes), expert, jnp.zeros((len(sizes), *shape), x.dtype)), dtype)
-
-
-def _bits(a: Array) -> Array:
-    """bfloat16 as integers: what a loop carries as bfloat16, XLA's CPU back end carries and copies as float32."""
-    return lax.bitcast_convert_type(a, jnp.uint16) if a.dtype == jnp.bfloat16 else a
-
-
-def _numbers(bits: Array, dtype: DTypeLike) -> Array:
-    """Undo `_bits`, of numbers of that type."""
-    return lax.bitcast_convert_type(bits, dtype) if dtype == jnp.bfloat16 else bits
+    return from_bits(lax.fori_loop(0, len(sizes), expert, jnp.zeros((len(sizes), *shape), x.dtype)), dtype)
 
 
 _product = _folded(lambda x, w, starts, sizes: _matmul_of_runs(x, w, starts, sizes, False))

@@ -1,9 +1,11 @@
-"""Images with labels through TensorFlow Datasets, without TensorFlow where the data set is prepared already.
+"""Splits through TensorFlow Datasets, without TensorFlow where the data set is prepared already.
 
 Its examples come in the order of its own shuffle, so the rows that a seed holds out are not those of the other sources.
 """
 
 import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -14,18 +16,36 @@ from moejax.errors import UserError
 PROBE_URL = "https://storage.googleapis.com"  # what preparing a data set connects to
 
 
-def read(name: str, directory: str | None) -> tuple[dict[str, Examples], str]:
-    """Every split of an image data set: uint8 [n, 28, 28] and int32 [n], and where they came from.
+Rows = Iterable[Mapping[str, Any]]
+
+
+def images(rows: Rows) -> Examples:
+    """One split of images as two arrays, uint8 [n, 28, 28] and int32 [n]; images come as [28, 28, 1]."""
+    examples = list(rows)
+    return {
+        "image": np.stack([example["image"][..., 0] for example in examples]),
+        "label": np.asarray([example["label"] for example in examples], np.int32),
+    }
+
+
+def read(
+    name: str, directory: str | None, arrays: Callable[[Rows], Examples] = images
+) -> tuple[dict[str, Examples], str]:
+    """Every split of a data set, and where they came from.
 
     Args:
       name: of the builder, e.g. "mnist".
       directory: its data_dir, ~/tensorflow_datasets by default. Prepared there if it is not yet.
+      arrays: makes one split of its rows.
 
     Raises:
       UserError: the library is incomplete, or the data set can be neither read nor prepared.
     """
     try:
         import tensorflow_datasets
+
+        if name.startswith("glue/"):
+            import tensorflow_datasets.text.glue  # a data source knows its builder only once that is imported
     except ImportError as error:
         raise UserError(f"--data.source=tfds needs the package {error.name}: pip install 'moejax[tfds]'.") from error
 
@@ -34,7 +54,7 @@ def read(name: str, directory: str | None) -> tuple[dict[str, Examples], str]:
         if not builder.is_prepared():
             _check_preparable(name, str(builder.data_dir))
             builder.download_and_prepare()
-        splits = {split: _arrays(rows) for split, rows in builder.as_data_source().items()}
+        splits = {split: arrays(rows) for split, rows in builder.as_data_source().items()}
     except UserError:
         raise
     except Exception as error:  # of any kind: a large library and a network lie below
@@ -44,15 +64,6 @@ def read(name: str, directory: str | None) -> tuple[dict[str, Examples], str]:
             f"prepare it again with file_format='array_record', or use --data.source=auto."
         ) from error
     return splits, f"TensorFlow Datasets {builder.info.full_name} in {builder.data_dir}"
-
-
-def _arrays(rows) -> Examples:
-    """One split of a data source as two arrays; images come as [28, 28, 1]."""
-    examples = list(rows)
-    return {
-        "image": np.stack([example["image"][..., 0] for example in examples]),
-        "label": np.asarray([example["label"] for example in examples], np.int32),
-    }
 
 
 def _check_preparable(name: str, folder: str) -> None:

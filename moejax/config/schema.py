@@ -10,16 +10,23 @@ from moejax.names import DISPATCHES, EXPERTS, LAYERS, MODELS, PRIORITIES, ROUTER
 class DataConfig:
     """Which examples to learn from."""
 
-    name: Literal["mnist", "fashion_mnist"] = "mnist"
+    name: Literal["mnist", "fashion_mnist", "mrpc"] = "mnist"
     """The data set."""
-    source: Literal["auto", "dir", "cache", "mirror", "wheel", "embedded", "tfds", "hf"] = "auto"
+    source: Literal["auto", "dir", "cache", "mirror", "wheel", "embedded", "synthetic", "tfds", "hf"] = "auto"
     """Where it comes from; auto takes the first that works, a named source never falls back."""
     dir: str | None = None
-    """Folder that holds mnist/ or fashion_mnist/ (also: the variable MOEJAX_DATA_DIR)."""
+    """Folder that holds mnist/, fashion_mnist/ or mrpc/ (also: the variable MOEJAX_DATA_DIR)."""
     validation: int = 5000
-    """Training examples held back for validation, chosen by the seed; 0 trains on all."""
+    """Training examples held back for validation, chosen by the seed; 0 trains on all. MRPC has 408 dev pairs for it,
+    whatever the number; 0 trains on them too."""
     limit: int | None = None
     """Train on so many examples only, the first of what is left; none: on all."""
+    tokenizer: str | None = None
+    """MRPC: folder with a tokenizer.json; none trains one on the training sentences."""
+    vocabulary: int = 8000
+    """MRPC: tokens that the tokenizer has at most, and rows of the table of embeddings."""
+    length: int = 48
+    """MRPC: tokens of a sentence; what is longer is cut."""
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,34 @@ Importing this costs numpy only: a library that a source needs is imported when 
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
-from moejax.data import mnist
+from moejax.data import mnist, mrpc
 from moejax.data.dataset import Dataset, Examples
 from moejax.errors import UserError
 
-__all__ = ["DATASETS", "SOURCES", "Dataset", "Examples", "load"]
+__all__ = ["DATASETS", "OPTIONS", "SOURCES", "Dataset", "Examples", "load"]
 
-SOURCES = ("auto", "dir", "cache", "mirror", "wheel", "embedded", "tfds", "hf")
+SOURCES = ("auto", "dir", "cache", "mirror", "wheel", "embedded", "synthetic", "tfds", "hf")
 
-# name → (source, directory, validation, seed) → Dataset
-DATASETS: dict[str, Callable[[str, str | None, int, int], Dataset]] = {
+# name → (source, directory, validation, seed, its own options) → Dataset
+DATASETS: dict[str, Callable[..., Dataset]] = {
     "mnist": functools.partial(mnist.load, mnist.MNIST),
     "fashion_mnist": functools.partial(mnist.load, mnist.FASHION_MNIST),
+    "mrpc": mrpc.load,
 }
+# Which further fields of the configuration a data set wants, under their names there.
+OPTIONS: dict[str, tuple[str, ...]] = {"mrpc": ("tokenizer", "vocabulary", "length")}
 
 
 def load(
-    name: str, *, source: str = "auto", directory: str | None = None, validation: int = 5000, seed: int = 0
+    name: str,
+    *,
+    source: str = "auto",
+    directory: str | None = None,
+    validation: int = 5000,
+    seed: int = 0,
+    **options: Any,
 ) -> Dataset:
     """Loads a data set.
 
@@ -37,8 +47,9 @@ def load(
         A source that is named is the only one tried.
       directory: the folder that holds the files ("auto", "dir"), TensorFlow's data_dir ("tfds"), or a saved
         Hugging Face data set ("hf").
-      validation: how many training examples to hold out.
+      validation: how many training examples to hold out; a set with a validation split of its own says what it means.
       seed: draws them.
+      options: what `OPTIONS` names for this data set.
 
     Raises:
       UserError: a name is unknown, a file is missing or damaged, or no source works.
@@ -49,4 +60,4 @@ def load(
         raise UserError(f"--data.source={source} is unknown: choose one of {', '.join(SOURCES)}.")
     if directory is not None and source not in ("auto", "dir", "tfds", "hf"):
         raise UserError(f"--data.dir={directory} is not used by --data.source={source}: leave one of the two out.")
-    return DATASETS[name](source, directory, validation, seed)
+    return DATASETS[name](source, directory, validation, seed, **options)

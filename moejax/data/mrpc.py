@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from moejax.data import find, hf, pair_table, synthetic_pairs, tfds
+from moejax.data import find, hf, pair_table, synthetic_pairs, tfds, tokens
 from moejax.data.dataset import Dataset, Examples, concatenate, hold_out, take
 from moejax.data.verify import File
 from moejax.errors import UserError
@@ -108,6 +108,35 @@ def read_pairs(source: str, directory: str | None, validation: int, seed: int, p
     elif not len(dataset.validation["label"]):
         dataset = hold_out(dataset, min(validation, pairs.counts["train"] // 10), seed)
     return dataclasses.replace(dataset, source=used, notes=notes + dataset.notes)
+
+
+def load(
+    source: str,
+    directory: str | None,
+    validation: int,
+    seed: int,
+    *,
+    tokenizer: str | None,
+    vocabulary: int,
+    length: int,
+) -> Dataset:
+    """The pairs as token ids, each sentence by itself; the other arguments and errors as in `read_pairs`.
+
+    Args:
+      tokenizer: a folder with tokenizer.json; None: one is trained on the training sentences.
+      vocabulary: the most tokens that it may have.
+      length: tokens of a sentence.
+
+    Returns:
+      train, validation, test: {"first", "second": int32 [n, length], filled up with 0, "label": int32 [n]}.
+    """
+    text = read_pairs(source, directory, validation, seed)
+    if tokenizer is None:
+        made = tokens.trained(text.name, [*text.train["first"], *text.train["second"]], vocabulary)
+    else:
+        made = tokens.of_folder(tokenizer, vocabulary)
+    splits = {name: tokens.encode_pairs(made, getattr(text, name), length) for name in ("train", "validation", "test")}
+    return dataclasses.replace(text, **splits)
 
 
 def from_files(pairs: PairSet, found: find.Found) -> Dataset:

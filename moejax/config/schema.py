@@ -38,15 +38,19 @@ class ModelConfig:
     stem: int = 32
     """Image: channels of the stem's first convolution."""
     kernel: int = 6
-    """Image: side of the stem's convolution kernels, in pixels."""
+    """Image: side of the stem's convolution kernels, in pixels. Pair: words that a cnn expert's filter sees."""
     stride: int = 3
     """Image: stride of the second convolution, after 2 of the first: 2 makes 7 × 7 tokens, 3 makes 5 × 5."""
     width: int = 48
-    """Image: numbers per token (d)."""
+    """Image: numbers per token (d). Pair: numbers of a word, and of a sentence (d), after they are compared."""
     depth: int = 2
     """Image: blocks, each with one MoE layer."""
     neighbours: int = 0
     """Image: side of the convolution before each MoE layer, in tokens; 0 leaves it out."""
+    embedding: int = 64
+    """Pair: numbers of a token's embedding."""
+    dropout: float = 0.0
+    """Pair: share of the embeddings, of the words' and of the pair's features set to 0 in training."""
 
     @property
     def grid(self) -> tuple[int, int]:

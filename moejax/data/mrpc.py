@@ -93,7 +93,7 @@ def read_pairs(source: str, directory: str | None, validation: int, seed: int, p
         "cache": lambda: from_files(pairs, find.cached(pairs.name, pairs.original)),
         "mirror": lambda: from_files(pairs, find.mirrored(pairs.name, pairs.original, pairs.mirrors)),
         "synthetic": lambda: from_splits(pairs, *synthetic_pairs.make(pairs.counts), (synthetic_pairs.NOTE,)),
-        "tfds": lambda: from_splits(pairs, *tfds.read("glue/mrpc", directory, _of_rows)),
+        "tfds": lambda: from_splits(pairs, *tfds.read("glue/mrpc", directory, _of_rows, host=_TEXT, tensorflow=False)),
         "hf": lambda: from_splits(pairs, *hf.read("nyu-mll/glue", directory, _of_rows, _COLUMNS, subset="mrpc")),
     }
     if source not in OFFERED:
@@ -119,6 +119,7 @@ def load(
     tokenizer: str | None,
     vocabulary: int,
     length: int,
+    pairs: PairSet = MRPC,
 ) -> Dataset:
     """The pairs as token ids, each sentence by itself; the other arguments and errors as in `read_pairs`.
 
@@ -130,7 +131,7 @@ def load(
     Returns:
       train, validation, test: {"first", "second": int32 [n, length], filled up with 0, "label": int32 [n]}.
     """
-    text = read_pairs(source, directory, validation, seed)
+    text = read_pairs(source, directory, validation, seed, pairs)
     if tokenizer is None:
         made = tokens.trained(text.name, [*text.train["first"], *text.train["second"]], vocabulary)
     else:

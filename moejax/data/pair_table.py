@@ -68,7 +68,7 @@ def examples(pairs: Sequence[Pair]) -> Examples:
     return of_columns([p.first for p in pairs], [p.second for p in pairs], [p.label for p in pairs])
 
 
-def of_columns(first: Sequence[str], second: Sequence[str], label: Sequence[int]) -> Examples:
+def of_columns(first: Sequence[str], second: Sequence[str], label: Sequence[int] | np.ndarray) -> Examples:
     """Columns as arrays: sentences of dtype object, labels int32."""
     return {
         "first": np.array(first, object),

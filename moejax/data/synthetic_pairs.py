@@ -39,20 +39,20 @@ def make(counts: dict[str, int]) -> tuple[dict[str, Examples], str]:
     splits = {}
     for number, (split, count) in enumerate(counts.items()):
         rng = np.random.default_rng([20051014, number])
-        label = (rng.random(count) < _PARAPHRASES).astype(np.int32)
-        pairs = [_pair(rng, bool(y)) for y in label]
-        splits[split] = of_columns([a for a, _ in pairs], [b for _, b in pairs], label)
+        pairs = [_pair(rng) for _ in range(count)]
+        splits[split] = of_columns(*(list(column) for column in zip(*pairs, strict=True)))
     return splits, "made on the spot"
 
 
-def _pair(rng: np.random.Generator, paraphrase: bool) -> tuple[str, str]:
+def _pair(rng: np.random.Generator) -> tuple[str, str, int]:
+    paraphrase = rng.random() < _PARAPHRASES
     sizes = (len(_NAMES), len(_VERBS), len(_THINGS), 90, len(_DAYS))
     said = [int(rng.integers(size)) for size in sizes]
     meant = list(said)
     if not paraphrase:
         changed = rng.choice([0, 1, 3, 4])
         meant[changed] = (said[changed] + int(rng.integers(1, sizes[changed]))) % sizes[changed]
-    return _tell(rng, said), _tell(rng, meant)
+    return _tell(rng, said), _tell(rng, meant), int(paraphrase)
 
 
 def _tell(rng: np.random.Generator, fact: list[int]) -> str:

@@ -13,9 +13,6 @@ from moejax.data import web
 from moejax.data.dataset import Examples
 from moejax.errors import UserError
 
-PROBE_URL = "https://storage.googleapis.com"  # what preparing a data set connects to
-
-
 Rows = Iterable[Mapping[str, Any]]
 
 
@@ -29,7 +26,12 @@ def images(rows: Rows) -> Examples:
 
 
 def read(
-    name: str, directory: str | None, arrays: Callable[[Rows], Examples] = images
+    name: str,
+    directory: str | None,
+    arrays: Callable[[Rows], Examples] = images,
+    *,
+    host: str = "https://storage.googleapis.com",
+    tensorflow: bool = True,
 ) -> tuple[dict[str, Examples], str]:
     """Every split of a data set, and where they came from.
 
@@ -37,6 +39,8 @@ def read(
       name: of the builder, e.g. "mnist".
       directory: its data_dir, ~/tensorflow_datasets by default. Prepared there if it is not yet.
       arrays: makes one split of its rows.
+      host: what preparing it connects to.
+      tensorflow: whether preparing it needs TensorFlow.
 
     Raises:
       UserError: the library is incomplete, or the data set can be neither read nor prepared.
@@ -52,11 +56,13 @@ def read(
     try:
         builder = tensorflow_datasets.builder(name, data_dir=directory, file_format="array_record")
         if not builder.is_prepared():
-            _check_preparable(name, str(builder.data_dir))
+            _check_preparable(name, str(builder.data_dir), host, tensorflow)
             builder.download_and_prepare()
         splits = {split: arrays(rows) for split, rows in builder.as_data_source().items()}
     except UserError:
         raise
+    except ModuleNotFoundError as error:
+        raise UserError(f"--data.source=tfds needs the package {error.name}: pip install 'moejax[tfds]'.") from error
     except Exception as error:  # of any kind: a large library and a network lie below
         problem = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -66,15 +72,15 @@ def read(
     return splits, f"TensorFlow Datasets {builder.info.full_name} in {builder.data_dir}"
 
 
-def _check_preparable(name: str, folder: str) -> None:
+def _check_preparable(name: str, folder: str, host: str, tensorflow: bool) -> None:
     """Raises UserError if preparing is bound to fail; the library itself would retry for minutes first."""
-    if importlib.util.find_spec("tensorflow") is None:
+    if tensorflow and importlib.util.find_spec("tensorflow") is None:
         raise UserError(
             f"--data.source=tfds finds no {name} prepared in {folder}, and preparing it needs TensorFlow: "
             f"pip install 'moejax[tfds]'."
         )
     try:
-        web.probe(PROBE_URL)
+        web.probe(host)
     except ConnectionError as error:
         raise UserError(
             f"--data.source=tfds finds no {name} prepared in {folder} and cannot fetch it ({error}): "

@@ -61,7 +61,7 @@ def of_folder(folder: str, vocabulary: int):
         ) from None
     if len(tokenizer) > vocabulary:
         raise UserError(
-            f"--data.vocabulary={vocabulary} is too small for the {len(tokenizer)} tokens of {path}: give at least that."
+            f"--data.vocabulary={vocabulary} is too small for the {len(tokenizer)} tokens of {path}: give that many."
         )
     return tokenizer
 

@@ -6,6 +6,7 @@ through them. No imports, so that the command line can list them at once.
 
 MODELS = {
     "image": "a convolutional stem makes an image a grid of tokens; blocks with an MoE layer each; a linear head",
+    "pair": "words attend to the other sentence of a pair; an MoE layer routes each sentence; a linear head",
 }
 
 LAYERS = {
@@ -36,6 +37,8 @@ DISPATCHES = {
 EXPERTS = {
     "mlp": "two linear maps with a GELU between them",
     "glu": "a gated linear unit with SiLU (SwiGLU)",
+    "cnn": "pair model: a convolution over the words of a sentence",
+    "rnn": "pair model: a gated recurrent unit (GRU) over the words of a sentence",
 }
 
 PRIORITIES = {

@@ -4,12 +4,15 @@ from moejax.arguments import sparse_problems
 from moejax.config.overlay import flatten
 from moejax.config.schema import Config, MoeConfig
 
+DATA_OF_MODELS = {"image": ("mnist", "fashion_mnist"), "pair": ("mrpc",)}
+
 
 def contradictions(config: Config) -> list[str]:
     """One sentence for each."""
     moe, t = config.moe, config.train
     at_least_one = [
-        *("model.stem", "model.kernel", "model.stride", "model.width", "model.depth"),
+        *("model.stem", "model.kernel", "model.stride", "model.width", "model.depth", "model.embedding"),
+        *("data.vocabulary", "data.length"),
         *("moe.num_experts", "moe.hidden", "moe.slots"),
         *("train.epochs", "train.batch_size", "train.chunk"),
     ]
@@ -23,7 +26,7 @@ def contradictions(config: Config) -> list[str]:
         *("moe.load_weight", "moe.entropy_weight", "moe.usage_weight"),
         *("train.weight_decay", "train.shift", "train.rotate"),
     ]
-    below_one = ["moe.jitter", "train.warmup", "train.label_smoothing", "train.zoom"]
+    below_one = ["model.dropout", "moe.jitter", "train.warmup", "train.label_smoothing", "train.zoom"]
     values = {name: value for name, value in flatten(config).items() if value is not None}
     problems = [f"{n} is {values[n]}; it must be at least 1." for n in at_least_one if values[n] < 1]
     problems += [f"{n} is {values[n]}; it must be above 0." for n in above_zero if n in values and not values[n] > 0]
@@ -31,6 +34,7 @@ def contradictions(config: Config) -> list[str]:
     problems += [f"{n} is {values[n]}; it must be at least 0 and below 1." for n in below_one if not 0 <= values[n] < 1]
     if not 0 <= config.seed < 2**32:
         problems.append(f"seed is {config.seed}; it must be from 0 to {2**32 - 1}.")
+    problems += _of_a_model(config)
     if moe.layer == "sparse" and moe.num_experts > 0:
         problems += _of_a_sparse_layer(moe)
     if moe.learn_temperature and moe.final_temperature is not None:
@@ -40,6 +44,21 @@ def contradictions(config: Config) -> list[str]:
         )
     if t.shift > 14:
         problems.append(f"train.shift is {t.shift:g}; beyond 14 pixels little is left of a 28 × 28 image.")
+    return problems
+
+
+def _of_a_model(config: Config) -> list[str]:
+    model, moe, data = config.model.name, config.moe, config.data.name
+    problems = []
+    if data not in DATA_OF_MODELS[model]:
+        problems.append(f"model.name is {model}, which cannot read {data}; use {' or '.join(DATA_OF_MODELS[model])}.")
+    if model == "pair":
+        if moe.layer == "sparse" and moe.dispatch == "grouped":
+            problems.append("moe.dispatch is grouped, which the experts of model.name pair cannot use; use gather.")
+        if moe.shared:
+            problems.append(f"moe.shared is {moe.shared}, but model.name pair has no shared expert; use 0.")
+    elif moe.expert in ("cnn", "rnn"):
+        problems.append(f"moe.expert is {moe.expert}, which reads sentences; with model.name {model} use mlp or glu.")
     return problems
 
 

@@ -73,7 +73,7 @@ class MoeConfig:
     num_experts: int = 8
     """Experts per layer (E)."""
     expert: Literal[*EXPERTS] = "mlp"
-    """What an expert is: two linear maps, or a gated linear unit."""
+    """What an expert is: two linear maps or a gated linear unit; of a pair model also a convolution or a GRU."""
     hidden: int = 64
     """Hidden width of each expert (h)."""
     k: int = 2

@@ -14,12 +14,14 @@ from jaxtyping import Array, Float, Int
 
 from moejax.config import Config
 from moejax.models.image import ImageClassifier
+from moejax.models.pair import PairClassifier
 
 __all__ = ["MODELS", "after_step", "build_model"]
 
 # name → (config, number of classes, rngs) → model; `moejax.names.MODELS` says what each is.
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "image": ImageClassifier,
+    "pair": PairClassifier,
 }
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from moejax.config import Config
-from moejax.data.dataset import Dataset, rows
+from moejax.data.dataset import Dataset, Examples, rows
 from moejax.errors import UserError
 from moejax.models import after_step, build_model
 from moejax.training.checkpoint import Checkpoints
@@ -101,7 +101,8 @@ class Fit:
             "test_accuracy": result.accuracy,
             "test_loss": result.loss,
             **({} if result.f1 is None else {"test_f1": result.f1}),
-            "majority": float(np.bincount(data.test["label"]).max() / rows(data.test)),
+            "majority": majority(data.test),
+            **({"validation_majority": majority(data.validation)} if rows(data.validation) else {}),
             "dropped": float(result.dropped.mean()),
             "least_load": float((result.load * result.load.shape[-1]).min()),
             "seconds": round(self._seconds(), 2),
@@ -176,6 +177,11 @@ class Fit:
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.started
+
+
+def majority(examples: Examples) -> float:
+    """The accuracy of always giving the most frequent label."""
+    return float(np.bincount(examples["label"]).max() / rows(examples))
 
 
 def check_sizes(config: Config, data: Dataset) -> None:

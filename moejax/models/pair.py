@@ -38,7 +38,7 @@ class PairClassifier(nnx.Module):
         self.attend = nnx.Linear(m.embedding, m.embedding, use_bias=False, dtype=dtype, rngs=rngs)
         self.same_word = nnx.Param(jnp.full((), _SAME_WORD))
         self.compare = nnx.Linear(m.embedding + _GRAMS, d, dtype=dtype, rngs=rngs)
-        self.summarize = nnx.Linear(2 * d + 2 * _GRAMS + 1, d, dtype=dtype, rngs=rngs)
+        self.summarize = nnx.Linear(2 * d + 2 * _GRAMS + 2, d, dtype=dtype, rngs=rngs)
 
         def make_expert(rngs: nnx.Rngs) -> nnx.Module:
             if moe.expert == "cnn":
@@ -62,35 +62,42 @@ class PairClassifier(nnx.Module):
 
         The logits are float32.
         """
-        keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
-        rate = self.dropout if train and key is not None else 0.0
         ids = jnp.stack([batch["first"], batch["second"]], axis=1)
         present = (ids > 0).astype(self.dtype)
-        x = self.embeddings[...].astype(self.dtype)[ids]
+        keep_embedding, keep_pooled, keep_features = self.dropouts(len(ids), train, key)
         # The same numbers of all words of a pair, so that the same words stay the same.
-        x = x * dropout(jnp.ones((len(x), 1, 1, x.shape[-1]), x.dtype), rate, keys[0])
+        x = self.embeddings[...].astype(self.dtype)[ids] * keep_embedding[:, None, None]
 
         same = matches(batch["first"], batch["second"])
         grams = jnp.stack([shared_ngrams(same), shared_ngrams(same.swapaxes(1, 2))], axis=1).astype(self.dtype)
         difference = jnp.abs(x - self.counterparts(x, same, present))
         words = jax.nn.gelu(self.compare(jnp.concatenate([difference, grams], axis=-1)))
 
-        shared, total = (grams * present[..., None]).sum(2), present.sum(2)[..., None]
-        counts = jnp.concatenate([shared / jnp.maximum(total, 1), shared / 10, total / 10], axis=-1)
-        pooled = dropout(pool(words, present), rate, keys[1])
-        summary = self.summarize(jnp.concatenate([pooled, counts], axis=-1))
-
-        y, routing = self.moe(flatten(summary, words, present), train=train, key=None if key is None else keys[2])
+        pooled = pool(words, present) * keep_pooled[:, None]
+        summary = self.summarize(jnp.concatenate([pooled, counts(ids, grams)], axis=-1))
+        router_key = None if key is None else jax.random.fold_in(key, 1)
+        y, routing = self.moe(flatten(summary, words, present), train=train, key=router_key)
         u, v = y[:, 0], y[:, 1]
         features = jnp.concatenate([u + v, jnp.abs(u - v), u * v], axis=-1)
-        return self.head(dropout(features, rate, keys[3])).astype(jnp.float32), (routing,)
+        return self.head(features * keep_features).astype(jnp.float32), (routing,)
+
+    def dropouts(self, b: int, train: bool, key: Key[Array, ""] | None) -> list[Float[Array, "b n"]]:
+        """What to multiply embeddings, pooled words and features with: 0, or more than 1 to keep the mean."""
+        d = self.compare.out_features
+        widths = (self.embeddings.shape[-1], 2 * d, 3 * d)
+        keep = jnp.ones((b, sum(widths)), self.dtype)
+        if train and self.dropout and key is not None:  # one draw for all compiles faster
+            keep = jax.random.bernoulli(key, 1 - self.dropout, keep.shape).astype(self.dtype) / (1 - self.dropout)
+        return jnp.split(keep, (widths[0], widths[0] + widths[1]), axis=-1)
 
     def counterparts(
         self, x: Float[Array, "b 2 s v"], same: Bool[Array, "b s s"], present: Float[Array, "b 2 s"]
     ) -> Float[Array, "b 2 s v"]:
         """For each word the mean of the other sentence's words, weighted by how well they fit it."""
         a, b = x[:, 0], x[:, 1]
-        fit = jnp.einsum("bsv,btv->bst", self.attend(a), b) / a.shape[-1] ** 0.5 + self.same_word[...] * same
+        fit = (
+            jnp.einsum("bsv,btv->bst", self.attend(a), self.attend(b)) / a.shape[-1] ** 0.5 + self.same_word[...] * same
+        )
         return jnp.stack([attend(fit, b, present[:, 1]), attend(fit.swapaxes(1, 2), a, present[:, 0])], axis=1)
 
 
@@ -131,6 +138,13 @@ def shared_ngrams(same: Bool[Array, "b s t"]) -> Float[Array, "b s m"]:
     return jnp.stack([gram.any(-1) for gram in grams], axis=-1).astype(jnp.float32)
 
 
-def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""]) -> Float[Array, "*shape"]:
-    """Zero with that probability, the others scaled up to keep the mean."""
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0) if rate else x
+def counts(ids: Int[Array, "b 2 s"], grams: Float[Array, "b 2 s m"]) -> Float[Array, "b 2 n"]:
+    """Of each sentence: share and number of the words and n-grams that the other one has, words, share of their rarity.
+
+    A word's rarity is the logarithm of its id: byte pairs are numbered from frequent to rare, so that by Zipf's law
+    this is minus the logarithm of its frequency, but for a constant. Numbers are divided by 10.
+    """
+    present, rarity = (ids > 0).astype(grams.dtype)[..., None], jnp.log1p(ids.astype(grams.dtype))
+    shared, total = (grams * present).sum(2), present.sum(2)
+    rare = (grams[..., 0] * rarity).sum(-1) / jnp.maximum(rarity.sum(-1), 1)
+    return jnp.concatenate([shared / jnp.maximum(total, 1), shared / 10, total / 10, rare[..., None]], axis=-1)

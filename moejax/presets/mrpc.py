@@ -11,7 +11,7 @@ def _mrpc(expert: str, **moe) -> Config:
         data=DataConfig(name="mrpc", validation=408, vocabulary=8000, length=40),
         model=ModelConfig(name="pair", width=32, kernel=3, embedding=16, dropout=0.3),
         moe=MoeConfig(expert=expert, group_size=64, capacity_factor=1.5, eval_capacity_factor=None, **moe),
-        train=TrainConfig(epochs=6, batch_size=64, learning_rate=3e-3, weight_decay=0.1, chunk=57),
+        train=TrainConfig(epochs=6, batch_size=64, learning_rate=2e-3, weight_decay=0.1, chunk=57),
     )
 
 

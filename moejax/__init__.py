@@ -17,6 +17,7 @@ _HOME = {
         *("noisy_top_k", "vmoe_top_k", "jitter", "chance_of_choice"),
         *("sigmoid_top_k", "update_bias", "sinkhorn", "sinkhorn_top_k", "expert_choice"),
         *("hash_routing", "random_routing", "dense_routing", "anneal", "soft_routing"),
+        *("assigned_experts", "guided_weights"),
         *("assign", "expert_capacity", "mask_tokens"),
     ),
     "dispatch": (
@@ -26,7 +27,7 @@ _HOME = {
     ),
     "losses": (
         *("load_balance_loss", "importance_loss", "load_loss", "router_z_loss"),
-        *("entropy_loss", "usage_loss", "assignment_loss"),
+        *("entropy_loss", "usage_loss", "assignment_loss", "mean_square"),
     ),
     "metrics": (
         *("load", "relative_load", "max_violation", "dead_experts", "diversity", "dropped"),

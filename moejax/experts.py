@@ -1,14 +1,18 @@
 """Experts: any Flax module, E copies of it stacked along a leading axis and applied under one vmap.
 
 The module must be a pure function of its parameters and its input: state that it changes while it runs (the counter of
-`nnx.Dropout`, the averages of `nnx.BatchNorm`) does not leave the vmap.
+`nnx.Dropout`, the averages of `nnx.BatchNorm`) does not leave the vmap. One that draws random numbers in training says
+so by an attribute `draws` and is then called as `expert(x, key=…)`, each expert with a key of its own.
 
-`MLP` and `GLU` are made of linear maps and can also be applied to rows sorted by expert, any number for each: the same
-module with each linear map replaced by its grouped form.
+An expert whose call has a second argument `linear`, by which it applies all its linear maps, can also be applied to
+rows sorted by expert, any number for each: the same module with each linear map replaced by its grouped form. `MLP` and
+`GLU` are such experts.
 
 Axis letters: e experts, g groups, c slots of an expert, n rows, d model width, h hidden width.
 """
 
+import inspect
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -16,7 +20,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int, Key
 
 from moejax.dispatch import grouped_matmul, rows_of_groups
 
@@ -25,7 +29,8 @@ Activation = Callable[[Array], Array]
 Linear = Callable[[nnx.Linear, Array], Array]
 
 
-def _plain(linear: nnx.Linear, x: Array) -> Array:
+def apply_linear(linear: nnx.Linear, x: Array) -> Array:
+    """The linear map itself: what `linear` is for an expert by itself."""
     return linear(x)
 
 
@@ -46,7 +51,7 @@ class MLP(nnx.Module):
         self.down = nnx.Linear(h, d, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.activation = activation
 
-    def __call__(self, x: Float[Array, "*batch d"], linear: Linear = _plain) -> Float[Array, "*batch d"]:
+    def __call__(self, x: Float[Array, "*batch d"], linear: Linear = apply_linear) -> Float[Array, "*batch d"]:
         return linear(self.down, self.activation(linear(self.up, x)))
 
 
@@ -71,7 +76,7 @@ class GLU(nnx.Module):
         self.down = nnx.Linear(h, d, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.activation = activation
 
-    def __call__(self, x: Float[Array, "*batch d"], linear: Linear = _plain) -> Float[Array, "*batch d"]:
+    def __call__(self, x: Float[Array, "*batch d"], linear: Linear = apply_linear) -> Float[Array, "*batch d"]:
         gate, up = jnp.split(linear(self.gate_up, x), 2, axis=-1)
         return linear(self.down, self.activation(gate) * up)
 
@@ -81,25 +86,59 @@ def stack_experts(make: Callable[[nnx.Rngs], M], num_experts: int, rngs: nnx.Rng
     return nnx.split_rngs(splits=num_experts)(nnx.vmap(make, in_axes=0, out_axes=0))(rngs)
 
 
-def apply_experts(experts: nnx.Module, x: Float[Array, "e g c d"]) -> Float[Array, "e g c d2"]:
-    """Each expert on its own slots."""
-    return jax.vmap(lambda expert, x: expert(x))(experts, x)
+def apply_experts(
+    experts: nnx.Module, x: Float[Array, "e g c d"], key: Key[Array, ""] | None = None
+) -> Float[Array, "e g c d2"]:
+    """Each expert on its own slots; `key`: for experts that draw, in training."""
+    return _map(experts, x, key, over_x=0)
 
 
-def apply_experts_to_all(experts: nnx.Module, x: Float[Array, "g t d"]) -> Float[Array, "e g t d2"]:
-    """Every expert on every token, without E copies of the tokens."""
-    return jax.vmap(lambda expert, x: expert(x), in_axes=(0, None))(experts, x)
+def apply_experts_to_all(
+    experts: nnx.Module, x: Float[Array, "g t d"], key: Key[Array, ""] | None = None
+) -> Float[Array, "e g t d2"]:
+    """Every expert on every token, without E copies of the tokens; `key`: for experts that draw, in training."""
+    return _map(experts, x, key, over_x=None)
+
+
+def key_for(module: nnx.Module | None, key: Key[Array, ""] | None, stream: int = 2) -> Key[Array, ""] | None:
+    """The key for a module that draws, a stream of its own beside the router's noise; None for one that does not."""
+    return jax.random.fold_in(key, stream) if key is not None and getattr(module, "draws", False) else None
+
+
+def dropout(key: Key[Array, ""] | None, x: Float[Array, "*n"], rate: float) -> Float[Array, "*n"]:
+    """Zero so large a share of `x` and scale the rest up for it; without a key, at evaluation, `x` as it is."""
+    if key is None or rate == 0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+
+
+def _map(experts: nnx.Module, x: Array, key: Key[Array, ""] | None, over_x: int | None) -> Array:
+    if key is None:
+        return jax.vmap(lambda expert, x: expert(x), in_axes=(0, over_x))(experts, x)
+    keys = jax.random.split(key, len(jax.tree.leaves(experts)[0]))
+    return jax.vmap(lambda expert, x, key: expert(x, key=key), in_axes=(0, over_x, 0))(experts, x, keys)
+
+
+def can_be_grouped(experts: nnx.Module) -> bool:
+    """Whether the experts can be applied to rows sorted by expert: whether their call takes `linear`."""
+    return "linear" in inspect.signature(experts.__call__).parameters
 
 
 def apply_experts_to_groups(
-    experts: MLP | GLU, x: Float[Array, "n d"], sizes: Int[Array, " e"]
+    experts: nnx.Module, x: Float[Array, "n d"], sizes: Int[Array, " e"]
 ) -> Float[Array, "n d2"]:
     """Each expert on its own rows: the first `sizes[0]` of them the first one's, and so on."""
     return experts(x, linear=partial(_grouped, sizes))
 
 
-def _grouped(sizes: Int[Array, " e"], linear: nnx.Linear, x: Float[Array, "n d"]) -> Float[Array, "n d2"]:
+def _grouped(sizes: Int[Array, " e"], linear: nnx.Linear, x: Float[Array, "n *parts d"]) -> Float[Array, "n *parts d2"]:
+    # An expert may cut its rows into parts, such as patches: as many rows more for the linear map.
+    sizes = sizes * math.prod(x.shape[1:-1])
     bias = None if linear.bias is None else linear.bias[...]
-    x, kernel, bias = linear.promote_dtype((x, linear.kernel[...], bias), dtype=linear.dtype)
-    y = grouped_matmul(x, kernel, sizes)
-    return y if bias is None else y + rows_of_groups(bias, sizes, len(x))
+    rows, kernel, bias = linear.promote_dtype(
+        (x.reshape(-1, x.shape[-1]), linear.kernel[...], bias), dtype=linear.dtype
+    )
+    y = grouped_matmul(rows, kernel, sizes)
+    if bias is not None:
+        y = y + rows_of_groups(bias, sizes, len(rows))
+    return y.reshape(*x.shape[:-1], -1)

@@ -21,7 +21,14 @@ from moejax.dispatch import (
     gather_dispatch,
     grouped_dispatch,
 )
-from moejax.experts import GLU, MLP, apply_experts, apply_experts_to_all, apply_experts_to_groups, stack_experts
+from moejax.experts import (
+    apply_experts,
+    apply_experts_to_all,
+    apply_experts_to_groups,
+    can_be_grouped,
+    key_for,
+    stack_experts,
+)
 from moejax.routers import DEFAULT_OPTIONS, ROUTERS, Context, DenseRouter, RouterOptions, SoftRouter
 from moejax.routing import DenseRouting, SoftRouting, SparseRouting, expert_capacity
 
@@ -30,7 +37,10 @@ SLOT_DISPATCHES = {"einsum": einsum_dispatch, "gather": gather_dispatch}
 
 
 class DenseMoE(nnx.Module):
-    """All experts see all tokens; the router weighs their answers (Jacobs et al. 1991)."""
+    """All experts see all tokens; the router weighs their answers (Jacobs et al. 1991).
+
+    `make_gate` makes the network that computes the router's logits [g, t, e]; without it they are linear.
+    """
 
     def __init__(
         self,
@@ -41,6 +51,7 @@ class DenseMoE(nnx.Module):
         temperature: float = 1.0,
         learn_temperature: bool = False,
         final_temperature: float | None = None,
+        make_gate: MakeExpert | None = None,
         rngs: nnx.Rngs,
     ):
         self.router = DenseRouter(
@@ -49,6 +60,7 @@ class DenseMoE(nnx.Module):
             temperature=temperature,
             learn_temperature=learn_temperature,
             final_temperature=final_temperature,
+            make_gate=make_gate,
             rngs=rngs,
         )
         self.experts = stack_experts(make_expert, num_experts, rngs)
@@ -60,9 +72,19 @@ class DenseMoE(nnx.Module):
         train: bool = False,
         key: Key[Array, ""] | None = None,
         mask: Bool[Array, "g t"] | None = None,
+        router_input: Float[Array, "g t r"] | None = None,
+        assigned: Int[Array, "g t"] | None = None,
     ) -> tuple[Float[Array, "g t d2"], DenseRouting]:
-        routing = self.router(x, mask)
-        return combine_dense(routing.gates, apply_experts_to_all(self.experts, x)), routing
+        """Apply the layer.
+
+        Args:
+          router_input: what the router looks at, d numbers a token; None: the tokens themselves.
+          assigned: in guided training, the expert that each token is meant for.
+        """
+        key = key if train else None
+        looked_at = x if router_input is None else router_input
+        routing = self.router(looked_at, mask, key=key_for(self.router.gate, key, stream=3), assigned=assigned)
+        return combine_dense(routing.gates, apply_experts_to_all(self.experts, x, key_for(self.experts, key))), routing
 
 
 class SparseMoE(nnx.Module):
@@ -114,9 +136,9 @@ class SparseMoE(nnx.Module):
             raise ValueError(problems[0])
         self.router = ROUTERS[router](d, num_experts, k, options, rngs=rngs)
         self.experts = stack_experts(make_expert, num_experts, rngs)
-        if dispatch == "grouped" and not isinstance(self.experts, MLP | GLU):
+        if dispatch == "grouped" and not can_be_grouped(self.experts):
             raise ValueError(
-                f"dispatch is 'grouped', which needs experts made of matrix products (MLP, GLU), not"
+                f"dispatch is 'grouped', which needs experts whose call takes `linear` (as MLP and GLU do), not"
                 f" {type(self.experts).__name__}; use 'gather'."
             )
         self.shared = make_shared(rngs) if make_shared else None
@@ -132,6 +154,7 @@ class SparseMoE(nnx.Module):
         key: Key[Array, ""] | None = None,
         mask: Bool[Array, "g t"] | None = None,
         ids: Int[Array, "g t"] | None = None,
+        router_input: Float[Array, "g t r"] | None = None,
     ) -> tuple[Float[Array, "g t d2"], SparseRouting]:
         """Apply the layer.
 
@@ -140,18 +163,23 @@ class SparseMoE(nnx.Module):
           key: for routers with noise, in training; None: no noise.
           mask: False where a token is padding: it takes no slot, counts nowhere and gets zeros.
           ids: what a hash router hashes; None: the token's position t.
+          router_input: what the router looks at, d numbers a token; None: the tokens themselves.
 
         Returns the output and the routing, in groups of `group_size` (`ungroup` undoes that).
         """
         if ids is None:
             ids = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+        looked_at = None if router_input is None else into_groups(self.group_size, router_input, mask, ids)[0]
         tokens, mask, ids = into_groups(self.group_size, x, mask, ids)
         capacity = self.capacity(tokens.shape[1], train)
-        routing = self.router(tokens, capacity, Context(train, key if train else None, mask, ids))
+        routing = self.router(
+            tokens if looked_at is None else looked_at, capacity, Context(train, key if train else None, mask, ids)
+        )
         if self.dispatch == "grouped":
             y = grouped_dispatch(partial(apply_experts_to_groups, self.experts), tokens, routing)
         else:
-            y = SLOT_DISPATCHES[self.dispatch](partial(apply_experts, self.experts), tokens, routing, capacity)
+            experts = partial(apply_experts, self.experts, key=key_for(self.experts, key if train else None))
+            y = SLOT_DISPATCHES[self.dispatch](experts, tokens, routing, capacity)
         y = ungroup(y, x.shape[:2])
         return y if self.shared is None else y + self.answer_of_shared(x), routing
 
@@ -190,7 +218,8 @@ class SoftMoE(nnx.Module):
         mask: Bool[Array, "g t"] | None = None,
     ) -> tuple[Float[Array, "g t d2"], SoftRouting]:
         routing = self.router(x, mask)
-        y = apply_experts(self.experts, dispatch_tokens(routing.dispatch, x))
+        key = key_for(self.experts, key if train else None)
+        y = apply_experts(self.experts, dispatch_tokens(routing.dispatch, x), key)
         return combine_slots(routing.combine, y), routing
 
 

@@ -5,7 +5,7 @@ All are means over all tokens of all groups together, padding left out, and choi
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from moejax.routing import DenseRouting, ExpertChoiceRouting, Routing, SoftRouting, TopKRouting
 
@@ -85,6 +85,12 @@ def assignment_loss(routing: LogitRouting, assigned: Int[Array, "g t"]) -> Float
         return jnp.where(p > 0, jnp.maximum(jnp.log(jnp.where(p > 0, p, 1)), -100.0), -100.0)
 
     return -mean_over_tokens(routing, (target * log(p) + (1 - target) * log(1 - p)).mean(-1))
+
+
+def mean_square(parameters: PyTree[Array]) -> Float[Array, ""]:
+    """Mean of the squares of all numbers in a module: an L2 penalty whose size does not grow with the module's."""
+    leaves = jax.tree.leaves(parameters)
+    return sum(jnp.sum(leaf**2) for leaf in leaves) / sum(leaf.size for leaf in leaves)
 
 
 def entropy(probs: Float[Array, "*n e"]) -> Float[Array, "*n"]:

@@ -6,6 +6,9 @@ through them. No imports, so that the command line can list them at once.
 
 MODELS = {
     "image": "a convolutional stem makes an image a grid of tokens; blocks with an MoE layer each; a linear head",
+    "clusters": "experts of linear or cubic patch filters for synthetic clusters (Chen et al. 2022)",
+    "flat": "an image is one token; the experts are classifiers, whose mixture gives the logits",
+    "lstm": "images row by row: an LSTM, an MoE layer at every row, a second LSTM; a linear head over all rows",
     "pair": "words attend to the other sentence of a pair; an MoE layer routes each sentence; a linear head",
 }
 
@@ -21,6 +24,7 @@ ROUTERS = {
     "switch": "the one most probable expert, weighted by its probability (Switch)",
     "noisy_top_k": "normal noise of learnt spread, the k best, a softmax of those (Shazeer et al. 2017)",
     "vmoe": "normal noise of deviation 1/E, softmax, the k best (V-MoE)",
+    "uniform": "uniform noise from 0 to 1, the k best, weighted by probability or by the logit (Chen et al. 2022)",
     "sigmoid": "each expert scored by itself, a bias keeps the load even (DeepSeek-V3)",
     "sinkhorn": "the k best of a balanced plan (BASE, S-BASE)",
     "expert_choice": "each expert takes the tokens that suit it best (Expert Choice)",
@@ -39,6 +43,13 @@ EXPERTS = {
     "glu": "a gated linear unit with SiLU (SwiGLU)",
     "cnn": "pair model: a convolution over the words of a sentence",
     "rnn": "pair model: a gated recurrent unit (GRU) over the words of a sentence",
+}
+
+ACTIVATIONS = {
+    "gelu": "Gaussian error linear unit",
+    "relu": "rectified linear unit",
+    "cubic": "the third power (Chen et al. 2022)",
+    "linear": "none",
 }
 
 PRIORITIES = {

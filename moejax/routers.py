@@ -9,6 +9,7 @@ A sparse router is called with tokens and a capacity and returns a routing with 
 `ROUTERS` names them all. Axis letters: g groups, t tokens of a group, e experts, k choices, c slots, d model width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -34,6 +35,8 @@ class RouterOptions:
     priority: Literal["position", "weight"] = "position"  # who gets a slot first, within first choices, second, ...
     weight_scale: float = 1.0  # sigmoid: factor on the weights
     bias_rate: float = 1e-3  # sigmoid: how far a step moves the bias
+    raw_weights: bool = False  # uniform: the weights are the noisy logits, not probabilities
+    eval_noise: bool = False  # uniform: noise at evaluation too, drawn once for all
 
 
 DEFAULT_OPTIONS = RouterOptions()
@@ -141,6 +144,19 @@ class VmoeTopK(Router):
         return routing.vmoe_top_k(self.logits(x, context), self.k, context.key)
 
 
+class UniformTopK(Router):
+    """Uniform noise from 0 to 1 on the logits, the k best, weighted by probability (Chen et al. 2022)."""
+
+    def build(self, d, rngs):
+        self.kernel = nnx.Param(jnp.zeros((d, self.num_experts)))  # the noise alone decides at the start
+
+    def choose(self, x, context):
+        o, key = self.options, context.key
+        if key is None and o.eval_noise:
+            key = jax.random.key(0)
+        return routing.uniform_top_k(self.logits(x, context), self.k, key, raw=o.raw_weights)
+
+
 class SigmoidTopK(Router):
     """Each expert scored by itself; a bias on the choice keeps the load even (DeepSeek-V3)."""
 
@@ -211,6 +227,7 @@ ROUTERS: dict[str, type[Router]] = {
     "switch": Switch,
     "noisy_top_k": NoisyTopK,
     "vmoe": VmoeTopK,
+    "uniform": UniformTopK,
     "sigmoid": SigmoidTopK,
     "sinkhorn": SinkhornTopK,
     "expert_choice": ExpertChoice,
@@ -220,7 +237,10 @@ ROUTERS: dict[str, type[Router]] = {
 
 
 class DenseRouter(nnx.Module):
-    """Softmax over all experts at a temperature that is fixed, learnt, or annealed from one value to another."""
+    """Softmax over all experts at a temperature that is fixed, learnt, or annealed from one value to another.
+
+    The logits are linear, or those of the network that `make_gate` makes.
+    """
 
     def __init__(
         self,
@@ -230,23 +250,45 @@ class DenseRouter(nnx.Module):
         temperature: float = 1.0,
         learn_temperature: bool = False,
         final_temperature: float | None = None,
+        make_gate: Callable[[nnx.Rngs], nnx.Module] | None = None,
         rngs: nnx.Rngs,
     ):
-        self.kernel = nnx.Param(_init(rngs.params(), (d, num_experts)))
+        self.kernel = None if make_gate else nnx.Param(_init(rngs.params(), (d, num_experts)))
+        self.gate = make_gate(rngs) if make_gate else None
         self.temperature, self.final_temperature = temperature, final_temperature
         # Kept as a logarithm, so that learning cannot take it below 0.
         log = jnp.log(jnp.float32(temperature))
         annealed = None if final_temperature is None else RouterState(log)
         self.log_temperature = nnx.Param(log) if learn_temperature else annealed
 
-    def __call__(self, x: Float[Array, "g t d"], mask: Bool[Array, "g t"] | None = None) -> DenseRouting:
-        """Route the tokens."""
+    def __call__(
+        self,
+        x: Float[Array, "g t d"],
+        mask: Bool[Array, "g t"] | None = None,
+        *,
+        key: Key[Array, ""] | None = None,
+        assigned: Int[Array, "g t"] | None = None,
+    ) -> DenseRouting:
+        """Route the tokens; `key`: for a gate that draws; `assigned`: guided, with sigmoid(temperature) the share of
+        the learnt probabilities in the weights.
+        """
         temperature = self.temperature
         if self.log_temperature is not None:
             log = self.log_temperature[...]
             fixed = isinstance(self.log_temperature, RouterState)
             temperature = jnp.exp(jax.lax.stop_gradient(log) if fixed else log)
-        return routing.dense_routing(linear(x.astype(jnp.float32), self.kernel), temperature, mask)
+        decision = routing.dense_routing(self.logits(x, key), temperature, mask)
+        if assigned is None:
+            return decision
+        share = jax.nn.sigmoid(jnp.float32(temperature))
+        guided = routing.guided_weights(decision.probs, assigned, share)
+        return decision._replace(assigned=assigned, guided=guided)
+
+    def logits(self, x: Float[Array, "g t d"], key: Key[Array, ""] | None) -> Float[Array, "g t e"]:
+        """In float32."""
+        if self.gate is None:
+            return linear(x.astype(jnp.float32), self.kernel)
+        return (self.gate(x) if key is None else self.gate(x, key=key)).astype(jnp.float32)
 
     def after_step(self, load: Float[Array, " e"], progress: Float[Array, ""]) -> None:
         """Anneal the temperature, if it has somewhere to go."""

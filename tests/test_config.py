@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from moejax.config import (
     Config,
     DataConfig,
+    ModelConfig,
     MoeConfig,
     TrainConfig,
     contradictions,
@@ -96,6 +97,8 @@ def test_a_wrong_override_is_one_sentence(name, text, sentence):
         ("train.warmup", "1", "train.warmup is 1.0; it must be at least 0 and below 1."),
         ("train.zoom", "1.5", "train.zoom is 1.5; it must be at least 0 and below 1."),
         ("train.shift", "20", "train.shift is 20; beyond 14 pixels"),
+        ("train.crop", "1", "train.crop is 1.0; it must be at least 0 and below 1."),
+        ("train.blur", "-1", "train.blur is -1.0; it must not be negative."),
         ("data.validation", "-5", "data.validation is -5; it must not be negative."),
         ("seed", "-1", "seed is -1; it must be from 0 to 4294967295."),
         ("seed", str(2**32), "seed is 4294967296; it must be from 0 to 4294967295."),
@@ -122,11 +125,20 @@ def test_a_value_that_makes_no_sense_is_one_sentence(name, text, sentence):
             "moe.dispatch is grouped, which sorts tokens by the expert",
         ),
         ({"learn_temperature": True, "final_temperature": 0.5}, "a temperature is either annealed or learnt"),
+        ({"deep_gate": True}, "moe.deep_gate is true, but moe.layer is sparse and model.name image"),
+        ({"guided": True}, "moe.guided is true, but moe.layer is sparse and model.name image"),
+        ({"assignment_weight": 0.5}, "moe.assignment_weight is 0.5, but moe.guided is false"),
     ],
 )
 def test_values_that_make_no_sense_together_are_one_sentence(values, sentence):
     problems = contradictions(Config(moe=MoeConfig(layer="sparse", **values)))
     assert [sentence in p for p in problems] == [True]
+
+
+def test_guiding_needs_two_experts():
+    config = Config(model=ModelConfig(name="flat"), moe=MoeConfig(layer="dense", num_experts=1, guided=True))
+    problem = "moe.guided is true, but moe.num_experts is 1; guide to one of at least 2."
+    assert contradictions(config) == [problem]
 
 
 def test_truth_values_are_words():

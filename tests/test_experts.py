@@ -9,7 +9,16 @@ import pytest
 from flax import nnx
 from reference import mlp, randomly_filled
 
-from moejax.experts import GLU, MLP, apply_experts, apply_experts_to_all, apply_experts_to_groups, stack_experts
+from moejax.experts import (
+    GLU,
+    MLP,
+    apply_experts,
+    apply_experts_to_all,
+    apply_experts_to_groups,
+    apply_linear,
+    can_be_grouped,
+    stack_experts,
+)
 
 G, E, C, D, H = 2, 3, 4, 5, 7
 
@@ -141,3 +150,27 @@ def test_experts_applied_to_groups_answer_their_own_rows(kind, dtype, use_bias):
     tolerance = 1e-5 if dtype is None else 0.05
     np.testing.assert_allclose(np.float32(got), np.float32(want), rtol=tolerance, atol=tolerance)
     assert got.dtype == want.dtype
+
+
+class Parts(nnx.Module):
+    """An expert that cuts its rows into parts, each with the same linear map."""
+
+    def __init__(self, rngs):
+        self.map = nnx.Linear(D, H, rngs=rngs)
+
+    def __call__(self, x, linear=apply_linear):
+        return jnp.tanh(linear(self.map, x.reshape(*x.shape[:-1], 2, 3, D))).sum((-3, -2))
+
+
+def test_grouped_experts_may_cut_their_rows_into_parts():
+    experts, x, sizes = randomly_filled(lambda: stack_experts(Parts, E, nnx.Rngs(0))), draw(7, 6 * D), [3, 0, 4]
+    got = jax.jit(apply_experts_to_groups)(experts, x, jnp.asarray(sizes))
+    of_row = np.repeat(np.arange(E), sizes)
+    want = np.concatenate([answer(one_of(experts, e), x[r : r + 1]) for r, e in enumerate(of_row)])
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_experts_can_be_grouped_if_their_call_takes_the_linear_map():
+    rngs = nnx.Rngs(0)
+    assert all(can_be_grouped(expert) for expert in (MLP(D, H, rngs=rngs), GLU(D, H, rngs=rngs), Parts(rngs)))
+    assert not any(can_be_grouped(expert) for expert in (Gated(rngs), nnx.Linear(D, D, rngs=rngs)))

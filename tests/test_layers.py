@@ -287,3 +287,15 @@ def test_the_router_of_a_single_choice_learns():
     layer = make("sparse", E, k=1, eval_capacity_factor=100.0)
     *_, (gradient, _) = call_and_gradients(layer, tokens(0, G, T), tokens(1, G, T))
     assert np.abs(gradient.router.kernel[...]).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_a_router_may_look_at_something_else_than_the_experts(kind):
+    options = {"group_size": 3, "capacity_factor": None, "eval_capacity_factor": None} if kind == "sparse" else {}
+    layer, x, other = make(kind, 4, **options), tokens(0, 2, 4), tokens(1, 2, 4)
+    y, routing = jax.jit(lambda layer: layer(x, router_input=other))(layer)
+    _, want = call(layer, other)
+    jax.tree.map(np.testing.assert_array_equal, routing, want)
+    # The experts see x all the same: one that looks at x has other weights, and the same answers.
+    np.testing.assert_allclose(jax.jit(lambda layer: layer(x, router_input=x))(layer)[0], call(layer, x)[0], rtol=1e-6)
+    assert np.abs(y - call(layer, other)[0]).max() > 0.01

@@ -273,3 +273,8 @@ def test_squared_variation_is_of_a_population():
 def test_nothing_but_padding_gives_no_gradient(name):
     gradient = gradients_of_the_losses(jnp.ones((1, 4, 3)), jnp.zeros((1, 4), bool))[name]
     np.testing.assert_array_equal(gradient, np.zeros((1, 4, 3)))
+
+
+def test_the_mean_square_is_over_all_numbers_of_all_arrays():
+    module = {"kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "bias": jnp.array([5.0])}
+    np.testing.assert_allclose(losses.mean_square(module), (1 + 4 + 9 + 16 + 25) / 5)

@@ -54,6 +54,7 @@ def plain(name, logits, spread, k):
         "switch": lambda: routing.switch(logits),
         "noisy_top_k": lambda: routing.noisy_top_k(logits, spread, k, None),
         "vmoe": lambda: routing.vmoe_top_k(logits, k, None),
+        "uniform": lambda: routing.uniform_top_k(logits, k, None),
         "sigmoid": lambda: routing.sigmoid_top_k(logits, k, bias=jnp.zeros(E)),
         "sinkhorn": lambda: routing.sinkhorn_top_k(logits, k, balance=False),
     }[name]()

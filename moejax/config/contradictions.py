@@ -4,7 +4,12 @@ from moejax.arguments import sparse_problems
 from moejax.config.overlay import flatten
 from moejax.config.schema import Config, MoeConfig
 
-DATA_OF_MODELS = {"image": ("mnist", "fashion_mnist"), "pair": ("mrpc",)}
+_IMAGES = ("mnist", "fashion_mnist")
+DATA_OF_MODELS = {
+    **dict.fromkeys(("image", "flat", "lstm"), _IMAGES),
+    "clusters": ("clusters",),
+    "pair": ("mrpc",),
+}
 
 
 def contradictions(config: Config) -> list[str]:
@@ -12,21 +17,24 @@ def contradictions(config: Config) -> list[str]:
     moe, t = config.moe, config.train
     at_least_one = [
         *("model.stem", "model.kernel", "model.stride", "model.width", "model.depth", "model.embedding"),
-        *("data.vocabulary", "data.length"),
+        *("model.second_hidden", "data.vocabulary", "data.length"),
         *("moe.num_experts", "moe.hidden", "moe.slots"),
-        *("train.epochs", "train.batch_size", "train.chunk"),
+        *("train.epochs", "train.batch_size", "train.chunk", "train.evaluate_every"),
     ]
     above_zero = [
         *("moe.scale", "moe.weight_scale", "moe.temperature", "moe.final_temperature"),
-        *("train.learning_rate", "train.clip_norm", "data.limit"),
+        *("train.learning_rate", "train.router_learning_rate", "train.task_weight", "train.clip_norm", "data.limit"),
+        *("model.init_scale", "train.stop_rise", "train.stop_below"),
     ]
     not_negative = [
         *("data.validation", "model.neighbours", "moe.shared", "moe.bias_rate"),
         *("moe.balance_weight", "moe.z_weight", "moe.importance_weight"),
-        *("moe.load_weight", "moe.entropy_weight", "moe.usage_weight"),
-        *("train.weight_decay", "train.shift", "train.rotate"),
+        *("moe.load_weight", "moe.entropy_weight", "moe.usage_weight", "moe.assignment_weight", "moe.l2_weight"),
+        *("train.weight_decay", "train.shift", "train.rotate", "train.blur"),
     ]
-    below_one = ["model.dropout", "moe.jitter", "train.warmup", "train.label_smoothing", "train.zoom"]
+    below_one = [
+        *("model.dropout", "moe.jitter", "train.warmup", "train.label_smoothing", "train.zoom", "train.crop"),
+    ]
     values = {name: value for name, value in flatten(config).items() if value is not None}
     problems = [f"{n} is {values[n]}; it must be at least 1." for n in at_least_one if values[n] < 1]
     problems += [f"{n} is {values[n]}; it must be above 0." for n in above_zero if n in values and not values[n] > 0]
@@ -42,6 +50,9 @@ def contradictions(config: Config) -> list[str]:
             f"moe.final_temperature is {moe.final_temperature:g}, but moe.learn_temperature is true; a temperature is"
             " either annealed or learnt."
         )
+    if config.model.name == "clusters":
+        problems += _of_clusters(config)
+    problems += _of_guidance(config)
     if t.shift > 14:
         problems.append(f"train.shift is {t.shift:g}; beyond 14 pixels little is left of a 28 × 28 image.")
     return problems
@@ -62,6 +73,24 @@ def _of_a_model(config: Config) -> list[str]:
     return problems
 
 
+def _of_guidance(config: Config) -> list[str]:
+    moe, problems = config.moe, []
+    for name in ("deep_gate", "guided"):
+        if getattr(moe, name) and (moe.layer != "dense" or config.model.name != "flat"):
+            problems.append(
+                f"moe.{name} is true, but moe.layer is {moe.layer} and model.name {config.model.name}; it is for the"
+                " dense layer of the flat model."
+            )
+    if moe.guided and moe.num_experts < 2:
+        problems.append(f"moe.guided is true, but moe.num_experts is {moe.num_experts}; guide to one of at least 2.")
+    if moe.assignment_weight and not moe.guided:
+        problems.append(
+            f"moe.assignment_weight is {moe.assignment_weight:g}, but moe.guided is false, so nothing is assigned;"
+            " set it to true."
+        )
+    return problems
+
+
 def _of_a_sparse_layer(moe: MoeConfig) -> list[str]:
     shared_with_the_layer = (
         *("num_experts", "k", "router", "expert_groups", "chosen_groups"),
@@ -73,4 +102,17 @@ def _of_a_sparse_layer(moe: MoeConfig) -> list[str]:
             f"moe.load_weight is {moe.load_weight:g}, but moe.router {moe.router} has no noise to expect a load from;"
             " use noisy_top_k or vmoe."
         )
+    return problems
+
+
+def _of_clusters(config: Config) -> list[str]:
+    problems = []
+    if config.moe.layer == "soft":
+        problems.append("moe.layer is soft, which cannot route by a sum of patches (model.name clusters); use sparse.")
+    if config.model.activation not in ("linear", "cubic"):
+        problems.append(f"model.activation is {config.model.activation}, but clusters' filters are linear or cubic.")
+    if config.moe.hidden % 2:
+        problems.append(f"moe.hidden is {config.moe.hidden}; half of a clusters expert's filters is for each class.")
+    if config.moe.shared:
+        problems.append(f"moe.shared is {config.moe.shared}, but model.name clusters has no shared expert; use 0.")
     return problems

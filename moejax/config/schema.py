@@ -3,22 +3,24 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from moejax.names import DISPATCHES, EXPERTS, LAYERS, MODELS, PRIORITIES, ROUTERS
+from moejax.names import ACTIVATIONS, DISPATCHES, EXPERTS, LAYERS, MODELS, PRIORITIES, ROUTERS
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which examples to learn from."""
 
-    name: Literal["mnist", "fashion_mnist", "mrpc"] = "mnist"
+    name: Literal["mnist", "fashion_mnist", "mrpc", "clusters"] = "mnist"
     """The data set."""
+    setting: Literal["s1", "s2", "s3", "s4", "theorem"] = "s1"
+    """Clusters: strength of the feature noise and of the normal noise, as in Chen et al. 2022."""
     source: Literal["auto", "dir", "cache", "mirror", "wheel", "embedded", "synthetic", "tfds", "hf"] = "auto"
     """Where it comes from; auto takes the first that works, a named source never falls back."""
     dir: str | None = None
     """Folder that holds mnist/, fashion_mnist/ or mrpc/ (also: the variable MOEJAX_DATA_DIR)."""
     validation: int = 5000
-    """Training examples held back for validation, chosen by the seed; 0 trains on all. MRPC has 408 dev pairs for it,
-    whatever the number; 0 trains on them too."""
+    """Training examples held back for validation, chosen by the seed; 0 trains on all. Clusters: further ones. MRPC:
+    its own 408 dev pairs, whatever the number; 0 trains on them too."""
     limit: int | None = None
     """Train on so many examples only, the first of what is left; none: on all."""
     tokenizer: str | None = None
@@ -42,15 +44,26 @@ class ModelConfig:
     stride: int = 3
     """Image: stride of the second convolution, after 2 of the first: 2 makes 7 × 7 tokens, 3 makes 5 × 5."""
     width: int = 48
-    """Image: numbers per token (d). Pair: numbers of a word, and of a sentence (d), after they are compared."""
+    """Image, LSTM: numbers per token (d). Pair: numbers of a word, and of a sentence (d), after they are compared."""
     depth: int = 2
     """Image: blocks, each with one MoE layer."""
     neighbours: int = 0
     """Image: side of the convolution before each MoE layer, in tokens; 0 leaves it out."""
     embedding: int = 64
     """Pair: numbers of a token's embedding."""
+    second_hidden: int = 128
+    """Flat: width of an expert's second hidden layer, after moe.hidden of its first."""
+    activation: Literal[*ACTIVATIONS] = "gelu"
+    """Flat: what follows each hidden layer of an expert. Clusters: what is done to a filter's answer."""
+    normalize: bool = False
+    """Flat: layer normalisation of an expert's input and hidden layers."""
     dropout: float = 0.0
-    """Pair: share of the embeddings, of the words' and of the pair's features set to 0 in training."""
+    """Share set to 0 in training. Flat: of an expert's hidden numbers. Pair: of the embeddings, of the pooled words and
+    of the pair's features."""
+    init_scale: float = 1.0
+    """Clusters: the filters begin uniform within ± this / √50."""
+    double_softmax: bool = False
+    """Clusters: the logits are a softmax already, as in the authors' code: the loss cannot go below .313."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -86,6 +99,10 @@ class MoeConfig:
     """Sparse, sigmoid router: factor on the weights (2.5 in DeepSeek-V3)."""
     bias_rate: float = 1e-3
     """Sparse, sigmoid router: how far each step moves an expert's bias towards an even load."""
+    raw_weights: bool = False
+    """Sparse, uniform router: weigh by the noisy logit itself, not by the probability."""
+    eval_noise: bool = False
+    """Sparse, uniform router: noise at evaluation too."""
     expert_groups: int = 1
     """Sparse: experts come in so many groups ..."""
     chosen_groups: int = 1
@@ -114,6 +131,12 @@ class MoeConfig:
     """Dense: anneal the temperature to this by the end of training; none keeps it."""
     learn_temperature: bool = False
     """Dense: learn the temperature, from `temperature` on."""
+    deep_gate: bool = False
+    """Dense, flat model: the router's logits come from a network of an expert's shape, not from one linear map."""
+    guided: bool = False
+    """Dense, flat model: in training the weights are pulled to the expert that the label is assigned to."""
+    assignment_weight: float = 0.0
+    """Guided: weight of the binary cross-entropy between the router's distribution and the assigned expert."""
     balance_weight: float = 1e-2
     """Sparse: weight of the load-balance loss."""
     z_weight: float = 1e-3
@@ -126,26 +149,40 @@ class MoeConfig:
     """Weight of the mean entropy of a token's distribution over experts; above 0 makes the router decide."""
     usage_weight: float = 0.0
     """Weight of the KL divergence of the mean distribution over experts from an even one."""
+    l2_weight: float = 0.0
+    """Weight of the mean square of the experts' parameters."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to learn: AdamW, linear warm-up, then a schedule."""
+    """How to learn: an optimiser, linear warm-up, then a schedule."""
 
     epochs: int = 5
     """Passes over the training examples."""
     batch_size: int = 128
     """Examples per step."""
+    optimizer: Literal["adamw", "adam", "normalized"] = "adamw"
+    """AdamW, Adam with L2 regularisation, or gradient descent where each expert's gradient has length 1."""
     learning_rate: float = 2e-3
     """Peak learning rate."""
+    router_learning_rate: float = 0.1
+    """Normalized: peak learning rate of the routers and of all that is no expert."""
+    stop_rise: float | None = None
+    """Learn no more once a batch's loss is this much above the least so far; none: always go on."""
+    stop_below: float | None = None
+    """Learn no more once a batch's loss is at most this without being the least so far; none: always go on."""
+    evaluate_every: int = 1
+    """Epochs from one evaluation on the validation examples, and checkpoint, to the next."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """What the learning rate does after the warm-up: decay to zero along a half cosine, or stay."""
     warmup: float = 0.1
     """Share of all steps in which the learning rate rises."""
     weight_decay: float = 0.05
-    """Decoupled weight decay of all matrices; 0 makes it plain Adam."""
+    """AdamW: decoupled decay of all matrices; Adam: times all parameters, added to the gradient."""
     clip_norm: float | None = 1.0
-    """Gradients are scaled down to this global norm; none leaves them as they are."""
+    """AdamW: gradients are scaled down to this global norm; none leaves them as they are."""
+    task_weight: float = 1.0
+    """Weight of the cross-entropy beside the losses of the MoE layers."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     shift: float = 0.0
@@ -154,8 +191,16 @@ class TrainConfig:
     """Augmentation: turn each image by up to this many degrees."""
     zoom: float = 0.0
     """Augmentation: scale each image by a factor within 1 ± this."""
+    crop: float = 0.0
+    """Augmentation: see a random part of each image, up to this share of its area left out, resized to the whole."""
+    blur: float = 0.0
+    """Augmentation: blur each image by a 3 × 3 Gaussian whose deviation is drawn up to this many pixels."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the network; parameters, router and losses stay float32."""
+    checkpoints: Literal["best", "all"] = "best"
+    """Which to keep beside the latest: that of the best epoch, or of every epoch."""
+    activations: bool = False
+    """After each epoch, write each validation example's shares of the last layer's experts to activations/."""
     chunk: int = 50
     """Steps in one compiled scan, between two lines of progress (at most)."""
 

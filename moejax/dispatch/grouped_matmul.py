@@ -13,14 +13,17 @@ Blocks are read where they lie and may reach into the next run, whose rows are l
 Axis letters: r rows, e experts, d and h widths.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import sequential_vmap  # `ragged_dot` knows no other vmap
+from jax.custom_batching import custom_vmap, sequential_vmap
 from jaxtyping import Array, Float, Int
+
+from moejax.products import matmul, matmul_transposed, outer
 
 # Rows of a block. Larger ones use the processor better; the smallest that holds the rest of a run wastes the least.
 _BLOCKS = (16, 32, 64, 128, 256)
@@ -39,7 +42,7 @@ def grouped_matmul(
         w,
         sizes,
         cpu=partial(_blocked_matmul, transposed=transposed),
-        default=sequential_vmap(partial(_ragged, transposed=transposed)),
+        default=sequential_vmap(partial(_ragged, transposed=transposed)),  # `ragged_dot` knows no other vmap
     )
 
 
@@ -96,23 +99,50 @@ def _ragged_outer(x, dy, sizes):
     return jax.linear_transpose(lambda w: lax.ragged_dot(x, w, sizes), w)(dy)[0]
 
 
+def _folded(product: Callable) -> Callable:
+    """Let vmap of `product(a, b, starts, sizes)` be one product of more rows and more runs.
+
+    Without it the loops over blocks would go in lock-step, for as many turns as the longest run of the batch needs.
+    """
+    product = custom_vmap(product)
+
+    @product.def_vmap
+    def of_batch(batch, is_batched, a, b, starts, sizes):
+        whole = [
+            value if mapped else jnp.broadcast_to(value, (batch, *value.shape))
+            for value, mapped in zip((a, b, starts, sizes), is_batched, strict=True)
+        ]
+        whole[2] += whole[0].shape[1] * jnp.arange(batch, dtype=starts.dtype)[:, None]
+        out = product(*(value.reshape(-1, *value.shape[2:]) for value in whole))
+        return out.reshape(batch, -1, *out.shape[1:]), True
+
+    return product
+
+
 def _blocked_matmul(x, w, sizes, transposed):
+    return (_product_transposed if transposed else _product)(x, w, jnp.cumsum(sizes) - sizes, sizes)
+
+
+def _blocked_outer(x, dy, sizes):
+    return _outer(x, dy, jnp.cumsum(sizes) - sizes, sizes)
+
+
+def _matmul_of_runs(x, w, starts, sizes, transposed):
     limit, h = len(x), w.shape[1] if transposed else w.shape[2]
-    contract = (((1,), (1 if transposed else 0,)), ((), ()))
-    starts = jnp.cumsum(sizes) - sizes
+    contract = matmul_transposed if transposed else matmul
 
     def expert(e, y):
         run, matrix = Run(starts[e], sizes[e]), lax.dynamic_index_in_dim(w, e, keepdims=False)
 
         def whole(i, y):
             first, rows = run.start + i * largest, largest
-            product = lax.dot_general(lax.dynamic_slice_in_dim(x, first, rows), matrix, contract)
+            product = contract(lax.dynamic_slice_in_dim(x, first, rows), matrix)
             return lax.dynamic_update_slice_in_dim(y, product, first, axis=0)
 
         def rest(rows, i, y):
             # `first` depends on i, or XLA would move the product out of the loop and compute it even for no turn.
             first, mine = _rest(run, largest, rows, limit, i)
-            product = lax.dot_general(lax.dynamic_slice_in_dim(x, first, rows), matrix, contract)
+            product = contract(lax.dynamic_slice_in_dim(x, first, rows), matrix)
             product = jnp.where(mine, product, lax.dynamic_slice_in_dim(y, first, rows))
             return lax.dynamic_update_slice_in_dim(y, product, first, axis=0)
 
@@ -125,25 +155,23 @@ def _blocked_matmul(x, w, sizes, transposed):
 
     blocks = _blocks(limit)
     largest = blocks[-1]
-    return lax.fori_loop(0, len(w), expert, jnp.zeros((limit, h), x.dtype))
+    return lax.fori_loop(0, len(w), expert, jnp.zeros((limit, h), jnp.float32)).astype(x.dtype)
 
 
-def _blocked_outer(x, dy, sizes):
+def _outer_of_runs(x, dy, starts, sizes):
     limit, shape = len(x), (x.shape[1], dy.shape[1])
-    contract = partial(lax.dot_general, dimension_numbers=(((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-    starts = jnp.cumsum(sizes) - sizes
 
     def expert(e, out):
         run = Run(starts[e], sizes[e])
 
         def whole(i, total):
             first = run.start + i * largest
-            return total + contract(*(lax.dynamic_slice_in_dim(a, first, largest) for a in (x, dy)))
+            return total + outer(*(lax.dynamic_slice_in_dim(a, first, largest) for a in (x, dy)))
 
         def rest(rows):
             first, mine = _rest(run, largest, rows, limit)
             # Both, since a neighbour's NaN times 0 would be NaN.
-            return contract(*(jnp.where(mine, lax.dynamic_slice_in_dim(a, first, rows), 0) for a in (x, dy)))
+            return outer(*(jnp.where(mine, lax.dynamic_slice_in_dim(a, first, rows), 0) for a in (x, dy)))
 
         chosen = _smallest_that_holds(run.size % largest, blocks)
         nothing = partial(jnp.zeros, shape, jnp.float32)
@@ -154,6 +182,11 @@ def _blocked_outer(x, dy, sizes):
     blocks = _blocks(limit)
     largest = blocks[-1]
     return lax.fori_loop(0, len(sizes), expert, jnp.zeros((len(sizes), *shape), x.dtype))
+
+
+_product = _folded(lambda x, w, starts, sizes: _matmul_of_runs(x, w, starts, sizes, False))
+_product_transposed = _folded(lambda x, w, starts, sizes: _matmul_of_runs(x, w, starts, sizes, True))
+_outer = _folded(_outer_of_runs)
 
 
 class Run(NamedTuple):

@@ -13,7 +13,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from moejax.config import Config
+from moejax.models.clusters import ClusterClassifier
+from moejax.models.flat import FlatClassifier
 from moejax.models.image import ImageClassifier
+from moejax.models.lstm import LSTMClassifier
 from moejax.models.pair import PairClassifier
 
 __all__ = ["MODELS", "after_step", "build_model"]
@@ -21,6 +24,9 @@ __all__ = ["MODELS", "after_step", "build_model"]
 # name → (config, number of classes, rngs) → model; `moejax.names.MODELS` says what each is.
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "image": ImageClassifier,
+    "clusters": ClusterClassifier,
+    "flat": FlatClassifier,
+    "lstm": LSTMClassifier,
     "pair": PairClassifier,
 }
 

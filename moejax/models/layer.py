@@ -15,10 +15,17 @@ from moejax.routers import RouterOptions
 MakeLayer = Callable[[nnx.Rngs], nnx.Module]
 
 
-def layer_maker(moe: MoeConfig, d: int, dtype: DTypeLike, make_expert: MakeExpert | None = None) -> MakeLayer:
+def layer_maker(
+    moe: MoeConfig,
+    d: int,
+    dtype: DTypeLike,
+    make_expert: MakeExpert | None = None,
+    make_gate: MakeExpert | None = None,
+) -> MakeLayer:
     """The constructor of the layer that `moe.layer` names, for tokens [g, t, d].
 
-    `make_expert` is for models with experts of their own; without it they are what `moe.expert` names.
+    `make_expert` is for models with experts of their own; without it they are what `moe.expert` names. `make_gate` is
+    for a dense layer whose router is a network.
     """
     expert = {"mlp": MLP, "glu": GLU}.get(moe.expert)  # the others are of a model that makes them itself
 
@@ -37,6 +44,7 @@ def layer_maker(moe: MoeConfig, d: int, dtype: DTypeLike, make_expert: MakeExper
             temperature=moe.temperature,
             learn_temperature=moe.learn_temperature,
             final_temperature=moe.final_temperature,
+            make_gate=make_gate,
             rngs=rngs,
         ),
         "sparse": lambda rngs: SparseMoE(

@@ -40,12 +40,20 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("parameters", _text(number(summary.get("parameters")), "{:,.0f}")),
         ("FLOPs per example", _compact(number(summary.get("flops_per_example")))),
         ("dropped on test", _text(number(summary.get("dropped")), "{:.2%}")),
+        ("largest load", _text(1 + number(summary.get("max_violation")), "{:.2f} of an equal share")),
+        ("dead experts", _text(number(summary.get("dead_experts")), "{:.0f}")),
+        ("label–expert information", _text(_most(summary.get("label_information")), "{:.2f} of 1")),
         ("training examples", _text(number(summary.get("train_examples")), "{:,.0f}")),
         ("data", ", ".join(str(summary[key]) for key in ("dataset", "data_source") if summary.get(key))),
         ("device", str(summary.get("device") or record.environment.get("device") or "")),
         ("seed", str(record.config.get("seed", summary.get("seed", "")))),
     ]
     return [(what, value) for what, value in found if value]
+
+
+def _most(values: object) -> float:
+    """The largest of a list of numbers; NaN for anything else."""
+    return max(map(number, values), default=math.nan) if isinstance(values, list) else math.nan
 
 
 def _errors(record: Record, accuracy: float) -> tuple[int, int]:

@@ -8,11 +8,12 @@ from it, and none of them recomputes it.
     mixtures        every expert, or every slot a mixture of tokens
     top_k           each token's k best experts ...
     capacity        ... and the token's slot in them, while there is room
-    noise           the same with noise: Shazeer's, V-MoE's, jitter
+    noise           the same with noise: Shazeer's, V-MoE's, uniform, jitter
     sigmoid         DeepSeek-V3: a bias instead of a balance loss
     sinkhorn        BASE: a balanced plan
     expert_choice   each expert's best tokens
     unlearnt        hash and random, to compare with
+    guidance        labels that say which expert a token is meant for
 
 Axis letters: g groups, t tokens of a group, e experts, k choices of a token, c slots of an expert (its capacity).
 Pure functions of float32 logits; no Flax, no state. Start with `top_k` and `capacity`.
@@ -29,8 +30,9 @@ from moejax.routing.decision import (
     mask_tokens,
 )
 from moejax.routing.expert_choice import expert_choice
+from moejax.routing.guidance import assigned_experts, guided_weights
 from moejax.routing.mixtures import anneal, dense_routing, soft_routing
-from moejax.routing.noise import chance_of_choice, jitter, noisy_top_k, vmoe_top_k
+from moejax.routing.noise import chance_of_choice, jitter, noisy_top_k, uniform_top_k, vmoe_top_k
 from moejax.routing.sigmoid import sigmoid_top_k, update_bias
 from moejax.routing.sinkhorn import sinkhorn, sinkhorn_top_k
 from moejax.routing.top_k import limit_to_groups, softmax_top_k, switch, top_k_softmax
@@ -45,10 +47,12 @@ __all__ = [
     "TopKRouting",
     "anneal",
     "assign",
+    "assigned_experts",
     "chance_of_choice",
     "dense_routing",
     "expert_capacity",
     "expert_choice",
+    "guided_weights",
     "hash_routing",
     "jitter",
     "limit_to_groups",
@@ -62,6 +66,7 @@ __all__ = [
     "softmax_top_k",
     "switch",
     "top_k_softmax",
+    "uniform_top_k",
     "update_bias",
     "vmoe_top_k",
 ]

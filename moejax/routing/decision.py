@@ -19,11 +19,14 @@ class DenseRouting(NamedTuple):
     logits: Float[Array, "g t e"]
     probs: Float[Array, "g t e"]  # softmax of the logits: the weight of each expert's answer
     mask: Bool[Array, "g t"] | None = None
+    assigned: Int[Array, "g t"] | None = None  # guided training: the expert that the token is meant for ...
+    guided: Float[Array, "g t e"] | None = None  # ... and the weights instead of the probabilities
 
     @property
     def gates(self) -> Float[Array, "g t e"]:
         """Share of each expert in each token's output; sums to 1 over experts, 0 for padding."""
-        return self.probs if self.mask is None else self.probs * self.mask[..., None]
+        weights = self.probs if self.guided is None else self.guided
+        return weights if self.mask is None else weights * self.mask[..., None]
 
 
 class TopKRouting(NamedTuple):

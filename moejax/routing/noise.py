@@ -32,6 +32,20 @@ def noisy_top_k(
     return routing._replace(chance=chance_of_choice(clean, noisy, deviation, routing.experts))
 
 
+def uniform_top_k(
+    logits: Float[Array, "g t e"], k: int, key: Key[Array, ""] | None, *, raw: bool = False
+) -> TopKRouting:
+    """Uniform noise from 0 to 1 on the logits, the k best, weighted by the softmax of those without noise.
+
+    Chen et al. 2022 ("Towards Understanding Mixture of Experts in Deep Learning", section 3). `raw`: the weights are
+    the noisy logits themselves, as in the authors' code; they may be negative.
+    """
+    noisy = logits if key is None else logits + jax.random.uniform(key, logits.shape)
+    probs = jax.nn.softmax(logits, axis=-1)
+    experts = best(noisy, k)
+    return TopKRouting(noisy, probs, experts, jnp.take_along_axis(noisy if raw else probs, experts, axis=-1))
+
+
 def vmoe_top_k(logits: Float[Array, "g t e"], k: int, key: Key[Array, ""] | None) -> TopKRouting:
     """Top-k of softmax(logits + N(0, 1/E²)), not renormalised (V-MoE, Riquelme et al. 2021, section 2.2).
 

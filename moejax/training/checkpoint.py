@@ -1,6 +1,6 @@
-"""Checkpoints: the latest and the best state of a run, verified before use.
+"""Checkpoints: the latest and the best state of a run, or that of every epoch, verified before use.
 
-orbax writes them (atomically, one folder a step) and keeps the two. It does not notice a flipped bit in array data, and
+orbax writes them (atomically, one folder a step) and keeps those. It does not notice a flipped bit in array data, and
 casts a wrong dtype silently; so a sha256 of every file is written last and checked first, and names, shapes and dtypes
 are compared before anything is restored.
 """
@@ -22,11 +22,11 @@ _BEST = BestN(get_metric_fn=lambda m: m["accuracy"], n=1, keep_checkpoints_witho
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a run."""
+    """The `checkpoints/` folder of a run; `keep_all`: nothing that was saved is dropped."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, keep_all: bool = False):
         self.folder = folder.absolute()
-        policy = AnyPreservationPolicy([LatestN(1), _BEST])
+        policy = LatestN(None) if keep_all else AnyPreservationPolicy([LatestN(1), _BEST])
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_handlers=ocp.StandardCheckpointHandler(),
@@ -34,7 +34,8 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState, accuracy: float | None) -> None:
-        """Write the state under its step, then its manifest; drop what is neither latest nor best by `accuracy`."""
+        """Write the state under its step, then its manifest; unless all are kept, drop what is neither latest
+        nor best by `accuracy`."""
         step = int(state.step)
         if step in self._manager.all_steps():
             return

@@ -1,7 +1,7 @@
 """Evaluation: every example once, in order, and what the routers did with it."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
         return jnp.stack([f(r) for r in routings])
 
     def share(routing: Routing) -> Float[Array, "b e"]:
-        gates = ungroup(routing.gates, (examples, model.tokens)).sum(1)
+        gates = jnp.abs(ungroup(routing.gates, (examples, model.tokens))).sum(1)
         return gates / jnp.maximum(gates.sum(-1, keepdims=True), 1e-9)
 
     return BatchResult(
@@ -83,6 +83,29 @@ def evaluate(model: nnx.Module, data: Examples, batch_size: int) -> Evaluation:
             for name in ("load", "dropped", "gate_entropy")
         },
     )
+
+
+def routing_facts(result: Evaluation, data: Examples, num_classes: int) -> dict[str, Any]:
+    """What the routers did with a whole split, in a few numbers; the worst layer's where there are several.
+
+    `label_information` has one number a layer: 0 where an expert tells nothing of the label, 1 where each tells the
+    other. Where the examples come in clusters, `dispatch_entropy` says how mixed the experts' clusters are.
+    """
+    labels, gates, load = jnp.asarray(data["label"]), jnp.asarray(result.gates.swapaxes(0, 1)), jnp.asarray(result.load)
+    tables = [metrics.label_counts(of_layer, labels, num_classes) for of_layer in gates]
+    return {
+        "dropped": float(result.dropped.mean()),
+        "least_load": float(metrics.relative_load(load).min()),
+        "max_violation": float(metrics.max_violation(load).max()),
+        "dead_experts": int(metrics.dead_experts(load).sum()),
+        "label_information": [round(float(metrics.label_information(table)), 6) for table in tables],
+        **({"dispatch_entropy": _dispatch_entropy(gates, jnp.asarray(data["cluster"]))} if "cluster" in data else {}),
+    }
+
+
+def _dispatch_entropy(gates: Float[Array, "l n e"], clusters: Int[Array, " n"]) -> list[float]:
+    tables = [metrics.label_counts(of_layer, clusters, int(clusters.max()) + 1) for of_layer in gates]
+    return [round(float(metrics.dispatch_entropy(table)), 6) for table in tables]
 
 
 def flops_per_example(model: nnx.Module, data: Examples, batch_size: int) -> float:

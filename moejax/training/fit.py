@@ -12,7 +12,7 @@ from moejax.data.dataset import Dataset, Examples, rows
 from moejax.errors import UserError
 from moejax.models import after_step, build_model
 from moejax.training.checkpoint import Checkpoints
-from moejax.training.evaluate import Evaluation, evaluate, flops_per_example
+from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, routing_facts
 from moejax.training.folder import RunFolder, describe_device
 from moejax.training.history import RoutingHistory, test_pictures
 from moejax.training.interrupt import StopSignal
@@ -20,6 +20,7 @@ from moejax.training.loop import make_chunk, make_init, make_keys, make_update, 
 from moejax.training.objective import make_objective
 from moejax.training.optimizer import learning_rate_schedule, make_optimizer
 from moejax.training.progress import Progress, Status
+from moejax.training.tables import activations_table, metrics_table
 
 EVALUATION_BATCH = 500
 
@@ -33,7 +34,7 @@ class Fit:
         check_sizes(config, data)
         self.steps_per_epoch = rows(data.train) // train.batch_size
         self.steps = self.steps_per_epoch * train.epochs
-        self.checkpoints = Checkpoints(folder.checkpoints)
+        self.checkpoints = Checkpoints(folder.checkpoints, keep_all=train.checkpoints == "all")
         self.history = RoutingHistory()
         self.started = time.perf_counter()
         self.rates: list[float] = []
@@ -74,7 +75,7 @@ class Fit:
                 self.state, metrics = self.chunk(self.state, self.train_data, self.keys, step + n)
                 metrics = jax.tree.map(lambda rows, n=n: rows[:n], jax.device_get(metrics))
                 self._report_chunk(metrics, n, time.perf_counter() - start)
-                if step + n == epoch_end:
+                if step + n == epoch_end and self._is_evaluated(epoch_end):
                     self._end_epoch()
                 elif stop.requested:
                     self._save(None)
@@ -87,6 +88,7 @@ class Fit:
         model, data = self.state.model, self.data
         result = evaluate(model, data.test, EVALUATION_BATCH)
         self._log_evaluation("test", result)
+        self._write_metrics("train", "validation", "test")
         self.folder.write_routing(self.history.to_arrays() | test_pictures(model, data.test, result, data.num_classes))
         summary = {
             "config": self.config.name,
@@ -103,8 +105,7 @@ class Fit:
             **({} if result.f1 is None else {"test_f1": result.f1}),
             "majority": majority(data.test),
             **({"validation_majority": majority(data.validation)} if rows(data.validation) else {}),
-            "dropped": float(result.dropped.mean()),
-            "least_load": float((result.load * result.load.shape[-1]).min()),
+            **routing_facts(result, data.test, data.num_classes),
             "seconds": round(self._seconds(), 2),
             "examples_per_second": round(float(np.median(self.rates)), 1) if self.rates else None,
             "parameters": sum(p.size for p in jax.tree.leaves(model)),
@@ -132,6 +133,7 @@ class Fit:
             loss=loss,
             accuracy=accuracy,
             auxiliary=float(metrics.auxiliary.mean()),
+            load=_rounded(metrics.load.mean(0)),
             learning_rate=float(self.learning_rate(step - 1)),
             examples_per_second=round(rate, 1),
         )
@@ -149,11 +151,17 @@ class Fit:
             )
         )
 
+    def _is_evaluated(self, epoch_end: int) -> bool:
+        return epoch_end == self.steps or epoch_end // self.steps_per_epoch % self.config.train.evaluate_every == 0
+
     def _end_epoch(self) -> None:
         if not rows(self.data.validation):
             return self._save(None)
         result = evaluate(self.state.model, self.data.validation, EVALUATION_BATCH)
         self._log_evaluation("validation", result)
+        self._write_metrics("train", "validation")
+        if self.config.train.activations:
+            self._write_activations(result)
         f1 = "" if result.f1 is None else f"  F1 {result.f1:.2%}"
         self.progress.message(
             f"epoch {int(self.state.step) // self.steps_per_epoch}: validation loss {result.loss:.4f}"
@@ -166,9 +174,26 @@ class Fit:
         self.checkpoints.save(self.state, accuracy)
 
     def _log_evaluation(self, kind: str, result: Evaluation) -> None:
-        lists = {name: np.round(getattr(result, name), 6).tolist() for name in ("dropped", "gate_entropy")}
+        lists = {name: _rounded(getattr(result, name)) for name in ("load", "dropped", "gate_entropy")}
         f1 = {} if result.f1 is None else {"f1": result.f1}
         self._log(kind, loss=result.loss, accuracy=result.accuracy, **f1, **lists)
+
+    def _write_metrics(self, *kinds: str) -> None:
+        records = self.folder.read_log()
+        for kind in kinds:
+            self.folder.write_table(f"{kind}_metrics.csv", metrics_table(records, kind))
+
+    def _write_activations(self, result: Evaluation) -> None:
+        epoch = int(self.state.step) // self.steps_per_epoch
+        table = activations_table(
+            result.gates[:, -1],  # of the last layer
+            np.asarray(self.data.validation["label"]),
+            result.prediction,
+            num_labels=self.data.num_classes,
+            epoch=epoch,
+            batch_size=EVALUATION_BATCH,
+        )
+        self.folder.write_table(f"activations/epoch_{epoch}.csv", table)
 
     def _log(self, kind: str, **values: Any) -> None:
         step = int(self.state.step)
@@ -182,6 +207,10 @@ class Fit:
 def majority(examples: Examples) -> float:
     """The accuracy of always giving the most frequent label."""
     return float(np.bincount(examples["label"]).max() / rows(examples))
+
+
+def _rounded(values: np.ndarray) -> list:
+    return np.round(values, 6).tolist()
 
 
 def check_sizes(config: Config, data: Dataset) -> None:

@@ -1,6 +1,7 @@
 """A run's folder: what is written while it trains, so that a run can be watched, resumed and reported from files alone.
 
-config.json env.json metrics.jsonl routing.npz summary.json checkpoints/ figures/ report.html
+config.json env.json metrics.jsonl train_metrics.csv validation_metrics.csv test_metrics.csv routing.npz summary.json
+checkpoints/ activations/ figures/ report.html
 """
 
 import importlib.metadata
@@ -66,19 +67,21 @@ class RunFolder:
         with open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
 
-    def rewind(self, step: int) -> float:
-        """Forget what was logged after `step`, and any test, which a resumed run logs again; returns seconds spent."""
-        kept, seconds = [], 0.0
+    def read_log(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl, in their order."""
+        records = []
         for line in (self.path / "metrics.jsonl").read_text().splitlines():
             try:
-                record = json.loads(line)
+                records.append(json.loads(line))
             except json.JSONDecodeError:
                 continue  # a line cut short when the run was killed
-            if record["step"] <= step and record["kind"] != "test":
-                kept.append(line + "\n")
-                seconds = record["seconds"]
-        self._write("metrics.jsonl", "".join(kept))
-        return seconds
+        return records
+
+    def rewind(self, step: int) -> float:
+        """Forget what was logged after `step`, and any test, which a resumed run logs again; returns seconds spent."""
+        kept = [record for record in self.read_log() if record["step"] <= step and record["kind"] != "test"]
+        self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        return kept[-1]["seconds"] if kept else 0.0
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The run's results; its presence says that the run is finished."""
@@ -103,8 +106,13 @@ class RunFolder:
         with np.load(file) as arrays:
             return dict(arrays)
 
+    def write_table(self, name: str, text: str) -> None:
+        """A CSV file."""
+        self._write(name, text)
+
     def _write(self, name: str, text: str) -> None:
         partial = self.path / f"{name}.partial"
+        partial.parent.mkdir(exist_ok=True)
         partial.write_text(text)
         partial.rename(self.path / name)
 

@@ -68,9 +68,11 @@ def make_update(
     `after_step` then changes what the model changes by itself, given the step's metrics.
     """
 
+    optimizer = optax.with_extra_args_support(optimizer)  # some look at the loss
+
     def update(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, StepMetrics]:
-        gradient, metrics = jax.grad(objective, has_aux=True)(state.model, batch, key)
-        change, optimizer_state = optimizer.update(gradient, state.optimizer, state.model)
+        (loss, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(state.model, batch, key)
+        change, optimizer_state = optimizer.update(gradient, state.optimizer, state.model, value=loss)
         model, step = optax.apply_updates(state.model, change), state.step + 1
         if after_step is not None:
             model = after_step(model, metrics.load, step)

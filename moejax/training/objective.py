@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from moejax import losses, metrics
 from moejax.config import Config, MoeConfig
-from moejax.data.augment import random_affine
+from moejax.data.augment import augment
 from moejax.routing import Routing, SparseRouting, TopKRouting
 
 Batch = dict[str, Array]
@@ -39,24 +39,27 @@ def auxiliary_loss(routing: Routing, moe: MoeConfig) -> Float[Array, ""]:
         (moe.load_weight * token_choice, losses.load_loss),
         (moe.entropy_weight, losses.entropy_loss),
         (moe.usage_weight, losses.usage_loss),
+        (moe.assignment_weight, lambda guided: losses.assignment_loss(guided, guided.assigned)),
     ]
     return sum((weight * loss(routing) for weight, loss in terms if weight), start=jnp.zeros(()))
 
 
 def make_objective(config: Config) -> Objective:
-    """Cross-entropy on (augmented) examples plus the layers' auxiliary losses."""
+    """Weighted cross-entropy on (augmented) examples plus the layers' auxiliary losses."""
     t, moe = config.train, config.moe
 
     def objective(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], StepMetrics]:
         augment_key, router_key = jax.random.split(key)
-        if "image" in batch and (t.shift or t.rotate or t.zoom):
-            images = random_affine(augment_key, batch["image"], shift=t.shift, rotate=t.rotate, zoom=t.zoom)
-            batch = batch | {"image": images}
+        if "image" in batch:
+            strengths = {"shift": t.shift, "rotate": t.rotate, "zoom": t.zoom, "crop": t.crop, "blur": t.blur}
+            batch = batch | {"image": augment(augment_key, batch["image"], **strengths)}
         logits, routings = model(batch, train=True, key=router_key)
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), t.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
         auxiliary = sum(auxiliary_loss(r, moe) for r in routings)
-        return loss + auxiliary, StepMetrics(
+        if moe.l2_weight:
+            auxiliary += moe.l2_weight * losses.mean_square([layer.experts for layer in model.moe_layers])
+        return t.task_weight * loss + auxiliary, StepMetrics(
             loss,
             jnp.mean(logits.argmax(-1) == batch["label"], dtype=jnp.float32),
             auxiliary,

@@ -1,7 +1,11 @@
-"""The optimiser: AdamW with global-norm clipping, linear warm-up and a schedule after it."""
+"""The optimiser: AdamW, Adam or normalised gradient descent, with linear warm-up, a schedule, and an early stop."""
+
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from moejax.config import TrainConfig
 
@@ -14,17 +18,104 @@ def learning_rate_schedule(train: TrainConfig, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, steps)
 
 
-def make_optimizer(train: TrainConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(train: TrainConfig, steps: int) -> optax.GradientTransformationExtraArgs:
+    """What `train.optimizer` names; its update takes the loss as `value`."""
+    schedule = learning_rate_schedule(train, steps)
+    if train.optimizer == "normalized":
+        descend = normalized_gradient_descent(schedule, train.router_learning_rate / train.learning_rate)
+    elif train.optimizer == "adam":
+        decay = optax.add_decayed_weights(train.weight_decay)
+        descend = optax.chain(decay, optax.scale_by_adam(), optax.scale_by_learning_rate(schedule))
+    else:
+        descend = _adamw(train, schedule)
+    if train.stop_rise is not None or train.stop_below is not None:
+        return optax.chain(descend, early_stop(train.stop_rise, train.stop_below))
+    return optax.with_extra_args_support(descend)
+
+
+def _adamw(train: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019); decay acts on matrices only, not on biases, scales and normalisation."""
     clip = optax.identity() if train.clip_norm is None else optax.clip_by_global_norm(train.clip_norm)
     return optax.chain(
         # On one vector, for a program part less for every parameter.
         optax.flatten(optax.chain(clip, optax.scale_by_adam())),
         optax.add_decayed_weights(train.weight_decay, mask=lambda params: jax.tree.map_with_path(_is_matrix, params)),
-        optax.scale_by_learning_rate(learning_rate_schedule(train, steps)),
+        optax.scale_by_learning_rate(schedule),
     )
 
 
 def _is_matrix(path: tuple, leaf: jax.Array) -> bool:
     # A stacked expert's bias has two axes, so the number of axes does not tell a matrix: the name does.
     return leaf.ndim > 1 and "bias" not in jax.tree_util.keystr(path)
+
+
+def normalized_gradient_descent(schedule: optax.Schedule, others: float) -> optax.GradientTransformation:
+    """Gradient descent that moves each expert by the learning rate's length (Chen et al. 2022, section 6).
+
+    All that is no expert, such as the router, moves by `others` times the learning rate times its gradient.
+    """
+
+    def scale(path: tuple, leaf: Array) -> Array:
+        return leaf if _stack(path) else others * leaf
+
+    other_rate = optax.stateless(lambda updates, params: jax.tree.map_with_path(scale, updates))
+    return optax.chain(normalize_experts(), other_rate, optax.scale_by_learning_rate(schedule))
+
+
+def normalize_experts() -> optax.GradientTransformation:
+    """Divide each expert's gradient by its norm, weights and biases together; one of zeros stays.
+
+    Experts are the parameters under an attribute `experts`, stacked along their leading axis.
+    """
+
+    def normalize(updates: PyTree[Array], params: PyTree[Array] | None) -> PyTree[Array]:
+        squares: dict[str, Float[Array, " e"]] = {}
+        for path, leaf in jax.tree.leaves_with_path(updates):
+            if stack := _stack(path):
+                of_leaf = jnp.sum(leaf.reshape(len(leaf), -1) ** 2, axis=1)
+                squares[stack] = squares.get(stack, 0) + of_leaf
+
+        def divided(path: tuple, leaf: Array) -> Array:
+            if not (stack := _stack(path)):
+                return leaf
+            factor = jnp.where(squares[stack] > 0, jax.lax.rsqrt(squares[stack]), 0.0)
+            return leaf * factor.reshape(-1, *[1] * (leaf.ndim - 1))
+
+        return jax.tree.map_with_path(divided, updates)
+
+    return optax.stateless(normalize)
+
+
+def _stack(path: tuple) -> str | None:
+    """Where the stack of experts is that a parameter belongs to; None if it belongs to none."""
+    before, found, _ = jax.tree_util.keystr(path).partition(".experts.")
+    return before + found if found else None
+
+
+class EarlyStopState(NamedTuple):
+    """The least loss so far, whether learning has stopped, and the steps taken until then."""
+
+    least: Float[Array, ""]
+    stopped: Bool[Array, ""]
+    steps: Int[Array, ""]
+
+
+def early_stop(rise: float | None, below: float | None) -> optax.GradientTransformationExtraArgs:
+    """Change nothing from the first step on whose loss is above the least so far, and above it by `rise` or at most
+    `below` (None leaves one out): the rule of Chen et al.'s code. `update` takes the loss as `value`.
+    """
+
+    def init(params: PyTree[Array]) -> EarlyStopState:
+        return EarlyStopState(jnp.float32(jnp.inf), jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None, *, value, **extra):
+        stops = jnp.zeros((), bool)
+        if rise is not None:
+            stops |= value > state.least + rise
+        if below is not None:
+            stops |= value <= below
+        stopped = state.stopped | (stops & (value > state.least))
+        updates = jax.tree.map(lambda u: jnp.where(stopped, jnp.zeros_like(u), u), updates)
+        return updates, EarlyStopState(jnp.minimum(state.least, value), stopped, state.steps + ~stopped)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moejax.data.augment import random_affine
+from moejax.data.augment import augment as everything
+from moejax.data.augment import random_affine, random_blur, random_part
 
-augment = jax.jit(random_affine, static_argnames=("shift", "rotate", "zoom"))
+augment = jax.jit(random_affine, static_argnames=("shift", "rotate", "zoom", "crop"))
+blurred = jax.jit(random_blur, static_argnums=2)
 ALL = {"shift": 3.0, "rotate": 30.0, "zoom": 0.3}
 
 
@@ -129,3 +131,105 @@ def test_values_stay_between_0_and_255():
     out = np.stack([augment(jax.random.key(key), images, **ALL) for key in range(10)])
     assert out.min() >= 0
     assert out.max() <= 255 * (1 + 1e-6)
+
+
+def resized(image, part, corner):
+    """The part of an image that begins at `corner` pixels and is `part` high and wide, as large as the whole; slowly.
+
+    Output pixels have their centres at (n + 1/2) / size of the part; between four pixels the value is bilinear.
+    """
+    size = len(image)
+    padded, out = np.pad(np.asarray(image, np.float64), 2), np.zeros((size, size))
+    for i, j in np.ndindex(size, size):
+        y, x = (corner[a] + (n + 0.5) / size * part[a] - 0.5 + 2 for a, n in enumerate((i, j)))
+        top, left = int(y), int(x)
+        for row, down in ((top, 1 - (y - top)), (top + 1, y - top)):
+            for column, right in ((left, 1 - (x - left)), (left + 1, x - left)):
+                out[i, j] += down * right * padded[row, column]
+    return out
+
+
+def test_a_crop_is_the_part_resized_to_the_whole(monkeypatch):
+    images = noise(2, 10)
+    images[:, [0, -1]] = images[:, :, [0, -1]] = 0  # what lies beyond the border is 0
+    # Of the first image rows 1 to 9 and columns 0.5 to 8.5; of the second rows 2 to 8 and all columns.
+    part, corner = np.array([[0.8, 0.8], [0.6, 1.0]]), np.array([[0.1, 0.05], [0.2, 0.0]])
+    monkeypatch.setattr(
+        "moejax.data.augment.random_part", lambda *_: (jnp.asarray(part, jnp.float32), jnp.asarray(corner, jnp.float32))
+    )
+    out = jax.jit(lambda images: random_affine(jax.random.key(0), images, crop=0.5))(images)
+    want = [resized(image, 10 * p, 10 * c) for image, p, c in zip(images, part, corner, strict=True)]
+    np.testing.assert_allclose(out, want, atol=1e-2)
+
+
+def test_a_quarter_of_an_image_of_four_pixels_by_hand(monkeypatch):
+    # The lower right quarter of 4 × 4 pixels at full size: output rows 1 and 2 are at rows 2.25 and 2.75.
+    image = np.zeros((1, 4, 4), np.uint8)
+    image[0, 2:, 2:] = [[10, 20], [30, 40]]
+    half = jnp.full((1, 2), 0.5)
+    monkeypatch.setattr("moejax.data.augment.random_part", lambda *_: (half, half))
+    out = np.asarray(jax.jit(lambda image: random_affine(jax.random.key(0), image, crop=0.5))(image))
+    # 10 + 0.25 · (30 - 10) + 0.25 · (20 - 10), and so on
+    np.testing.assert_allclose(out[0, 1:3, 1:3], [[17.5, 22.5], [27.5, 32.5]], atol=1e-4)
+
+
+def test_parts_have_torchvisions_areas_and_ratios_and_lie_inside():
+    part, corner = jax.jit(random_part, static_argnums=(1, 2))(jax.random.key(0), 4000, 0.2)
+    part, corner = np.asarray(part, np.float64), np.asarray(corner, np.float64)
+    assert (corner >= 0).all()
+    assert (corner + part <= 1 + 1e-6).all()
+    whole = (part == 1).all(1)
+    area, ratio = part.prod(1)[~whole], (part[:, 1] / part[:, 0])[~whole]
+    assert 0.8 - 1e-6 <= area.min() < 0.805
+    assert area.max() <= 1 + 1e-6
+    # The log-ratio is uniform in ± ln 4/3 where the longer side, √(area · ratio), fits: |ln ratio| ≤ -ln area. So the
+    # density of the area is as -ln area, and one draw fits with probability 0.0215 / (0.2 · ln 4/3) = 0.373.
+    fits = (1 - 0.8 + 0.8 * np.log(0.8)) / (0.2 * np.log(4 / 3))
+    assert abs(whole.mean() - (1 - fits) ** 10) < 4 * (0.0094 / 4000) ** 0.5
+    assert abs(np.log(ratio).mean()) < 0.01
+    assert (np.abs(np.log(ratio)) <= -np.log(area) + 1e-6).all()
+    below = np.array([a - a * np.log(a) for a in (0.8, 0.85, 0.9, 1.0)])  # ∫ -ln a, at the borders of three bins
+    share = np.diff(below) / (below[-1] - below[0])
+    counts = np.histogram(area, [0.8, 0.85, 0.9, 1.0001])[0] / len(area)
+    np.testing.assert_allclose(counts, share, atol=0.03)
+    inside = corner[~whole] / (1 - part[~whole])
+    np.testing.assert_allclose(inside[np.isfinite(inside).all(1)].mean(0), [0.5, 0.5], atol=0.02)
+
+
+def test_a_crop_leaves_the_other_draws_as_they_are():
+    images = np.repeat(blob(), 3, 0)
+    with_crop, without = (np.asarray(augment(jax.random.key(0), images, **ALL, crop=crop)) for crop in (1e-6, 0.0))
+    np.testing.assert_allclose(with_crop, without, atol=0.05)
+
+
+def test_a_blur_by_hand(monkeypatch):
+    image = np.zeros((1, 4, 5), np.uint8)
+    image[0, 1, 3] = 100
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, minval, maxval: jnp.full(shape, maxval))
+    # Deviation 1: neighbours weigh exp(-1/2) = 0.6065; the three sum to 2.2131. The border is mirrored, without itself:
+    # row 0 has row 1 on both sides, and column 4 has column 3.
+    middle, side = 1 / 2.21306, 0.60653 / 2.21306
+    rows, columns = np.array([2 * side, middle, side, 0]), np.array([0, 0, side, middle, 2 * side])
+    out = jax.jit(lambda image: random_blur(jax.random.key(0), image, 1.0))(image)
+    np.testing.assert_allclose(out[0], 100 * np.outer(rows, columns), rtol=1e-4)
+
+
+def test_a_blur_keeps_what_is_even_and_draws_anew_for_each_image():
+    np.testing.assert_allclose(blurred(jax.random.key(0), np.full((3, 6, 6), 7, np.uint8), 2.0), 7, rtol=1e-5)
+    out = np.asarray(blurred(jax.random.key(0), np.repeat(blob(), 200, 0), 2.0))
+    peaks = out.max((1, 2)) / blob().max()
+    assert peaks.max() > 0.999  # a deviation of 0.1 leaves an image as it is
+    assert peaks.min() < 0.87
+    assert len(np.unique(peaks)) > 150
+
+
+def test_without_strengths_images_stay_bytes_and_with_all_each_has_its_turn():
+    images = np.repeat(blob(), 3, 0)
+    out = jax.jit(lambda images: everything(jax.random.key(0), images))(images)
+    assert out.dtype == jnp.uint8
+    np.testing.assert_array_equal(out, images)
+    key = jax.random.key(3)
+    both = jax.jit(lambda images: everything(key, images, shift=2.0, crop=0.2, blur=2.0))(images)
+    moved = augment(key, images, shift=2.0, crop=0.2)
+    np.testing.assert_allclose(both, blurred(jax.random.fold_in(key, 2), moved, 2.0), rtol=1e-4, atol=1e-3)
+    assert np.abs(np.asarray(both) - np.asarray(moved)).max() > 5

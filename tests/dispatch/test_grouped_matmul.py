@@ -185,6 +185,58 @@ def test_vmap_over_rows_alone():
         assert_close(y[i], reference.grouped_matmul(np.asarray(x[i]), np.asarray(w), np.asarray(sizes)))
 
 
+@pytest.mark.parametrize("axes", [(0, 0, 0), (0, None, 0), (None, 0, None), (None, None, 0)])
+def test_vmap_equals_a_loop_in_values_and_gradients_whatever_is_mapped(axes):
+    """Inner and outer: gradients of a mapped product, and mapped gradients of one."""
+    sizes = int32([[7, 0, 20, 0, 3], [0, 0, 0, 40, 0], [8, 8, 8, 8, 8]])  # some rows are left over
+    everything = (draw(0, 3, 40, D), draw(1, 3, E, D, H), sizes)
+    x, w, sizes = (a if axis == 0 else a[1] for a, axis in zip(everything, axes, strict=True))
+
+    def f(x, w, sizes):
+        return jnp.sin(grouped_matmul(x, w, sizes))
+
+    def of_sum(x, w):
+        return jax.vmap(f, axes)(x, w, sizes).sum()
+
+    def gradients(x, w, sizes):
+        return jax.grad(lambda x, w: f(x, w, sizes).sum(), argnums=(0, 1))(x, w)
+
+    values, by_map, of_map = jax.jit(
+        lambda x, w: (
+            jax.vmap(f, axes)(x, w, sizes),
+            jax.vmap(gradients, axes)(x, w, sizes),
+            jax.grad(of_sum, (0, 1))(x, w),
+        )
+    )(x, w)
+    one = jax.jit(lambda x, w, sizes: (f(x, w, sizes), gradients(x, w, sizes)))
+    rows = [[a[i] if axis == 0 else a for a, axis in zip((x, w, sizes), axes, strict=True)] for i in range(3)]
+    want, want_gradients = jax.tree.map(lambda *a: np.stack(a), *(one(*row) for row in rows))
+    assert_close(values, want)
+    for got, summed, loop, axis in zip(by_map, of_map, want_gradients, axes, strict=False):
+        assert_close(got, loop)
+        assert_close(summed, loop if axis == 0 else loop.sum(0))
+
+
+def test_vmap_within_vmap():
+    sizes = int32([[[7, 0, 2, 0, 3], [0, 0, 0, 14, 0]], [[2, 2, 2, 2, 2], [0, 1, 0, 0, 0]]])
+    x, w = draw(0, 2, 2, 14, D), draw(1, 2, E, D, H)  # the matrices belong to the outer map alone
+    y = jax.jit(jax.vmap(jax.vmap(grouped_matmul, (0, None, 0))))(x, w, sizes)
+    x, w, sizes = (np.asarray(a) for a in (x, w, sizes))
+    for i, j in np.ndindex(2, 2):
+        assert_close(y[i, j], reference.grouped_matmul(x[i, j], w[i], sizes[i, j]))
+        np.testing.assert_array_equal(y[i, j, sizes[i, j].sum() :], 0)
+
+
+def test_a_mapped_product_takes_no_turns_in_lock_step():
+    # A loop mapped in lock-step would select, for its whole result, whose turn it is.
+    sizes = int32([[7, 0, 20, 0, 3], [0, 0, 0, 40, 0]])
+    x, w = draw(0, 2, 40, D), draw(1, 2, E, D, H)
+    program = jax.jit(jax.vmap(grouped_matmul)).lower(x, w, sizes).as_text()
+    assert "2x40x4xf32" in program  # the result
+    selects = [line for line in program.splitlines() if "stablehlo.select" in line]
+    assert not any("2x40x" in line for line in selects)
+
+
 def test_a_row_that_is_no_number_spoils_its_own_run_alone():
     x, w, dy, sizes = draw(0, 40, D), draw(1, E, D, H), draw(2, 40, H), [7, 0, 20, 0, 10]
     x = x.at[8].set(jnp.nan)

@@ -146,6 +146,18 @@ def st_case():
     return {"weights": weights_of(block)} | answer(lambda x: block(x).outputs, x)
 
 
+def lstm_case():
+    """`torch.nn.LSTM(3, 4)` on 2 sequences of 5 steps, and its gradient by every parameter as `d_NAME`."""
+    torch.manual_seed(0)
+    lstm = torch.nn.LSTM(3, 4, batch_first=True)
+    x, cotangent = torch.randn(2, 5, 3, requires_grad=True), torch.randn(2, 5, 4)
+    y = lstm(x)[0]
+    (y * cotangent).sum().backward()
+    arrays = {"x": x, "cotangent": cotangent, "y": y, "x_gradient": x.grad}
+    arrays |= {f"d_{name}": parameter.grad for name, parameter in lstm.named_parameters()}
+    return {"weights": weights_of(lstm)} | {name: a.detach().numpy() for name, a in arrays.items()}
+
+
 def save(path, case):
     """One compressed file; names and numbers as JSON."""
     case = dict(case)

@@ -7,7 +7,7 @@ gives the same arrays.
 from importlib.metadata import version
 from pathlib import Path
 
-from live_peers import CASES, huggingface_case, save, soft_case, st_case
+from live_peers import CASES, huggingface_case, lstm_case, save, soft_case, st_case
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -17,6 +17,7 @@ def main():
         save(GOLDEN / f"{name}.npz", huggingface_case(name) | {"versions": versions("torch", "transformers")})
     save(GOLDEN / "soft_moe_pytorch.npz", soft_case() | {"versions": versions("torch", "soft-moe-pytorch")})
     save(GOLDEN / "st_moe_pytorch.npz", st_case() | {"versions": versions("torch", "st-moe-pytorch")})
+    save(GOLDEN / "lstm.npz", lstm_case() | {"versions": versions("torch")})
 
 
 def versions(*packages):

@@ -168,6 +168,9 @@ def write_run(
         "seed": 0,
         "flops_per_example": 2.31e6,
         "dropped": 0.012 if layer == "sparse" else 0.0,
+        "max_violation": 0.31,
+        "dead_experts": 1,
+        "label_information": [0.12, 0.43],
         "notes": ["Trained on 4,000 embedded images: the result is not comparable with the 10,000-image test."],
     }
     (folder / "summary.json").write_text(json.dumps(summary))

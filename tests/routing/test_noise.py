@@ -151,3 +151,34 @@ def test_jitter_multiplies_each_number_by_its_own_factor_near_1():
 def test_no_jitter_leaves_the_input_alone():
     x = draw(0, 1, 3, 4)
     np.testing.assert_array_equal(jitter(jax.random.key(0), x, 0.0), x)
+
+
+@few
+@given(seeds, st.sampled_from([1, 2]), st.booleans())
+def test_uniform_noise_chooses_and_weighs_as_a_loop_does(seed, k, raw):
+    logits = draw(seed, G, T, E)
+    got = in_numpy(jax.jit(routing.uniform_top_k, static_argnums=(1,), static_argnames="raw")(logits, k, None, raw=raw))
+    noisy = in_numpy(
+        jax.jit(routing.uniform_top_k, static_argnums=(1,), static_argnames="raw")(
+            logits, k, jax.random.key(seed), raw=raw
+        )
+    )
+    added = noisy.logits - logits
+    assert (added >= 0).all()
+    assert (added <= 1).all()
+    np.testing.assert_array_equal(got.logits, logits)
+    for routed in (got, noisy):
+        for g, t in np.ndindex(G, T):
+            experts = reference.best(routed.logits[g, t], k)
+            np.testing.assert_array_equal(routed.experts[g, t], experts)
+            probs = reference.softmax(logits[g, t].astype(np.float64))
+            want = routed.logits[g, t][experts] if raw else probs[experts]
+            np.testing.assert_allclose(routed.weights[g, t], want, rtol=1e-5)
+            np.testing.assert_allclose(routed.probs[g, t], probs, rtol=1e-5)
+
+
+def test_uniform_noise_is_uniform_and_anew_for_each_key():
+    logits = jnp.zeros((1, 4000, 2))
+    one, other = (np.asarray(routing.uniform_top_k(logits, 1, jax.random.key(seed)).logits) for seed in (0, 1))
+    assert np.abs(one - other).max() > 0.1
+    np.testing.assert_allclose([one.mean(), one.var()], [1 / 2, 1 / 12], atol=0.02)

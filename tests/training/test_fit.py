@@ -1,5 +1,6 @@
 """Whole runs on a small data set: what they leave, that they repeat bit for bit, stop and resume."""
 
+import csv
 import dataclasses
 import json
 import signal
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from moejax.config import ModelConfig, MoeConfig
 from moejax.errors import UserError
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
@@ -62,6 +64,8 @@ def test_a_run_learns_and_leaves_its_numbers(finished, dataset):
     assert summary["test_accuracy"] > 0.5  # four labels: chance is a quarter
     assert summary["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(finished.state.model))
     assert summary["flops_per_example"] > 0
+    assert summary["max_violation"] == pytest.approx(1 - summary["least_load"])  # of two experts
+    assert len(summary["label_information"]) == 1
     routing = finished.folder.read_routing()
     np.testing.assert_array_equal(routing["step"], [3, 6, 9, 12])
     assert routing["load"].shape == (4, 1, 2)
@@ -142,6 +146,27 @@ def test_a_loss_that_is_not_finite_is_one_sentence(config, dataset, tmp_path):
         start(tmp_path / "wild", config, dataset).train(StopAfter(NEVER))
 
 
+def test_a_guided_run_keeps_every_epoch_and_writes_its_tables(config, dataset, tmp_path):
+    moe = MoeConfig(layer="dense", num_experts=4, hidden=8, guided=True, assignment_weight=1.0, l2_weight=1e-2)
+    model = ModelConfig(name="flat", second_hidden=8, normalize=True, dropout=0.2)
+    train = dataclasses.replace(config.train, checkpoints="all", activations=True, task_weight=0.5, shift=0.0)
+    fit = start(tmp_path / "guided", dataclasses.replace(config, model=model, moe=moe, train=train), dataset)
+    assert fit.train(StopAfter(NEVER))
+    assert fit.test()["test_accuracy"] > 0.5
+    path = fit.folder.path
+    assert {p.name for p in (path / "checkpoints").iterdir()} == {"6", "12"}
+    for kind, epochs in (("train", 2), ("validation", 2), ("test", 1)):
+        assert len((path / f"{kind}_metrics.csv").read_text().splitlines()) == 1 + epochs
+    for epoch in (1, 2):
+        table = list(csv.DictReader((path / "activations" / f"epoch_{epoch}.csv").open()))
+        assert len(table) == 30 * 4  # validation examples, experts
+        assert {row["Epoch"] for row in table} == {str(epoch)}
+        assert all((row["Label"] == row["Assigned_Labels"]) == (row["Is_Assigned"] == "1") for row in table)
+    # label_expert [layer, label, expert]: each label's examples go to its own expert
+    table = fit.folder.read_routing()["label_expert"][0]
+    assert (table.argmax(1) == np.arange(4)).mean() > 0.5
+
+
 def test_without_validation_all_examples_are_trained_on(config, dataset, tmp_path):
     everything = {k: np.concatenate([dataset.train[k], dataset.validation[k]]) for k in dataset.train}
     nothing = {k: v[:0] for k, v in dataset.validation.items()}
@@ -150,6 +175,13 @@ def test_without_validation_all_examples_are_trained_on(config, dataset, tmp_pat
     assert fit.train(StopAfter(NEVER))
     assert fit.test()["train_examples"] == 120
     assert fit.checkpoints.latest() == 3
+
+
+def test_evaluations_come_every_so_many_epochs_and_at_the_end(config, dataset, tmp_path):
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=5, evaluate_every=2))
+    fit = start(tmp_path / "seldom", config, dataset)
+    assert fit.train(StopAfter(NEVER))
+    assert [r["epoch"] for r in lines(tmp_path / "seldom") if r["kind"] == "validation"] == [2, 4, 5]
 
 
 def test_a_first_signal_asks_and_a_second_one_interrupts():

@@ -1,0 +1,150 @@
+"""Which layer wins, dense, sparse or soft: as it was once compared, and at equal parameters and equal FLOPs?
+
+    python experiments/dense_sparse_soft.py --data.dir DIR          all of it, five seeds: TIME
+    python experiments/dense_sparse_soft.py --only flat --seeds 0   the published layout alone, one seed
+
+Times are for two CPU cores; DIR holds mnist/ and fashion_mnist/. Interrupted, it goes on where it stopped; a data set that
+is not found is left out, and said so.
+
+*flat* is the published layout: an image is one token, 5 experts of 784-256-256-10 under a linear gate (dense), 10 of
+784-20-20-10 of which noisy top-5 chooses (sparse), 10 of 784-256-256-10 (soft), 50 epochs. With one token to mix, that
+soft layer is a dense one by another name, and the three differ in parameters and FLOPs by far. *parameters* is the fair
+comparison: one backbone, whose presets `mnist_dense`, `mnist_sparse` and `mnist_soft` differ in nothing but the layer, and
+count alike; there 25 tokens an image. *FLOPs* is the same with the experts' hidden width raised until an image costs what
+it costs in the dense one. Expect every flat figure above the published one, and hardly a difference between the layers at
+equal parameters; which one wins at equal FLOPs is for the table to say.
+"""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from study import Row, Run, Study, arguments, collect, markdown, spread
+
+from moejax.data import load
+from moejax.errors import UserError
+from moejax.report.style import DPI, STYLE
+
+LAYERS = {"dense": "#3f6fd9", "sparse": "#d08c00", "soft": "#35994a"}
+# Fashion-MNIST, best test accuracy of any epoch on 9,216 images.
+ORIGINAL = {"dense": 88.55, "sparse": 85.79, "soft": 88.40}
+# The experts' hidden width, and room in a sparse layer alike at training and test, at which an image costs 8.6 MFLOP.
+SAME_FLOPS = {
+    "dense": (),
+    "sparse": ("--moe.hidden", "160", "--moe.eval_capacity_factor", "1.25"),
+    "soft": ("--moe.hidden", "512"),
+}
+
+
+def table(rows: list[Row]) -> str:
+    """One line for each data set, comparison and layer: means over its seeds."""
+    header = ["data", "comparison", "layer", "seeds", "test accuracy", "original", "parameters", "MFLOP/image"]
+    kinds = list(dict.fromkeys((row["data"], row["comparison"], row["layer"]) for row in rows))
+    return markdown([*header, "training"], [_line(*kind, rows) for kind in kinds])
+
+
+def _line(data: str, comparison: str, layer: str, rows: list[Row]) -> list[str]:
+    mine = [r for r in rows if (r["data"], r["comparison"], r["layer"]) == (data, comparison, layer)]
+    known = comparison == "flat" and data == "fashion_mnist"
+    return [
+        data,
+        comparison,
+        layer,
+        str(len(mine)),
+        spread([row["test_accuracy"] for row in mine], "{:.2f}%"),
+        f"{ORIGINAL[layer]:.2f} %" if known else "–",
+        f"{mine[0]['parameters']:,}",
+        f"{mine[0]['flops_per_example'] / 1e6:.2f}",
+        spread([row["curve"][-1][1] for row in mine], "{:.0f}") + " s",
+    ]
+
+
+def measure(folder: Path) -> Row:
+    """Epoch, seconds and validation accuracy after each epoch."""
+    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {"curve": [[r["epoch"], r["seconds"], r["accuracy"]] for r in records if r["kind"] == "validation"]}
+
+
+def draw(rows: list[Row], file: Path) -> None:
+    """Validation accuracy against epochs and against seconds, the mean of the seeds over the range of them all."""
+    kinds = list(dict.fromkeys((row["data"], row["comparison"]) for row in rows))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(kinds), 2, figsize=(9, 0.4 + 2.4 * len(kinds)), sharey="row", squeeze=False, layout="constrained"
+        )
+        for (data, comparison), (by_epoch, by_second) in zip(kinds, axes, strict=True):
+            top = 0.0
+            for layer, colour in LAYERS.items():
+                of_layer = [
+                    r["curve"] for r in rows if (r["data"], r["comparison"], r["layer"]) == (data, comparison, layer)
+                ]
+                if not of_layer:
+                    continue
+                curves = np.array(of_layer)  # seed, epoch, (epoch, seconds, accuracy)
+                epochs, seconds, accuracy = curves.mean(0).T
+                for panel, x in ((by_epoch, epochs), (by_second, seconds)):
+                    panel.plot(x, 100 * accuracy, color=colour, label=layer, lw=1.5)
+                    if len(curves) > 1:
+                        low, high = (100 * f(curves[..., 2], axis=0) for f in (np.min, np.max))
+                        panel.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+                top = max(top, 100 * curves[..., 2].max())
+            by_epoch.set(title=f"{data}, {comparison}", xlabel="epoch", ylabel="validation accuracy, %")
+            by_epoch.set_ylim(top - (2.5 if data == "mnist" else 6), top + 0.3)
+            by_second.set(xlabel="seconds, compilation included", xscale="log")
+            by_epoch.legend(frameon=False, loc="lower right")
+        figure.savefig(file, dpi=DPI)
+        plt.close(figure)
+
+
+def words(data: str, comparison: str, layer: str, seed: int) -> list[str]:
+    """What follows `python -m moejax.run`."""
+    preset = f"mnist_flat_{layer}" if comparison == "flat" else f"mnist_{layer}"
+    widths = SAME_FLOPS[layer] if comparison == "FLOPs" else ()
+    return ["--config", preset, "--data.name", data, "--seed", str(seed), *widths]
+
+
+def main() -> None:
+    """Run what is missing, then draw."""
+    parser = arguments(__doc__)
+    parser.add_argument("--only", nargs="+", default=["flat", "parameters", "FLOPs"])
+    parser.add_argument("--layers", nargs="+", default=list(LAYERS))
+    parser.add_argument("--data", nargs="+", default=["fashion_mnist", "mnist"])
+    parser.add_argument("--data.dir", dest="folder")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    asked = parser.parse_args()
+    study = Study("dense_sparse_soft", table, asked.quick)
+    where = ["--data.dir", asked.folder] if asked.folder else []
+    smaller = ["--data.limit", "1024", "--train.epochs", "2", "--train.batch_size", "256"] if asked.quick else []
+    seeds, comparisons = ([0], ["flat"]) if asked.quick else (asked.seeds, asked.only)
+    sets = [data for data in (["mnist"] if asked.quick else asked.data) if _found(data, asked.folder)]
+    collect(
+        study,
+        [
+            Run(
+                {"data": data, "comparison": comparison, "layer": layer, "seed": seed},
+                [*words(data, comparison, layer, seed), *where, *smaller],
+            )
+            for seed in seeds
+            for data in sets
+            for comparison in comparisons
+            for layer in asked.layers
+        ],
+        measure,
+    )
+    if study.rows:
+        draw(study.rows, study.folder / "accuracy.png")
+    print(table(study.rows))
+
+
+def _found(data: str, folder: str | None) -> bool:
+    try:
+        load(data, directory=folder)
+    except UserError as error:
+        print(f"{data} is left out:", *error.sentences, sep="\n  ")
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""When does a mixture of experts learn what no single expert can? Synthetic clusters after Chen et al. 2022.
+
+    python experiments/understanding_moe.py                                the mixtures, ten seeds
+    python experiments/understanding_moe.py --models single_linear single_nonlinear --rules single
+    python experiments/understanding_moe.py --models single_linear single_nonlinear --rules single_512 --seeds 0 1 2
+
+Times are for two CPU cores. All seeds of a setting train in one program.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+
+from study import Row, Study, arguments, markdown, spread
+
+# Test accuracy in per cent and dispatch entropy in nats, mean and standard deviation of 10 runs (the paper's table 1).
+PAPER: Mapping[str, tuple[str, ...]] = {
+    "single_linear": ("68.71", "60.59", "74.81", "74.63"),
+    "single_nonlinear": ("79.48", "72.29", "72.69", "67.60"),
+    "moe_linear": (
+        "92.99 ± 2.11 / 1.300 ± 0.044",
+        "88.48 ± 1.96 / 1.294 ± 0.036",
+        "95.93 ± 1.34 / 1.160 ± 0.100",
+        "93.30 ± 1.48 / 1.160 ± 0.155",
+    ),
+    "moe_nonlinear": (
+        "99.46 ± 0.55 / 0.098 ± 0.087",
+        "98.09 ± 1.27 / 0.171 ± 0.103",
+        "99.99 ± 0.02 / 0.008 ± 0.011",
+        "98.92 ± 1.18 / 0.089 ± 0.120",
+    ),
+}
+SETTINGS = ("s1", "s2", "s3", "s4")
+TRAIN, QUICK_EXAMPLES = 16_000, 500
+RULES = {
+    "single": "128 filters",
+    "single_512": "512 filters",
+    "authors": "the authors' rule",
+    "paper": "the paper's rule",
+    "ours": "our rule",
+}
+
+
+def table(rows: list[Row]) -> str:
+    """One line a model and rule beside the paper's: test accuracy / dispatch entropy in each setting."""
+    lines = []
+    for model, paper in PAPER.items():
+        name = model.replace("_", " ").replace("moe", "MoE")
+        lines.append([name, "the paper", "10", *paper])
+        for rule in RULES:
+            mine = [row for row in rows if row["model"] == model and row["rule"] == rule]
+            if mine:
+                seeds = len({row["seed"] for row in mine})
+                lines.append([name, RULES[rule], str(seeds), *(_cell(mine, setting) for setting in SETTINGS)])
+    return markdown(["model", "", "seeds", *(setting.upper() for setting in SETTINGS)], lines)
+
+
+def _cell(rows: list[Row], setting: str) -> str:
+    mine = [row for row in rows if row["setting"] == setting]
+    if not mine:
+        return ""
+    accuracy = spread([100 * row["accuracy"] for row in mine])
+    if mine[0]["model"].startswith("single"):
+        return accuracy
+    return f"{accuracy} / {spread([row['entropy'] for row in mine], '{:.3f}')}"
+
+
+def configuration(model: str, rule: str, setting: str):
+    """The run that a line of the table stands for."""
+    from moejax.presets.clusters import mixture, our_mixture, papers_mixture, single
+
+    layer, kind = model.split("_")
+    if layer == "single":
+        config = single(kind, 512 if rule == "single_512" else 128)
+    else:
+        config = {"authors": mixture, "paper": papers_mixture, "ours": our_mixture}[rule](kind)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, setting=setting))
+
+
+def shortened(config):
+    """The same for a few steps."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=20))
+
+
+def measure(study: Study, model: str, rule: str, setting: str, seeds: list[int], quick: bool) -> None:
+    """Train the seeds that are missing, in one program, and keep a row of each."""
+    key = {"model": model, "rule": rule, "setting": setting}
+    seeds = [seed for seed in seeds if not study.has({**key, "seed": seed})]
+    if not seeds:
+        return
+    from clusters_training import train
+
+    from moejax.training.folder import environment
+
+    config = configuration(model, rule, setting)
+    n = QUICK_EXAMPLES if quick else TRAIN
+    if quick:
+        config, seeds = shortened(config), seeds[:2]
+    start = time.perf_counter()
+    print(f"--- {model}, {RULES[rule]}, {setting}, seeds {seeds} ...", end=" ", flush=True)
+    result = train(config, seeds, n=n)
+    for i, seed in enumerate(seeds):
+        study.add(
+            {
+                **key,
+                "seed": seed,
+                "accuracy": float(result.accuracy[i]),
+                "entropy": float(result.entropy[i]),
+                "steps": int(result.steps[i]),
+                "final_loss": float(result.loss[i, -1]),
+                "together": len(seeds),
+                "seconds_of_all": round(result.seconds, 1),
+                "environment": environment(),
+            }
+        )
+    print(f"{time.perf_counter() - start:.0f} s", flush=True)
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = arguments(__doc__)
+    parser.add_argument("--models", nargs="+", default=["moe_nonlinear", "moe_linear"], choices=PAPER)
+    parser.add_argument("--rules", nargs="+", default=["authors"], choices=RULES)
+    parser.add_argument("--settings", nargs="+", default=SETTINGS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10)))
+    parser.add_argument("--pictures", action="store_true", help="draw the pictures too, of one seed of S1")
+    asked = parser.parse_args()
+    study = Study("understanding_moe", table, asked.quick)
+    for rule in asked.rules:
+        for model in asked.models:
+            for setting in asked.settings:
+                measure(study, model, rule, setting, asked.seeds, asked.quick)
+    if asked.pictures or asked.quick:
+        draw(study, asked.quick)
+    print(table(study.rows))
+
+
+def draw(study: Study, quick: bool) -> None:
+    """The data, the alignment of experts and routers over training, and the dispatch as an animation."""
+    from understanding_moe_pictures import draw_all
+
+    configs = {kind: configuration(f"moe_{kind}", "authors", "s1") for kind in ("linear", "nonlinear")}
+    if quick:
+        configs = {kind: shortened(config) for kind, config in configs.items()}
+    draw_all(study.folder, configs, QUICK_EXAMPLES if quick else TRAIN, every=5)
+
+
+if __name__ == "__main__":
+    main()

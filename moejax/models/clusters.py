@@ -1,0 +1,79 @@
+"""The mixture of Chen et al. 2022 ("Towards Understanding Mixture of Experts in Deep Learning"): synthetic clusters.
+
+    patches ─ router: Σ over patches of θ_m · x ─ one expert of E ─ its two sums of filters, weighted ─ [softmax]
+
+A single model is a dense layer with one expert. Axis letters: b examples, p patches, d numbers of a patch, f filters.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float, Key
+
+from moejax.config import Config
+from moejax.data.clusters import PATCHES, WIDTH
+from moejax.experts import Linear, apply_linear
+from moejax.models.layer import layer_maker
+from moejax.routing import Routing
+
+
+class PatchFilters(nnx.Module):
+    """f filters on every patch, all summed over patches: the first half is the logit of class 0, the second of class 1.
+
+    `cubic` takes each filter's answer to the third power first. Weights and biases begin uniform within ± scale / √d.
+    """
+
+    def __init__(
+        self,
+        patches: int,
+        d: int,
+        filters: int,
+        *,
+        cubic: bool,
+        scale: float = 1.0,
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs,
+    ):
+        def uniform(key, shape, dtype):
+            return jax.random.uniform(key, shape, dtype, -scale / d**0.5, scale / d**0.5)
+
+        self.filters = nnx.Linear(d, filters, kernel_init=uniform, bias_init=uniform, dtype=dtype, rngs=rngs)
+        self.patches, self.cubic = patches, cubic
+
+    def __call__(self, x: Float[Array, "*batch pd"], linear: Linear = apply_linear) -> Float[Array, "*batch 2"]:
+        """`x` holds the patches side by side."""
+        patches = x.reshape(*x.shape[:-1], self.patches, -1)
+        if self.cubic:
+            z = (linear(self.filters, patches) ** 3).sum(-2)
+        else:  # the sum over patches may as well come first, at a fraction of the cost
+            z = self.patches * linear(self.filters, patches.mean(-2))
+        return z.reshape(*z.shape[:-1], 2, -1).sum(-1)
+
+
+class ClusterClassifier(nnx.Module):
+    """Classifies examples of a few patches; the router sees the sum of the patches, since it has one θ for all."""
+
+    tokens = 1
+
+    def __init__(self, config: Config, num_classes: int, *, rngs: nnx.Rngs):
+        m, dtype = config.model, jnp.dtype(config.train.dtype)
+
+        def make_expert(rngs: nnx.Rngs) -> PatchFilters:
+            cubic, scale = m.activation == "cubic", m.init_scale
+            return PatchFilters(PATCHES, WIDTH, config.moe.hidden, cubic=cubic, scale=scale, dtype=dtype, rngs=rngs)
+
+        self.moe = layer_maker(config.moe, WIDTH, dtype, make_expert)(rngs)
+        self.double_softmax = m.double_softmax
+
+    @property
+    def moe_layers(self) -> tuple[nnx.Module, ...]:
+        return (self.moe,)
+
+    def __call__(
+        self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
+    ) -> tuple[Float[Array, "b 2"], tuple[Routing, ...]]:
+        """`batch["patches"]`: [b, p, d]."""
+        x = batch["patches"]
+        y, routing = self.moe(x.reshape(len(x), 1, -1), router_input=x.sum(1, keepdims=True), train=train, key=key)
+        logits = y[:, 0].astype(jnp.float32)
+        return jax.nn.softmax(logits) if self.double_softmax else logits, (routing,)

@@ -1,0 +1,114 @@
+"""A flat classifier: an image is one token of 784 numbers, and each expert of its one layer is a whole classifier.
+
+    image ─ 784 numbers ─ MoE of perceptrons ─ logits
+
+Axis letters: b images, d numbers of an image, y classes.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float, Key
+
+from moejax.config import Config
+from moejax.experts import Activation, dropout
+from moejax.models.layer import layer_maker
+from moejax.models.pixels import standardized
+from moejax.routing import Routing, assigned_experts
+
+_PIXELS = 28 * 28
+_ACTIVATIONS: dict[str, Activation] = {
+    "gelu": jax.nn.gelu,
+    "relu": jax.nn.relu,
+    "cubic": lambda x: x**3,
+    "linear": lambda x: x,
+}
+
+
+class Perceptron(nnx.Module):
+    """Linear maps with an activation between them; with `normalize` layer normalisation of the input and the hidden.
+
+    Layer and not batch normalisation: an expert's answer to an image must not hang on the images beside it, of which a
+    sparse layer sends it few.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        activation: Activation = jax.nn.gelu,
+        normalize: bool = False,
+        dropout: float = 0.0,
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs,
+    ):
+        pairs = itertools.pairwise(widths)
+        self.linear = nnx.List([nnx.Linear(a, b, dtype=dtype, rngs=rngs) for a, b in pairs])
+        # Without scale and bias of their own: the linear map after them has both, and an image is normalised once for
+        # all experts.
+        bare = {"use_scale": False, "use_bias": False, "dtype": dtype, "rngs": rngs}
+        norms = [nnx.LayerNorm(d, **bare) for d in widths[:-1]] if normalize else []
+        self.norms, self.activation, self.dropout = nnx.List(norms), activation, dropout
+        self.draws = dropout > 0
+
+    def __call__(self, x: Float[Array, "*n d"], *, key: Key[Array, ""] | None = None) -> Float[Array, "*n y"]:
+        """`key`: for dropout; None: none."""
+        *hidden, last = self.linear
+        if self.norms:
+            x = self.norms[0](x)
+        for i, linear in enumerate(hidden, start=1):
+            x = self.activation(linear(x))
+            if self.norms:
+                x = self.norms[i](x)
+            x = dropout(None if key is None else jax.random.fold_in(key, i), x, self.dropout)
+        return last(x)
+
+
+class FlatClassifier(nnx.Module):
+    """Classifies grey images; returns class logits and the routing of its one layer."""
+
+    tokens = 1
+
+    def __init__(self, config: Config, num_classes: int, *, rngs: nnx.Rngs):
+        m, moe, dtype = config.model, config.moe, jnp.dtype(config.train.dtype)
+
+        def perceptron(outputs: int, rngs: nnx.Rngs, dtype: DTypeLike = dtype) -> Perceptron:
+            return Perceptron(
+                (_PIXELS, moe.hidden, m.second_hidden, outputs),
+                activation=_ACTIVATIONS[m.activation],
+                normalize=m.normalize,
+                dropout=m.dropout,
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+        make_layer = layer_maker(
+            moe,
+            _PIXELS,
+            dtype,
+            lambda rngs: perceptron(num_classes, rngs),
+            (lambda rngs: perceptron(moe.num_experts, rngs, jnp.float32)) if moe.deep_gate else None,
+        )
+        self.moe = make_layer(rngs)
+        self.assigned = tuple(map(int, assigned_experts(num_classes, moe.num_experts))) if moe.guided else None
+
+    @property
+    def moe_layers(self) -> tuple[nnx.Module, ...]:
+        return (self.moe,)
+
+    def __call__(
+        self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
+    ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
+        """`batch["image"]`: [b, 28, 28] with values 0 to 255; `key`: for noise and dropout. The logits are float32.
+
+        A guided model also looks at `batch["label"]`, in training alone.
+        """
+        x = standardized(batch["image"])
+        guide = {}
+        if train and self.assigned is not None:
+            guide["assigned"] = jnp.array(self.assigned)[batch["label"]][:, None]
+        logits, routing = self.moe(x.reshape(len(x), 1, -1), train=train, key=key, **guide)
+        return logits[:, 0].astype(jnp.float32), (routing,)

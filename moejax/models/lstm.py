@@ -1,0 +1,53 @@
+"""A sequence classifier: an image is read row by row, and an MoE layer sits between two LSTMs.
+
+    image ─ rows ─ LSTM ─ MoE, at each row ─ LSTM ─ all rows, flattened ─ classes
+
+Axis letters: b images, t rows of an image, d model width, y classes.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float, Key
+
+from moejax.config import Config
+from moejax.experts import MLP, Linear, apply_linear
+from moejax.models.layer import layer_maker
+from moejax.models.pixels import standardized
+from moejax.models.recurrence import LSTM
+from moejax.routing import Routing
+
+
+class SoftmaxMLP(MLP):
+    """Linear, ReLU, linear, and a softmax over what comes out: an expert's answer is a distribution."""
+
+    def __init__(self, d: int, h: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        super().__init__(d, h, activation=jax.nn.relu, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*batch d"], linear: Linear = apply_linear) -> Float[Array, "*batch d"]:
+        return jax.nn.softmax(super().__call__(x, linear), axis=-1)
+
+
+class LSTMClassifier(nnx.Module):
+    """Classifies grey images as sequences of 28 rows; returns class logits and the routing of its one MoE layer."""
+
+    def __init__(self, config: Config, num_classes: int, *, rngs: nnx.Rngs):
+        d, dtype, moe = config.model.width, jnp.dtype(config.train.dtype), config.moe
+        self.grid, self.tokens = (28, 1), 28  # a token is a row
+        self.first = LSTM(28, d, dtype=dtype, rngs=rngs)
+        self.moe = layer_maker(moe, d, dtype, lambda rngs: SoftmaxMLP(d, moe.hidden, dtype=dtype, rngs=rngs))(rngs)
+        self.second = LSTM(d, d, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(self.tokens * d, num_classes, rngs=rngs)
+
+    @property
+    def moe_layers(self) -> tuple[nnx.Module, ...]:
+        return (self.moe,)
+
+    def __call__(
+        self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
+    ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
+        """`batch["image"]`: [b, 28, 28] with values 0 to 255; `key`: for routers with noise. The logits are float32."""
+        x = self.first(standardized(batch["image"]))
+        x, routing = self.moe(x, train=train, key=key)
+        x = self.second(x)
+        return self.head(x.reshape(len(x), -1).astype(jnp.float32)), (routing,)

@@ -1,0 +1,84 @@
+"""A recurrent layer (LSTM, Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
+
+    z[t] = x[t] · W + h[t-1] · U + bias          all of x · W at once, before the loop
+    i, f, g, o = σ(z₁), σ(z₂), tanh(z₃), σ(z₄)
+    c[t] = f · c[t-1] + i · g                    h[t] = o · tanh(c[t])
+
+Axis letters: b examples, t steps, d input width, h hidden width; z holds the four gates side by side, [.., 4h].
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, DTypeLike, Float
+
+from moejax.products import matmul, matmul_transposed, outer
+
+
+class LSTM(nnx.Module):
+    """A layer of PyTorch's form and initial values: gates in order i, f, g, o, and two biases that are added."""
+
+    def __init__(self, d: int, h: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        def uniform(*shape: int) -> nnx.Param:
+            return nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-(h**-0.5), maxval=h**-0.5))
+
+        self.input, self.recurrent = uniform(d, 4 * h), uniform(h, 4 * h)
+        self.input_bias, self.recurrent_bias = uniform(4 * h), uniform(4 * h)
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t h"]:
+        """Every step's h, from h = c = 0 on."""
+        x, w, u = (a.astype(self.dtype) for a in (x.swapaxes(0, 1), self.input[...], self.recurrent[...]))
+        return recur(matmul(x, w), u, self.input_bias[...] + self.recurrent_bias[...]).swapaxes(0, 1)
+
+
+@jax.custom_vjp
+def recur(z: Float[Array, "t b z"], u: Float[Array, "h z"], bias: Float[Array, " z"]) -> Float[Array, "t b h"]:
+    """h[t] of all steps, in the type of `u`; `z` is what each step is given from outside, x · W.
+
+    The derivative by hand: within the backward loop only the product that the next turn waits for; what `u` learns is
+    one product after it.
+    """
+    return _forward(z, u, bias)[0]
+
+
+def _forward(z, u, bias):
+    def step(carry, z):
+        h, c = carry
+        gates = i, f, g, o = _gates(z + matmul(h.astype(u.dtype), u) + bias[None])
+        after = f * c + i * g
+        h = o * jnp.tanh(after)
+        return (h, after), (h, c, jnp.concatenate(gates, axis=-1))
+
+    start = jnp.zeros((z.shape[1], len(u)))
+    _, (h, before, gates) = lax.scan(step, (start, start), z)
+    h = h.astype(u.dtype)
+    return h, (u, h, before, gates)
+
+
+def _backward(residual, dh_of_step):
+    u, h, before, gates = residual
+
+    def step(carry, inputs):
+        dh, dc = carry
+        from_above, before, gates = inputs
+        i, f, g, o = jnp.split(gates, 4, axis=-1)
+        squashed = jnp.tanh(f * before + i * g)
+        dh = dh + from_above
+        dc = dc + dh * o * (1 - squashed**2)
+        dz = [dc * g * i * (1 - i), dc * before * f * (1 - f), dc * i * (1 - g**2), dh * squashed * o * (1 - o)]
+        dz = jnp.concatenate(dz, axis=-1)
+        return (matmul_transposed(dz.astype(u.dtype), u), dc * f), dz
+
+    start = jnp.zeros_like(before[0])
+    _, dz = lax.scan(step, (start, start), (dh_of_step, before, gates), reverse=True)
+    return dz, outer(h[:-1], dz[1:].astype(u.dtype)).astype(u.dtype), dz.sum((0, 1))
+
+
+def _gates(z: Float[Array, "b z"]) -> tuple[Float[Array, "b h"], ...]:
+    i, f, g, o = jnp.split(z, 4, axis=-1)
+    return jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+
+
+recur.defvjp(_forward, _backward)

@@ -1,0 +1,93 @@
+"""Synthetic clusters (Chen et al. 2022): a single model and a mixture, linear and cubic; the setting by data.setting.
+
+The mixtures follow the authors' code: raw gates, noise also at test, a softmax of the softmax, their early stop.
+"""
+
+from dataclasses import replace
+
+from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
+from moejax.data.clusters import TRAIN
+from moejax.presets.preset import Preset
+
+_ACTIVATIONS = {"linear": "linear", "nonlinear": "cubic"}
+
+
+def single(kind: str, filters: int = 128) -> Config:
+    """One expert of so many filters, by Adam."""
+    return Config(
+        name=f"clusters_single_{kind}",
+        data=DataConfig(name="clusters"),
+        model=ModelConfig(name="clusters", activation=_ACTIVATIONS[kind]),
+        moe=MoeConfig(layer="dense", num_experts=1, hidden=filters, balance_weight=0.0, z_weight=0.0),
+        train=TrainConfig(
+            epochs=801,
+            batch_size=TRAIN,
+            optimizer="adam",
+            learning_rate=0.003 if kind == "linear" else 0.01,
+            schedule="constant",
+            warmup=0.0,
+            weight_decay=5e-4,
+            evaluate_every=100,
+            chunk=1,
+        ),
+    )
+
+
+def mixture(kind: str) -> Config:
+    """Eight experts of 16 filters, top-1, by normalised gradient descent: the rule of the authors' code."""
+    return Config(
+        name=f"clusters_moe_{kind}",
+        data=DataConfig(name="clusters"),
+        model=ModelConfig(name="clusters", activation=_ACTIVATIONS[kind], init_scale=1e-3, double_softmax=True),
+        moe=MoeConfig(
+            layer="sparse",
+            num_experts=8,
+            hidden=16,
+            k=1,
+            router="uniform",
+            raw_weights=True,
+            eval_noise=True,
+            dispatch="grouped",
+            group_size=1,
+            balance_weight=0.0,
+            z_weight=0.0,
+        ),
+        train=TrainConfig(
+            epochs=501,
+            batch_size=TRAIN,
+            optimizer="normalized",
+            learning_rate=1e-3,
+            router_learning_rate=0.1,
+            schedule="constant",
+            warmup=0.0,
+            stop_rise=0.02,
+            stop_below=0.314,
+            evaluate_every=100,
+            chunk=1,
+        ),
+    )
+
+
+def papers_mixture(kind: str) -> Config:
+    """The paper's own rule: gates are probabilities, the logistic loss, noise in training alone."""
+    config = mixture(kind)
+    return replace(
+        config,
+        model=replace(config.model, double_softmax=False),
+        moe=replace(config.moe, raw_weights=False, eval_noise=False),
+        train=replace(config.train, stop_rise=None, stop_below=None),
+    )
+
+
+def our_mixture(kind: str) -> Config:
+    """The paper's rule with a learning rate that decays."""
+    config = papers_mixture(kind)
+    return replace(config, train=replace(config.train, schedule="cosine"))
+
+
+PRESETS = {
+    "clusters_single_linear": Preset(single("linear"), "synthetic clusters, S1", "1 minute", "69 %"),
+    "clusters_single_nonlinear": Preset(single("nonlinear"), "synthetic clusters, S1", "2 minutes", "80 %"),
+    "clusters_moe_linear": Preset(mixture("linear"), "synthetic clusters, S1", "1 minute", "93 %"),
+    "clusters_moe_nonlinear": Preset(mixture("nonlinear"), "synthetic clusters, S1", "1 minute", "99.5 %"),
+}

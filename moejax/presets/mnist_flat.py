@@ -1,0 +1,77 @@
+"""MNIST with an image as one token: experts that are classifiers. `--data.name fashion_mnist` makes it Fashion-MNIST.
+
+Base and guided: ten experts, unguided or guided by the labels. Flat: dense, sparse and soft in the sizes of a published
+comparison; a soft layer has one slot an expert there, for with one token a second one would hold the same image.
+"""
+
+from moejax.config import Config, ModelConfig, MoeConfig, TrainConfig
+from moejax.presets.preset import Preset
+
+
+def _expert_per_label(name: str, moe: MoeConfig, **train: float) -> Config:
+    """Ten experts 784-256-128-10 and a gate of the same shape."""
+    return Config(
+        name=name,
+        model=ModelConfig(name="flat", second_hidden=128, activation="relu", normalize=True, dropout=0.3),
+        moe=moe,
+        train=TrainConfig(
+            epochs=5,
+            batch_size=256,
+            learning_rate=1e-3,
+            warmup=0.0,
+            weight_decay=0.0,
+            checkpoints="all",
+            activations=True,
+            **train,
+        ),
+    )
+
+
+def _flat(layer: str, **moe: object) -> Config:
+    """50 epochs of images moved by up to a pixel."""
+    hidden = moe["hidden"]
+    return Config(
+        name=f"mnist_flat_{layer}",
+        model=ModelConfig(name="flat", second_hidden=hidden),
+        moe=MoeConfig(layer=layer, balance_weight=0.0, z_weight=0.0, **moe),
+        train=TrainConfig(epochs=50, batch_size=1024, learning_rate=1e-3, shift=1.0),
+    )
+
+
+_GATED = {"layer": "dense", "num_experts": 10, "hidden": 256, "deep_gate": True, "learn_temperature": True}
+
+PRESETS = {
+    "mnist_base": Preset(
+        _expert_per_label("mnist_base", MoeConfig(**_GATED, entropy_weight=0.1, usage_weight=0.1)),
+        "MNIST",
+        "?",
+        "?",
+    ),
+    "mnist_guided": Preset(
+        _expert_per_label(
+            "mnist_guided",
+            MoeConfig(**_GATED, guided=True, assignment_weight=0.3, entropy_weight=0.2, l2_weight=0.2),
+            task_weight=0.3,
+        ),
+        "MNIST",
+        "?",
+        "?",
+    ),
+    "mnist_flat_dense": Preset(_flat("dense", num_experts=5, hidden=256), "MNIST", "?", "?"),
+    "mnist_flat_sparse": Preset(
+        _flat(
+            "sparse",
+            num_experts=10,
+            hidden=20,
+            k=5,
+            router="noisy_top_k",
+            dispatch="gather",
+            capacity_factor=None,
+            eval_capacity_factor=None,
+        ),
+        "MNIST",
+        "?",
+        "?",
+    ),
+    "mnist_flat_soft": Preset(_flat("soft", num_experts=10, hidden=256, slots=1), "MNIST", "?", "?"),
+}

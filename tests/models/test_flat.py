@@ -1,0 +1,126 @@
+"""The flat classifier: a mixture of whole classifiers, by a loop over them; guided in training and never after it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from reference import randomly_filled, softmax
+
+from moejax.config import Config, ModelConfig, MoeConfig
+from moejax.models import build_model
+from moejax.models.flat import Perceptron
+from moejax.routing import DenseRouting, SoftRouting, TopKRouting
+
+
+def config(layer="dense", model=(), **moe):
+    shape = {"num_experts": 3, "hidden": 4, "k": 2, "capacity_factor": None, "eval_capacity_factor": None}
+    return Config(
+        model=ModelConfig(name="flat", second_hidden=5, **dict(model)),
+        moe=MoeConfig(layer=layer, **(shape | moe)),
+    )
+
+
+def make(config, labels=10):
+    return randomly_filled(lambda: build_model(config, labels, nnx.Rngs(0)), scale=0.2)
+
+
+def batch(count=3, labels=10):
+    rng = np.random.default_rng(0)
+    image, label = rng.integers(0, 256, (count, 28, 28), np.uint8), rng.integers(0, labels, count).astype(np.int32)
+    return {"image": image, "label": label}
+
+
+@jax.jit(static_argnames="train")
+def classify(model, batch, train=False, key=None):
+    return model(batch, train=train, key=key)
+
+
+def normalised(x):
+    return (x - x.mean()) / np.sqrt(x.var() + 1e-6)
+
+
+def perceptron(module, e, x, *, normalize, activation):
+    """Expert e (None: the module is no stack) on one image in float64."""
+    linear = [[np.asarray(a[...], np.float64) for a in (m.kernel, m.bias)] for m in module.linear]
+    for i, (kernel, bias) in enumerate(linear if e is None else [(k[e], b[e]) for k, b in linear]):
+        if i:
+            x = activation(x)
+        x = (normalised(x) if normalize else x) @ kernel + bias
+    return x
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def gelu(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+@pytest.mark.parametrize(("activation", "normalize"), [("relu", True), ("gelu", False)])
+def test_a_dense_one_equals_a_loop_over_images_and_experts(activation, normalize):
+    c = config(model={"activation": activation, "normalize": normalize}, deep_gate=True, temperature=2.0)
+    model, data = make(c), batch()
+    logits, (routing,) = classify(model, data)
+    options = {"normalize": normalize, "activation": {"relu": relu, "gelu": gelu}[activation]}
+    for n, image in enumerate(data["image"].astype(np.float64)):
+        x = (image.reshape(-1) / 255 - 0.1307) / 0.3081
+        gates = softmax(perceptron(model.moe.router.gate, None, x, **options) / 2)
+        answers = [perceptron(model.moe.experts, e, x, **options) for e in range(3)]
+        np.testing.assert_allclose(routing.gates[n, 0], gates, rtol=2e-3, atol=1e-5)
+        np.testing.assert_allclose(logits[n], gates @ answers, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(("layer", "kind"), [("dense", DenseRouting), ("sparse", TopKRouting), ("soft", SoftRouting)])
+def test_every_layer_classifies(layer, kind):
+    logits, (routing,) = jax.eval_shape(classify, make(config(layer)), batch())
+    assert (logits.shape, logits.dtype) == ((3, 10), jnp.float32)
+    assert isinstance(routing, kind)
+
+
+def test_one_token_alone_makes_every_slot_of_a_soft_layer_that_token():
+    _, (routing,) = classify(make(config("soft", slots=2)), batch())
+    np.testing.assert_array_equal(routing.dispatch, np.ones((3, 1, 3, 2)))
+
+
+@pytest.mark.parametrize("layer", ["dense", "sparse", "soft"])
+def test_dropout_is_drawn_in_training_alone_and_for_each_expert_anew(layer):
+    model, data, key = make(config(layer, model={"dropout": 0.5})), batch(), jax.random.key(1)
+    drawn, again, other = (classify(model, data, True, k)[0] for k in (key, key, jax.random.key(2)))
+    np.testing.assert_array_equal(drawn, again)
+    assert np.abs(drawn - other).max() > 1e-3
+    np.testing.assert_array_equal(classify(model, data, False, key)[0], classify(model, data)[0])
+
+
+def test_a_deep_gate_draws_apart_from_the_experts():
+    model = make(config(model={"dropout": 0.5}, deep_gate=True))
+    one, two = (classify(model, batch(), True, jax.random.key(s))[1][0].logits for s in (0, 1))
+    assert np.abs(one - two).max() > 1e-3
+
+
+def test_a_perceptron_drops_the_hidden_and_keeps_their_mean():
+    module = Perceptron((2, 4000, 1), dropout=0.25, activation=lambda x: x, rngs=nnx.Rngs(0))
+    module.linear[0].kernel[...], module.linear[0].bias[...] = jnp.zeros((2, 4000)), jnp.ones(4000)
+    module.linear[1].kernel[...] = jnp.full((4000, 1), 1 / 4000)
+    assert module(jnp.zeros(2)) == pytest.approx(1, rel=1e-5)
+    dropped = float(module(jnp.zeros(2), key=jax.random.key(0))[0])
+    assert dropped != pytest.approx(1, rel=1e-5)
+    assert dropped == pytest.approx(1, abs=5 * (1 / 3 / 4000) ** 0.5)  # five deviations of the mean of 4000 of 0 or 4/3
+
+
+@pytest.mark.parametrize(("labels", "experts"), [(10, 10), (10, 3), (2, 5)])
+def test_a_guided_one_is_led_in_training_and_does_not_look_at_labels_after_it(labels, experts):
+    model = make(config(num_experts=experts, guided=True), labels)
+    data = batch(6, labels)
+    _, (routing,) = classify(model, data, True, jax.random.key(0))
+    expert = np.repeat(np.arange(experts), [labels // experts + (e < labels % experts) for e in range(experts)])
+    np.testing.assert_array_equal(routing.assigned[:, 0], expert[data["label"]])
+    share = 1 / (1 + np.exp(-1.0))  # sigmoid of the temperature
+    mask = np.where(np.eye(experts)[routing.assigned[:, 0]] > 0, 0.9, 0.1 / (experts - 1))
+    np.testing.assert_allclose(routing.gates[:, 0], share * routing.probs[:, 0] + (1 - share) * mask, rtol=1e-5)
+
+    logits, (routing,) = classify(model, {"image": data["image"]})
+    assert logits.shape == (6, labels)
+    assert routing.assigned is None
+    np.testing.assert_array_equal(routing.gates, routing.probs)

@@ -1,0 +1,48 @@
+"""Products of narrow numbers: the exact sums of what the rounded numbers give, forward and backward."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moejax.products import matmul, matmul_transposed, outer
+
+
+def draw(seed, *shape, dtype="float32"):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def exact(*arrays):
+    return [np.asarray(a, np.float64) for a in arrays]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("lead", [(), (5,), (3, 5)])
+def test_products_and_the_derivative_are_those_of_float64(lead, dtype):
+    x, w, dy = draw(0, *lead, 4, dtype=dtype), draw(1, 4, 6, dtype=dtype), draw(2, *lead, 6, dtype=dtype)
+
+    @jax.jit
+    def everything(x, w, dy):
+        y, pull = jax.vjp(matmul, x, w)
+        return y, pull(dy.astype(jnp.float32)), matmul_transposed(dy, w), outer(x, dy)
+
+    y, (dx, dw), back, product = everything(x, w, dy)
+    assert y.dtype == back.dtype == product.dtype == jnp.float32
+    assert dx.dtype == dw.dtype == jnp.dtype(dtype)
+    (x, w, dy) = exact(x, w, dy)
+    # Products of two bfloat16 are exact in float32; what is rounded to bfloat16 at the end has 8 bits.
+    half = {"rtol": 1e-6 if dtype == "float32" else 2**-8, "atol": 1e-5}
+    np.testing.assert_allclose(y, x @ w, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(back, dy @ w.T, rtol=1e-6, atol=1e-5)
+    flat = x.reshape(-1, 4).T @ dy.reshape(-1, 6)
+    np.testing.assert_allclose(product, flat, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(dx.astype(np.float32), dy @ w.T, **half)
+    np.testing.assert_allclose(dw.astype(np.float32), flat, **half)
+
+
+def test_sums_of_bfloat16_are_kept_in_float32():
+    # Counted in bfloat16 a sum of ones would stand still at 256.
+    ones = jnp.ones((600, 1), jnp.bfloat16)
+    assert outer(ones, ones)[0, 0] == 600
+    assert matmul(ones.T, ones)[0, 0] == 600
+    assert matmul_transposed(ones.T, ones.T)[0, 0] == 600

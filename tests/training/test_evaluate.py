@@ -1,0 +1,31 @@
+"""The numbers of an evaluation, by hand."""
+
+import numpy as np
+
+from moejax.training.evaluate import Evaluation, f1, routing_facts
+
+
+def test_f1():
+    predicted = np.array([1, 1, 1, 0, 0], bool)
+    true = np.array([1, 0, 1, 1, 0], bool)
+    assert f1(predicted, true) == 2 / 3  # two right of three predicted and of three true
+    assert f1(~true, true) == 0
+    assert f1(np.zeros(3, bool), np.zeros(3, bool)) == 0
+
+
+def test_facts_of_a_routing():
+    gates = np.array([[[1, 0, 0], [0.5, 0.5, 0]], [[0, 1, 0], [0.5, 0.5, 0]]], np.float32)  # two examples, two layers
+    load = np.array([[0.5, 0.5, 0], [0.25, 0.75, 0]], np.float32)
+    result = Evaluation(0.0, 1.0, None, np.array([0, 1]), gates, load, np.array([0.1, 0.3]), np.zeros(2))
+    data = {"label": np.array([0, 1]), "cluster": np.array([0, 1])}
+    facts = routing_facts(result, data, 2)
+    # Layer 0 sends each cluster to its own expert; layer 1 mixes both in either.
+    np.testing.assert_allclose(facts.pop("dispatch_entropy"), [0, np.log(2)], atol=1e-6)
+    assert "dispatch_entropy" not in routing_facts(result, {"label": data["label"]}, 2)
+    assert facts == {
+        "dropped": 0.2,
+        "least_load": 0.0,
+        "max_violation": 1.25,  # 3 · 0.75 - 1
+        "dead_experts": 2,
+        "label_information": [1.0, 0.0],
+    }

@@ -48,7 +48,6 @@ class PairClassifier(nnx.Module):
             return OnSummary({"mlp": MLP, "glu": GLU}[moe.expert](d, moe.hidden, dtype=dtype, rngs=rngs), d)
 
         self.moe = layer_maker(moe, d, dtype, make_expert)(rngs)
-        self.moe.router = BySummary(self.moe.router, d)
         self.head = nnx.Linear(3 * d, num_classes, dtype=dtype, rngs=rngs)
 
     @property
@@ -76,7 +75,8 @@ class PairClassifier(nnx.Module):
         pooled = pool(words, present) * keep_pooled[:, None]
         summary = self.summarize(jnp.concatenate([pooled, counts(ids, grams)], axis=-1))
         router_key = None if key is None else jax.random.fold_in(key, 1)
-        y, routing = self.moe(flatten(summary, words, present), train=train, key=router_key)
+        sentences = flatten(summary, words, present)
+        y, routing = self.moe(sentences, train=train, key=router_key, router_input=summary)
         u, v = y[:, 0], y[:, 1]
         features = jnp.concatenate([u + v, jnp.abs(u - v), u * v], axis=-1)
         return self.head(features * keep_features).astype(jnp.float32), (routing,)
@@ -99,19 +99,6 @@ class PairClassifier(nnx.Module):
             jnp.einsum("bsv,btv->bst", self.attend(a), self.attend(b)) / a.shape[-1] ** 0.5 + self.same_word[...] * same
         )
         return jnp.stack([attend(fit, b, present[:, 1]), attend(fit.swapaxes(1, 2), a, present[:, 0])], axis=1)
-
-
-class BySummary(nnx.Module):
-    """A router that sees the first d numbers of each token."""
-
-    def __init__(self, router: nnx.Module, d: int):
-        self.router, self.d = router, d
-
-    def __call__(self, x: Float[Array, "g t n"], *rest) -> Routing:
-        return self.router(x[..., : self.d], *rest)
-
-    def after_step(self, load: Float[Array, " e"], progress: Float[Array, ""]) -> None:
-        self.router.after_step(load, progress)
 
 
 def attend(

@@ -189,12 +189,14 @@ def test_dropout_is_of_training_alone_and_keeps_same_words_the_same():
     assert abs(keep.mean() - 1) < 0.05
 
 
-def test_the_router_sees_the_summary():
-    layer = make(tiny("rnn")).moe
-    token = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 8 + 6 * 9)), jnp.float32)
-    other = token.at[..., 8:].multiply(2)
-    np.testing.assert_array_equal(layer(token)[1].gates, layer(other)[1].gates)
-    assert np.abs(layer(token)[0] - layer(other)[0]).max() > 1e-3
+@pytest.mark.parametrize("layer", ["dense", "sparse", "soft"])
+def test_the_router_may_look_at_something_else_than_the_experts_read(layer):
+    moe = make(tiny("rnn", layer)).moe
+    sentences = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 8 + 6 * 9)), jnp.float32)
+    summary, other = sentences[..., :8], sentences.at[..., 8:].multiply(2)
+    (y, routing), (y2, routing2) = (moe(x, router_input=summary) for x in (sentences, other))
+    np.testing.assert_array_equal(routing.gates, routing2.gates)
+    assert np.abs(y - y2).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def _mrpc(expert: str, **moe) -> Config:
 
 
 PRESETS = {
-    "mrpc_mlp": Preset(_mrpc("mlp", layer="dense", num_experts=4, hidden=256), "MRPC", "30 seconds", "?"),
-    "mrpc_cnn": Preset(_mrpc("cnn", layer="sparse", num_experts=4, hidden=32), "MRPC", "30 seconds", "?"),
-    "mrpc_rnn": Preset(_mrpc("rnn", layer="sparse", num_experts=4, hidden=32), "MRPC", "1 minute", "?"),
+    "mrpc_mlp": Preset(_mrpc("mlp", layer="dense", num_experts=10, hidden=512), "MRPC", "30 seconds", "73 %"),
+    "mrpc_cnn": Preset(_mrpc("cnn", layer="sparse", num_experts=4, hidden=32), "MRPC", "30 seconds", "74 %"),
+    "mrpc_rnn": Preset(_mrpc("rnn", layer="sparse", num_experts=4, hidden=32), "MRPC", "1 minute", "73 %"),
 }

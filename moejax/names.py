@@ -10,6 +10,7 @@ MODELS = {
     "flat": "an image is one token; the experts are classifiers, whose mixture gives the logits",
     "lstm": "images row by row: an LSTM, an MoE layer at every row, a second LSTM; a linear head over all rows",
     "pair": "words attend to the other sentence of a pair; an MoE layer routes each sentence; a linear head",
+    "encoder": "a pre-trained BERT on both sentences, its feed-forward layers upcycled to MoE layers; a linear head",
 }
 
 LAYERS = {

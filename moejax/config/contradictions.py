@@ -9,6 +9,7 @@ DATA_OF_MODELS = {
     **dict.fromkeys(("image", "flat", "lstm"), _IMAGES),
     "clusters": ("clusters",),
     "pair": ("mrpc",),
+    "encoder": ("mrpc_pieces",),
 }
 
 
@@ -17,9 +18,9 @@ def contradictions(config: Config) -> list[str]:
     moe, t = config.moe, config.train
     at_least_one = [
         *("model.stem", "model.kernel", "model.stride", "model.width", "model.depth", "model.embedding"),
-        *("model.second_hidden", "data.vocabulary", "data.length"),
+        *("model.second_hidden", "model.heads", "model.moe_every", "model.room", "data.vocabulary", "data.length"),
         *("moe.num_experts", "moe.hidden", "moe.slots"),
-        *("train.epochs", "train.batch_size", "train.chunk", "train.evaluate_every"),
+        *("train.epochs", "train.batch_size", "train.evaluation_batch", "train.chunk", "train.evaluate_every"),
     ]
     above_zero = [
         *("moe.scale", "moe.weight_scale", "moe.temperature", "moe.final_temperature"),
@@ -27,10 +28,10 @@ def contradictions(config: Config) -> list[str]:
         *("model.init_scale", "train.stop_rise", "train.stop_below"),
     ]
     not_negative = [
-        *("data.validation", "model.neighbours", "moe.shared", "moe.bias_rate"),
+        *("data.validation", "model.neighbours", "model.upcycling_noise", "moe.shared", "moe.bias_rate"),
         *("moe.balance_weight", "moe.z_weight", "moe.importance_weight"),
         *("moe.load_weight", "moe.entropy_weight", "moe.usage_weight", "moe.assignment_weight", "moe.l2_weight"),
-        *("train.weight_decay", "train.shift", "train.rotate", "train.blur"),
+        *("train.weight_decay", "train.consistency", "train.shift", "train.rotate", "train.blur"),
     ]
     below_one = [
         *("model.dropout", "moe.jitter", "train.warmup", "train.label_smoothing", "train.zoom", "train.crop"),
@@ -70,6 +71,12 @@ def _of_a_model(config: Config) -> list[str]:
             problems.append(f"moe.shared is {moe.shared}, but model.name pair has no shared expert; use 0.")
     elif moe.expert in ("cnn", "rnn"):
         problems.append(f"moe.expert is {moe.expert}, which reads sentences; with model.name {model} use mlp or glu.")
+    if model == "encoder":
+        heads, width = config.model.heads, config.model.width
+        if heads > 0 and width % heads:
+            problems.append(f"model.heads is {heads}, which does not divide model.width, {width}.")
+        if moe.expert == "glu":
+            problems.append("moe.expert is glu, but the experts of model.name encoder are copies of an MLP; use mlp.")
     return problems
 
 

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from moejax.data import clusters, mnist, mrpc
+from moejax.data import clusters, mnist, mrpc, mrpc_pieces
 from moejax.data.dataset import Dataset, Examples
 from moejax.errors import UserError
 
@@ -24,11 +24,16 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "mnist": functools.partial(mnist.load, mnist.MNIST),
     "fashion_mnist": functools.partial(mnist.load, mnist.FASHION_MNIST),
     "mrpc": mrpc.load,
+    "mrpc_pieces": mrpc_pieces.load,
 }
 # Made from the seed: name → (validation, seed, its own options) → Dataset
 MADE: dict[str, Callable[..., Dataset]] = {"clusters": functools.partial(clusters.load, setting="s1")}
 # Which further fields of the configuration a data set wants, under their names there.
-OPTIONS: dict[str, tuple[str, ...]] = {"mrpc": ("tokenizer", "vocabulary", "length"), "clusters": ("setting",)}
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "mrpc": ("tokenizer", "vocabulary", "length"),
+    "mrpc_pieces": ("tokenizer",),
+    "clusters": ("setting",),
+}
 
 
 def load(

@@ -62,23 +62,31 @@ def first_that_works(name: str, sources: Mapping[str, Callable[[], T]]) -> tuple
     )
 
 
-def named_folder(directory: str | None) -> tuple[str, str] | None:
-    """The folder the user named and what named it: ("--data.dir", …), ("MOEJAX_DATA_DIR", …), or None."""
+def named_folder(directory: str | None, field: str = "--data.dir") -> tuple[str, str] | None:
+    """The folder the user named and what named it: (field, …), ("MOEJAX_DATA_DIR", …), or None."""
     if directory is not None:
-        return "--data.dir", directory
+        return field, directory
     if variable := os.environ.get("MOEJAX_DATA_DIR"):
         return "MOEJAX_DATA_DIR", variable
     return None
 
 
-def user_folder(name: str, files: Sequence[File], directory: str | None, other: Sequence[File] = ()) -> Found:
-    """The files in the folder that the user named: in its `name`/, or right there. `other` is a second layout of them.
+def user_folder(
+    name: str,
+    files: Sequence[File],
+    directory: str | None,
+    other: Sequence[File] = (),
+    field: str = "--data.dir",
+) -> Found:
+    """The files in the folder that the user named by `field`: in its `name`/, or right there.
+
+    `other` is a second layout of them.
 
     Raises:
       UserError: no folder is named, or anything is missing or wrong. It is never UnavailableError: a folder that the
         user named is not passed over.
     """
-    named = named_folder(directory)
+    named = named_folder(directory, field)
     if named is None:
         raise UserError(f"--data.source=dir needs a folder that holds {name}/: name it with --data.dir.")
     field, directory = named

@@ -1,6 +1,6 @@
 """The named runs, one file a family. Each states its data, its time on two CPU cores and the accuracy to expect."""
 
-from moejax.presets import clusters, mnist, mnist_flat, mnist_lstm, mrpc
+from moejax.presets import clusters, mnist, mnist_flat, mnist_lstm, mrpc, mrpc_minilm
 from moejax.presets.preset import Preset
 
 __all__ = ["PRESETS", "Preset"]
@@ -11,4 +11,5 @@ PRESETS: dict[str, Preset] = {
     **mnist_lstm.PRESETS,
     **clusters.PRESETS,
     **mrpc.PRESETS,
+    **mrpc_minilm.PRESETS,
 }

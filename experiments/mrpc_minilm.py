@@ -1,7 +1,7 @@
 """Do experts help a pre-trained encoder to tell paraphrases? MiniLM on MRPC, upcycled and as it is.
 
-    python experiments/mrpc_minilm.py                         both models, seeds 0 1 2: about 2 hours
-    python experiments/mrpc_minilm.py --models moe --seeds 0  one run: about 20 minutes
+    python experiments/mrpc_minilm.py                         both models, seeds 0 1 2: about 100 minutes
+    python experiments/mrpc_minilm.py --models moe --seeds 0  one run: about 17 minutes
 
 Times are for two CPU cores, and are estimates so far. Each run is `python -m moejax.run --config mrpc_minilm --seed N`;
 without MoE it is the same command with `--moe.layer dense --moe.num_experts 1`: one expert that all tokens go to, the

@@ -35,7 +35,8 @@ def layer_norm(d: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 def mixed(linear: nnx.Linear, x: Float[Array, "*n d"]) -> Float[Array, "*n h"]:
     """A linear map whose product has operands of its type, bfloat16 it may be, and everything else is float32."""
-    return matmul(x.astype(linear.dtype), linear.kernel[...].astype(linear.dtype)) + linear.bias[...]
+    product = matmul(x.astype(linear.dtype), linear.kernel[...].astype(linear.dtype))
+    return product + jnp.expand_dims(linear.bias[...], range(product.ndim - 1))
 
 
 class Embeddings(nnx.Module):

@@ -26,9 +26,9 @@ class EncoderClassifier(nnx.Module):
     def __init__(self, config: Config, num_classes: int, *, rngs: nnx.Rngs):
         m, dtype = config.model, jnp.dtype(config.train.dtype)
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
-        self.pooler = nnx.Linear(m.width, m.width, dtype=dtype, rngs=rngs)
+        self.pooler = nnx.Linear(m.width, m.width, rngs=rngs)
         small = nnx.initializers.normal(0.02)
-        self.head = nnx.Linear(5 * m.width, num_classes, kernel_init=small, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(5 * m.width, num_classes, kernel_init=small, rngs=rngs)
         self.rate = m.dropout
 
     @property
@@ -65,11 +65,10 @@ class EncoderClassifier(nnx.Module):
                 for new, old in zip(swap_sentences(pieces, second), (pieces, second), strict=True)
             )
         x, routings = self.encoder(pieces, second, train=train, key=encoder_key)
-        x = x.astype(jnp.float32)
         pooled = jnp.tanh(self.pooler(x[:, 0]))
         u, v = (mean(x, (pieces != PADDING) & which) for which in (~second, second))
         features = jnp.concatenate([pooled, u, v, jnp.abs(u - v), u * v], axis=-1)
-        return self.head(dropout(dropout_key, features, self.rate)).astype(jnp.float32), routings
+        return self.head(dropout(dropout_key, features, self.rate)), routings
 
 
 def mean(x: Float[Array, "b t d"], mask: Bool[Array, "b t"]) -> Float[Array, "b d"]:

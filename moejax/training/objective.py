@@ -47,8 +47,8 @@ def auxiliary_loss(routing: Routing, moe: MoeConfig) -> Float[Array, ""]:
 def disagreement(first: Float[Array, "b y"], second: Float[Array, "b y"]) -> Float[Array, ""]:
     """Mean over examples of the KL divergence between two predictions, mean of both directions, in nats.
 
-    Of two passes through a model with dropout it is the R-Drop loss (Liang et al. 2021, equation 2). Arguments are
-    logits.
+    Of two passes through a model with dropout it is the R-Drop loss (Liang et al. 2021, equation 2). They add it to the
+    sum of both cross-entropies, not to the mean: their weight of 1 is one of 0.5 here. Arguments are logits.
     """
     p, q = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
     return jnp.mean(jnp.sum((jnp.exp(p) - jnp.exp(q)) * (p - q), axis=-1)) / 2

@@ -4,6 +4,7 @@ Against recorded answers: of a small random BERT everywhere, of MiniLM itself wh
 cache, or in minilm/ of MOEJAX_DATA_DIR).
 """
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -80,6 +81,16 @@ def test_packed_equals_bert(bert):
     y, pooled, routings = answer(model, jnp.asarray(bert["pieces"]), jnp.asarray(bert["second"]), train=True)
     check(bert, y, pooled)
     assert [int(routing.mask.sum()) for routing in routings] == [20, 20]
+
+
+def test_bfloat16_products_are_close(bert):
+    config = config_of(bert["config"], **LAYERS["grouped"])
+    narrow = dataclasses.replace(config, train=dataclasses.replace(config.train, dtype="bfloat16"))
+    y, pooled, _ = answer(model_of(narrow, bert["weights"]), jnp.asarray(bert["pieces"]), jnp.asarray(bert["second"]))
+    assert y.dtype == pooled.dtype == jnp.float32
+    real = bert["pieces"] != 0
+    error = np.asarray(y)[real] - bert["y"][real]
+    assert 1e-5 < np.sqrt(np.mean(error**2)) < 0.02  # of numbers of deviation 1, rounded to 8 bits
 
 
 def test_other_weights_are_one_sentence(bert):

@@ -216,8 +216,10 @@ class SoftMoE(nnx.Module):
         train: bool = False,
         key: Key[Array, ""] | None = None,
         mask: Bool[Array, "g t"] | None = None,
+        router_input: Float[Array, "g t r"] | None = None,
     ) -> tuple[Float[Array, "g t d2"], SoftRouting]:
-        routing = self.router(x, mask)
+        """Apply the layer; `router_input`: what the router looks at, d numbers a token; None: the tokens themselves."""
+        routing = self.router(x if router_input is None else router_input, mask)
         key = key_for(self.experts, key if train else None)
         y = apply_experts(self.experts, dispatch_tokens(routing.dispatch, x), key)
         return combine_slots(routing.combine, y), routing

@@ -9,6 +9,8 @@ MODELS = {
     "clusters": "experts of linear or cubic patch filters for synthetic clusters (Chen et al. 2022)",
     "flat": "an image is one token; the experts are classifiers, whose mixture gives the logits",
     "lstm": "images row by row: an LSTM, an MoE layer at every row, a second LSTM; a linear head over all rows",
+    "pair": "words attend to the other sentence of a pair; an MoE layer routes each sentence; a linear head",
+    "encoder": "a pre-trained BERT on both sentences, its feed-forward layers upcycled to MoE layers; a linear head",
 }
 
 LAYERS = {
@@ -40,6 +42,8 @@ DISPATCHES = {
 EXPERTS = {
     "mlp": "two linear maps with a GELU between them",
     "glu": "a gated linear unit with SiLU (SwiGLU)",
+    "cnn": "pair model: a convolution over the words of a sentence",
+    "rnn": "pair model: a gated recurrent unit (GRU) over the words of a sentence",
 }
 
 ACTIVATIONS = {

@@ -65,11 +65,12 @@ def _resume(path: Path) -> int:
 
 
 def _load(config: Config):
-    from moejax.data import load
+    from moejax.data import OPTIONS, load
     from moejax.data.dataset import first
 
     d = config.data
-    data = load(d.name, source=d.source, directory=d.dir, validation=d.validation, seed=config.seed, setting=d.setting)
+    options = {name: getattr(d, name) for name in OPTIONS.get(d.name, ())}
+    data = load(d.name, source=d.source, directory=d.dir, validation=d.validation, seed=config.seed, **options)
     return data if d.limit is None else first(data, d.limit)
 
 

@@ -5,7 +5,7 @@ layer computes at first just what the MLP did; noise on the copies lets the expe
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from moejax.layers import SparseMoE
+
+M = TypeVar("M", bound=nnx.Module)
 
 
 def upcycle(
@@ -28,14 +30,19 @@ def upcycle(
     """
     options = {"capacity_factor": None, "eval_capacity_factor": None} | options
     layer = SparseMoE(d, num_experts, lambda rngs: jax.tree.map(jnp.copy, dense), rngs=rngs, **options)
-    if noise:
-        leaves, structure = jax.tree.flatten(layer.experts)
-        keys = jax.random.split(rngs.params(), len(leaves))
-        noisy = [
-            a + noise * a.std() * jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)
-        ]
-        layer.experts = jax.tree.unflatten(structure, noisy)
+    layer.experts = copies(dense, num_experts, noise=noise, rngs=rngs)
     return layer
+
+
+def copies(dense: M, num_experts: int, *, noise: float = 0.0, rngs: nnx.Rngs) -> M:
+    """Copies of a module stacked along a leading axis, as the experts of any layer; `noise` as in `upcycle`."""
+    stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (num_experts, *a.shape)), dense)
+    if not noise:
+        return stacked
+    leaves, structure = jax.tree.flatten(stacked)
+    keys = jax.random.split(rngs.params(), len(leaves))
+    noisy = [a + noise * a.std() * jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, noisy)
 
 
 def upcycle_moments(moments: nnx.Module, layer: SparseMoE) -> SparseMoE:

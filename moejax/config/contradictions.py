@@ -4,14 +4,23 @@ from moejax.arguments import sparse_problems
 from moejax.config.overlay import flatten
 from moejax.config.schema import Config, MoeConfig
 
+_IMAGES = ("mnist", "fashion_mnist")
+DATA_OF_MODELS = {
+    **dict.fromkeys(("image", "flat", "lstm"), _IMAGES),
+    "clusters": ("clusters",),
+    "pair": ("mrpc",),
+    "encoder": ("mrpc_pieces",),
+}
+
 
 def contradictions(config: Config) -> list[str]:
     """One sentence for each."""
     moe, t = config.moe, config.train
     at_least_one = [
-        *("model.stem", "model.kernel", "model.stride", "model.width", "model.depth"),
-        *("model.second_hidden", "moe.num_experts", "moe.hidden", "moe.slots"),
-        *("train.epochs", "train.batch_size", "train.chunk", "train.evaluate_every"),
+        *("model.stem", "model.kernel", "model.stride", "model.width", "model.depth", "model.embedding"),
+        *("model.second_hidden", "model.heads", "model.moe_every", "model.room", "data.vocabulary", "data.length"),
+        *("moe.num_experts", "moe.hidden", "moe.slots"),
+        *("train.epochs", "train.batch_size", "train.evaluation_batch", "train.chunk", "train.evaluate_every"),
     ]
     above_zero = [
         *("moe.scale", "moe.weight_scale", "moe.temperature", "moe.final_temperature"),
@@ -19,10 +28,10 @@ def contradictions(config: Config) -> list[str]:
         *("model.init_scale", "train.stop_rise", "train.stop_below"),
     ]
     not_negative = [
-        *("data.validation", "model.neighbours", "moe.shared", "moe.bias_rate"),
+        *("data.validation", "model.neighbours", "model.upcycling_noise", "moe.shared", "moe.bias_rate"),
         *("moe.balance_weight", "moe.z_weight", "moe.importance_weight"),
         *("moe.load_weight", "moe.entropy_weight", "moe.usage_weight", "moe.assignment_weight", "moe.l2_weight"),
-        *("train.weight_decay", "train.shift", "train.rotate", "train.blur"),
+        *("train.weight_decay", "train.consistency", "train.shift", "train.rotate", "train.blur"),
     ]
     below_one = [
         *("model.dropout", "moe.jitter", "train.warmup", "train.label_smoothing", "train.zoom", "train.crop"),
@@ -34,6 +43,7 @@ def contradictions(config: Config) -> list[str]:
     problems += [f"{n} is {values[n]}; it must be at least 0 and below 1." for n in below_one if not 0 <= values[n] < 1]
     if not 0 <= config.seed < 2**32:
         problems.append(f"seed is {config.seed}; it must be from 0 to {2**32 - 1}.")
+    problems += _of_a_model(config)
     if moe.layer == "sparse" and moe.num_experts > 0:
         problems += _of_a_sparse_layer(moe)
     if moe.learn_temperature and moe.final_temperature is not None:
@@ -43,13 +53,30 @@ def contradictions(config: Config) -> list[str]:
         )
     if config.model.name == "clusters":
         problems += _of_clusters(config)
-    if (config.model.name == "clusters") != (config.data.name == "clusters"):
-        problems.append(
-            f"model.name is {config.model.name}, but data.name is {config.data.name}; clusters go with clusters alone."
-        )
     problems += _of_guidance(config)
     if t.shift > 14:
         problems.append(f"train.shift is {t.shift:g}; beyond 14 pixels little is left of a 28 × 28 image.")
+    return problems
+
+
+def _of_a_model(config: Config) -> list[str]:
+    model, moe, data = config.model.name, config.moe, config.data.name
+    problems = []
+    if data not in DATA_OF_MODELS[model]:
+        problems.append(f"model.name is {model}, which cannot read {data}; use {' or '.join(DATA_OF_MODELS[model])}.")
+    if model == "pair":
+        if moe.layer == "sparse" and moe.dispatch == "grouped":
+            problems.append("moe.dispatch is grouped, which the experts of model.name pair cannot use; use gather.")
+        if moe.shared:
+            problems.append(f"moe.shared is {moe.shared}, but model.name pair has no shared expert; use 0.")
+    elif moe.expert in ("cnn", "rnn"):
+        problems.append(f"moe.expert is {moe.expert}, which reads sentences; with model.name {model} use mlp or glu.")
+    if model == "encoder":
+        heads, width = config.model.heads, config.model.width
+        if heads > 0 and width % heads:
+            problems.append(f"model.heads is {heads}, which does not divide model.width, {width}.")
+        if moe.expert == "glu":
+            problems.append("moe.expert is glu, but the experts of model.name encoder are copies of an MLP; use mlp.")
     return problems
 
 

@@ -10,18 +10,25 @@ from moejax.names import ACTIVATIONS, DISPATCHES, EXPERTS, LAYERS, MODELS, PRIOR
 class DataConfig:
     """Which examples to learn from."""
 
-    name: Literal["mnist", "fashion_mnist", "clusters"] = "mnist"
+    name: Literal["mnist", "fashion_mnist", "mrpc", "mrpc_pieces", "clusters"] = "mnist"
     """The data set."""
     setting: Literal["s1", "s2", "s3", "s4", "theorem"] = "s1"
     """Clusters: strength of the feature noise and of the normal noise, as in Chen et al. 2022."""
-    source: Literal["auto", "dir", "cache", "mirror", "wheel", "embedded", "tfds", "hf"] = "auto"
+    source: Literal["auto", "dir", "cache", "mirror", "wheel", "embedded", "synthetic", "tfds", "hf"] = "auto"
     """Where it comes from; auto takes the first that works, a named source never falls back."""
     dir: str | None = None
-    """Folder that holds mnist/ or fashion_mnist/ (also: the variable MOEJAX_DATA_DIR)."""
+    """Folder that holds mnist/, fashion_mnist/ or mrpc/ (also: the variable MOEJAX_DATA_DIR)."""
     validation: int = 5000
-    """Training examples held back for validation, chosen by the seed; 0 trains on all. Clusters: further ones."""
+    """Training examples held back for validation, chosen by the seed; 0 trains on all. Clusters: further ones. MRPC:
+    its own 408 dev pairs, whatever the number; 0 trains on them too."""
     limit: int | None = None
     """Train on so many examples only, the first of what is left; none: on all."""
+    tokenizer: str | None = None
+    """MRPC: folder with a tokenizer.json; none trains one on the training sentences. Pieces: that of MiniLM's files."""
+    vocabulary: int = 8000
+    """MRPC, encoder: tokens that the tokenizer has at most, and rows of the table of embeddings."""
+    length: int = 48
+    """MRPC: tokens of a sentence; what is longer is cut."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +40,17 @@ class ModelConfig:
     stem: int = 32
     """Image: channels of the stem's first convolution."""
     kernel: int = 6
-    """Image: side of the stem's convolution kernels, in pixels."""
+    """Image: side of the stem's convolution kernels, in pixels. Pair: words that a cnn expert's filter sees."""
     stride: int = 3
     """Image: stride of the second convolution, after 2 of the first: 2 makes 7 × 7 tokens, 3 makes 5 × 5."""
     width: int = 48
-    """Image, LSTM: numbers per token (d)."""
+    """Image, LSTM, encoder: numbers per token (d). Pair: of a word, and of a sentence (d), after they are compared."""
     depth: int = 2
-    """Image: blocks, each with one MoE layer."""
+    """Image: blocks, each with one MoE layer. Encoder: blocks."""
     neighbours: int = 0
     """Image: side of the convolution before each MoE layer, in tokens; 0 leaves it out."""
+    embedding: int = 64
+    """Pair: numbers of a token's embedding."""
     second_hidden: int = 128
     """Flat: width of an expert's second hidden layer, after moe.hidden of its first."""
     activation: Literal[*ACTIVATIONS] = "gelu"
@@ -49,7 +58,16 @@ class ModelConfig:
     normalize: bool = False
     """Flat: layer normalisation of an expert's input and hidden layers."""
     dropout: float = 0.0
-    """Flat: share of an expert's hidden numbers that are zeroed in training."""
+    """Share set to 0 in training. Flat: of an expert's hidden numbers. Pair: of the embeddings, of the pooled words and
+    of the pair's features. Encoder: of the embeddings, of what each layer adds and of the pair's features."""
+    heads: int = 12
+    """Encoder: attention heads."""
+    moe_every: int = 2
+    """Encoder: every so many-th block, counted from the last, has an MoE layer in place of its feed-forward layer."""
+    upcycling_noise: float = 0.0
+    """Encoder: noise on each expert's copy of the feed-forward layer, as a share of each parameter's deviation."""
+    room: int = 64
+    """Encoder: in training a batch is packed into so many pieces a pair, for padding costs time; the rest is cut."""
     init_scale: float = 1.0
     """Clusters: the filters begin uniform within ± this / √50."""
     double_softmax: bool = False
@@ -76,7 +94,7 @@ class MoeConfig:
     num_experts: int = 8
     """Experts per layer (E)."""
     expert: Literal[*EXPERTS] = "mlp"
-    """What an expert is: two linear maps, or a gated linear unit."""
+    """What an expert is: two linear maps or a gated linear unit; of a pair model also a convolution or a GRU."""
     hidden: int = 64
     """Hidden width of each expert (h)."""
     k: int = 2
@@ -151,6 +169,8 @@ class TrainConfig:
     """Passes over the training examples."""
     batch_size: int = 128
     """Examples per step."""
+    evaluation_batch: int = 500
+    """Examples evaluated at once."""
     optimizer: Literal["adamw", "adam", "normalized"] = "adamw"
     """AdamW, Adam with L2 regularisation, or gradient descent where each expert's gradient has length 1."""
     learning_rate: float = 2e-3
@@ -175,6 +195,9 @@ class TrainConfig:
     """Weight of the cross-entropy beside the losses of the MoE layers."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
+    consistency: float = 0.0
+    """Weight of R-Drop: each example goes through the model twice, and the answers should agree in spite of dropout and
+    augmentation; a step takes twice as long."""
     shift: float = 0.0
     """Augmentation: move each image by up to this many pixels, fresh every time."""
     rotate: float = 0.0

@@ -9,22 +9,31 @@ Importing this costs numpy only: a library that a source needs is imported when 
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
-from moejax.data import clusters, mnist
+from moejax.data import clusters, mnist, mrpc, mrpc_pieces
 from moejax.data.dataset import Dataset, Examples
 from moejax.errors import UserError
 
-__all__ = ["DATASETS", "SOURCES", "Dataset", "Examples", "load"]
+__all__ = ["DATASETS", "OPTIONS", "SOURCES", "Dataset", "Examples", "load"]
 
-SOURCES = ("auto", "dir", "cache", "mirror", "wheel", "embedded", "tfds", "hf")
+SOURCES = ("auto", "dir", "cache", "mirror", "wheel", "embedded", "synthetic", "tfds", "hf")
 
-# name → (source, directory, validation, seed) → Dataset
-DATASETS: dict[str, Callable[[str, str | None, int, int], Dataset]] = {
+# name → (source, directory, validation, seed, its own options) → Dataset
+DATASETS: dict[str, Callable[..., Dataset]] = {
     "mnist": functools.partial(mnist.load, mnist.MNIST),
     "fashion_mnist": functools.partial(mnist.load, mnist.FASHION_MNIST),
+    "mrpc": mrpc.load,
+    "mrpc_pieces": mrpc_pieces.load,
 }
-# Made from the seed: name → (setting, validation, seed) → Dataset
-MADE: dict[str, Callable[[str, int, int], Dataset]] = {"clusters": clusters.load}
+# Made from the seed: name → (validation, seed, its own options) → Dataset
+MADE: dict[str, Callable[..., Dataset]] = {"clusters": functools.partial(clusters.load, setting="s1")}
+# Which further fields of the configuration a data set wants, under their names there.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "mrpc": ("tokenizer", "vocabulary", "length"),
+    "mrpc_pieces": ("tokenizer",),
+    "clusters": ("setting",),
+}
 
 
 def load(
@@ -34,7 +43,7 @@ def load(
     directory: str | None = None,
     validation: int = 5000,
     seed: int = 0,
-    setting: str = "s1",
+    **options: Any,
 ) -> Dataset:
     """Loads a data set.
 
@@ -45,9 +54,9 @@ def load(
         A source that is named is the only one tried.
       directory: the folder that holds the files ("auto", "dir"), TensorFlow's data_dir ("tfds"), or a saved
         Hugging Face data set ("hf").
-      validation: how many training examples to hold out.
+      validation: how many training examples to hold out; a set with a validation split of its own says what it means.
       seed: draws them.
-      setting: of a data set in `MADE`, which of its kinds.
+      options: what `OPTIONS` names for this data set.
 
     Raises:
       UserError: a name is unknown, a file is missing or damaged, or no source works.
@@ -55,11 +64,11 @@ def load(
     if name in MADE:
         if source != "auto" or directory is not None:
             raise UserError(f"--data.name={name} is made, not read: leave out --data.source and --data.dir.")
-        return MADE[name](setting, validation, seed)
+        return MADE[name](validation=validation, seed=seed, **options)
     if name not in DATASETS:
         raise UserError(f"--data.name={name} is unknown: choose one of {', '.join([*DATASETS, *MADE])}.")
     if source not in SOURCES:
         raise UserError(f"--data.source={source} is unknown: choose one of {', '.join(SOURCES)}.")
     if directory is not None and source not in ("auto", "dir", "tfds", "hf"):
         raise UserError(f"--data.dir={directory} is not used by --data.source={source}: leave one of the two out.")
-    return DATASETS[name](source, directory, validation, seed)
+    return DATASETS[name](source, directory, validation, seed, **options)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from moejax.data import web
-from moejax.data.verify import File, accept
+from moejax.data.verify import File, accept, packed
 from moejax.errors import UserError
 
 T = TypeVar("T")
@@ -62,23 +62,31 @@ def first_that_works(name: str, sources: Mapping[str, Callable[[], T]]) -> tuple
     )
 
 
-def named_folder(directory: str | None) -> tuple[str, str] | None:
-    """The folder the user named and what named it: ("--data.dir", …), ("MOEJAX_DATA_DIR", …), or None."""
+def named_folder(directory: str | None, field: str = "--data.dir") -> tuple[str, str] | None:
+    """The folder the user named and what named it: (field, …), ("MOEJAX_DATA_DIR", …), or None."""
     if directory is not None:
-        return "--data.dir", directory
+        return field, directory
     if variable := os.environ.get("MOEJAX_DATA_DIR"):
         return "MOEJAX_DATA_DIR", variable
     return None
 
 
-def user_folder(name: str, files: Sequence[File], directory: str | None) -> Found:
-    """The files in the folder that the user named: in its `name`/, or right there.
+def user_folder(
+    name: str,
+    files: Sequence[File],
+    directory: str | None,
+    other: Sequence[File] = (),
+    field: str = "--data.dir",
+) -> Found:
+    """The files in the folder that the user named by `field`: in its `name`/, or right there.
+
+    `other` is a second layout of them.
 
     Raises:
       UserError: no folder is named, or anything is missing or wrong. It is never UnavailableError: a folder that the
         user named is not passed over.
     """
-    named = named_folder(directory)
+    named = named_folder(directory, field)
     if named is None:
         raise UserError(f"--data.source=dir needs a folder that holds {name}/: name it with --data.dir.")
     field, directory = named
@@ -86,13 +94,15 @@ def user_folder(name: str, files: Sequence[File], directory: str | None) -> Foun
     if not root.is_dir():
         raise UserError(f"{field}={directory} is not a folder: name one that holds {name}/.")
     folder = root / name if (root / name).is_dir() else root
-    if not any(_locate(folder, file) for file in files):
+    there = {layout: sum(_locate(folder, file) is not None for file in layout) for layout in map(tuple, (files, other))}
+    if not any(there.values()):
         raise UserError(
             f"{field}={directory} has no folder {name}/ with the files of {name}: "
             f"put {files[0].name}.gz and its {len(files) - 1} siblings there."
         )
     values = {}
-    for file in files:
+    # The more complete layout, so that an error is about the one that the user means.
+    for file in max(there, key=lambda layout: there[layout] / max(len(layout), 1)):
         path = _locate(folder, file)
         if path is None:
             raise UserError(f"{field}={directory} lacks {file.name}.gz (or {file.name}) in {folder}: put it there.")
@@ -130,22 +140,27 @@ def cached(name: str, files: Sequence[File]) -> Found:
     return Found(origin=str(folder), values=values)
 
 
-def mirrored(name: str, files: Sequence[File], mirrors: Sequence[str]) -> Found:
-    """All files from the first mirror (a URL that ends in /) that serves them as published; they go into the cache.
+def mirrored(name: str, files: Sequence[File], mirrors: Sequence[str | Mapping[str, str]]) -> Found:
+    """All files from the first mirror that serves them as published; they go into the cache.
+
+    A mirror is a URL that ends in /, to which file names with .gz are appended, or a URL for each file by its name.
 
     Raises:
       UnavailableError: no mirror does.
     """
     reasons = []
-    for mirror in mirrors:
+    for urls in mirrors:
+        if isinstance(urls, str):
+            urls = {file.name: f"{urls}{file.name}.gz" for file in files}
+        mirror = urls[files[0].name].rpartition("/")[0] + "/"
         try:
-            web.probe(mirror)
+            web.probe(urls[files[0].name])
             values = {}
             for file in files:
-                url = f"{mirror}{file.name}.gz"
+                url = urls[file.name]
                 raw = web.fetch(url, limit=file.size + 2**16)  # packing may add a little, never much
                 values[file.name] = accept(raw, file, url)
-                keep(name, f"{file.name}.gz", raw)
+                keep(name, f"{file.name}.gz" if packed(raw) else file.name, raw)
             return Found(origin=mirror, values=values)
         except UserError as error:
             reasons.append(f"{mirror}: {_problem(error)}")

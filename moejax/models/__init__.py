@@ -11,14 +11,18 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int
+from numpy import ndarray
 
 from moejax.config import Config
+from moejax.models import bert_weights
 from moejax.models.clusters import ClusterClassifier
+from moejax.models.encoder_classifier import EncoderClassifier
 from moejax.models.flat import FlatClassifier
 from moejax.models.image import ImageClassifier
 from moejax.models.lstm import LSTMClassifier
+from moejax.models.pair import PairClassifier
 
-__all__ = ["MODELS", "after_step", "build_model"]
+__all__ = ["MODELS", "PRETRAINED", "after_step", "build_model", "pretrained"]
 
 # name → (config, number of classes, rngs) → model; `moejax.names.MODELS` says what each is.
 MODELS: dict[str, Callable[..., nnx.Module]] = {
@@ -26,12 +30,36 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "clusters": ClusterClassifier,
     "flat": FlatClassifier,
     "lstm": LSTMClassifier,
+    "pair": PairClassifier,
+    "encoder": EncoderClassifier,
+}
+# name → what finds the weights that a model begins with, and what puts them into a fresh one.
+PRETRAINED = {
+    "encoder": (bert_weights.pretrained, bert_weights.fill),
 }
 
 
-def build_model(config: Config, num_classes: int, rngs: nnx.Rngs) -> nnx.Module:
-    """The model that `config.model.name` names."""
-    return MODELS[config.model.name](config, num_classes, rngs=rngs)
+def build_model(
+    config: Config, num_classes: int, rngs: nnx.Rngs, weights: dict[str, Array] | None = None
+) -> nnx.Module:
+    """The model that `config.model.name` names, with the weights that `pretrained` found, if there are any."""
+    model = MODELS[config.model.name](config, num_classes, rngs=rngs)
+    if not weights:
+        return model
+    _, fill = PRETRAINED[config.model.name]
+    return fill(model, weights, noise=config.model.upcycling_noise, rngs=rngs)
+
+
+def pretrained(config: Config) -> dict[str, ndarray]:
+    """The weights that the model begins with, by name, verified; none for a model that begins from nothing.
+
+    Raises:
+      UserError: they cannot be had, or are not those of this configuration.
+    """
+    if config.model.name not in PRETRAINED:
+        return {}
+    find, _ = PRETRAINED[config.model.name]
+    return find(config)
 
 
 def after_step(steps: int) -> Callable[[nnx.Module, Float[Array, "l e"], Int[Array, ""]], nnx.Module]:

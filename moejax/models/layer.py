@@ -27,7 +27,7 @@ def layer_maker(
     `make_expert` is for models with experts of their own; without it they are what `moe.expert` names. `make_gate` is
     for a dense layer whose router is a network.
     """
-    expert = {"mlp": MLP, "glu": GLU}[moe.expert]
+    expert = {"mlp": MLP, "glu": GLU}.get(moe.expert)  # the others are of a model that makes them itself
 
     def make_named(rngs: nnx.Rngs) -> nnx.Module:
         return expert(d, moe.hidden, dtype=dtype, rngs=rngs)

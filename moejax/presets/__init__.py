@@ -1,8 +1,15 @@
 """The named runs, one file a family. Each states its data, its time on two CPU cores and the accuracy to expect."""
 
-from moejax.presets import clusters, mnist, mnist_flat, mnist_lstm
+from moejax.presets import clusters, mnist, mnist_flat, mnist_lstm, mrpc, mrpc_minilm
 from moejax.presets.preset import Preset
 
 __all__ = ["PRESETS", "Preset"]
 
-PRESETS: dict[str, Preset] = {**mnist.PRESETS, **mnist_flat.PRESETS, **mnist_lstm.PRESETS, **clusters.PRESETS}
+PRESETS: dict[str, Preset] = {
+    **mnist.PRESETS,
+    **mnist_flat.PRESETS,
+    **mnist_lstm.PRESETS,
+    **clusters.PRESETS,
+    **mrpc.PRESETS,
+    **mrpc_minilm.PRESETS,
+}

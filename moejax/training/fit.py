@@ -2,15 +2,16 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
 from moejax.config import Config
-from moejax.data.dataset import Dataset, rows
+from moejax.data.dataset import Dataset, Examples, rows
 from moejax.errors import UserError
-from moejax.models import after_step, build_model
+from moejax.models import after_step, build_model, pretrained
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, routing_facts
 from moejax.training.folder import RunFolder, describe_device
@@ -21,8 +22,6 @@ from moejax.training.objective import make_objective
 from moejax.training.optimizer import learning_rate_schedule, make_optimizer
 from moejax.training.progress import Progress, Status
 from moejax.training.tables import activations_table, metrics_table
-
-EVALUATION_BATCH = 500
 
 
 class Fit:
@@ -41,19 +40,19 @@ class Fit:
 
         optimizer = make_optimizer(train, self.steps)
         self.learning_rate = learning_rate_schedule(train, self.steps)
-        init = make_init(lambda rngs: build_model(config, data.num_classes, rngs), optimizer)
+        init = make_init(partial(build_model, config, data.num_classes), optimizer)
         update = make_update(make_objective(config), optimizer, after_step(self.steps))
         chunk = make_chunk(update, train.batch_size, train.chunk)
         self.train_data, self.keys = jax.device_put(data.train), make_keys(config.seed)
 
         # Two programs compiled at once: a chunk needs only the shapes of the state that the other one makes.
-        key = parameter_key(config.seed)
-        init_lowered = init.lower(key)
+        given = parameter_key(config.seed), pretrained(config)
+        init_lowered = init.lower(*given)
         with ThreadPoolExecutor(1) as pool:
             init_program = pool.submit(init_lowered.compile)
-            shapes = jax.eval_shape(init, key)
+            shapes = jax.eval_shape(init, *given)
             self.chunk = chunk.lower(shapes, self.train_data, self.keys, 0).compile()
-            self.state = init_program.result()(key)
+            self.state = init_program.result()(*given)
 
     def resume(self) -> None:
         """Go back to the latest checkpoint, or to the start if there is none."""
@@ -86,7 +85,7 @@ class Fit:
     def test(self) -> dict[str, Any]:
         """Evaluate the last state on all test examples, once, and write the run's summary."""
         model, data = self.state.model, self.data
-        result = evaluate(model, data.test, EVALUATION_BATCH)
+        result = evaluate(model, data.test, self.config.train.evaluation_batch)
         self._log_evaluation("test", result)
         self._write_metrics("train", "validation", "test")
         self.folder.write_routing(self.history.to_arrays() | test_pictures(model, data.test, result, data.num_classes))
@@ -103,12 +102,13 @@ class Fit:
             "test_accuracy": result.accuracy,
             "test_loss": result.loss,
             **({} if result.f1 is None else {"test_f1": result.f1}),
-            "majority": float(np.bincount(data.test["label"]).max() / rows(data.test)),
+            "majority": majority(data.test),
+            **({"validation_majority": majority(data.validation)} if rows(data.validation) else {}),
             **routing_facts(result, data.test, data.num_classes),
             "seconds": round(self._seconds(), 2),
             "examples_per_second": round(float(np.median(self.rates)), 1) if self.rates else None,
             "parameters": sum(p.size for p in jax.tree.leaves(model)),
-            "flops_per_example": flops_per_example(model, data.test, EVALUATION_BATCH),
+            "flops_per_example": flops_per_example(model, data.test, self.config.train.evaluation_batch),
             "device": describe_device(),
             "notes": list(data.notes),
         }
@@ -156,7 +156,7 @@ class Fit:
     def _end_epoch(self) -> None:
         if not rows(self.data.validation):
             return self._save(None)
-        result = evaluate(self.state.model, self.data.validation, EVALUATION_BATCH)
+        result = evaluate(self.state.model, self.data.validation, self.config.train.evaluation_batch)
         self._log_evaluation("validation", result)
         self._write_metrics("train", "validation")
         if self.config.train.activations:
@@ -190,7 +190,7 @@ class Fit:
             result.prediction,
             num_labels=self.data.num_classes,
             epoch=epoch,
-            batch_size=EVALUATION_BATCH,
+            batch_size=self.config.train.evaluation_batch,
         )
         self.folder.write_table(f"activations/epoch_{epoch}.csv", table)
 
@@ -201,6 +201,11 @@ class Fit:
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.started
+
+
+def majority(examples: Examples) -> float:
+    """The accuracy of always giving the most frequent label."""
+    return float(np.bincount(examples["label"]).max() / rows(examples))
 
 
 def _rounded(values: np.ndarray) -> list:

@@ -42,14 +42,16 @@ def make_keys(seed: int) -> Keys:
     return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
 
 
-def make_init(
-    build: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation
-) -> Callable[[Key[Array, ""]], TrainState]:
-    """Compile `init(key)`: the state before the first step, with parameters drawn by the key."""
+def make_init(build: Callable[..., nnx.Module], optimizer: optax.GradientTransformation) -> Callable[..., TrainState]:
+    """Compile `init(key, *given)`: the state before the first step, of the model `build(rngs, *given)`.
+
+    Parameters are drawn by the key. What is given beside it, such as pre-trained weights, is an argument of the program
+    and not a constant in it.
+    """
 
     @jax.jit
-    def init(key: Key[Array, ""]) -> TrainState:
-        model = build(nnx.Rngs(key))
+    def init(key: Key[Array, ""], *given: PyTree[Array]) -> TrainState:
+        model = build(nnx.Rngs(key), *given)
         return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(model))
 
     return init

@@ -23,7 +23,7 @@ class StepMetrics(NamedTuple):
 
     loss: Float[Array, "*n"]  # cross-entropy in nats, without the auxiliary losses
     accuracy: Float[Array, "*n"]  # share of the batch classified correctly, after augmentation
-    auxiliary: Float[Array, "*n"]  # the weighted auxiliary losses
+    auxiliary: Float[Array, "*n"]  # the weighted auxiliary losses, of routing and of consistency
     load: Float[Array, "*n l e"]  # share of each expert in each layer's work
     dropped: Float[Array, "*n l"]  # share of token choices dropped
     gate_entropy: Float[Array, "*n l"]  # nats
@@ -44,6 +44,16 @@ def auxiliary_loss(routing: Routing, moe: MoeConfig) -> Float[Array, ""]:
     return sum((weight * loss(routing) for weight, loss in terms if weight), start=jnp.zeros(()))
 
 
+def disagreement(first: Float[Array, "b y"], second: Float[Array, "b y"]) -> Float[Array, ""]:
+    """Mean over examples of the KL divergence between two predictions, mean of both directions, in nats.
+
+    Of two passes through a model with dropout it is the R-Drop loss (Liang et al. 2021, equation 2). They add it to the
+    sum of both cross-entropies, not to the mean: their weight of 1 is one of 0.5 here. Arguments are logits.
+    """
+    p, q = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
+    return jnp.mean(jnp.sum((jnp.exp(p) - jnp.exp(q)) * (p - q), axis=-1)) / 2
+
+
 def make_objective(config: Config) -> Objective:
     """Weighted cross-entropy on (augmented) examples plus the layers' auxiliary losses."""
     t, moe = config.train, config.moe
@@ -53,10 +63,14 @@ def make_objective(config: Config) -> Objective:
         if "image" in batch:
             strengths = {"shift": t.shift, "rotate": t.rotate, "zoom": t.zoom, "crop": t.crop, "blur": t.blur}
             batch = batch | {"image": augment(augment_key, batch["image"], **strengths)}
+        if t.consistency:
+            batch = {name: jnp.concatenate([array, array]) for name, array in batch.items()}
         logits, routings = model(batch, train=True, key=router_key)
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), t.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
         auxiliary = sum(auxiliary_loss(r, moe) for r in routings)
+        if t.consistency:
+            auxiliary += t.consistency * disagreement(*jnp.split(logits, 2))
         if moe.l2_weight:
             auxiliary += moe.l2_weight * losses.mean_square([layer.experts for layer in model.moe_layers])
         return t.task_weight * loss + auxiliary, StepMetrics(

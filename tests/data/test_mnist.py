@@ -183,10 +183,11 @@ def test_what_a_library_gives_is_checked(tiny):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"name": "minst"}, "--data.name=minst is unknown: choose one of mnist, fashion_mnist."),
+        ({"name": "minst"}, "--data.name=minst is unknown: choose one of mnist, fashion_mnist, mrpc, clusters."),
         (
             {"name": "mnist", "source": "torch"},
-            "--data.source=torch is unknown: choose one of auto, dir, cache, mirror, wheel, embedded, tfds, hf.",
+            "--data.source=torch is unknown: choose one of auto, dir, cache, mirror, wheel, embedded, synthetic, tfds, "
+            "hf.",
         ),
         (
             {"name": "mnist", "source": "mirror", "directory": "/x"},

@@ -66,11 +66,10 @@ def test_preparing_needs_tensorflow(tmp_path, monkeypatch):
 
 def test_preparing_without_a_network_says_so_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: True)
-    monkeypatch.setattr(tfds, "PROBE_URL", "http://127.0.0.1:1")
     with pytest.raises(
         UserError, match=r"cannot fetch it \(cannot connect to 127\.0\.0\.1 .*\): name a prepared folder"
     ):
-        tfds.read("mnist", str(tmp_path))
+        tfds.read("mnist", str(tmp_path), host="http://127.0.0.1:1")
 
 
 def test_what_the_library_raises_is_one_sentence(tmp_path, monkeypatch):

@@ -164,3 +164,50 @@ def save(path, case):
     weights = {f"weights/{name}": value for name, value in case.pop("weights").items()}
     words = {name: json.dumps(case.pop(name)) for name in list(case) if not isinstance(case[name], np.ndarray)}
     np.savez_compressed(path, **weights, **words, **case)
+
+
+def bert_case():
+    """Hugging Face's BERT of 3 blocks, random, on two pairs of different length; padding last."""
+    from transformers import BertConfig, BertModel
+
+    config = {
+        **{"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4},
+        **{"intermediate_size": 24, "hidden_act": "gelu", "layer_norm_eps": 1e-12},
+    }
+    block = randomise(BertModel(BertConfig(**config, attn_implementation="eager")), seed=7)
+    lengths, second = [(7, 4), (3, 6)], np.zeros((2, 14), np.int64)
+    pieces = np.zeros((2, 14), np.int64)
+    for row, (a, b) in enumerate(lengths):
+        pieces[row, : a + b] = torch.randint(1, 50, (a + b,), generator=draw(8 + row))
+        second[row, a : a + b] = 1
+    return {"config": config, "weights": weights_of(block)} | bert_answer(block, pieces, second)
+
+
+def minilm_case(folder):
+    """The real encoder on two real pairs; its weights are not recorded."""
+    from tokenizers import Tokenizer
+    from transformers import BertModel
+
+    pairs = [
+        ("The company's shares fell 2.7 per cent on Tuesday.", "On Tuesday its stock lost 2.7 % of its value."),
+        ("She left.", "Nobody knew that the long-awaited committee would meet in Genève."),
+    ]
+    tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
+    tokenizer.no_truncation()
+    tokenizer.enable_padding()
+    encoded = tokenizer.encode_batch(pairs)
+    pieces, second = (np.array([getattr(pair, name) for pair in encoded]) for name in ("ids", "type_ids"))
+    block = BertModel.from_pretrained(folder, attn_implementation="eager").eval()
+    return {"weights": {}, "pairs": pairs} | bert_answer(block, pieces, second)
+
+
+def bert_answer(block, pieces, second):
+    """What it makes of each piece, and of the pair."""
+    real = pieces != 0
+    with torch.no_grad():
+        given = {"input_ids": pieces, "token_type_ids": second, "attention_mask": real}
+        y = block(**{name: torch.tensor(array) for name, array in given.items()})
+    return {
+        **{"pieces": pieces.astype(np.int32), "second": second.astype(bool)},
+        **{"y": y.last_hidden_state.numpy(), "pooled": y.pooler_output.numpy()},
+    }

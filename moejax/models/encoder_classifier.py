@@ -1,0 +1,76 @@
+"""A pre-trained encoder that tells whether two sentences mean the same, in whichever order they come.
+
+    [CLS] a [SEP] b [SEP] ─ encoder ─ ( pooled [CLS], mean of a, mean of b, their |difference| and product ) ─ classes
+
+Axis letters: b pairs, t pieces of a pair, d width, y classes.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from moejax.config import Config
+from moejax.data.mrpc_pieces import LENGTH, PADDING
+from moejax.models.dropout import dropout
+from moejax.models.encoder import Encoder
+from moejax.models.sentence_order import swap_sentences
+from moejax.routing import Routing
+
+
+class EncoderClassifier(nnx.Module):
+    """Classifies sentence pairs; returns class logits and the routing of every MoE layer."""
+
+    tokens = 2 * LENGTH  # at evaluation: the pieces of both orders
+
+    def __init__(self, config: Config, num_classes: int, *, rngs: nnx.Rngs):
+        m, dtype = config.model, jnp.dtype(config.train.dtype)
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.pooler = nnx.Linear(m.width, m.width, rngs=rngs)
+        small = nnx.initializers.normal(0.02)
+        self.head = nnx.Linear(5 * m.width, num_classes, kernel_init=small, rngs=rngs)
+        self.rate = m.dropout
+
+    @property
+    def moe_layers(self) -> tuple[nnx.Module, ...]:
+        return tuple(block.moe for block in self.encoder.blocks if block.moe is not None)
+
+    def __call__(
+        self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
+    ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
+        """`batch["pieces"]`: int [b, t], 0 for padding; `batch["second"]`: bool [b, t]. The logits are float32.
+
+        In training each pair comes in one of its two orders by lot (no key: as it is), and at evaluation in both: the
+        logits are their mean.
+        """
+        pieces, second = batch["pieces"], batch["second"]
+        if train:
+            return self.one_order(pieces, second, train=True, key=key)
+        b, t = pieces.shape
+        both = zip((pieces, second), swap_sentences(pieces, second), strict=True)
+        pieces, second = (jnp.stack(pair, axis=1).reshape(2 * b, t) for pair in both)
+        logits, routings = self.one_order(pieces, second, train=False, key=None)
+        return logits.reshape(b, 2, -1).mean(1), routings
+
+    def one_order(
+        self, pieces: Int[Array, "b t"], second: Bool[Array, "b t"], *, train: bool, key: Key[Array, ""] | None
+    ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
+        """Each pair in the one order in which it is looked at."""
+        encoder_key = dropout_key = None
+        if key is not None:
+            order_key, encoder_key, dropout_key = jax.random.split(key, 3)
+            turned = jax.random.bernoulli(order_key, shape=(len(pieces), 1))
+            pieces, second = (
+                jnp.where(turned, new, old)
+                for new, old in zip(swap_sentences(pieces, second), (pieces, second), strict=True)
+            )
+        x, routings = self.encoder(pieces, second, train=train, key=encoder_key)
+        pooled = jnp.tanh(self.pooler(x[:, 0]))
+        u, v = (mean(x, (pieces != PADDING) & which) for which in (~second, second))
+        features = jnp.concatenate([pooled, u, v, jnp.abs(u - v), u * v], axis=-1)
+        return self.head(dropout(dropout_key, features, self.rate)), routings
+
+
+def mean(x: Float[Array, "b t d"], mask: Bool[Array, "b t"]) -> Float[Array, "b d"]:
+    """The mean over the pieces of a mask; zeros if it has none."""
+    return jnp.einsum("btd,bt->bd", x, mask / jnp.maximum(mask.sum(1, keepdims=True), 1))

@@ -1,0 +1,40 @@
+"""Packing: the tokens of a batch without its padding, one after the other in one group.
+
+All of a transformer but the attention looks at each token by itself, so there padding is nothing but work.
+
+Axis letters: b examples, t places of an example, n tokens packed, d width.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from moejax.dispatch.places import Places, inverse
+from moejax.dispatch.rows import combine_rows, take_tokens
+
+
+def packing(mask: Bool[Array, "b t"], rows: int) -> Places:
+    """Where each token goes: the real ones, in their order, to the first of `rows` rows; beyond those, they are cut.
+
+    A packing is a dispatch to one expert, and moves rows as that does: a gather in both directions.
+    """
+    order = jnp.argsort(~mask.reshape(-1), stable=True)[:rows]
+    choices = jnp.where(mask.reshape(-1)[order], order, -1)
+    places = inverse(choices, mask.size)[:, None]
+    return Places(choices, places, jnp.ones(places.shape))
+
+
+def pack(x: Float[Array, "b t d"], where: Places | None) -> Float[Array, "g n d"]:
+    """The tokens as one group, zeros in empty rows; as they are for None."""
+    return x if where is None else take_tokens(x.reshape(-1, x.shape[-1]), where)[None]
+
+
+def unpack(x: Float[Array, "g n d"], where: Places | None, t: int) -> Float[Array, "b t d"]:
+    """The tokens where they came from, `t` places an example, zeros for padding; as they are for None."""
+    return x if where is None else combine_rows(x[0], where).reshape(-1, t, x.shape[-1])
+
+
+def pack_ids(ids: Int[Array, "b t"], where: Places | None) -> Int[Array, "g n"]:
+    """Numbers of the tokens as one group, 0 in empty rows; as they are for None."""
+    if where is None:
+        return ids
+    return ids.reshape(-1).at[where.choices].get(mode="fill", fill_value=0, wrap_negative_indices=False)[None]

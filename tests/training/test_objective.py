@@ -1,0 +1,52 @@
+"""R-Drop by hand: two passes of each example, and what they disagree."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from moejax.training.objective import disagreement, make_objective
+
+
+def test_disagreement_by_hand():
+    p, q = np.array([[0.5, 0.5], [0.9, 0.1]]), np.array([[0.8, 0.2], [0.9, 0.1]])
+    # KL(p‖q) = .5 ln(.5/.8) + .5 ln(.5/.2), KL(q‖p) = .8 ln(.8/.5) + .2 ln(.2/.5); the second row agrees.
+    both = 0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2) + 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
+    logits = (jnp.asarray(np.log(a) + 3, jnp.float32) for a in (p, q))
+    np.testing.assert_allclose(disagreement(*logits), both / 2 / 2, rtol=1e-5)
+
+
+class Half(nnx.Module):
+    """Answers 0 for the first half of what it is given, and w for the rest: as if by lot."""
+
+    def __init__(self):
+        self.w = nnx.Param(jnp.array([2.0, 0.0]))
+
+    def __call__(self, batch, *, train, key):
+        n = len(batch["label"])
+        return jnp.where(jnp.arange(n)[:, None] < n // 2, 0.0, self.w[...][None]), (routing(n),)
+
+
+def routing(n):
+    from moejax.routing import DenseRouting
+
+    return DenseRouting(jnp.zeros((1, n, 2)), jnp.full((1, n, 2), 0.5))
+
+
+def test_consistency_makes_two_passes_and_adds_what_they_disagree(config):
+    batch = {"label": jnp.array([0, 1, 1])}
+    losses = {}
+    for weight in (1.0, 3.0):
+        train = dataclasses.replace(config.train, consistency=weight, shift=0.0)
+        loss, metrics = jax.jit(make_objective(dataclasses.replace(config, train=train)))(
+            Half(), batch, jax.random.key(0)
+        )
+        losses[weight] = float(loss)
+        # Three answers of (½, ½), and three of softmax(2, 0): one right, two wrong.
+        right, wrong = -math.log(1 / (1 + math.exp(-2))), -math.log(1 / (1 + math.exp(2)))
+        np.testing.assert_allclose(metrics.loss, (3 * math.log(2) + right + 2 * wrong) / 6, rtol=1e-5)
+    expected = disagreement(jnp.zeros((1, 2)), jnp.array([[2.0, 0.0]]))
+    np.testing.assert_allclose((losses[3.0] - losses[1.0]) / 2, expected, rtol=1e-5)

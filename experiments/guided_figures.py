@@ -49,19 +49,18 @@ def draw(run: Path, file: Path) -> None:
     shown = [*(activations for activations, _ in epochs), *batches]
     widths = [*[1] * len(epochs), 0.15, *[1] * len(batches)]
     with plt.rc_context(STYLE):
+        size = (1.4 * sum(widths) + 0.6, 7.4)
         figure, axes = plt.subplots(
-            len(ROWS), len(widths), figsize=(1.55 * sum(widths) + 0.6, 7.4), width_ratios=widths, layout="constrained"
+            len(ROWS), len(widths), figsize=size, width_ratios=widths, sharey="row", layout="constrained"
         )
         for row, (name, panel) in zip(axes, ROWS.items(), strict=True):
             row[len(epochs)].set_visible(False)
             panels = [*row[: len(epochs)], *row[len(epochs) + 1 :]]
             panels[0].set_ylabel(name)
-            for i, (place, activations) in enumerate(zip(panels, shown, strict=True)):
+            for place, activations in zip(panels, shown, strict=True):
                 panel(place, activations)
-                if row is axes[0]:
-                    place.set_title(activations.title)
-                if i:
-                    place.set_yticklabels([])
+        for place, activations in zip([*axes[0, : len(epochs)], *axes[0, len(epochs) + 1 :]], shown, strict=True):
+            place.set_title(activations.title)
         figure.savefig(file, dpi=DPI * 0.8)
         plt.close(figure)
 
@@ -75,7 +74,7 @@ def _heat(axes: Axes, a: Activations) -> None:
 def _usage(axes: Axes, a: Activations) -> None:
     axes.bar(np.arange(a.gates.shape[1]), a.gates.mean(0), color="#5f7a9e", width=0.8)
     axes.axhline(1 / a.gates.shape[1], color=VALIDATION, lw=0.8, ls="--")
-    axes.set(ylim=(0, 0.4), xticks=[0, a.gates.shape[1] - 1])
+    axes.set_xticks([0, a.gates.shape[1] - 1])
 
 
 def _distribution(axes: Axes, a: Activations) -> None:
@@ -84,7 +83,7 @@ def _distribution(axes: Axes, a: Activations) -> None:
         counts = np.bincount(chosen[a.label == y], minlength=a.gates.shape[1]) / len(a.label)
         axes.bar(np.arange(len(counts)), counts, bottom=floor, color=plt.get_cmap("tab10")(y % 10), width=0.8)
         floor += counts
-    axes.set(ylim=(0, 0.4), xticks=[0, a.gates.shape[1] - 1])
+    axes.set_xticks([0, a.gates.shape[1] - 1])
 
 
 def _confusion(axes: Axes, a: Activations) -> None:
@@ -93,7 +92,7 @@ def _confusion(axes: Axes, a: Activations) -> None:
     np.add.at(counts, (a.label, a.prediction), 1)
     wrong = counts * (1 - np.eye(labels, dtype=int))
     _table(axes, wrong / max(wrong.sum(), 1), MISTAKES, 0.15)
-    axes.set_xlabel(f"{wrong.sum()} of {len(a.label):,} wrong", color=INK)
+    axes.set_xlabel(f"{wrong.sum():,} wrong", color=INK)
 
 
 def _table(axes: Axes, values: ndarray, colours: object, highest: float) -> None:

@@ -9,7 +9,7 @@ derivative by a bfloat16 operand, so these two are each other's by hand.
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float, Shaped
 
 
 @jax.custom_vjp
@@ -43,3 +43,17 @@ def _backward(residual, dy):
 
 
 matmul.defvjp(_forward, _backward)
+
+
+def as_bits(a: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:
+    """bfloat16 as integers, other types as they are.
+
+    For what a loop carries or stacks: as bfloat16, XLA's CPU back end would carry it as float32 and convert it, one
+    number at a time, at every turn.
+    """
+    return lax.bitcast_convert_type(a, jnp.uint16) if a.dtype == jnp.bfloat16 else a
+
+
+def from_bits(bits: Shaped[Array, "*n"], dtype: DTypeLike) -> Shaped[Array, "*n"]:
+    """Undo `as_bits`, of numbers of that type."""
+    return lax.bitcast_convert_type(bits, dtype) if dtype == jnp.bfloat16 else bits

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moejax.products import matmul, matmul_transposed, outer
+from moejax.products import as_bits, from_bits, matmul, matmul_transposed, outer
 
 
 def draw(seed, *shape, dtype="float32"):
@@ -46,3 +46,11 @@ def test_sums_of_bfloat16_are_kept_in_float32():
     assert outer(ones, ones)[0, 0] == 600
     assert matmul(ones.T, ones)[0, 0] == 600
     assert matmul_transposed(ones.T, ones.T)[0, 0] == 600
+
+
+def test_bits_are_those_of_bfloat16_and_come_back():
+    x = jnp.asarray([1.0, -2.0, 0.0], jnp.bfloat16)
+    np.testing.assert_array_equal(as_bits(x), np.array([0x3F80, 0xC000, 0], np.uint16))
+    np.testing.assert_array_equal(from_bits(as_bits(x), jnp.bfloat16), x)
+    wide = x.astype(jnp.float32)
+    assert as_bits(wide) is wide is from_bits(wide, jnp.dtype("float32"))

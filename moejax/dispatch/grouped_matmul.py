@@ -23,7 +23,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap, sequential_vmap
 from jaxtyping import Array, Float, Int
 
-from moejax.products import matmul, matmul_transposed, outer
+from moejax.products import as_bits, from_bits, matmul, matmul_transposed, outer
 
 # Rows of a block. Larger ones use the processor better; the smallest that holds the rest of a run wastes the least.
 _BLOCKS = (16, 32, 64, 128, 256)
@@ -129,7 +129,11 @@ def _blocked_outer(x, dy, sizes):
 
 def _matmul_of_runs(x, w, starts, sizes, transposed):
     limit, h = len(x), w.shape[1] if transposed else w.shape[2]
-    contract = matmul_transposed if transposed else matmul
+    dtype, x, w = x.dtype, as_bits(x), as_bits(w)
+
+    def contract(rows, matrix):
+        product = (matmul_transposed if transposed else matmul)(from_bits(rows, dtype), from_bits(matrix, dtype))
+        return as_bits(product.astype(dtype))
 
     def expert(e, y):
         run, matrix = Run(starts[e], sizes[e]), lax.dynamic_index_in_dim(w, e, keepdims=False)
@@ -155,33 +159,37 @@ def _matmul_of_runs(x, w, starts, sizes, transposed):
 
     blocks = _blocks(limit)
     largest = blocks[-1]
-    return lax.fori_loop(0, len(w), expert, jnp.zeros((limit, h), jnp.float32)).astype(x.dtype)
+    return from_bits(lax.fori_loop(0, len(w), expert, jnp.zeros((limit, h), x.dtype)), dtype)
 
 
 def _outer_of_runs(x, dy, starts, sizes):
     limit, shape = len(x), (x.shape[1], dy.shape[1])
+    dtype, x, dy = x.dtype, as_bits(x), as_bits(dy)
+
+    def product(rows):
+        return outer(*(from_bits(a, dtype) for a in rows))
 
     def expert(e, out):
         run = Run(starts[e], sizes[e])
 
         def whole(i, total):
             first = run.start + i * largest
-            return total + outer(*(lax.dynamic_slice_in_dim(a, first, largest) for a in (x, dy)))
+            return total + product(lax.dynamic_slice_in_dim(a, first, largest) for a in (x, dy))
 
         def rest(rows):
             first, mine = _rest(run, largest, rows, limit)
             # Both, since a neighbour's NaN times 0 would be NaN.
-            return outer(*(jnp.where(mine, lax.dynamic_slice_in_dim(a, first, rows), 0) for a in (x, dy)))
+            return product(jnp.where(mine, lax.dynamic_slice_in_dim(a, first, rows), 0) for a in (x, dy))
 
         chosen = _smallest_that_holds(run.size % largest, blocks)
         nothing = partial(jnp.zeros, shape, jnp.float32)
         total = lax.switch(chosen, [nothing, *(partial(rest, rows) for rows in blocks)])
         total = lax.fori_loop(0, run.size // largest, whole, total)
-        return lax.dynamic_update_index_in_dim(out, total.astype(out.dtype), e, axis=0)
+        return lax.dynamic_update_index_in_dim(out, as_bits(total.astype(dtype)), e, axis=0)
 
     blocks = _blocks(limit)
     largest = blocks[-1]
-    return lax.fori_loop(0, len(sizes), expert, jnp.zeros((len(sizes), *shape), x.dtype))
+    return from_bits(lax.fori_loop(0, len(sizes), expert, jnp.zeros((len(sizes), *shape), x.dtype)), dtype)
 
 
 _product = _folded(lambda x, w, starts, sizes: _matmul_of_runs(x, w, starts, sizes, False))

@@ -13,7 +13,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
-from moejax.products import matmul, matmul_transposed, outer
+from moejax.products import as_bits, from_bits, matmul, matmul_transposed, outer
 
 
 class LSTM(nnx.Module):
@@ -46,34 +46,35 @@ def recur(z: Float[Array, "t b z"], u: Float[Array, "h z"], bias: Float[Array, "
 def _forward(z, u, bias):
     def step(carry, z):
         h, c = carry
-        gates = i, f, g, o = _gates(z + matmul(h.astype(u.dtype), u) + bias[None])
+        gates = i, f, g, o = _gates(z + matmul(from_bits(h, u.dtype), u) + bias[None])
         after = f * c + i * g
-        h = o * jnp.tanh(after)
-        return (h, after), (h, c, jnp.concatenate(gates, axis=-1))
+        new = as_bits((o * jnp.tanh(after)).astype(u.dtype))
+        return (new, after), (new, h, c, as_bits(jnp.concatenate(gates, axis=-1).astype(u.dtype)))
 
     start = jnp.zeros((z.shape[1], len(u)))
-    _, (h, before, gates) = lax.scan(step, (start, start), z)
-    h = h.astype(u.dtype)
-    return h, (u, h, before, gates)
+    _, (h, *residual) = lax.scan(step, (as_bits(start.astype(u.dtype)), start), z)
+    return from_bits(h, u.dtype), (u, *residual)
 
 
 def _backward(residual, dh_of_step):
-    u, h, before, gates = residual
+    u, h_before, c_before, gates = residual  # what each step began with, and the gates it found
 
     def step(carry, inputs):
         dh, dc = carry
-        from_above, before, gates = inputs
-        i, f, g, o = jnp.split(gates, 4, axis=-1)
-        squashed = jnp.tanh(f * before + i * g)
-        dh = dh + from_above
+        from_above, c, gates = inputs
+        i, f, g, o = jnp.split(from_bits(gates, u.dtype).astype(jnp.float32), 4, axis=-1)
+        squashed = jnp.tanh(f * c + i * g)
+        dh = dh + from_bits(from_above, u.dtype)
         dc = dc + dh * o * (1 - squashed**2)
-        dz = [dc * g * i * (1 - i), dc * before * f * (1 - f), dc * i * (1 - g**2), dh * squashed * o * (1 - o)]
-        dz = jnp.concatenate(dz, axis=-1)
-        return (matmul_transposed(dz.astype(u.dtype), u), dc * f), dz
+        dz = [dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g**2), dh * squashed * o * (1 - o)]
+        dz = jnp.concatenate(dz, axis=-1).astype(u.dtype)
+        return (matmul_transposed(dz, u), dc * f), as_bits(dz)
 
-    start = jnp.zeros_like(before[0])
-    _, dz = lax.scan(step, (start, start), (dh_of_step, before, gates), reverse=True)
-    return dz, outer(h[:-1], dz[1:].astype(u.dtype)).astype(u.dtype), dz.sum((0, 1))
+    start = jnp.zeros_like(c_before[0])
+    _, dz = lax.scan(step, (start, start), (as_bits(dh_of_step), c_before, gates), reverse=True)
+    dz = from_bits(dz, u.dtype)
+    du = outer(from_bits(h_before, u.dtype), dz).astype(u.dtype)
+    return dz.astype(jnp.float32), du, dz.sum((0, 1), dtype=jnp.float32)
 
 
 def _gates(z: Float[Array, "b z"]) -> tuple[Float[Array, "b h"], ...]:

@@ -1,12 +1,13 @@
 """MNIST row by row: two LSTMs with a noisy top-2 MoE layer between them."""
 
-from moejax.config import Config, ModelConfig, MoeConfig, TrainConfig
+from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
 from moejax.presets.preset import Preset
 
 PRESETS = {
     "mnist_lstm": Preset(
         Config(
             name="mnist_lstm",
+            data=DataConfig(validation=0),
             model=ModelConfig(name="lstm", width=256),
             moe=MoeConfig(
                 layer="sparse",
@@ -23,14 +24,17 @@ PRESETS = {
             train=TrainConfig(
                 epochs=20,
                 batch_size=256,
-                learning_rate=2e-3,
+                learning_rate=5e-3,
                 weight_decay=0.0,
-                crop=0.2,
+                label_smoothing=0.05,
+                shift=2.0,
+                rotate=10.0,
+                zoom=0.1,
                 dtype="bfloat16",
                 chunk=20,
             ),
         ),
-        "MNIST",
+        "MNIST, all 60,000 training images",
         "not yet timed alone",
         "99.5 %",
     ),

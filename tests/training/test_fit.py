@@ -158,7 +158,7 @@ def test_a_guided_run_keeps_every_epoch_and_writes_its_tables(config, dataset, t
     for kind, epochs in (("train", 2), ("validation", 2), ("test", 1)):
         assert len((path / f"{kind}_metrics.csv").read_text().splitlines()) == 1 + epochs
     for epoch in (1, 2):
-        table = list(csv.DictReader((path / "activations" / f"epoch_{epoch}.csv").open()))
+        table = list(csv.DictReader((path / "activations" / f"epoch_{epoch}.csv").read_text().splitlines()))
         assert len(table) == 30 * 4  # validation examples, experts
         assert {row["Epoch"] for row in table} == {str(epoch)}
         assert all((row["Label"] == row["Assigned_Labels"]) == (row["Is_Assigned"] == "1") for row in table)

@@ -105,13 +105,6 @@ def key_for(module: nnx.Module | None, key: Key[Array, ""] | None, stream: int =
     return jax.random.fold_in(key, stream) if key is not None and getattr(module, "draws", False) else None
 
 
-def dropout(key: Key[Array, ""] | None, x: Float[Array, "*n"], rate: float) -> Float[Array, "*n"]:
-    """Zero so large a share of `x` and scale the rest up for it; without a key, at evaluation, `x` as it is."""
-    if key is None or rate == 0:
-        return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
-
-
 def _map(experts: nnx.Module, x: Array, key: Key[Array, ""] | None, over_x: int | None) -> Array:
     if key is None:
         return jax.vmap(lambda expert, x: expert(x), in_axes=(0, over_x))(experts, x)

@@ -14,7 +14,8 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
 
 from moejax.config import Config
-from moejax.experts import Activation, dropout
+from moejax.experts import Activation
+from moejax.models.dropout import dropout
 from moejax.models.layer import layer_maker
 from moejax.models.pixels import standardized
 from moejax.routing import Routing, assigned_experts

@@ -112,12 +112,12 @@ def main() -> None:
     study = Study("lstm_moe", table, asked.quick)
     if asked.quick:
         smaller = ["--data.limit", "1024", "--model.width", "32"]
-        runs = [_preset(1, *smaller), _of_sweep(5, 256, "crop, blur", 2, *smaller)]
+        runs = [_preset(1, *smaller), _of_sweep(5, 256, "crop+blur", 2, *smaller)]
     else:
         runs = [_preset(20)]
     if not (asked.quick or asked.only_preset):
         runs += [_of_sweep(e, h, "crop", asked.sweep_epochs) for h, e in itertools.product((512, 256), (10, 5, 20))]
-        runs += [_of_sweep(10, 512, "crop, blur", asked.sweep_epochs)]
+        runs += [_of_sweep(10, 512, "crop+blur", asked.sweep_epochs)]
     collect(study, runs, curves)
     draw(study.rows, study.folder / "curves.png")
     print(table(study.rows))

@@ -127,8 +127,8 @@ def main() -> None:
     if asked.quick:
         asked.rules, asked.settings = ["authors", "128"], ["s1"]
     study = Study("understanding_moe", table, asked.quick)
-    for rule in asked.rules:
-        for model in reversed(PAPER):
+    for model in reversed(PAPER):
+        for rule in asked.rules:
             if model.startswith("single") == rule.isdigit():
                 for setting in asked.settings:
                     measure(study, model, rule, setting, asked.quick)

@@ -1,10 +1,10 @@
 """When does a mixture of experts learn what no single expert can? Synthetic clusters after Chen et al. 2022.
 
-    python experiments/understanding_moe.py                                the mixtures, ten seeds
-    python experiments/understanding_moe.py --models single_linear single_nonlinear --rules single
-    python experiments/understanding_moe.py --models single_linear single_nonlinear --rules single_512 --seeds 0 1 2
+    python experiments/understanding_moe.py                     all of it
+    python experiments/understanding_moe.py --rules authors     the 80 mixtures by the authors' rule, and the pictures
+    python experiments/understanding_moe.py --rules 128 512     the single models
 
-Times are for two CPU cores. All seeds of a setting train in one program.
+All seeds of a setting train in one program.
 """
 
 import dataclasses
@@ -33,12 +33,13 @@ PAPER: Mapping[str, tuple[str, ...]] = {
 SETTINGS = ("s1", "s2", "s3", "s4")
 TRAIN, QUICK_EXAMPLES = 16_000, 500
 RULES = {
-    "single": "128 filters",
-    "single_512": "512 filters",
     "authors": "the authors' rule",
-    "paper": "the paper's rule",
     "ours": "our rule",
+    "paper": "the paper's rule",
+    "128": "128 filters",
+    "512": "512 filters",
 }
+SEEDS = {rule: 3 if rule == "512" else 10 for rule in RULES}
 
 
 def table(rows: list[Row]) -> str:
@@ -71,7 +72,7 @@ def configuration(model: str, rule: str, setting: str):
 
     layer, kind = model.split("_")
     if layer == "single":
-        config = single(kind, 512 if rule == "single_512" else 128)
+        config = single(kind, filters=int(rule))
     else:
         config = {"authors": mixture, "paper": papers_mixture, "ours": our_mixture}[rule](kind)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, setting=setting))
@@ -82,10 +83,10 @@ def shortened(config):
     return dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=20))
 
 
-def measure(study: Study, model: str, rule: str, setting: str, seeds: list[int], quick: bool) -> None:
+def measure(study: Study, model: str, rule: str, setting: str, quick: bool) -> None:
     """Train the seeds that are missing, in one program, and keep a row of each."""
     key = {"model": model, "rule": rule, "setting": setting}
-    seeds = [seed for seed in seeds if not study.has({**key, "seed": seed})]
+    seeds = [seed for seed in range(2 if quick else SEEDS[rule]) if not study.has({**key, "seed": seed})]
     if not seeds:
         return
     from clusters_training import train
@@ -95,7 +96,7 @@ def measure(study: Study, model: str, rule: str, setting: str, seeds: list[int],
     config = configuration(model, rule, setting)
     n = QUICK_EXAMPLES if quick else TRAIN
     if quick:
-        config, seeds = shortened(config), seeds[:2]
+        config = shortened(config)
     start = time.perf_counter()
     print(f"--- {model}, {RULES[rule]}, {setting}, seeds {seeds} ...", end=" ", flush=True)
     result = train(config, seeds, n=n)
@@ -119,18 +120,19 @@ def measure(study: Study, model: str, rule: str, setting: str, seeds: list[int],
 def main() -> None:
     """Run what is missing."""
     parser = arguments(__doc__)
-    parser.add_argument("--models", nargs="+", default=["moe_nonlinear", "moe_linear"], choices=PAPER)
-    parser.add_argument("--rules", nargs="+", default=["authors"], choices=RULES)
-    parser.add_argument("--settings", nargs="+", default=SETTINGS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10)))
-    parser.add_argument("--pictures", action="store_true", help="draw the pictures too, of one seed of S1")
+    parser.add_argument("--rules", nargs="+", default=list(RULES), choices=RULES)
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
+    parser.add_argument("--no-pictures", action="store_true", help="leave the pictures, of one seed of S1, as they are")
     asked = parser.parse_args()
+    if asked.quick:
+        asked.rules, asked.settings = ["authors", "128"], ["s1"]
     study = Study("understanding_moe", table, asked.quick)
-    for rule in asked.rules:
-        for model in asked.models:
-            for setting in asked.settings:
-                measure(study, model, rule, setting, asked.seeds, asked.quick)
-    if asked.pictures or asked.quick:
+    for model in reversed(PAPER):
+        for rule in asked.rules:
+            if model.startswith("single") == rule.isdigit():
+                for setting in asked.settings:
+                    measure(study, model, rule, setting, asked.quick)
+    if not asked.no_pictures:
         draw(study, asked.quick)
     print(table(study.rows))
 

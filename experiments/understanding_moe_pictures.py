@@ -72,26 +72,28 @@ def embedding(setting: str, seed: int, n: int) -> Figure:
 
 def alignment(traces: dict[str, Trace]) -> Figure:
     """Over training: each expert's filters along the features, its router along the centres; a row a kind."""
-    figure = Figure(figsize=(9, 2.35 * 2 * len(traces) + 0.3))
     rows = [(kind, what) for kind in traces for what in ("filters", "router")]
-    height = 1 / len(rows)
+    pitch, inches = 1.85, 1.85 * len(rows) + 0.55
+    figure = Figure(figsize=(9, inches))
     for r, (kind, what) in enumerate(rows):
         t = traces[kind]
         values = t.filters[:, :, :4] if what == "filters" else t.router[:, :, 4:]
         name, low, high = "max |w · v|" if what == "filters" else "θ · c", values.min(), values.max()
         for e in range(values.shape[1]):
-            axes = figure.add_axes((0.065 + 0.116 * e, 1 - height * (r + 0.82), 0.104, 0.58 * height))
+            bottom = inches - 0.45 - pitch * (r + 0.83)
+            axes = figure.add_axes((0.065 + 0.116 * e, bottom / inches, 0.102, 1.1 / inches))
             for k in range(4):
                 axes.plot(t.steps, values[:, e, k], color=COLOURS[k], lw=1.3, label=f"cluster {k + 1}")
             axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-            axes.set_xticks([0, t.steps[-1]])
+            axes.set_xticks([0, t.steps[-1]], ["0", f"{t.steps[-1]} steps"], ha="right")
+            axes.get_xticklabels()[0].set_ha("left")
             if e:
                 axes.set_yticklabels([])
-            if r == 0:
-                axes.set_title(f"expert {e}", fontsize=8.5)
+            axes.set_title(f"expert {e}", fontsize=7.5, fontweight="normal", color=MUTED)
             if r == e == 0:
                 figure.legend(*axes.get_legend_handles_labels(), loc="upper right", ncols=4, frameon=False)
-        figure.text(0.065, 1 - height * (r + 0.14), f"{kind}: {name}", weight="bold", color=INK, va="center")
+        top = inches - 0.45 - pitch * r
+        figure.text(0.065, top / inches, f"{kind} experts: {name}", weight="bold", color=INK, va="center")
     return figure
 
 

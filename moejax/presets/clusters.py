@@ -80,9 +80,12 @@ def papers_mixture(kind: str) -> Config:
 
 
 def our_mixture(kind: str) -> Config:
-    """The paper's rule with a learning rate that decays."""
+    """The paper's rule with a router that learns faster, and rates that decay before experts fit the normal noise.
+
+    Chosen on validation examples of seeds above 99.
+    """
     config = papers_mixture(kind)
-    return replace(config, train=replace(config.train, schedule="cosine"))
+    return replace(config, train=replace(config.train, epochs=400, schedule="cosine", router_learning_rate=0.3))
 
 
 PRESETS = {

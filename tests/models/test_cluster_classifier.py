@@ -126,7 +126,7 @@ def test_a_soft_layer_an_odd_number_of_filters_and_other_data_are_refused():
         "moe.layer": ("soft", "moe.layer is soft, which cannot route by a sum of patches"),
         "moe.hidden": ("7", "moe.hidden is 7; half of"),
         "moe.shared": ("4", "moe.shared is 4, but model.name clusters has no shared expert"),
-        "data.name": ("mnist", "model.name is clusters, but data.name is mnist"),
+        "data.name": ("mnist", "model.name is clusters, which cannot read mnist"),
     }
     for name, (value, sentence) in sentences.items():
         config, _ = overlay(mixture("linear"), {name: value})

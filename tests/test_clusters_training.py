@@ -1,0 +1,59 @@
+"""The study's vmapped training: seed by seed the main job's own steps."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from moejax.data import clusters
+from moejax.models import build_model
+from moejax.presets.clusters import mixture
+from moejax.training.loop import make_init, make_keys, make_update, parameter_key
+from moejax.training.objective import make_objective
+from moejax.training.optimizer import make_optimizer
+
+N, STEPS = 48, 4
+
+
+@pytest.fixture
+def clusters_training(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "experiments"))
+    import clusters_training
+
+    yield clusters_training
+    del sys.modules["clusters_training"]
+
+
+def test_seeds_together_take_the_steps_of_each_alone(clusters_training, monkeypatch):
+    monkeypatch.setattr(clusters, "TRAIN", N)
+    monkeypatch.setattr(clusters, "TEST", 32)
+    config = mixture("nonlinear")
+    train = dataclasses.replace(config.train, epochs=STEPS, learning_rate=0.05, stop_rise=None, stop_below=0.69)
+    config = dataclasses.replace(config, train=train)
+    looked_at = []
+    got = clusters_training.train(config, [3, 4], n=N, chunk=2, look=lambda step, state: looked_at.append(step))
+    assert looked_at == [0, 2, 4][: len(looked_at)]
+
+    optimizer = make_optimizer(config.train, STEPS)
+    init = make_init(lambda rngs: build_model(config, 2, rngs), optimizer)
+    update = jax.jit(make_update(make_objective(config), optimizer))
+    evaluate = jax.jit(lambda model, data: model(data, train=False)[0].argmax(-1))
+    for i, seed in enumerate((3, 4)):
+        data = clusters.load("s1", 0, seed)
+        state, losses = init(parameter_key(seed)), []
+        for step in range(STEPS):
+            key = jax.random.fold_in(make_keys(seed).augment, step)
+            state, told = update(state, data.train, key)
+            losses.append(float(told.loss))
+        taken = got.loss.shape[1]  # fewer if both seeds had stopped before
+        np.testing.assert_allclose(got.loss[i], losses[:taken], rtol=1e-4)
+        assert got.steps[i] == state.optimizer[-1].steps
+        mine = jax.tree.map(lambda leaf, i=i: leaf[i], got.state.model)
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(state.model), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+        want = np.mean(np.asarray(evaluate(state.model, data.test)) == data.test["label"])
+        np.testing.assert_allclose(got.accuracy[i], want, atol=1e-6)
+    assert (got.entropy >= 0).all()

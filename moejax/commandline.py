@@ -68,7 +68,8 @@ def configure(arguments: Arguments) -> Config:
 
 def print_help() -> None:
     """Usage, presets, and every field with its type, default and meaning."""
-    presets = "\n".join(f"  {name:<13} {preset}" for name, preset in PRESETS.items())
+    width = max(map(len, PRESETS))
+    presets = "\n".join(f"  {name:<{width}}  {preset}" for name, preset in PRESETS.items())
     print(f"""\
 usage: {PROGRAM} --config NAME|FILE [--FIELD VALUE ...] [--out DIR]
        {PROGRAM} --resume DIR

@@ -1,4 +1,4 @@
-"""How long until something happens?  python -m benchmarks.startup   (2 minutes on two CPU cores)
+"""How long until something happens?  python -m benchmarks startup   (2 minutes on two CPU cores)
 
 Times `import moejax`, and the main job from typing the command to its first line of progress: with nothing compiled
 yet, and again with the compiled programs of that first run kept. Each in a fresh process, the mean of two.
@@ -48,20 +48,16 @@ def table(rows: list[dict]) -> str:
     return record.markdown(["from typing the command", "seconds"], [[r["what"], f"{r['seconds']:.2f}"] for r in rows])
 
 
-def main() -> None:
-    """Measure, print and write the result file."""
-    rows = [{"what": "import moejax", "seconds": statistics.mean(import_seconds() for _ in range(TURNS))}]
-    for preset in ("mnist_soft", "mnist_sparse"):
+def run(quick: bool) -> list[dict]:
+    """Time the import, and the first steps of two presets."""
+    turns = 1 if quick else TURNS
+    rows = [{"what": "import moejax", "seconds": statistics.mean(import_seconds() for _ in range(turns))}]
+    for preset in ("mnist_tiny",) if quick else ("mnist_soft", "mnist_sparse"):
         cold, warm = [], []
-        for _ in range(TURNS):
+        for _ in range(turns):
             with tempfile.TemporaryDirectory() as cache:
                 cold.append(first_progress_seconds(preset, cache))
                 warm.append(first_progress_seconds(preset, cache))
         rows.append({"what": f"{preset}, first steps, nothing compiled", "seconds": statistics.mean(cold)})
         rows.append({"what": f"{preset}, first steps, compiled before", "seconds": statistics.mean(warm)})
-    print(table(rows))
-    print(record.write("startup", rows, table(rows), turns=TURNS))
-
-
-if __name__ == "__main__":
-    main()
+    return rows

@@ -1,4 +1,4 @@
-"""Is the scanned loop faster than an ordinary one?  python -m benchmarks.training_loop   (2 minutes on two CPU cores)
+"""Is the scanned loop faster than an ordinary one?  python -m benchmarks training_loop   (2 minutes on two CPU cores)
 
 All train the same model on the same examples with the same compiled update. The scanned loop keeps the data on the
 device and runs a chunk of steps in one call; the plain loop indexes NumPy arrays and calls the jitted step for each
@@ -6,7 +6,6 @@ batch, without waiting for it ("plain") or reading its loss as many loops do ("r
 process; a speed-up is the median of the ratios of neighbouring turns.
 """
 
-import argparse
 import dataclasses
 import functools
 import time
@@ -85,17 +84,11 @@ def table(rows: list[dict]) -> str:
     return record.markdown(header, map(line, rows))
 
 
-def main() -> None:
-    """Measure all cases, print a table and write the result file."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
+def run(quick: bool) -> list[dict]:
+    """Measure all cases."""
     rows = []
-    for name, size in CASES:
+    for name, size in CASES[:1] if quick else CASES:
         config = PRESETS[name].config
-        row = compare(dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=size)))
-        rows.append(row)
-    print(table(rows))
-    print(record.write("training_loop", rows, table(rows), steps=STEPS, turns=TURNS))
-
-
-if __name__ == "__main__":
-    main()
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=size))
+        rows.append(compare(config, *((20, 2) if quick else (STEPS, TURNS))))
+    return rows

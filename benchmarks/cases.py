@@ -1,0 +1,114 @@
+"""What is measured: MoE layers of one shape, with random parameters and tokens, as functions ready to call.
+
+Axis letters: t tokens, d model width, h hidden width of an expert, e experts, k experts of a token.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from moejax.dispatch import default_group_size
+from moejax.experts import MLP
+from moejax.layers import DenseMoE, SoftMoE, SparseMoE
+
+
+class Case(NamedTuple):
+    """One row of a benchmark."""
+
+    tokens: int
+    d: int
+    h: int
+    experts: int
+    k: int
+    factor: float = 1.25  # capacity factor
+    group: int | None = None  # tokens that compete for slots together; None: h / 4
+    dtype: str = "float32"
+    skew: float = 0.0  # 0: experts equally popular; else expert e with odds (e + 1)^-skew
+
+    @property
+    def group_size(self) -> int:
+        """The group size that the einsum and gather dispatches use."""
+        return min(self.group or default_group_size(self.h), self.tokens)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self[:5]))
+
+
+def tokens(case: Case, seed: int = 0) -> tuple[Float[Array, "1 t d"], Float[Array, "1 t d"]]:
+    """Normal tokens, whose first number is 1, and as many normal numbers as the gradient of a layer's output."""
+    x, dy = jax.random.normal(jax.random.key(seed), (2, 1, case.tokens, case.d), case.dtype)
+    return x.at[..., 0].set(1), dy
+
+
+def sparse(case: Case, dispatch: str) -> SparseMoE:
+    """A sparse layer whose experts are as popular as the case says."""
+
+    def make() -> SparseMoE:
+        return SparseMoE(
+            case.d,
+            case.experts,
+            lambda rngs: MLP(case.d, case.h, dtype=jnp.dtype(case.dtype), rngs=rngs),
+            k=case.k,
+            dispatch=dispatch,
+            capacity_factor=case.factor,
+            group_size=None if dispatch == "grouped" else case.group_size,
+            rngs=nnx.Rngs(0),
+        )
+
+    layer = jax.jit(make)()
+    kernel = jax.random.normal(jax.random.key(1), (case.d, case.experts)) / np.sqrt(case.d)
+    layer.router.kernel = nnx.Param(kernel.at[0].set(-case.skew * jnp.log1p(jnp.arange(case.experts))))
+    return layer
+
+
+def layers(case: Case) -> dict[str, nnx.Module]:
+    """Every way to spend the same kind of parameters on the tokens.
+
+    `dense` runs all experts on all tokens; `mlp` is one MLP of hidden width k · h, the FLOPs that a sparse layer's
+    tokens need; `soft` has slots for k experts a token.
+    """
+    d, h, dtype = case.d, case.h, jnp.dtype(case.dtype)
+
+    def expert(rngs: nnx.Rngs) -> MLP:
+        return MLP(d, h, dtype=dtype, rngs=rngs)
+
+    slots = max(1, case.k * case.group_size // case.experts)
+    return {
+        "mlp": jax.jit(lambda: MLP(d, case.k * h, dtype=dtype, rngs=nnx.Rngs(0)))(),
+        "einsum": sparse(case, "einsum"),
+        "gather": sparse(case, "gather"),
+        "grouped": sparse(case, "grouped"),
+        "soft": jax.jit(lambda: SoftMoE(d, case.experts, expert, slots=slots, rngs=nnx.Rngs(0)))(),
+        "dense": jax.jit(lambda: DenseMoE(d, case.experts, expert, rngs=nnx.Rngs(0)))(),
+    }
+
+
+def forward(module: nnx.Module, x: Float[Array, "1 t d"]) -> Float[Array, "1 t d"]:
+    """The layer's output, in training; plain modules and layers alike."""
+    return module(x) if isinstance(module, MLP) else module(x, train=True)[0]
+
+
+def forward_backward(module: nnx.Module, x: Float[Array, "1 t d"], dy: Float[Array, "1 t d"]) -> tuple[Any, Any]:
+    """Output, and gradients of the tokens and of every parameter."""
+    y, transpose = jax.vjp(forward, module, x)
+    return y, transpose(dy)  # without y, XLA would leave out the experts' last product
+
+
+class Program(NamedTuple):
+    """A compiled function with its arguments."""
+
+    call: Callable[[], Any]
+    peak_bytes: int  # arguments, results and what is alive in between
+
+
+def program(f: Callable, *arguments: Any) -> Program:
+    """Compile `f` for its arguments."""
+    compiled = jax.jit(f).lower(*arguments).compile()
+    memory = compiled.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return Program(lambda: compiled(*arguments), peak)

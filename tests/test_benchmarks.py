@@ -1,0 +1,58 @@
+"""The benchmarks' own arithmetic, and that what they measure is what they say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.cases import Case, layers, program, sparse, tokens  # noqa: E402
+from benchmarks.limit import Limit, unavoidable  # noqa: E402
+
+SMALL = Case(tokens=64, d=8, h=16, experts=4, k=2)
+
+
+def test_unavoidable_work_by_hand():
+    flops = 2 * 64 * 2 * (8 * 16 + 16 * 8)  # tokens, experts of a token, two products of 2 d h
+    weights, activations = 4 * 2 * 8 * 16 * 4, 64 * 8 * 4
+    assert unavoidable(SMALL, "forward") == (flops, weights + 2 * activations)
+    assert unavoidable(SMALL, "forward_backward") == (3 * flops, 3 * weights + 4 * activations)
+
+
+def test_the_limit_is_the_slower_of_the_two():
+    limit = Limit(flops=100.0, bandwidth=10.0)
+    assert limit.seconds(1000, 10) == 10
+    assert limit.seconds(1000, 200) == 20
+
+
+def test_the_mlp_has_the_flops_of_a_token_s_experts():
+    def flops(name: str) -> float:
+        module = layers(SMALL)[name]
+        return jax.jit(lambda m, x: m(x)).lower(module, tokens(SMALL)[0]).compile().cost_analysis()["flops"]
+
+    assert flops("mlp") == pytest.approx(unavoidable(SMALL, "forward")[0], rel=0.3)  # and its activation
+
+
+def test_skew_makes_experts_unevenly_popular():
+    def load(skew: float) -> list[float]:
+        case = SMALL._replace(tokens=512, skew=skew)
+        routing = sparse(case, "gather")(tokens(case)[0], train=True)[1]
+        return routing.choices.mean((0, 1)).tolist()
+
+    assert max(load(0.0)) < 0.7
+    assert load(3.0)[0] > 0.9
+
+
+def test_a_program_says_its_peak():
+    a = jax.numpy.ones((256, 256))
+    assert program(lambda a: a + 1, a).peak_bytes >= 2 * a.nbytes
+
+
+def test_an_unknown_benchmark_is_one_sentence():
+    result = subprocess.run([sys.executable, "-m", "benchmarks", "layer"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "there is no benchmark layer; choose of limit," in result.stderr

@@ -183,7 +183,10 @@ def test_what_a_library_gives_is_checked(tiny):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"name": "minst"}, "--data.name=minst is unknown: choose one of mnist, fashion_mnist, mrpc, clusters."),
+        (
+            {"name": "minst"},
+            "--data.name=minst is unknown: choose one of mnist, fashion_mnist, mrpc, mrpc_pieces, clusters.",
+        ),
         (
             {"name": "mnist", "source": "torch"},
             "--data.source=torch is unknown: choose one of auto, dir, cache, mirror, wheel, embedded, synthetic, tfds, "

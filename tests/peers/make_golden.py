@@ -21,7 +21,7 @@ def main():
         save(GOLDEN / f"{name}.npz", huggingface_case(name) | {"versions": versions("torch", "transformers")})
     save(GOLDEN / "soft_moe_pytorch.npz", soft_case() | {"versions": versions("torch", "soft-moe-pytorch")})
     save(GOLDEN / "st_moe_pytorch.npz", st_case() | {"versions": versions("torch", "st-moe-pytorch")})
-    save(GOLDEN / "lstm.npz", lstm_case() | {"versions": versions("torch")})
+    save(GOLDEN / "lstm_pytorch.npz", lstm_case() | {"versions": versions("torch")})
 
 
 def record_bert(folder):

@@ -20,7 +20,7 @@ NAMES = {"input": "weight_ih_l0", "recurrent": "weight_hh_l0", "input_bias": "bi
 def test_it_answers_and_learns_as_pytorchs(source):
     if source == "live":
         pytest.importorskip("torch", reason="the peers need torch: pip install moejax[peers]")
-    case = load("lstm") if source == "recorded" else importlib.import_module("live_peers").lstm_case()
+    case = load("lstm_pytorch") if source == "recorded" else importlib.import_module("live_peers").lstm_case()
     lstm = jax.eval_shape(lambda: LSTM(3, 4, rngs=nnx.Rngs(0)))
     for ours, theirs in NAMES.items():
         getattr(lstm, ours).set_value(jnp.asarray(case["weights"][theirs].T))

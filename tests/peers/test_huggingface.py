@@ -67,8 +67,11 @@ def test_equals_live(live, name):
             {"norm_topk_prob": True, "n_group": 8, "topk_group": 4}
             | {"routed_scaling_factor": 2.5, "n_shared_experts": 1},
         ),
+        ("olmoe", 8, {"norm_topk_prob": False}),
+        ("granitemoe", 8, {}),
+        ("switch", 1, {"expert_capacity": 4096}),
     ],
-    ids=["mixtral", "qwen2_moe", "deepseek_v3"],
+    ids=["mixtral", "qwen2_moe", "deepseek_v3", "olmoe", "granitemoe", "switch"],
 )
 def test_equals_live_large(live, kind, k, more):
     """4096 tokens, width 1024, 64 experts of width 2816: kernels may go other ways here than at small shapes."""

@@ -69,7 +69,8 @@ def test_equals_live(live, name):
         ),
         ("olmoe", 8, {"norm_topk_prob": False}),
         ("granitemoe", 8, {}),
-        ("switch", 1, {"expert_capacity": 4096}),
+        # Not ReLU: among 11 million hidden numbers some are 0 but for rounding, and its derivative jumps there.
+        ("switch", 1, {"expert_capacity": 4096, "dense_act_fn": "gelu"}),
     ],
     ids=["mixtral", "qwen2_moe", "deepseek_v3", "olmoe", "granitemoe", "switch"],
 )

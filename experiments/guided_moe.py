@@ -1,9 +1,9 @@
 """Does guiding experts by labels make each of them the expert of a label, and what does it cost in accuracy?
 
-    python experiments/guided_moe.py            five seeds of both, guided also with 4 and 12 experts: 20 minutes
+    python experiments/guided_moe.py            five seeds of both, guided also with 4 and 12 experts: 12 minutes
     python experiments/guided_moe.py --seeds 0  one seed of each
 
-Times are for two CPU cores, estimated from that of a step. Ten labels, ten experts, five epochs, all 10,000 test
+Times are for two CPU cores. Ten labels, ten experts, five epochs, all 10,000 test
 images. In training a guided model's gate is pulled to the expert that the label is assigned to; at the test it is the
 learnt gate alone. Expect the same accuracy from both, and only from the guided one a gate whose diagonal (the share of
 a label's own expert in its images' output) is near 1; with 4 experts for 10 labels, and with 12, the same. Each run is

@@ -43,8 +43,8 @@ PRESETS = {
     "mnist_base": Preset(
         _expert_per_label("mnist_base", MoeConfig(**_GATED, entropy_weight=0.1, usage_weight=0.1)),
         "MNIST",
-        "2 minutes, estimated",
-        "not yet run",
+        "1 minute",
+        "98.1 %",
     ),
     "mnist_guided": Preset(
         _expert_per_label(
@@ -53,8 +53,8 @@ PRESETS = {
             MoeConfig(**_GATED, guided=True, assignment_weight=10.0, entropy_weight=0.5, l2_weight=0.2),
         ),
         "MNIST",
-        "2 minutes, estimated",
-        "not yet run",
+        "1 minute",
+        "98.5 %",
     ),
     "mnist_flat_dense": Preset(
         _flat("dense", 1.0, num_experts=5, hidden=256), "MNIST", "3 minutes, estimated", "not yet run"

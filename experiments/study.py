@@ -72,6 +72,7 @@ def collect(study: Study, runs: Iterable[Run], also: Callable[[Path], Row] = lam
         seconds = _main_job(run.words, folder)
         summary, env = (json.loads((folder / f"{file}.json").read_text()) for file in ("summary", "env"))
         measured = {name: summary[name] for name in KEPT if name in summary}
+        env["command"] = " ".join(["python -m moejax.run", *run.words])  # without this machine's folder
         study.add({**run.key, "seconds": seconds, **measured, **also(folder), "environment": env})
 
 

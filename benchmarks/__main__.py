@@ -1,7 +1,7 @@
 """python -m benchmarks [NAME …] [--quick]: measure, print the tables, keep the results.
 
 Without names, all of them. `--quick` measures small shapes in under a minute, to see that everything works, and keeps
-nothing. `python -m benchmarks compare OLD.json NEW.json` compares two result files of one benchmark.
+nothing.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
         rows = benchmark.run(asked.quick)
         print(f"\n{benchmark.__doc__.splitlines()[0]}\n\n{benchmark.table(rows)}")
         if not asked.quick:
-            print(record.write(name, rows, benchmark.table(rows)))
+            print(record.write(name, rows, benchmark.table(rows), turns=benchmark.TURNS))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from moejax.dispatch import default_group_size
 from moejax.experts import MLP
 from moejax.layers import DenseMoE, SoftMoE, SparseMoE
+from moejax.metrics import dropped, load, max_violation
 
 
 class Case(NamedTuple):
@@ -93,10 +94,23 @@ def forward(module: nnx.Module, x: Float[Array, "1 t d"]) -> Float[Array, "1 t d
     return module(x) if isinstance(module, MLP) else module(x, train=True)[0]
 
 
-def forward_backward(module: nnx.Module, x: Float[Array, "1 t d"], dy: Float[Array, "1 t d"]) -> tuple[Any, Any]:
-    """Output, and gradients of the tokens and of every parameter."""
-    y, transpose = jax.vjp(forward, module, x)
-    return y, transpose(dy)  # without y, XLA would leave out the experts' last product
+def with_gradients(f: Callable[..., Array]) -> Callable[..., tuple[Any, Any]]:
+    """`(module, x, dy) → (f(module, x), gradients of x and of every parameter)`."""
+
+    def call(module: nnx.Module, x: Array, dy: Array) -> tuple[Any, Any]:
+        y, transpose = jax.vjp(f, module, x)
+        return y, transpose(dy)  # without y, XLA would leave out the experts' last product
+
+    return call
+
+
+forward_backward = with_gradients(forward)
+
+
+def unevenness(layer: SparseMoE, x: Float[Array, "1 t d"]) -> dict[str, float]:
+    """What a sparse layer drops in training, and how uneven its experts' load is (MaxVio)."""
+    routing = jax.jit(lambda layer, x: layer(x, train=True)[1])(layer, x)
+    return {"dropped": float(dropped(routing)), "max_violation": float(max_violation(load(routing)))}
 
 
 class Program(NamedTuple):

@@ -9,16 +9,13 @@ capacity competed for in groups of hidden / 4 tokens. Two questions, two baselin
 
 import jax
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Float
 
-from benchmarks import record
-from benchmarks.cases import Case, forward_backward, layers, program, tokens
+from benchmarks.cases import Case, forward_backward, layers, program, tokens, unevenness, with_gradients
 from benchmarks.interleave import interleave, ratio
 from moejax.experts import apply_experts
-from moejax.metrics import dropped, load, max_violation
+from moejax.report.markdown import markdown
 
-NAME, TURNS = "dispatch", 15
+TURNS = 15
 CASES = (
     Case(256, 784, 256, 8, 2),
     Case(1024, 256, 1024, 8, 2),
@@ -28,14 +25,6 @@ CASES = (
 SMALL = Case(64, 32, 64, 4, 2)
 
 
-def experts_alone(
-    experts: nnx.Module, slots: Float[Array, "e g c d"], dy: Float[Array, "e g c d"]
-) -> tuple[Array, tuple]:
-    """What the layer does between dispatch and combine, forward and backward."""
-    y, transpose = jax.vjp(apply_experts, experts, slots)
-    return y, transpose(dy)
-
-
 def compare(case: Case, turns: int = TURNS) -> dict:
     """Milliseconds of each way and the two kinds of ratio, for one shape."""
     made, (x, dy) = layers(case), tokens(case)
@@ -43,14 +32,12 @@ def compare(case: Case, turns: int = TURNS) -> dict:
     capacity = gather.capacity(case.group_size, train=True)
     buffers = jax.random.normal(jax.random.key(2), (2, case.experts, case.tokens // case.group_size, capacity, case.d))
     programs = {name: program(forward_backward, made[name], x, dy) for name in ("mlp", "einsum", "gather", "grouped")}
-    programs["experts"] = program(experts_alone, gather.experts, *buffers)
+    programs["experts"] = program(with_gradients(apply_experts), gather.experts, *buffers)
     seconds = interleave({name: p.call for name, p in programs.items()}, turns)
-    routing = jax.jit(lambda layer, x: layer(x, train=True)[1])(gather, x)
     return {
         "case": case._asdict() | {"group": case.group_size},
         "capacity": capacity,
-        "dropped": float(dropped(routing)),
-        "max_violation": float(max_violation(load(routing))),
+        **unevenness(gather, x),
         "ms": {name: float(1e3 * np.median(times)) for name, times in seconds.items()},
         "einsum_to_experts": ratio(seconds["einsum"], seconds["experts"]),
         "gather_to_experts": ratio(seconds["gather"], seconds["experts"]),
@@ -66,10 +53,10 @@ def table(rows: list[dict]) -> str:
         names = ("einsum_to_experts", "gather_to_experts", "grouped_to_mlp")
         einsum, gather, grouped = (f"{row[name]['median']:.2f}×" for name in names)
         experts, mlp = (f"{row['ms'][name]:.1f}" for name in ("experts", "mlp"))
-        shape = ", ".join(str(row["case"][name]) for name in ("tokens", "d", "h", "experts", "k"))
-        return [shape, str(row["case"]["group"]), f"{row['dropped']:.1%}", experts, einsum, gather, mlp, grouped]
+        case, lost = Case(**row["case"]), f"{row['dropped']:.1%}"
+        return [str(case), str(case.group_size), lost, experts, einsum, gather, mlp, grouped]
 
-    return record.markdown(header, map(line, rows))
+    return markdown(header, map(line, rows))
 
 
 def run(quick: bool) -> list[dict]:

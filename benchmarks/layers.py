@@ -6,17 +6,15 @@ dense MLP with the FLOPs that the sparse layers' tokens need, `dense` runs every
 its group size and what it dropped; the layers take turns in one process.
 """
 
-import jax
 import numpy as np
 
-from benchmarks import record
-from benchmarks.cases import Case, forward, forward_backward, layers, program, tokens
+from benchmarks.cases import Case, forward, forward_backward, layers, program, tokens, unevenness
 from benchmarks.interleave import interleave, ratio
 from benchmarks.limit import measure, unavoidable
 from moejax.layers import SparseMoE
-from moejax.metrics import dropped, load, max_violation
+from moejax.report.markdown import markdown
 
-NAME, TURNS = "layers", 7
+TURNS = 7
 BASE = Case(tokens=2048, d=256, h=1024, experts=16, k=2)
 SWEEPS = {
     "tokens": [512, 8192],
@@ -29,7 +27,7 @@ SWEEPS = {
     "skew": [1.0],
 }
 SMALL = Case(tokens=128, d=32, h=64, experts=4, k=2)
-PASSES = {"forward": 1, "forward_backward": 2}  # by the number of arguments beside the layer
+PASSES = {"forward": (forward, 1), "forward_backward": (forward_backward, 2)}  # with the arguments beside the layer
 
 
 def cases(quick: bool) -> list[Case]:
@@ -46,8 +44,7 @@ def compare(case: Case, turns: int) -> dict:
     arguments = {name: [a.reshape(of_soft) if name == "soft" else a for a in (x, dy)] for name in made}
     limit = measure(case.dtype, turns)
     row = {"case": case._asdict() | {"group": case.group_size}, "layers": {}}
-    for passes, count in PASSES.items():
-        f = {"forward": forward, "forward_backward": forward_backward}[passes]
+    for passes, (f, count) in PASSES.items():
         programs = {name: program(f, layer, *arguments[name][:count]) for name, layer in made.items()}
         seconds = interleave({name: p.call for name, p in programs.items()}, turns)
         least = limit.seconds(*unavoidable(case, passes))
@@ -60,11 +57,7 @@ def compare(case: Case, turns: int) -> dict:
             }
     for name, layer in made.items():
         if isinstance(layer, SparseMoE):
-            routing = jax.jit(lambda layer, x: layer(x, train=True)[1])(layer, x)
-            row["layers"][name] |= {
-                "dropped": float(dropped(routing)),
-                "max_violation": float(max_violation(load(routing))),
-            }
+            row["layers"][name] |= unevenness(layer, x)
     return row
 
 
@@ -75,13 +68,12 @@ def table(rows: list[dict]) -> str:
 
     def line(row: dict) -> list[str]:
         case, of = row["case"], {name: layer["forward_backward"] for name, layer in row["layers"].items()}
-        shape = ", ".join(str(case[name]) for name in ("tokens", "d", "h", "experts", "k"))
         settings = [f"{case['factor']:g}", str(case["group"]), case["dtype"], f"{case['skew']:g}"]
         mlp = [f"{of['mlp']['ms']:.1f}", f"{of['mlp']['of_limit']:.0%}"]
         lost = f"{row['layers']['gather']['dropped']:.1%}"
-        return [shape, *settings, lost, *mlp, *(f"{of[name]['to_mlp']['median']:.2f}×" for name in names)]
+        return [str(Case(**case)), *settings, lost, *mlp, *(f"{of[name]['to_mlp']['median']:.2f}×" for name in names)]
 
-    return record.markdown(header, map(line, rows))
+    return markdown(header, map(line, rows))
 
 
 def run(quick: bool) -> list[dict]:
@@ -89,5 +81,5 @@ def run(quick: bool) -> list[dict]:
     rows = []
     for case in cases(quick):
         rows.append(compare(case, 3 if quick else TURNS))
-        print(f"{NAME}: {case} measured", flush=True)
+        print(f"layers: {case} measured", flush=True)
     return rows

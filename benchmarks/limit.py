@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import record
 from benchmarks.cases import Case, program
 from benchmarks.interleave import interleave
+from moejax.report.markdown import markdown
 
-NAME, TURNS = "limit", 7
+TURNS = 7
 
 
 class Limit(NamedTuple):
@@ -60,7 +60,7 @@ def unavoidable(case: Case, passes: str) -> tuple[float, float]:
 def table(rows: list[dict]) -> str:
     """One line a type."""
     lines = [[r["dtype"], f"{r['flops'] / 1e9:,.0f}", f"{r['bandwidth'] / 1e9:,.1f}"] for r in rows]
-    return record.markdown(["type", "matrix product, GFLOP/s", "memory, GB/s"], lines)
+    return markdown(["type", "matrix product, GFLOP/s", "memory, GB/s"], lines)
 
 
 def run(quick: bool) -> list[dict]:

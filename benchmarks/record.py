@@ -5,7 +5,7 @@ Beside it stands `<name>.md`, the table that the benchmark makes of them.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,3 @@ def write(name: str, rows: list[Mapping[str, Any]], table: str, **settings: Any)
     path.write_text(json.dumps({"settings": settings, "rows": rows, "environment": env}, indent=1) + "\n")
     path.with_suffix(".md").write_text(table)
     return path
-
-
-def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    rows = [f"| {' | '.join(line)} |\n" for line in lines]
-    return f"| {' | '.join(header)} |\n|{'---|' * len(header)}\n{''.join(rows)}"

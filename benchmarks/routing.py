@@ -11,15 +11,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from benchmarks import record
 from benchmarks.cases import Case, program, sparse, tokens
 from benchmarks.interleave import interleave, ratio
 from moejax.dispatch import einsum_dispatch, gather_dispatch, grouped_dispatch
 from moejax.layers import into_groups
+from moejax.report.markdown import markdown
 from moejax.routers import ROUTERS, Context, RouterOptions
 from moejax.routing import expert_capacity
 
-NAME, TURNS = "routing", 11
+TURNS = 11
 CASES = tuple(Case(t, 256, 1024, e, 2) for t, e in ((1024, 8), (8192, 8), (8192, 64), (32768, 64)))
 SMALL = Case(256, 32, 64, 8, 2)
 
@@ -72,7 +72,7 @@ def table(rows: list[dict]) -> str:
         [f"`{name}`, × a copy", *(f"{row['dispatches'][name]['to_copy']['median']:.1f}" for row in rows)]
         for name in rows[0]["dispatches"]
     ]
-    return record.markdown(header, lines)
+    return markdown(header, lines)
 
 
 def run(quick: bool) -> list[dict]:

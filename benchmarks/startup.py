@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 
-from benchmarks import record
+from moejax.report.markdown import markdown
 
 TURNS = 2
 
@@ -45,7 +45,7 @@ def first_progress_seconds(preset: str, cache: str) -> float:
 
 def table(rows: list[dict]) -> str:
     """One line a time."""
-    return record.markdown(["from typing the command", "seconds"], [[r["what"], f"{r['seconds']:.2f}"] for r in rows])
+    return markdown(["from typing the command", "seconds"], [[r["what"], f"{r['seconds']:.2f}"] for r in rows])
 
 
 def run(quick: bool) -> list[dict]:

@@ -13,10 +13,10 @@ import time
 import jax
 import numpy as np
 
-from benchmarks import record
 from moejax.config import Config
 from moejax.models import build_model
 from moejax.presets import PRESETS
+from moejax.report.markdown import markdown
 from moejax.training.loop import epoch_order, make_chunk, make_init, make_keys, make_update, parameter_key
 from moejax.training.objective import make_objective
 from moejax.training.optimizer import make_optimizer
@@ -81,7 +81,7 @@ def table(rows: list[dict]) -> str:
         numbers = [f"{x:.2f}" for x in (*row["ms_per_step"].values(), *row["speedup"].values())]
         return [f"`{row['preset']}`", str(row["batch_size"]), *numbers]
 
-    return record.markdown(header, map(line, rows))
+    return markdown(header, map(line, rows))
 
 
 def run(quick: bool) -> list[dict]:

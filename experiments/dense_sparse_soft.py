@@ -15,15 +15,15 @@ costs what it costs in the dense one. Expect every flat figure above the publish
 the layers at equal parameters; which one wins at equal FLOPs is for the table to say.
 """
 
-import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from study import Row, Run, Study, arguments, collect, markdown, spread
+from study import Row, Run, Study, arguments, collect, log, spread
 
 from moejax.data import load
 from moejax.errors import UserError
+from moejax.report.markdown import markdown
 from moejax.report.style import DPI, STYLE
 
 LAYERS = {"dense": "#3f6fd9", "sparse": "#d08c00", "soft": "#35994a"}
@@ -62,8 +62,7 @@ def _line(data: str, comparison: str, layer: str, rows: list[Row]) -> list[str]:
 
 def measure(folder: Path) -> Row:
     """Epoch, seconds and validation accuracy after each epoch."""
-    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return {"curve": [[r["epoch"], r["seconds"], r["accuracy"]] for r in records if r["kind"] == "validation"]}
+    return {"curve": [[r["epoch"], r["seconds"], r["accuracy"]] for r in log(folder, "validation")]}
 
 
 def draw(rows: list[Row], file: Path) -> None:

@@ -11,15 +11,15 @@ the command `python -m moejax.run --config PRESET --seed N`; its folder holds th
 epoch. Beside an original's accuracy, after five epochs on its validation images, stands ours on the test images.
 """
 
-import json
 import statistics
 from pathlib import Path
 
 import numpy as np
 from guided_figures import draw
-from study import Row, Run, Study, arguments, collect, markdown, spread
+from study import Row, Run, Study, arguments, collect, log, spread
 
 from moejax.metrics import label_information
+from moejax.report.markdown import markdown
 from moejax.routing import assigned_experts
 
 ORIGINAL = {"mnist_base": ("97.18 %", "diffuse"), "mnist_guided": ("97.22 %", "0.895")}
@@ -55,11 +55,10 @@ def measure(folder: Path) -> Row:
         shares = arrays["label_expert"][0]  # label, expert: sums of the gates
     own = assigned_experts(*shares.shape)
     of_label = shares / shares.sum(1, keepdims=True)
-    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return {
         "diagonal": float(of_label[np.arange(len(own)), own].mean()),
         "nmi": float(label_information(shares)),
-        "validation_accuracy": [record["accuracy"] for record in records if record["kind"] == "validation"],
+        "validation_accuracy": [record["accuracy"] for record in log(folder, "validation")],
     }
 
 

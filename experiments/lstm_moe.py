@@ -13,14 +13,14 @@ about a minute on two CPU cores with bfloat16 units, with nothing else on them; 
 """
 
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from study import Row, Run, Study, arguments, collect, markdown
+from study import Row, Run, Study, arguments, collect, log
 
+from moejax.report.markdown import markdown
 from moejax.report.style import DPI, EXPERTS, STYLE, entitle, panels
 
 # (experts, hidden, blur, epochs): train and test accuracy in per cent, of augmented images and of 9,984.
@@ -64,16 +64,14 @@ def _line(row: Row) -> list[str]:
 
 def curves(folder: Path) -> Row:
     """Accuracies by epoch, of augmented training images as they were learnt from and of the validation images."""
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    train = [r for r in records if r["kind"] == "train"]
+    train = log(folder, "train")
     step = np.array([0, *(r["step"] for r in train)])
     epoch = np.ceil([r["epoch"] - 1e-6 for r in train]).astype(int)
     right = np.diff(step) * [r["accuracy"] for r in train]
     by_epoch = [right[epoch == e].sum() / np.diff(step)[epoch == e].sum() for e in np.unique(epoch)]
-    validation = [r["accuracy"] for r in records if r["kind"] == "validation"]
     return {
         "train_curve": [round(float(a), 5) for a in by_epoch],
-        "validation_curve": [round(a, 5) for a in validation],
+        "validation_curve": [round(record["accuracy"], 5) for record in log(folder, "validation")],
     }
 
 

@@ -8,7 +8,9 @@ Times are for two CPU cores. Each run is the command `python -m moejax.run --con
 
 import statistics
 
-from study import Row, Run, Study, arguments, collect, markdown, spread
+from study import Row, Run, Study, arguments, collect, spread
+
+from moejax.report.markdown import markdown
 
 
 def table(rows: list[Row]) -> str:

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from study import Row, Run, Study, arguments, collect, markdown, spread
+from study import Row, Run, Study, arguments, collect, log, spread
+
+from moejax.report.markdown import markdown
 
 
 class Model(NamedTuple):
@@ -104,8 +106,7 @@ def _line(name: str, rows: list[Row], best: bool) -> list[str]:
 
 def dev(folder: Path) -> Row:
     """The dev scores of the state that was tested: the last one."""
-    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    last = [record for record in records if record["kind"] == "validation"][-1]
+    last = log(folder, "validation")[-1]
     majority = json.loads((folder / "summary.json").read_text())["validation_majority"]
     return {"dev_accuracy": last["accuracy"], "dev_f1": last["f1"], "dev_majority": majority}
 

@@ -12,12 +12,13 @@ end.
 A run leaves its checkpoints in runs/mrpc_minilm-runs: about 800 MB each, which may be deleted once its row is there.
 """
 
-import json
 import statistics
 from pathlib import Path
 
 from mrpc_allocation import dev, f1_of_majority
-from study import Row, Run, Study, arguments, collect, markdown, spread
+from study import Row, Run, Study, arguments, collect, log, spread
+
+from moejax.report.markdown import markdown
 
 MODELS = {
     "moe": ("MiniLM, 2 of 6 layers upcycled to 4 experts, top-2", []),
@@ -56,8 +57,7 @@ def _majority(rows: list[Row]) -> list[str]:
 
 def measured(folder: Path) -> Row:
     """The dev scores after the last epoch, and the accuracy after every one."""
-    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return {**dev(folder), "dev_by_epoch": [r["accuracy"] for r in records if r["kind"] == "validation"]}
+    return {**dev(folder), "dev_by_epoch": [r["accuracy"] for r in log(folder, "validation")]}
 
 
 def draw(rows: list[Row], path: Path) -> None:

@@ -88,6 +88,12 @@ def _main_job(words: Sequence[str], out: Path) -> float:
     return json.loads((out / "summary.json").read_text())["seconds"] if resumed else round(seconds, 2)
 
 
+def log(folder: Path, kind: str) -> list[Row]:
+    """The records of a kind ("train", "validation", "test") in a run's metrics.jsonl, in their order."""
+    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [record for record in records if record["kind"] == kind]
+
+
 def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
     """Mean ± standard deviation, of one value itself; in per cent for a form that ends in %."""
     scale = 100 if form.endswith("%") else 1
@@ -95,12 +101,6 @@ def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
     if len(values) > 1:
         mean += " ± " + form.removesuffix("%").format(scale * statistics.stdev(values))
     return mean + (" %" if form.endswith("%") else "")
-
-
-def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    rows = [f"| {' | '.join(line)} |\n" for line in lines]
-    return f"| {' | '.join(header)} |\n|{'---|' * len(header)}\n{''.join(rows)}"
 
 
 def arguments(doc: str) -> argparse.ArgumentParser:

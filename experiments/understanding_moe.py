@@ -11,7 +11,9 @@ import dataclasses
 import time
 from collections.abc import Mapping
 
-from study import Row, Study, arguments, markdown, spread
+from study import Row, Study, arguments, spread
+
+from moejax.report.markdown import markdown
 
 # Test accuracy in per cent and dispatch entropy in nats, mean and standard deviation of 10 runs (the paper's table 1).
 PAPER: Mapping[str, tuple[str, ...]] = {

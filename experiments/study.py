@@ -4,10 +4,12 @@ A study is a script beside this file. Its rows stand in experiments/results/STUD
 as preset and seed) with what was measured and the machine it was measured on; the table of them in table.md beside it.
 A row that is there is not measured again, so a study may be interrupted and goes on where it stopped; delete rows to
 have them measured anew. With `--quick` it makes a small version of every row in runs/quick/STUDY, from nothing, in
-under a minute: to see that it works, not what it finds.
+under a minute: to see that it works, not what it finds. Two processes may fill one study: give each its own seeds.
 """
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -15,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,18 +36,22 @@ class Study:
             shutil.rmtree(self.folder, ignore_errors=True)
             shutil.rmtree(self.runs, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / "results.json"
-        self.rows: list[Row] = json.loads(file.read_text()) if file.exists() else []
+        self.rows = self._read()
 
     def has(self, key: Mapping[str, Any]) -> bool:
         """Whether the row of that key was measured."""
         return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
 
     def add(self, row: Row) -> None:
-        """Keep a row; what is on disk is whole at any moment."""
-        self.rows.append(row)
-        _replace(self.folder / "results.json", json.dumps(self.rows, indent=1) + "\n")
-        _replace(self.folder / "table.md", self.table(self.rows))
+        """Keep a row beside those of other processes; what is on disk is whole at any moment."""
+        with _locked(self.folder):
+            self.rows = [*self._read(), row]
+            _replace(self.folder / "results.json", json.dumps(self.rows, indent=1) + "\n")
+            _replace(self.folder / "table.md", self.table(self.rows))
+
+    def _read(self) -> list[Row]:
+        file = self.folder / "results.json"
+        return json.loads(file.read_text()) if file.exists() else []
 
 
 class Run(NamedTuple):
@@ -108,6 +114,16 @@ def arguments(doc: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small version of everything in under a minute")
     return parser
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # lets go of the lock
 
 
 def _replace(path: Path, text: str) -> None:

@@ -129,7 +129,7 @@ def environment() -> dict[str, str | int]:
         "device": describe_device(),
         "device_count": jax.device_count(),
         "backend": device.platform,
-        "cores": os.cpu_count() or 0,
+        "cores": cores(),
         "commit": _commit(),
     }
 
@@ -144,7 +144,12 @@ def describe_device() -> str:
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
-    return f"cpu ({model}, {os.cpu_count()} cores)"
+    return f"cpu ({model}, {cores()} core{'s' * (cores() != 1)})"
+
+
+def cores() -> int:
+    """How many cores this process may use, which are fewer than the machine's for one that was pinned to some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
 
 
 def _version(package: str) -> str:

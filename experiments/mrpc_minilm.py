@@ -4,10 +4,10 @@
     python experiments/mrpc_minilm.py --models moe --seeds 0  one run: about 17 minutes
 
 Times are for two CPU cores, and are estimates so far. Each run is `python -m moejax.run --config mrpc_minilm --seed N`;
-without MoE it is the same command with `--moe.layer dense --moe.num_experts 1`: one expert that all tokens go to, the
-feed-forward layer itself. The first run fetches MiniLM (83 MB). Expected, test: at least 82.5 % and F1 87, and the MoE
-not below the dense model. Dev is the dev split, looked at after every epoch; the test pairs are looked at once, at the
-end.
+without MoE it is the same command with `--moe.num_experts 1 --moe.k 1`: one expert that all tokens go to with a weight
+of 1, which is the feed-forward layer itself, by the same products. The first run fetches MiniLM (83 MB). Expected,
+test: at least 82.5 % and F1 87, and the MoE not below the dense model. Dev is the dev split, looked at after every
+epoch; the test pairs are looked at once, at the end.
 
 A run leaves its checkpoints in runs/mrpc_minilm-runs: about 800 MB each, which may be deleted once its row is there.
 """
@@ -22,7 +22,7 @@ from moejax.report.markdown import markdown
 
 MODELS = {
     "moe": ("MiniLM, 2 of 6 layers upcycled to 4 experts, top-2", []),
-    "dense": ("MiniLM without MoE", ["--moe.layer", "dense", "--moe.num_experts", "1"]),
+    "dense": ("MiniLM without MoE", ["--moe.num_experts", "1", "--moe.k", "1"]),
 }
 
 ORIGINAL = ["*the original's best*", "", "", "", "66.6 %", "", "", ""]

@@ -32,8 +32,8 @@ COMPARISONS = ("flat", "parameters", "FLOPs")
 LAYERS = {"dense": "#3f6fd9", "sparse": "#d08c00", "soft": "#35994a"}
 # Fashion-MNIST, best test accuracy of any epoch on 9,216 images.
 ORIGINAL = {"dense": 88.55, "sparse": 85.79, "soft": 88.40}
-# The experts' hidden width, and room in a sparse layer alike at training and test, at which an image costs 8.6 MFLOP, as
-# in the dense layer, whose runs are those of equal parameters.
+# The experts' hidden width, and room in a sparse layer alike at training and test, at which an image costs 8.6 MFLOP,
+# as in the dense layer, whose runs are those of equal parameters.
 SAME_FLOPS = {
     "sparse": ("--moe.hidden", "160", "--moe.eval_capacity_factor", "1.25"),
     "soft": ("--moe.hidden", "512"),

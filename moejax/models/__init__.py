@@ -1,4 +1,4 @@
-"""The networks around the layers, one file each.
+"""The networks around the layers, one file each, and a folder for the pre-trained one.
 
 A model is called as `model(batch, train=…, key=…)` with a dict of arrays that share their leading axis, and returns
 class logits [b, y] in float32 and the routing of each of its MoE layers. It says `tokens`, how many tokens an example
@@ -14,9 +14,8 @@ from jaxtyping import Array, Float, Int
 from numpy import ndarray
 
 from moejax.config import Config
-from moejax.models import bert_weights
+from moejax.models import bert
 from moejax.models.clusters import ClusterClassifier
-from moejax.models.encoder_classifier import EncoderClassifier
 from moejax.models.flat import FlatClassifier
 from moejax.models.image import ImageClassifier
 from moejax.models.lstm import LSTMClassifier
@@ -31,11 +30,11 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "flat": FlatClassifier,
     "lstm": LSTMClassifier,
     "pair": PairClassifier,
-    "encoder": EncoderClassifier,
+    "encoder": bert.EncoderClassifier,
 }
 # name → what finds the weights that a model begins with, and what puts them into a fresh one.
 PRETRAINED = {
-    "encoder": (bert_weights.pretrained, bert_weights.fill),
+    "encoder": (bert.pretrained, bert.fill),
 }
 
 

@@ -17,7 +17,8 @@ from peer_answers import load
 from moejax.config import Config, DataConfig, ModelConfig, MoeConfig
 from moejax.data import find, minilm
 from moejax.errors import UserError
-from moejax.models import bert_weights, build_model
+from moejax.models import build_model
+from moejax.models.bert import weights as bert_weights
 
 DENSE = {"layer": "dense", "num_experts": 1}
 LAYERS = {

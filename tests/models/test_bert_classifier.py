@@ -11,8 +11,9 @@ from moejax import models
 from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
 from moejax.data.dataset import Dataset
 from moejax.data.mrpc_pieces import LENGTH
-from moejax.models import bert_weights, build_model
-from moejax.models.sentence_order import swap_sentences
+from moejax.models import build_model
+from moejax.models.bert import weights as bert_weights
+from moejax.models.bert.sentence_order import swap_sentences
 from moejax.routing import TopKRouting
 from moejax.training.evaluate import evaluate
 from moejax.training.fit import Fit

@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from moejax.config import Config
 from moejax.data.mrpc_pieces import LENGTH, PADDING
+from moejax.models.bert.encoder import Encoder
+from moejax.models.bert.sentence_order import swap_sentences
 from moejax.models.dropout import dropout
-from moejax.models.encoder import Encoder
-from moejax.models.sentence_order import swap_sentences
 from moejax.routing import Routing
 
 

@@ -15,8 +15,8 @@ from moejax.config import Config
 from moejax.data import minilm
 from moejax.errors import UserError
 from moejax.experts import MLP
-from moejax.models.encoder import POSITIONS, SEGMENTS, Attention, Block
-from moejax.models.encoder_classifier import EncoderClassifier
+from moejax.models.bert.classifier import EncoderClassifier
+from moejax.models.bert.encoder import POSITIONS, SEGMENTS, Attention, Block
 from moejax.upcycling import copies
 
 Weights = Mapping[str, Array | ndarray]

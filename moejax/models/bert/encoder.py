@@ -2,7 +2,7 @@
 
     pieces ─ embeddings ─ [ norm(+ attention) ─ norm(+ feed-forward or MoE) ] × depth
 
-Devlin et al. 2019, "BERT"; every norm comes after its residual sum. The weights come from a file (`bert_weights`).
+Devlin et al. 2019, "BERT"; every norm comes after its residual sum. The weights come from a file (`weights`).
 
 Axis letters: b pairs, t pieces of a pair, g n the same or, packed, one group of all; d width, a heads, y classes.
 """
@@ -18,9 +18,9 @@ from moejax.config import Config, ModelConfig
 from moejax.data.mrpc_pieces import PADDING
 from moejax.dispatch.places import Places
 from moejax.experts import MLP
+from moejax.models.bert.packing import pack, pack_ids, packing, unpack
 from moejax.models.dropout import dropout
 from moejax.models.layer import layer_maker
-from moejax.models.packing import pack, pack_ids, packing, unpack
 from moejax.products import matmul
 from moejax.routing import Routing
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moejax.models.packing import pack, pack_ids, packing, unpack
+from moejax.models.bert.packing import pack, pack_ids, packing, unpack
 
 MASK = jnp.array([[True, True, False], [True, False, False], [True, True, True]])
 

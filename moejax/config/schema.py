@@ -193,6 +193,8 @@ class TrainConfig:
     """AdamW: decoupled decay of all matrices; Adam: times all parameters, added to the gradient."""
     clip_norm: float | None = 1.0
     """AdamW: gradients are scaled down to this global norm; none leaves them as they are."""
+    frozen: str | None = None
+    """Parameters whose path begins so keep their first values, such as encoder.embeddings; none: all learn."""
     task_weight: float = 1.0
     """Weight of the cross-entropy beside the losses of the MoE layers."""
     label_smoothing: float = 0.0

@@ -12,6 +12,7 @@ from moejax.config import Config
 from moejax.data.dataset import Dataset, Examples, rows
 from moejax.errors import UserError
 from moejax.models import after_step, build_model, pretrained
+from moejax.training import frozen
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, routing_facts
 from moejax.training.folder import RunFolder, describe_device
@@ -47,10 +48,11 @@ class Fit:
 
         # Two programs compiled at once: a chunk needs only the shapes of the state that the other one makes.
         given = parameter_key(config.seed), pretrained(config)
+        shapes = jax.eval_shape(init, *given)
+        frozen.check(shapes.model, train.frozen)
         init_lowered = init.lower(*given)
         with ThreadPoolExecutor(1) as pool:
             init_program = pool.submit(init_lowered.compile)
-            shapes = jax.eval_shape(init, *given)
             self.chunk = chunk.lower(shapes, self.train_data, self.keys, 0).compile()
             self.state = init_program.result()(*given)
 

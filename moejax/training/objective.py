@@ -13,6 +13,7 @@ from moejax import losses, metrics
 from moejax.config import Config, MoeConfig
 from moejax.data.augment import augment
 from moejax.routing import Routing, SparseRouting, TopKRouting
+from moejax.training.frozen import hold
 
 Batch = dict[str, Array]
 Objective = Callable[[nnx.Module, Batch, Array], tuple[Array, "StepMetrics"]]
@@ -59,6 +60,7 @@ def make_objective(config: Config) -> Objective:
     t, moe = config.train, config.moe
 
     def objective(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], StepMetrics]:
+        model = hold(model, t.frozen)
         augment_key, router_key = jax.random.split(key)
         if "image" in batch:
             strengths = {"shift": t.shift, "rotate": t.rotate, "zoom": t.zoom, "crop": t.crop, "blur": t.blur}

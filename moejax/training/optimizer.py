@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from moejax.config import TrainConfig
+from moejax.training.frozen import leave_out
 
 
 def learning_rate_schedule(train: TrainConfig, steps: int) -> optax.Schedule:
@@ -28,6 +29,7 @@ def make_optimizer(train: TrainConfig, steps: int) -> optax.GradientTransformati
         descend = optax.chain(decay, optax.scale_by_adam(), optax.scale_by_learning_rate(schedule))
     else:
         descend = _adamw(train, schedule)
+    descend = leave_out(descend, train.frozen)
     if train.stop_rise is not None or train.stop_below is not None:
         return optax.chain(descend, early_stop(train.stop_rise, train.stop_below))
     return optax.with_extra_args_support(descend)

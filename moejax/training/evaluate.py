@@ -108,11 +108,14 @@ def _dispatch_entropy(gates: Float[Array, "l n e"], clusters: Int[Array, " n"]) 
     return [round(float(metrics.dispatch_entropy(table)), 6) for table in tables]
 
 
-def flops_per_example(model: nnx.Module, data: Examples, batch_size: int) -> float:
-    """FLOPs of one example's forward pass at evaluation, as the compiled program's own cost analysis counts them."""
+def flops_per_example(model: nnx.Module, data: Examples, batch_size: int) -> float | None:
+    """FLOPs of one example's forward pass at evaluation, as the compiled program's own cost analysis counts them.
+
+    None where the program has a loop, whose body that analysis counts once however often it runs.
+    """
     batch = {name: array[:batch_size] for name, array in data.items()}
-    cost = evaluate_batch.lower(model, batch).compile().cost_analysis()
-    return cost["flops"] / rows(batch)
+    compiled = evaluate_batch.lower(model, batch).compile()
+    return None if " while(" in compiled.as_text() else compiled.cost_analysis()["flops"] / rows(batch)
 
 
 def f1(predicted: Bool[ndarray, " n"], true: Bool[ndarray, " n"]) -> float:

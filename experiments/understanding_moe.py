@@ -16,23 +16,26 @@ from study import Row, Study, arguments, spread
 from moejax.report.markdown import markdown
 
 # Test accuracy in per cent and dispatch entropy in nats, mean and standard deviation of 10 runs (the paper's table 1).
+# No single model of sums over patches can do better than 87.5 where features and feature noise are alike (theorem 4.1).
 PAPER: Mapping[str, tuple[str, ...]] = {
-    "single_linear": ("68.71", "60.59", "74.81", "74.63"),
-    "single_nonlinear": ("79.48", "72.29", "72.69", "67.60"),
+    "single_linear": ("68.71", "60.59", "74.81", "74.63", "≤ 87.5"),
+    "single_nonlinear": ("79.48", "72.29", "72.69", "67.60", "≤ 87.5"),
     "moe_linear": (
         "92.99 ± 2.11 / 1.300 ± 0.044",
         "88.48 ± 1.96 / 1.294 ± 0.036",
         "95.93 ± 1.34 / 1.160 ± 0.100",
         "93.30 ± 1.48 / 1.160 ± 0.155",
+        "",
     ),
     "moe_nonlinear": (
         "99.46 ± 0.55 / 0.098 ± 0.087",
         "98.09 ± 1.27 / 0.171 ± 0.103",
         "99.99 ± 0.02 / 0.008 ± 0.011",
         "98.92 ± 1.18 / 0.089 ± 0.120",
+        "",
     ),
 }
-SETTINGS = ("s1", "s2", "s3", "s4")
+SETTINGS = {"s1": "S1", "s2": "S2", "s3": "S3", "s4": "S4", "theorem": "theorem 4.1"}
 TRAIN, QUICK_EXAMPLES = 16_000, 500
 RULES = {
     "authors": "the authors' rule",
@@ -55,7 +58,7 @@ def table(rows: list[Row]) -> str:
             if mine:
                 seeds = len({row["seed"] for row in mine})
                 lines.append([name, RULES[rule], str(seeds), *(_cell(mine, setting) for setting in SETTINGS)])
-    return markdown(["model", "", "seeds", *(setting.upper() for setting in SETTINGS)], lines)
+    return markdown(["model", "", "seeds", *SETTINGS.values()], lines)
 
 
 def _cell(rows: list[Row], setting: str) -> str:

@@ -8,11 +8,12 @@ PyTorch needs none. A ratio is the median of the ratios of neighbouring turns.
 """
 
 import dataclasses
+from types import ModuleType
 
 import numpy as np
 
 from benchmarks.interleave import interleave, ratio
-from benchmarks.loops import Loop, make_loops, random_images
+from benchmarks.loops import make_loops, random_images
 from moejax.config import Config
 from moejax.presets import PRESETS
 from moejax.report.markdown import markdown
@@ -21,24 +22,26 @@ PRESETS_MEASURED = ("mnist_dense", "mnist_sparse", "mnist_soft")
 STEPS, TURNS, REST = 50, 7, 0.05
 
 
-def torch_loops(config: Config, *arguments: object) -> dict[str, Loop]:
-    """The PyTorch loops for a preset; none, and one sentence, where PyTorch is missing."""
+def pytorch() -> ModuleType | None:
+    """What makes the PyTorch loops; None, and one sentence, where PyTorch is missing or cannot use the device."""
     try:
-        from benchmarks import torch_models, torch_training
+        from benchmarks import torch_training
 
-        ways = torch_models.DISPATCHES if config.moe.layer == "sparse" else ("loop",)
-        made = {way: torch_training.make_loop(config, *arguments, dispatch=way) for way in ways}
+        torch_training.use_device()
     except (ImportError, RuntimeError) as error:
-        print(f"training: without PyTorch's columns, since {error}: pip install 'moejax[peers]' brings it.", flush=True)
-        return {}
-    return {f"torch {way}" if len(made) > 1 else "torch": loop for way, loop in made.items()}
+        print(f"training: PyTorch's columns stay empty ({error}); pip install 'moejax[peers]' brings it.", flush=True)
+        return None
+    return torch_training
 
 
-def compare(config: Config, steps: int = STEPS, turns: int = TURNS) -> dict:
+def compare(config: Config, theirs: ModuleType | None, steps: int = STEPS, turns: int = TURNS) -> dict:
     """Examples per second of each loop, in turns."""
-    arguments = random_images(steps * config.train.batch_size), steps, 10 * steps * turns
-    ours = make_loops(config, *arguments)
-    loops = {name: ours[name] for name in ("scanned", "plain")} | torch_loops(config, *arguments)
+    arguments = config, random_images(steps * config.train.batch_size), steps, 10 * steps * turns
+    ours = make_loops(*arguments)
+    loops = {name: ours[name] for name in ("scanned", "plain")}
+    if theirs is not None:
+        ways = {"torch loop": "loop", "torch einsum": "einsum"} if config.moe.layer == "sparse" else {"torch": "loop"}
+        loops |= {name: theirs.make_loop(*arguments, dispatch=way) for name, way in ways.items()}
     seconds = interleave({name: loop.call for name, loop in loops.items()}, turns, rest=REST)
     examples = steps * config.train.batch_size
     return {
@@ -68,8 +71,9 @@ def table(rows: list[dict]) -> str:
 
 def run(quick: bool) -> list[dict]:
     """Measure all presets; quickly, the tiny one with each kind of layer."""
+    theirs = pytorch()
     if not quick:
-        return [compare(PRESETS[name].config) for name in PRESETS_MEASURED]
+        return [compare(PRESETS[name].config, theirs) for name in PRESETS_MEASURED]
     tiny = PRESETS["mnist_tiny"].config
     layers = [dataclasses.replace(tiny.moe, layer=layer) for layer in ("dense", "sparse", "soft")]
-    return [compare(dataclasses.replace(tiny, moe=moe), 5, 2) for moe in layers]
+    return [compare(dataclasses.replace(tiny, moe=moe), theirs, 5, 2) for moe in layers]

@@ -83,7 +83,7 @@ def installed() -> dict[str, Product]:
     for name, make in PRODUCTS.items():
         try:
             found[name] = make()
-        except (ImportError, AttributeError):
+        except Exception:  # not installed, or not made for this version of JAX
             continue
     return found
 

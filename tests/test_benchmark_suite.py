@@ -1,6 +1,7 @@
 """The benchmark suite's tables, comparisons and pictures, from rows made up here; nothing is timed for its time."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import subprocess
@@ -238,3 +239,24 @@ def test_peers_in_pytorch_have_our_slots_flops_and_choices():
     for group, experts, slots in ((64, 8, 20), (256, 64, 10), (256, 16, 40)):
         case = Case(group, 8, 4 * group, experts, 2)
         assert int(case.group_size * theirs.factor(case, slots) / experts) == slots
+
+
+def test_a_peer_with_our_weights_answers_as_ours_and_drops_the_same():
+    torch = pytest.importorskip("torch", reason="the peers need torch: pip install moejax[peers]")
+    pytest.importorskip("mixture_of_experts", reason="pip install moejax[peers]")
+    theirs = importlib.import_module("benchmarks.torch_peers")
+    case = Case(tokens=64, d=8, h=64, experts=4, k=2, skew=1.0)
+    x, ours = tokens(case)[0], sparse(case, "gather")
+    ours.experts.activation = functools.partial(jax.nn.gelu, approximate=False)  # as theirs is
+    layer = theirs.SPARSE["mixture-of-experts"].make(case, ours.capacity(case.group_size, train=True)).train()
+    with torch.no_grad():
+        for parameter, value in (
+            (layer.layer.gate.w_gating, ours.router.kernel),
+            (layer.layer.experts.w1, ours.experts.up.kernel),
+            (layer.layer.experts.w2, ours.experts.down.kernel),
+        ):
+            parameter.copy_(torch.tensor(np.asarray(value)))
+        answer = layer(torch.tensor(np.asarray(x)).reshape(-1, case.group_size, case.d)).reshape(x.shape)
+    expected, routing = jax.jit(lambda layer, x: layer(x, train=True))(ours, x)
+    assert not routing.kept.all()
+    np.testing.assert_allclose(answer.numpy(), expected, atol=1e-5)

@@ -1,44 +1,82 @@
 """python -m benchmarks [NAME …] [--quick]: measure, print the tables, keep the results.
 
-Without names, all of them. `--quick` measures small shapes in under a minute, to see that everything works, and keeps
+Without names, all of them that need no GPU. `--quick` measures small shapes, to see that everything works, and keeps
 nothing.
+
+python -m benchmarks compare OLD.json NEW.json: is anything slower than before? Exit status 1 if so.
+python -m benchmarks draw RESULTS.json: make the picture of layers or peers anew.
 """
 
 import argparse
 import importlib
+import os
+import sys
 
-from benchmarks import record
+from benchmarks import draw, record
+from moejax.errors import UserError
 
 NAMES = {
     "limit": "what this device can do",
     "startup": "how long until something happens",
     "training_loop": "the scanned loop against an ordinary one",
+    "training": "the MNIST presets, also against PyTorch",
+    "convergence": "seconds to 98.5 % on MNIST",
     "dispatch": "what routing, dispatch and combine cost on top of the experts",
     "routing": "routers and dispatches alone",
     "layers": "dense, sparse and soft layers side by side",
+    "peers": "our layers against other libraries'",
+    "gpu": "on a GPU, in under 8 minutes: limit, layers at large shapes, training, convergence",
 }
+SUITES = {"gpu": ("limit", "gpu_layers", "training", "convergence")}
+TOOLS = ("compare", "draw")
 
 
-def main() -> None:
-    """Run what is asked for."""
+def main() -> int:
+    """Run what is asked for; the exit status."""
+    if sys.argv[1:2] and sys.argv[1] in TOOLS:
+        return importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
     listing = "\n".join(f"  {name:<14} {line}" for name, line in NAMES.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=f"{__doc__}\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which; all if none is given")
-    parser.add_argument("--quick", action="store_true", help="small shapes, in under a minute; keeps nothing")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which; without names all but gpu")
+    parser.add_argument("--quick", action="store_true", help="small shapes; keeps nothing")
     asked = parser.parse_args()
     if unknown := [name for name in asked.names if name not in NAMES]:
         parser.error(f"there is no benchmark {unknown[0]}; choose of {', '.join(NAMES)}")
-    for name in asked.names or NAMES:
-        benchmark = importlib.import_module(f"benchmarks.{name}")
-        rows = benchmark.run(asked.quick)
-        print(f"\n{benchmark.__doc__.splitlines()[0]}\n\n{benchmark.table(rows)}")
-        if not asked.quick:
-            print(record.write(name, rows, benchmark.table(rows), turns=benchmark.TURNS))
+    names, failed = asked.names or [name for name in NAMES if name not in SUITES], False
+    try:
+        if "gpu" in names:
+            # The largest shapes need more of the memory than JAX takes by itself.
+            os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+            importlib.import_module("benchmarks.gpu_layers").check()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for benchmark in [part for name in names for part in SUITES.get(name, (name,))]:
+        try:
+            measure(benchmark, asked.quick)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            failed = True
+    return 2 if failed else 0
+
+
+def measure(name: str, quick: bool) -> None:
+    """One benchmark: its rows are kept as they come, so that what stops it costs only what was not yet measured."""
+    benchmark, rows, written = importlib.import_module(f"benchmarks.{name}"), [], None
+    for row in benchmark.run(quick):
+        rows.append(row)
+        if not quick:
+            written = record.write(name, rows, benchmark.table(rows), turns=benchmark.TURNS)
+    print(f"\n{benchmark.__doc__.splitlines()[0]}\n\n{benchmark.table(rows)}")
+    if written:
+        print(written)
+        if name in draw.FIGURES:
+            print(draw.draw(written))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,6 +3,7 @@
 Beside it stands `<name>.md`, the table that the benchmark makes of them.
 """
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -14,9 +15,13 @@ from moejax.training.folder import environment
 RESULTS = Path(__file__).parent / "results"
 
 
+# Taken once: results that are written anew make a clean checkout one with changes.
+_environment = functools.cache(environment)
+
+
 def write(name: str, rows: list[Mapping[str, Any]], table: str, **settings: Any) -> Path:
     """Write the rows of one benchmark and the table of them; returns the file of rows."""
-    env = environment()
+    env = _environment()
     device = re.sub(r"[^a-z0-9]+", "-", str(env["device"]).lower()).strip("-")
     path = RESULTS / device / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,160 @@
+"""The picture of a result, beside it.  python -m benchmarks draw RESULTS.json"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+from moejax.errors import UserError
+from moejax.report.style import DPI, EXPERTS, INK, MUTED, STYLE, bare, entitle, panels, place, sheet
+
+MULTIPLES = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+WORDS = {
+    "tokens": "tokens",
+    "experts": "experts",
+    "k": "experts of a token",
+    "factor": "capacity factor",
+    "group": "group size",
+    "d": "width of a token",
+    "dtype": "type",
+    "skew": "skew of popularity",
+}
+
+
+def layers(rows: list[dict]) -> Figure:
+    """One panel a sweep: each layer's time over the MLP's of the same active FLOPs."""
+    base, names = rows[0], [name for name in rows[0]["layers"] if name != "mlp"]
+    found = {word: sweep(rows, field) for field, word in WORDS.items() if len(sweep(rows, field)) > 1}
+    case = base["case"]
+    figure, axes = panels(
+        len(found) + 1,
+        3,
+        1.9,
+        "forward and backward, over an MLP with the FLOPs that a token's experts need",
+        f"else T {case['tokens']}, d {case['d']}, h {case['h']}, E {case['experts']}, k {case['k']}",
+    )
+    ratios = {
+        id(row): {name: row["layers"][name]["forward_backward"]["to_mlp"]["median"] for name in names} for row in rows
+    }
+    every = [value for of_row in ratios.values() for value in of_row.values()]
+    for panel, (word, points) in zip(axes, found.items(), strict=False):
+        for name, colour in zip(names, EXPERTS, strict=False):
+            panel.plot([ratios[id(row)][name] for _, row in points], color=colour, lw=1.6, marker="o", ms=4)
+        panel.axhline(1, color=MUTED, lw=0.8, ls="--", zorder=0)
+        panel.set_title(word.capitalize())
+        panel.set_xlim(-0.2, len(points) - 0.8)
+        panel.set_xticks(range(len(points)), [str(value) for value, _ in points])
+        panel.set_ylim(min(*every, 1) / 1.25, 1.25 * max(*every, 1))
+        multiples(panel, "y")
+    legend(axes[-1], [*zip(names, EXPERTS, strict=False), ("mlp, dashed", MUTED)])
+    return figure
+
+
+def sweep(rows: list[dict], field: str) -> list[tuple[object, dict]]:
+    """The first row and those that differ from it in that field alone, by its value."""
+    base = rows[0]["case"]
+    of_sweep = [row for row in rows if all(row["case"][name] == base[name] for name in base if name != field)]
+    return sorted(((row["case"][field], row) for row in of_sweep), key=lambda point: point[0])
+
+
+def peers(rows: list[dict]) -> Figure:
+    """One line a shape: each peer's time over ours, with its quartiles."""
+    places = {id(row): -i for i, row in enumerate(rows)}
+    names = list(dict.fromkeys(name for row in rows for part in ("sparse", "soft") for name in row[part]["to_ours"]))
+    height = 0.55 * len(rows)
+    figure = sheet(
+        height + 0.75,
+        "forward and backward, over our best dispatch of the shape; soft-moe-pytorch over our soft layer",
+        "lines: quartiles",
+        "rows: T, d, h, E, k",
+    )
+    axes = place(figure, 1.75, 0.2, 5.1, height)
+    step = 0.7 / max(len(names), 1)
+    for n, (name, colour) in enumerate(zip(names, EXPERTS, strict=False)):
+        for row in rows:
+            factor = (row["sparse"]["to_ours"] | row["soft"]["to_ours"]).get(name)
+            if factor is None:
+                continue
+            y = places[id(row)] + 0.35 - step * (n + 0.5)
+            axes.plot([factor["low"], factor["high"]], [y, y], color=colour, lw=1.6)
+            axes.plot([factor["median"]], [y], color=colour, marker="o", ms=5, lw=0)
+    axes.axvline(1, color=INK, lw=1, zorder=1)
+    axes.set_yticks(list(places.values()), [shape(row["case"]) for row in rows])
+    axes.set_ylim(-len(rows) + 0.5, 0.5)
+    axes.grid(False, axis="y")
+    for y in range(1, len(rows)):
+        axes.axhline(0.5 - y, color="#eceff3", lw=0.8, zorder=0)
+    multiples(axes, "x")
+    axes.set_xlabel("their time over ours: right of the line ours is faster")
+    legend(place(figure, 7.0, 0.2, 1.9, height), list(zip(names, EXPERTS, strict=False)))
+    return figure
+
+
+def shape(case: dict) -> str:
+    """T, d, h, E and k of a case."""
+    return ", ".join(str(case[name]) for name in ("tokens", "d", "h", "experts", "k"))
+
+
+def multiples(axes: Axes, which: str) -> None:
+    """A logarithmic axis of factors."""
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(FixedLocator(MULTIPLES))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(which="minor", length=0)
+
+
+def legend(axes: Axes, entries: list[tuple[str, str]]) -> None:
+    """Names in their colours, in place of a panel."""
+    bare(axes)
+    axes.set(xticks=[], yticks=[])
+    line = 0.2 / axes.get_position().height / axes.figure.get_figheight()  # of 0.2 inches
+    for i, (name, colour) in enumerate(entries):
+        axes.text(0, 1 - line * i, name, color=colour, va="top")
+
+
+# name of a benchmark → (heading, its figure)
+FIGURES: dict[str, tuple[str, Callable[[list[dict]], Figure]]] = {
+    "layers": ("What a layer costs", layers),
+    "peers": ("Our layers and other libraries'", peers),
+}
+
+
+def draw(file: Path) -> Path:
+    """Draw a result; returns the picture's path.
+
+    Raises:
+      UserError: it is no result that has a picture.
+    """
+    if file.stem not in FIGURES:
+        raise UserError(f"{file} has no picture; name the results of {' or '.join(FIGURES)}.")
+    try:
+        results = json.loads(file.read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{file} is no results file of a benchmark; name one of benchmarks/results/*/*.json.") from None
+    heading, figure = FIGURES[file.stem]
+    with matplotlib.rc_context(STYLE):
+        made = figure(results["rows"])
+        entitle(made, f"{heading} · {results['environment']['device']}")
+        picture = file.with_suffix(".png")
+        made.savefig(picture, dpi=DPI)
+    return picture
+
+
+def main(arguments: list[str]) -> int:
+    """Draw it; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks draw", description=__doc__)
+    parser.add_argument("results", type=Path, metavar="RESULTS.json")
+    try:
+        print(draw(parser.parse_args(arguments).results))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,262 @@
+"""The benchmark suite's tables, comparisons and pictures, from rows made up here; nothing is timed for its time."""
+
+import dataclasses
+import functools
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import compare, convergence, draw, gpu_layers, peers, training  # noqa: E402
+from benchmarks.cases import Case, forward, sparse, tokens, with_gradients  # noqa: E402
+from benchmarks.interleave import interleave  # noqa: E402
+from benchmarks.layers import BASE, cases  # noqa: E402
+from benchmarks.loops import make_loops, random_images  # noqa: E402
+from benchmarks.products import forward_with, ragged_dot, relative_error  # noqa: E402
+from moejax.data.dataset import Dataset  # noqa: E402
+from moejax.errors import UserError  # noqa: E402
+from moejax.presets import PRESETS  # noqa: E402
+
+SMALL = Case(tokens=64, d=8, h=16, experts=4, k=2)
+TINY = PRESETS["mnist_tiny"].config
+
+
+def results(path, rows, device="a cpu"):
+    path.write_text(json.dumps({"rows": rows, "environment": {"device": device}}))
+    return path
+
+
+def times(**of):
+    return {"median": of.pop("median"), "low": 0.9, "high": 3.0}
+
+
+def test_a_change_is_a_factor_above_1_where_the_new_is_slower():
+    old = [
+        {"case": {"tokens": 1, "factor": 1.25}, "ms": {"gather": 10.0, "gone": 1.0}, "dropped": 0.5, "capacity": 3},
+        {"preset": "a", "batch_size": 16, "examples_per_second": {"scanned": 100.0}},
+        {"preset": "b", "batch_size": 16, "examples_per_second": {"scanned": 100.0}},
+    ]
+    new = [
+        {"preset": "a", "batch_size": 16, "examples_per_second": {"scanned": 50.0}},
+        {"case": {"tokens": 1, "factor": 1.25}, "ms": {"gather": 15.0, "new": 1.0}, "dropped": 0.9, "capacity": 4},
+        {"case": {"tokens": 2, "factor": 1.25}, "ms": {"gather": 90.0}},
+        {"preset": "b", "batch_size": 32, "examples_per_second": {"scanned": 1.0}},
+    ]
+    found = {(change.row, change.name): change.factor for change in compare.changes(old, new)}
+    assert found == {
+        ("batch_size 16, preset a", "examples_per_second.scanned"): 2.0,
+        ("factor 1.25, tokens 1", "ms.gather"): 1.5,
+    }
+
+
+@pytest.mark.parametrize(("tolerance", "status"), [("1.6", 0), ("1.4", 1)])
+def test_compare_says_by_its_status_whether_anything_is_slower(tmp_path, capsys, tolerance, status):
+    old = results(tmp_path / "old.json", [{"what": "import", "seconds": 2.0}])
+    new = results(tmp_path / "new.json", [{"what": "import", "seconds": 3.0}])
+    assert compare.main([str(old), str(new), "--tolerance", tolerance]) == status
+    assert "| what import | seconds | 2 | 3 | 1.50× |" in capsys.readouterr().out
+
+
+def test_what_cannot_be_compared_is_one_sentence(tmp_path, capsys):
+    row = {"what": "import", "seconds": 2.0}
+    old, other = results(tmp_path / "a.json", [row]), results(tmp_path / "b.json", [row], device="a gpu")
+    assert compare.main([str(old), str(other)]) == 2
+    assert capsys.readouterr().err.endswith("b.json of a gpu; compare results of one kind of device.\n")
+    with pytest.raises(UserError, match="have no row in common"):
+        compare.compare(old, results(tmp_path / "c.json", [row | {"what": "else"}]))
+    (tmp_path / "d.json").write_text("{}")
+    with pytest.raises(UserError, match=r"d.json is no results file"):
+        compare.compare(old, tmp_path / "d.json")
+
+
+def test_the_recorded_results_have_numbers_to_compare():
+    for file in (ROOT / "benchmarks" / "results").glob("*/*.json"):
+        found = compare.compare(file, file)
+        assert {change.factor for change in found} == {1.0}, file
+        assert len({(change.row, change.name) for change in found}) == len(found), file
+
+
+@pytest.fixture(scope="module")
+def peer_rows():
+    sparse_part = {
+        "ms": {"einsum": 3.0, "gather": 1.0, "grouped": 2.0, "Mixtral eager": 4.0},
+        "peak_mb": {"einsum": 3.0, "gather": 17.2, "grouped": 2.0},
+        "best": "gather",
+        "to_ours": {"Mixtral eager": times(median=4.0)},
+        "to_grouped": {"Mixtral eager": times(median=2.0)},
+    }
+    soft = {"ms": {"soft": 1.5}, "peak_mb": {"soft": 8.0}, "best": "soft", "to_ours": {}, "to_grouped": {}}
+    first = {"case": SMALL._asdict() | {"group": 4}, "dropped": 0.125, "sparse": sparse_part, "soft": soft}
+    alone = first | {"sparse": sparse_part | {"to_ours": {}}}
+    return [first, alone]
+
+
+def test_the_table_of_peers_leaves_blank_what_was_not_measured(peer_rows):
+    header, _, first, alone = peers.table(peer_rows).splitlines()
+    assert header.startswith("| T, d, h, E, k | group | dropped | einsum, ms | gather, ms | grouped, ms | peak, MB | M")
+    assert first == "| 64, 8, 16, 4, 2 | 4 | 12.5% | 3.0 | **1.0** | 2.0 | 17 | 4.00× | 1.5 | 8 |"
+    assert alone == "| 64, 8, 16, 4, 2 | 4 | 12.5% | 3.0 | **1.0** | 2.0 | 17 |  | 1.5 | 8 |"
+
+
+def test_without_pytorch_there_is_one_sentence_and_the_rest(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for module in (peers, training):
+        for name in ("torch_peers", "torch_training", "torch_models"):
+            monkeypatch.delitem(sys.modules, f"benchmarks.{name}", raising=False)
+            monkeypatch.delattr(f"benchmarks.{name}", raising=False)
+        assert module.pytorch() is None
+        assert "pip install 'moejax[peers]'" in capsys.readouterr().out
+    row = {
+        "preset": "p",
+        "batch_size": 8,
+        "compile_seconds": {"scanned": 1.0, "plain": 2.0},
+        "examples_per_second": {"scanned": 3000.0, "plain": 2000.0},
+        "scanned_to": {"plain": times(median=1.5)},
+    }
+    assert training.table([row]).splitlines()[2] == "| `p` | 8 | 1.0 | 3,000 | 2,000 |  |  |"
+
+
+def test_training_is_compared_with_the_faster_way_in_pytorch():
+    rates = {"scanned": 3000.0, "plain": 2000.0, "torch loop": 500.0, "torch einsum": 1000.0}
+    row = {
+        "preset": "p",
+        "batch_size": 8,
+        "compile_seconds": {"scanned": 1.0, "plain": 2.0},
+        "examples_per_second": rates,
+        "scanned_to": {"torch loop": times(median=6.0), "torch einsum": times(median=3.0)},
+    }
+    assert training.table([row]).splitlines()[2].endswith("| 1,000 | 3.00× |")
+
+
+def test_the_loops_train_alike():
+    config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, batch_size=4, shift=0.0))
+    loops = make_loops(config, random_images(12), steps=3, schedule=6)
+    states = [loop.call() for loop in loops.values()]
+    assert [int(state.step) for state in states] == [3, 3, 3]
+    first, *others = [jax.tree.leaves(state.model) for state in states]
+    for other in others:
+        for a, b in zip(first, other, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    assert int(loops["scanned"].call().step) == 6
+
+
+def test_a_rest_is_not_timed():
+    seconds = interleave({"nothing": lambda: None}, 2, rest=0.05)
+    assert seconds["nothing"].shape == (2,)
+    assert seconds["nothing"].min() < 0.05
+
+
+def test_convergence_says_when_the_images_will_not_do(monkeypatch):
+    embedded = Dataset("mnist", "embedded", "", {}, {}, {}, {}, 10)
+    monkeypatch.setattr(convergence.data, "load", lambda *_, **__: embedded)
+    with pytest.raises(UserError, match="convergence needs all of MNIST, and none was found: set MOEJAX_DATA_DIR"):
+        convergence.mnist(TINY)
+
+
+def test_convergence_stops_where_it_is_good_enough_and_at_the_end(dataset):
+    config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, batch_size=8, evaluation_batch=50))
+    trainer = convergence.Trainer(config, dataset, every=5)
+    reached = trainer.until(0.0, dataset, seed=0)
+    assert reached["steps"] == 0
+    ended = trainer.until(1.1, dataset, seed=1)
+    assert not ended["reached"]
+    assert ended["steps"] == trainer.steps == trainer.per_epoch * config.train.epochs
+    rows = [{"preset": "p", "seed": 0, **reached}, {"preset": "q", "seed": 0, **ended}]
+    assert "| `q` | 1 | not reached by 1 |" in convergence.table(rows)
+
+
+def test_a_product_by_other_hands_is_the_same_layer():
+    layer, (x, dy) = sparse(SMALL, "grouped"), tokens(SMALL)
+    ours, theirs = (jax.jit(with_gradients(f))(layer, x, dy) for f in (forward, forward_with(ragged_dot())))
+    assert relative_error(theirs, ours) < 1e-5
+
+
+def test_relative_error_by_hand():
+    assert relative_error([jnp.array([3.0]), jnp.array([4.0, 0.0])], [jnp.array([0.0]), jnp.array([4.0, 0.0])]) == 0.75
+
+
+def test_every_way_on_the_gpu_has_the_parameters_of_one():
+    made = gpu_layers.ways(SMALL)
+    assert [layer.dispatch for _, layer in made.values()] == ["grouped", "grouped", "einsum", "gather"]
+    first = jax.tree.leaves(made["grouped"][1])
+    for _, layer in made.values():
+        assert all(a is b for a, b in zip(first, jax.tree.leaves(layer), strict=True))
+
+
+def test_what_fails_on_the_gpu_says_so_in_its_place():
+    assert gpu_layers.attempt(lambda x: x @ x, jnp.ones((2, 3))).startswith("TypeError: dot_general")
+    entries = gpu_layers.timed({"grouped": gpu_layers.attempt(lambda x: x + 1, jnp.ones(3)), "x": "no"}, 1.0, 2)
+    assert entries["x"] == {"failed": "no"}
+    assert entries["grouped"]["to_grouped"]["median"] == 1
+    good = {"ms": 2.0, "of_rate": 0.7}
+    ways = {"grouped": good, "x": {"failed": "no"}, "y": good | {"error": 0.5}, "z": good | {"error": float("nan")}}
+    row = {"case": SMALL._asdict() | {"group": 4}, "dropped": 0.0}
+    row |= {"layers": {name: {"forward": entry} for name, entry in ways.items()}}
+    _, _, forward_line, backward = gpu_layers.table([row]).splitlines()
+    assert forward_line == "| 64, 8, 16, 4, 2 | 4 | 0.0% | forward | 2.0 ms, 70% | failed | wrong | wrong |"
+    assert backward == "|  |  |  | and backward |  |  |  |  |"
+
+
+def test_without_a_gpu_the_gpu_s_command_is_one_sentence():
+    command = [sys.executable, "-m", "benchmarks", "gpu"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("The benchmark gpu needs a GPU, and JAX sees only cpu;")
+    assert result.stderr.count("\n") == 1
+
+
+def test_every_sweep_gets_its_panel(tmp_path):
+    def of(case, n):
+        ways = {"mlp": 1.0, "gather": 1.0 + n / 10, "dense": 8.0}
+        entries = {name: {"forward_backward": {"to_mlp": times(median=value)}} for name, value in ways.items()}
+        return {"case": case._asdict() | {"group": case.group_size}, "layers": entries}
+
+    rows = [of(case, n) for n, case in enumerate(cases(False))]
+    assert [value for value, _ in draw.sweep(rows, "tokens")] == [512, BASE.tokens, 8192]
+    picture = draw.draw(results(tmp_path / "layers.json", rows))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match="no picture; name the results of layers or peers"):
+        draw.draw(tmp_path / "limit.json")
+
+
+def test_peers_are_drawn(tmp_path, peer_rows):
+    assert draw.draw(results(tmp_path / "peers.json", peer_rows)).exists()
+
+
+def test_peers_in_pytorch_have_our_slots_flops_and_choices():
+    pytest.importorskip("torch", reason="the peers need torch: pip install moejax[peers]")
+    theirs = importlib.import_module("benchmarks.torch_peers")
+    assert [theirs.gated(h) for h in (256, 1024, 12)] == [168, 680, 8]
+    for group, experts, slots in ((64, 8, 20), (256, 64, 10), (256, 16, 40)):
+        case = Case(group, 8, 4 * group, experts, 2)
+        assert int(case.group_size * theirs.factor(case, slots) / experts) == slots
+
+
+def test_a_peer_with_our_weights_answers_as_ours_and_drops_the_same():
+    torch = pytest.importorskip("torch", reason="the peers need torch: pip install moejax[peers]")
+    pytest.importorskip("mixture_of_experts", reason="pip install moejax[peers]")
+    theirs = importlib.import_module("benchmarks.torch_peers")
+    case = Case(tokens=64, d=8, h=64, experts=4, k=2, skew=1.0)
+    x, ours = tokens(case)[0], sparse(case, "gather")
+    ours.experts.activation = functools.partial(jax.nn.gelu, approximate=False)  # as theirs is
+    layer = theirs.SPARSE["mixture-of-experts"].make(case, ours.capacity(case.group_size, train=True)).train()
+    with torch.no_grad():
+        for parameter, value in (
+            (layer.layer.gate.w_gating, ours.router.kernel),
+            (layer.layer.experts.w1, ours.experts.up.kernel),
+            (layer.layer.experts.w2, ours.experts.down.kernel),
+        ):
+            parameter.copy_(torch.tensor(np.asarray(value)))
+        answer = layer(torch.tensor(np.asarray(x)).reshape(-1, case.group_size, case.d)).reshape(x.shape)
+    expected, routing = jax.jit(lambda layer, x: layer(x, train=True))(ours, x)
+    assert not routing.kept.all()
+    np.testing.assert_allclose(answer.numpy(), expected, atol=1e-5)

@@ -165,3 +165,9 @@ def test_the_schema_names_the_sources_and_sets_that_there_are():
     assert str(SOURCES)[1:-1] in str(hints["source"].type)
     assert str(tuple(DATASETS))[1:-1] in str(hints["name"].type)
     assert list(flatten(Config()))[:3] == ["name", "seed", "data.name"]
+
+
+def test_the_best_of_no_epochs_is_one_sentence():
+    config = Config(data=DataConfig(validation=0), train=TrainConfig(tested="best"))
+    [problem] = contradictions(config)
+    assert problem.startswith("train.tested is best, but data.validation is 0")

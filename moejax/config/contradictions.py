@@ -55,6 +55,11 @@ def contradictions(config: Config) -> list[str]:
     if config.model.name == "clusters":
         problems += _of_clusters(config)
     problems += _of_guidance(config)
+    if t.tested == "best" and config.data.validation == 0:
+        problems.append(
+            "train.tested is best, but data.validation is 0, so that no epoch can be the best; give data.validation"
+            " some examples or choose train.tested=last."
+        )
     if t.shift > 14:
         problems.append(f"train.shift is {t.shift:g}; beyond 14 pixels little is left of a 28 × 28 image.")
     return problems

@@ -216,6 +216,8 @@ class TrainConfig:
     """Compute type of the network; parameters, router and losses stay float32."""
     checkpoints: Literal["best", "all"] = "best"
     """Which to keep beside the latest: that of the best epoch, or of every epoch."""
+    tested: Literal["last", "best"] = "last"
+    """Which state sees the test examples: the last one, or that of the epoch with the best validation accuracy."""
     activations: bool = False
     """After each epoch, write each validation example's shares of the last layer's experts to activations/."""
     chunk: int = 50

@@ -49,10 +49,13 @@ class Checkpoints:
         partial.write_text(json.dumps(_digests(folder), indent=1))
         partial.rename(folder / _MANIFEST)
 
+    def steps(self) -> list[int]:
+        """The steps whose manifests were written."""
+        return [s for s in self._manager.all_steps() if (self.folder / str(s) / _MANIFEST).exists()]
+
     def latest(self) -> int | None:
-        """The newest step whose manifest was written; None if there is none."""
-        whole = [s for s in self._manager.all_steps() if (self.folder / str(s) / _MANIFEST).exists()]
-        return max(whole, default=None)
+        """The newest of them; None if there is none."""
+        return max(self.steps(), default=None)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state saved at `step`; `like` gives its structure. UserError if a file or the structure differs."""

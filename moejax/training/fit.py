@@ -85,7 +85,9 @@ class Fit:
         return True
 
     def test(self) -> dict[str, Any]:
-        """Evaluate the last state on all test examples, once, and write the run's summary."""
+        """Evaluate the last state, or the best, on all test examples, once, and write the run's summary."""
+        if self.config.train.tested == "best":
+            self.state = self.checkpoints.restore(self._best_step(), self.state)
         model, data = self.state.model, self.data
         result = evaluate(model, data.test, self.config.train.evaluation_batch)
         self._log_evaluation("test", result)
@@ -101,6 +103,7 @@ class Fit:
             "train_examples": rows(data.train),
             "validation_examples": rows(data.validation),
             "test_examples": rows(data.test),
+            "tested_step": int(self.state.step),
             "test_accuracy": result.accuracy,
             "test_loss": result.loss,
             **({} if result.f1 is None else {"test_f1": result.f1}),
@@ -169,6 +172,12 @@ class Fit:
             f"  accuracy {result.accuracy:.2%}{f1}  dropped {result.dropped.mean():.2%}  ({self._seconds():.0f} s)"
         )
         self._save(result.accuracy)
+
+    def _best_step(self) -> int:
+        """The step of the best validation accuracy that has a checkpoint; the later one of two."""
+        kept = self.checkpoints.steps()
+        records = [r for r in self.folder.read_log() if r["kind"] == "validation" and r["step"] in kept]
+        return max(records, key=lambda record: (record["accuracy"], record["step"]))["step"]
 
     def _save(self, accuracy: float | None) -> None:
         self.folder.write_routing(self.history.to_arrays())

@@ -75,6 +75,22 @@ def test_a_run_learns_and_leaves_its_numbers(finished, dataset):
     assert routing["top_image"].shape == (1, 2, 8, 28, 28)
 
 
+def test_the_best_epoch_is_tested_if_asked_for(config, dataset, tmp_path):
+    train = dataclasses.replace(config.train, tested="best", checkpoints="all")
+    fit = start(tmp_path / "best", dataclasses.replace(config, train=train), dataset)
+    fit.train(StopAfter(NEVER))
+    log = fit.folder.path / "metrics.jsonl"
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    for record in records:
+        if record["kind"] == "validation":
+            record["accuracy"] = {6: 0.9, 12: 0.8}[record["step"]]
+    log.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    of_first_epoch = fit.checkpoints.restore(6, fit.state)
+    assert fit.test()["tested_step"] == 6
+    for leaf, wanted in zip(jax.tree.leaves(fit.state), jax.tree.leaves(of_first_epoch), strict=True):
+        np.testing.assert_array_equal(leaf, wanted)
+
+
 def test_two_runs_of_one_seed_are_bit_identical(finished, config, dataset, tmp_path):
     again = start(tmp_path / "again", config, dataset)
     again.train(StopAfter(NEVER))

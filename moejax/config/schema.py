@@ -68,8 +68,6 @@ class ModelConfig:
     """Encoder: noise on each expert's copy of the feed-forward layer, as a share of each parameter's deviation."""
     room: int = 64
     """Encoder: in training a batch is packed into so many pieces a pair, for padding costs time; the rest is cut."""
-    cutoff: float = 0.0
-    """Encoder: share of the pieces whose embeddings are set to 0 in training, the first one's never."""
     init_scale: float = 1.0
     """Clusters: the filters begin uniform within ± this / √50."""
     double_softmax: bool = False

@@ -13,7 +13,6 @@ from moejax.data.dataset import Dataset
 from moejax.data.mrpc_pieces import LENGTH
 from moejax.models import build_model
 from moejax.models.bert import weights as bert_weights
-from moejax.models.bert.encoder import cut
 from moejax.models.bert.sentence_order import swap_sentences
 from moejax.routing import TopKRouting
 from moejax.training.evaluate import evaluate
@@ -109,14 +108,3 @@ def test_a_run_begins_with_the_weights(dataset, monkeypatch, tmp_path):
     summary = fit.test()
     assert summary["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(fit.state.model))
     assert 0 <= summary["test_f1"] <= 1
-
-
-def test_cutoff_cuts_whole_pieces_but_never_the_first():
-    positions = jnp.tile(jnp.arange(50), (40, 1))
-    x = jnp.ones((40, 50, 3))
-    np.testing.assert_array_equal(cut(None, x, positions, 0.2), x)
-    np.testing.assert_array_equal(cut(jax.random.key(0), x, positions, 0.0), x)
-    kept = np.asarray(cut(jax.random.key(0), x, positions, 0.2))
-    assert (kept[:, 0] == 1).all()
-    assert set(kept.sum(-1).ravel()) == {0, 3}
-    assert abs(1 - kept[:, 1:].mean() - 0.2) < 0.03

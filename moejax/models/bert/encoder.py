@@ -111,19 +111,6 @@ class Block(nnx.Module):
         return self.norm(x + dropout(keys[2], y.astype(jnp.float32), self.rate)), routing
 
 
-def cut(
-    key: Key[Array, ""] | None, x: Float[Array, "g n d"], positions: Int[Array, "g n"], share: float
-) -> Float[Array, "g n d"]:
-    """Set so large a share of the pieces to 0, never those at position 0 (token cutoff, Shen et al. 2020, section 3).
-
-    No key: none.
-    """
-    if key is None or share == 0:
-        return x
-    kept = ~jax.random.bernoulli(key, share, positions.shape) | (positions == 0)
-    return x * kept[..., None]
-
-
 class Encoder(nnx.Module):
     """Word pieces in, a vector for each out. Every `moe_every`-th block, counted from the last, has an MoE layer."""
 
@@ -133,7 +120,7 @@ class Encoder(nnx.Module):
         self.blocks = nnx.List(
             [Block(config, (m.depth - 1 - i) % m.moe_every == 0, dtype=dtype, rngs=rngs) for i in range(m.depth)]
         )
-        self.rate, self.cutoff, self.room = m.dropout, m.cutoff, m.room
+        self.rate, self.room = m.dropout, m.room
 
     def __call__(
         self, pieces: Int[Array, "b t"], second: Bool[Array, "b t"], *, train: bool, key: Key[Array, ""] | None = None
@@ -147,14 +134,11 @@ class Encoder(nnx.Module):
         mask = pieces != PADDING
         where = packing(mask, b * self.room) if train and self.room < t else None
         positions = jnp.broadcast_to(jnp.arange(t), (b, t))
-        *keys, embedding_key, cut_key = (
-            None if key is None else jax.random.fold_in(key, i) for i in range(len(self.blocks) + 2)
-        )
-        pieces, positions, segments = (pack_ids(ids, where) for ids in (pieces, positions, second.astype(jnp.int32)))
-        x = dropout(embedding_key, self.embeddings(pieces, positions, segments), self.rate)
-        x = cut(cut_key, x, positions, self.cutoff)
+        keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(self.blocks) + 1)]
+        x = self.embeddings(*(pack_ids(ids, where) for ids in (pieces, positions, second.astype(jnp.int32))))
+        x = dropout(keys[-1], x, self.rate)
         routings = []
-        for block, block_key in zip(self.blocks, keys, strict=True):
+        for block, block_key in zip(self.blocks, keys[:-1], strict=True):
             x, routing = block(x, mask, where, train=train, key=block_key)
             routings += [] if routing is None else [routing]
         return unpack(x, where, t), tuple(routings)

@@ -112,5 +112,5 @@ def _stopped(state: TrainState) -> bool:
 
 
 def _early_stop(state: TrainState) -> EarlyStopState | None:
-    last = state.optimizer[-1] if isinstance(state.optimizer, tuple) and state.optimizer else None
-    return last if isinstance(last, EarlyStopState) else None
+    parts = state.optimizer if isinstance(state.optimizer, tuple) else ()
+    return next((part for part in parts if isinstance(part, EarlyStopState)), None)

@@ -34,7 +34,8 @@ def contradictions(config: Config) -> list[str]:
         *("train.weight_decay", "train.consistency", "train.shift", "train.rotate", "train.blur"),
     ]
     below_one = [
-        *("model.dropout", "moe.jitter", "train.warmup", "train.label_smoothing", "train.zoom", "train.crop"),
+        *("model.dropout", "moe.jitter", "train.average"),
+        *("train.warmup", "train.label_smoothing", "train.zoom", "train.crop"),
     ]
     values = {name: value for name, value in flatten(config).items() if value is not None}
     problems = [f"{n} is {values[n]}; it must be at least 1." for n in at_least_one if values[n] < 1]

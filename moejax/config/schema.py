@@ -191,6 +191,8 @@ class TrainConfig:
     """AdamW: decoupled decay of all matrices; Adam: times all parameters, added to the gradient."""
     clip_norm: float | None = 1.0
     """AdamW: gradients are scaled down to this global norm; none leaves them as they are."""
+    average: float = 0.0
+    """Evaluate an exponential moving average of the parameters, of this decay; 0 evaluates the last ones."""
     frozen: str | None = None
     """Parameters whose path begins so keep their first values, such as encoder.embeddings; none: all learn."""
     task_weight: float = 1.0

@@ -13,6 +13,7 @@ from moejax.data.dataset import Dataset, Examples, rows
 from moejax.errors import UserError
 from moejax.models import after_step, build_model, pretrained
 from moejax.training import frozen
+from moejax.training.average import averaged
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, routing_facts
 from moejax.training.folder import RunFolder, describe_device
@@ -88,7 +89,7 @@ class Fit:
         """Evaluate the last state, or the best, on all test examples, once, and write the run's summary."""
         if self.config.train.tested == "best":
             self.state = self.checkpoints.restore(self._best_step(), self.state)
-        model, data = self.state.model, self.data
+        model, data = averaged(self.state), self.data
         result = evaluate(model, data.test, self.config.train.evaluation_batch)
         self._log_evaluation("test", result)
         self._write_metrics("train", "validation", "test")
@@ -161,7 +162,7 @@ class Fit:
     def _end_epoch(self) -> None:
         if not rows(self.data.validation):
             return self._save(None)
-        result = evaluate(self.state.model, self.data.validation, self.config.train.evaluation_batch)
+        result = evaluate(averaged(self.state), self.data.validation, self.config.train.evaluation_batch)
         self._log_evaluation("validation", result)
         self._write_metrics("train", "validation")
         if self.config.train.activations:

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from moejax.config import TrainConfig
+from moejax.training.average import average_parameters
 from moejax.training.frozen import leave_out
 
 
@@ -29,10 +30,12 @@ def make_optimizer(train: TrainConfig, steps: int) -> optax.GradientTransformati
         descend = optax.chain(decay, optax.scale_by_adam(), optax.scale_by_learning_rate(schedule))
     else:
         descend = _adamw(train, schedule)
-    descend = leave_out(descend, train.frozen)
+    parts = [leave_out(descend, train.frozen)]
     if train.stop_rise is not None or train.stop_below is not None:
-        return optax.chain(descend, early_stop(train.stop_rise, train.stop_below))
-    return optax.with_extra_args_support(descend)
+        parts.append(early_stop(train.stop_rise, train.stop_below))
+    if train.average:
+        parts.append(average_parameters(train.average))
+    return optax.with_extra_args_support(optax.chain(*parts) if parts[1:] else parts[0])
 
 
 def _adamw(train: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -54,12 +54,17 @@ class Checkpoints:
         whole = [s for s in self._manager.all_steps() if (self.folder / str(s) / _MANIFEST).exists()]
         return max(whole, default=None)
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state saved at `step`; `like` gives its structure. UserError if a file or the structure differs."""
+    def restore(self, step: int, like: TrainState, otherwise: TrainState | None = None) -> TrainState:
+        """The state saved at `step`; `like` gives its structure, or `otherwise` does, where it has that one's names.
+
+        UserError if a file or the structure differs.
+        """
         folder = self.folder / str(step)
         _verify(folder)
-        expected = _flatten(like)
         saved = self._manager.item_metadata(step).tree
+        if otherwise is not None and saved.keys() == _flatten(otherwise).keys():
+            like = otherwise
+        expected = _flatten(like)
         for name in sorted(expected.keys() | saved.keys()):
             want, have = (_shape(tree[name]) if name in tree else "nothing" for tree in (expected, saved))
             if want != have:

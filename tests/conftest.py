@@ -1,4 +1,4 @@
-"""Strict by default: eight CPU devices, rank promotion and warnings are errors, array shapes are checked at run time."""
+"""Strict: eight CPU devices, rank promotion and warnings are errors, array shapes are checked at run time."""
 
 import os
 import tempfile

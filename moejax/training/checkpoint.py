@@ -55,7 +55,7 @@ class Checkpoints:
         return max(whole, default=None)
 
     def restore(self, step: int, like: TrainState, otherwise: TrainState | None = None) -> TrainState:
-        """The state saved at `step`; `like` gives its structure, or `otherwise` does, where it has that one's names.
+        """The state saved at `step`; `like` gives structure and devices, or else `otherwise`, if it has those names.
 
         UserError if a file or the structure differs.
         """
@@ -72,12 +72,15 @@ class Checkpoints:
                     f"The checkpoint {folder} holds {have} for {name} where this configuration needs {want};"
                     " resume it with the config.json it was made with."
                 )
-        abstract = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in expected.items()}
+        here = jax.numpy.zeros(()).sharding  # not where the devices were that saved it
+        abstract = {
+            name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding or here) for name, a in expected.items()
+        }
         restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(restored[name]) for name in expected])
 
 
-def _flatten(state: TrainState) -> dict[str, jax.Array]:
+def _flatten(state: TrainState) -> dict[str, jax.Array | jax.ShapeDtypeStruct]:
     """Arrays by path, such as `.model.blocks[0].moe.router.value`: readable, and free of this library's classes."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
 

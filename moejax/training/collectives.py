@@ -20,7 +20,7 @@ class Collectives(NamedTuple):
 
     share: Callable[[Int[Array, " b"]], Int[Array, " n"]] = _same  # of a batch's rows, this device's
     key: Callable[[Key[Array, ""]], Key[Array, ""]] = _same  # a stream of noise of its own
-    gather: Callable[[PyTree[Shaped[Array, "g *n"]]], PyTree[Shaped[Array, "g2 *n"]]] = _same  # those of all devices
+    gather: Callable[[PyTree[Shaped[Array, "g ..."]]], PyTree[Shaped[Array, "g2 ..."]]] = _same  # those of all devices
     mean: Callable[[PyTree[Array]], PyTree[Array]] = _same  # over devices
 
 

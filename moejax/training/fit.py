@@ -1,6 +1,5 @@
 """A run from its first step to its test result: the one place where loop, evaluation, checkpoints and folder meet."""
 
-import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from moejax.config import Config
+from moejax.config import Config, nearest_divisor
 from moejax.data.dataset import Dataset, Examples, rows
 from moejax.dispatch import default_group_size
 from moejax.errors import UserError
@@ -189,8 +188,8 @@ class Fit:
 
     def _restore(self, step: int) -> TrainState:
         """The checkpoint of that step, whatever devices it was made on."""
-        other = jax.eval_shape(self.other_optimizer.init, self.state.model)
-        saved = self.checkpoints.restore(step, self.state, self.state._replace(optimizer=other))
+        other = self.state._replace(optimizer=jax.eval_shape(self.other_optimizer.init, self.state.model))
+        saved = self.checkpoints.restore(step, self.state, self.parallel.shapes(other))
         saved = saved._replace(optimizer=relayout(saved.optimizer, self.state.optimizer))
         return self.parallel.place(saved, by_expert=True)
 
@@ -240,15 +239,15 @@ def _rounded(values: np.ndarray) -> list:
 
 def check_groups(config: Config, model: nnx.Module, parallel: Parallel) -> None:
     """UserError if tokens would compete for slots in other groups than on one device."""
-    moe, devices, examples = config.moe, 1 if parallel.mesh is None else parallel.mesh.size, config.train.batch_size
+    moe = config.moe
     if parallel.strategy != "pmap" or moe.layer != "sparse" or moe.dispatch == "grouped":
         return
     size, tokens = moe.group_size or default_group_size(moe.hidden), model.tokens
-    if examples // devices * tokens % size:
+    examples = config.train.batch_size // parallel.mesh.size
+    if examples * tokens % size:
         raise UserError(
-            f"With parallel.strategy pmap each device has {examples // devices} examples of {tokens} tokens, which do"
-            f" not make whole groups of {size}; set moe.group_size to {math.gcd(examples // devices * tokens, size)}, or"
-            " use strategy jit."
+            f"moe.group_size is {size}, but with parallel.strategy pmap the {examples * tokens} tokens of a device make"
+            f" no whole groups of it; use {nearest_divisor(size, examples * tokens)}, or strategy jit."
         )
 
 

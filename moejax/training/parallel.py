@@ -1,8 +1,8 @@
 """How a run spreads over devices: one alone, one program over a mesh, or the same program on each device.
 
     one device   the step as it is
-    jit          the same step over a mesh (data, expert): stacked experts and their optimiser's state lie over `expert`,
-                 all else on every device; each batch is dealt out over all devices
+    jit          the same step over a mesh (data, expert): stacked experts and what the optimiser keeps of them lie over
+                 `expert`, all else on every device; each batch is dealt out over all devices
     pmap         each device takes its share of a batch; gradients are averaged, routings gathered
 
 Losses, metrics and dropped tokens are those of the whole batch in each case, and a checkpoint of one serves the others.

@@ -1,8 +1,8 @@
 """Checkpoints: the latest and the best state of a run, or that of every epoch, verified before use.
 
-orbax writes them (atomically, one folder a step) and keeps those. It does not notice a flipped bit in array data, and
-casts a wrong dtype silently; so a sha256 of every file is written last and checked first, and names, shapes and dtypes
-are compared before anything is restored.
+orbax writes them (atomically, one folder a step, each process its part) and keeps those. It does not notice a flipped
+bit in array data, and casts a wrong dtype silently; so a sha256 of every file is written last and checked first, and
+names, shapes and dtypes are compared before anything is restored.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from moejax.errors import UserError
 from moejax.training.loop import TrainState
+from moejax.training.processes import is_first
 
 _MANIFEST = "sha256.json"
 _BEST = BestN(get_metric_fn=lambda m: m["accuracy"], n=1, keep_checkpoints_without_metrics=False)
@@ -44,6 +45,8 @@ class Checkpoints:
             args=ocp.args.StandardSave(_flatten(state)),
             metrics=None if accuracy is None else {"accuracy": accuracy},
         )
+        if not is_first():
+            return
         folder = self.folder / str(step)
         partial = folder / f"{_MANIFEST}.partial"
         partial.write_text(json.dumps(_digests(folder), indent=1))

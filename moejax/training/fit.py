@@ -14,7 +14,7 @@ from moejax.data.dataset import Dataset, Examples, rows
 from moejax.dispatch import default_group_size
 from moejax.errors import UserError
 from moejax.models import after_step, build_model, pretrained
-from moejax.training import frozen
+from moejax.training import frozen, processes
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, routing_facts
 from moejax.training.folder import RunFolder, describe_device
@@ -85,9 +85,9 @@ class Fit:
                 self._report_chunk(metrics, n, time.perf_counter() - start)
                 if step + n == epoch_end and self._is_evaluated(epoch_end):
                     self._end_epoch()
-                elif stop.requested:
+                elif processes.any_of(stop.requested):
                     self._save(None)
-                if stop.requested:
+                if processes.any_of(stop.requested):
                     return False
         return True
 

@@ -50,10 +50,10 @@ class Fit:
         across = self.parallel.across
         update = make_update(make_objective(config, across), optimizer, after_step(self.steps), across)
         chunk = make_chunk(update, train.batch_size, train.chunk, across)
-        self.train_data, self.keys = self.parallel.place((data.train, make_keys(config.seed)))
+        self.train_data, self.keys = self.parallel.place(data.train), self.parallel.made(make_keys, config.seed)
 
         # Two programs compiled at once: a chunk needs only the shapes of the state that the other one makes.
-        given = parameter_key(config.seed), pretrained(config)
+        given = self.parallel.made(parameter_key, config.seed), pretrained(config)
         shapes = jax.eval_shape(init, *given)
         frozen.check(shapes.model, train.frozen)
         check_groups(config, shapes.model, self.parallel)

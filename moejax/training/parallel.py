@@ -68,6 +68,12 @@ class Parallel:
             return jax.device_put(tree)
         return jax.device_put(tree, self._shardings(tree) if by_expert else NamedSharding(self.mesh, WHOLE))
 
+    def made(self, make: Callable[[int], PyTree[Any]], seed: int) -> PyTree[Any]:
+        """What is made from a seed, on every device of every process."""
+        if self.mesh is None:
+            return make(seed)
+        return jax.jit(lambda: make(seed), out_shardings=NamedSharding(self.mesh, WHOLE))()
+
     def shapes(self, tree: PyTree) -> PyTree:
         """Shapes and types of a state, and where it will lie."""
         if self.mesh is None:

@@ -19,7 +19,7 @@ from moejax.dispatch import (
     dispatch_tokens,
     einsum_dispatch,
     gather_dispatch,
-    grouped_dispatch,
+    grouped_over_mesh,
 )
 from moejax.experts import (
     apply_experts,
@@ -178,7 +178,7 @@ class SparseMoE(nnx.Module):
             tokens if looked_at is None else looked_at, capacity, Context(train, key if train else None, mask, ids)
         )
         if self.dispatch == "grouped":
-            y = grouped_dispatch(partial(apply_experts_to_groups, self.experts), tokens, routing)
+            y = grouped_over_mesh(apply_experts_to_groups, self.experts, tokens, routing)
         else:
             experts = partial(apply_experts, self.experts, key=key_for(self.experts, key if train else None))
             y = SLOT_DISPATCHES[self.dispatch](experts, tokens, routing, capacity)

@@ -53,12 +53,16 @@ def whole(program: Callable) -> Callable:
     return lambda model, batch: on_mesh(model, jax.device_put(batch, WHOLE))
 
 
+def deals_out(groups: int) -> bool:
+    """Whether there is a mesh in use, each of whose devices gets as many of the groups."""
+    return devices_in_use() > 1 and groups % devices_in_use() == 0
+
+
 def on_each_device(f: Callable, groups: int, *, takes: PyTree[P], gives: PyTree[P]) -> Callable[..., Any]:
     """`f` on each device's own part of the arrays, so that index tables stay within it.
 
     The identity where the groups cannot be dealt out evenly: right as well, but then indices reach across devices.
     """
-    devices = devices_in_use()
-    if devices == 1 or groups % devices:
+    if not deals_out(groups):
         return f
     return jax.shard_map(f, in_specs=takes, out_specs=gives, check_vma=False)

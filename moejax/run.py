@@ -89,6 +89,8 @@ def _load(config: Config):
 
 
 def _run(config: Config, folder, data, *, resume: bool) -> int:
+    from jax import process_count
+
     from moejax.data.dataset import rows
     from moejax.training.fit import Fit
     from moejax.training.interrupt import StopSignal
@@ -104,6 +106,11 @@ def _run(config: Config, folder, data, *, resume: bool) -> int:
     )
     for note in data.notes:
         progress.message(f"note: {note}")
+    if (count := process_count()) > 1:
+        progress.message(
+            f"{count} processes: if one dies, the others end within a minute; then start all of them again with"
+            f"  {PROGRAM} --resume {folder.path}"
+        )
     progress.message("compiling ...")
     with StopSignal() as stop, together(folder.path):
         fit = Fit(config, data, folder, progress)

@@ -128,7 +128,8 @@ def test_two_processes_are_one_run_and_go_on_where_they_stopped(alone, tmp_path,
     assert not (path / "summary.json").exists()
     results = finish(launch(2, "--resume", str(path)))
     assert [code for code, _, _ in results] == [0, 0], results
-    assert results[1][1] == ""  # the first alone reports
+    assert "report:" in results[0][1]
+    assert "report:" not in results[1][1]  # the first alone reports
     assert_same(path, alone)
 
 
@@ -139,10 +140,12 @@ def test_when_one_process_dies_the_other_ends_and_the_run_goes_on(alone, tmp_pat
     wait_for(lambda: any((path / "checkpoints").glob("*/sha256.json")))
     started[1].kill()
     killed = time.monotonic()
-    [(code, _, err), _] = finish(started)
+    [(code, out, err), _] = finish(started)
     assert time.monotonic() - killed < 60
     assert code != 0
-    assert f"start all of them again with --resume {path}" in err
+    # In the middle of an exchange it says so itself; between two, JAX ends it, and what to do was said at the start.
+    assert f"--resume {path}" in out
+    assert f"start all of them again with --resume {path}" in err or "another task died" in err
     [(code, _, err)] = finish(launch(1, "--resume", str(path), "--parallel.expert", "1", devices=1))
     assert code == 0, err
     assert_same(path, alone)

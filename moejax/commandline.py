@@ -11,7 +11,8 @@ from moejax.presets import PRESETS
 
 PROGRAM = "python -m moejax.run"
 FLAGS = ("help", "print_config")
-OPTIONS = ("config", "out", "resume")
+PROCESSES = ("coordinator", "processes", "process")
+OPTIONS = ("config", "out", "resume", *PROCESSES)
 
 
 class Arguments(NamedTuple):
@@ -66,18 +67,41 @@ def configure(arguments: Arguments) -> Config:
     return config
 
 
+def check_resume(arguments: Arguments) -> None:
+    """UserError if something else than the devices of the run is to change."""
+    if arguments.problems:
+        raise UserError(*arguments.problems)
+    given = (*arguments.options, *arguments.fields)
+    others = [n for n in given if n not in ("resume", *PROCESSES) and not n.startswith("parallel.")]
+    if others:
+        raise UserError(
+            f"--resume takes no other argument than --parallel.…, but there is --{others[0]}: a run continues with the"
+            " configuration it began with."
+        )
+
+
+def on_these_devices(config: Config, arguments: Arguments) -> Config:
+    """The configuration of a run that goes on, with the devices of the arguments; UserError if they make no sense."""
+    config, problems = overlay(config, arguments.fields)
+    if problems := problems + contradictions(config):
+        raise UserError(*problems)
+    return config
+
+
 def print_help() -> None:
     """Usage, presets, and every field with its type, default and meaning."""
     width = max(map(len, PRESETS))
     presets = "\n".join(f"  {name:<{width}}  {preset}" for name, preset in PRESETS.items())
     print(f"""\
 usage: {PROGRAM} --config NAME|FILE [--FIELD VALUE ...] [--out DIR]
-       {PROGRAM} --resume DIR
+       {PROGRAM} --resume DIR [--parallel.FIELD VALUE ...]
 
   --config NAME|FILE  a preset, or the config.json of a run
   --out DIR           the run's folder (default runs/NAME-TIME)
-  --resume DIR        continue the run in DIR where it stopped; takes nothing else
+  --resume DIR        continue the run in DIR where it stopped; only the devices may be other ones
   --print-config      print the configuration as JSON and stop
+  --coordinator HOST:PORT --processes N --process I
+                      this is process I of N, of which number 0 listens there; or --coordinator auto
 
 Presets: data; time on two CPU cores; test accuracy.
 

@@ -23,6 +23,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
 from moejax.dispatch import grouped_matmul, rows_of_groups
+from moejax.mesh import SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, lay_out
 
 M = TypeVar("M", bound=nnx.Module)
 Activation = Callable[[Array], Array]
@@ -89,15 +90,20 @@ def stack_experts(make: Callable[[nnx.Rngs], M], num_experts: int, rngs: nnx.Rng
 def apply_experts(
     experts: nnx.Module, x: Float[Array, "e g c d"], key: Key[Array, ""] | None = None
 ) -> Float[Array, "e g c d2"]:
-    """Each expert on its own slots; `key`: for experts that draw, in training."""
-    return _map(experts, x, key, over_x=0)
+    """Each expert on its own slots; `key`: for experts that draw, in training.
+
+    On a mesh the slots cross to the experts' devices and back, each time in an all-to-all.
+    """
+    x = lay_out(lay_out(x, SLOTS_BY_TOKEN), SLOTS_BY_EXPERT)
+    y = _map(experts, x, key, over_x=0)
+    return lay_out(lay_out(y, SLOTS_BY_EXPERT), SLOTS_BY_TOKEN)
 
 
 def apply_experts_to_all(
     experts: nnx.Module, x: Float[Array, "g t d"], key: Key[Array, ""] | None = None
 ) -> Float[Array, "e g t d2"]:
     """Every expert on every token, without E copies of the tokens; `key`: for experts that draw, in training."""
-    return _map(experts, x, key, over_x=None)
+    return lay_out(_map(experts, x, key, over_x=None), SLOTS_BY_EXPERT)
 
 
 def key_for(module: nnx.Module | None, key: Key[Array, ""] | None, stream: int = 2) -> Key[Array, ""] | None:

@@ -19,7 +19,7 @@ from moejax.dispatch import (
     dispatch_tokens,
     einsum_dispatch,
     gather_dispatch,
-    grouped_dispatch,
+    grouped_over_mesh,
 )
 from moejax.experts import (
     apply_experts,
@@ -29,6 +29,7 @@ from moejax.experts import (
     key_for,
     stack_experts,
 )
+from moejax.mesh import TOKENS, lay_out
 from moejax.routers import DEFAULT_OPTIONS, ROUTERS, Context, DenseRouter, RouterOptions, SoftRouter
 from moejax.routing import DenseRouting, SoftRouting, SparseRouting, expert_capacity
 
@@ -97,7 +98,8 @@ class SparseMoE(nnx.Module):
       capacity_factor, eval_capacity_factor: room in the experts, in training and at evaluation; 1 fits a perfectly
         balanced choice exactly, None every choice.
       group_size: tokens compete for slots within groups of so many consecutive ones, across the groups that `x` comes
-        in; the last group is filled up with padding. None: the groups that `x` comes in.
+        in; the last group is filled up with padding. None: the groups that `x` comes in. On a mesh these are the same
+        groups, of consecutive tokens of the whole batch, so that the number of devices decides over no token.
       make_shared: an expert that every token goes to, beside its k (DeepSeek, Qwen2-MoE).
       shared_gate: whether its answer is multiplied by sigmoid(x · w) (Qwen2-MoE).
 
@@ -170,13 +172,13 @@ class SparseMoE(nnx.Module):
         if ids is None:
             ids = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
         looked_at = None if router_input is None else into_groups(self.group_size, router_input, mask, ids)[0]
-        tokens, mask, ids = into_groups(self.group_size, x, mask, ids)
+        tokens, mask, ids = lay_out(into_groups(self.group_size, x, mask, ids), TOKENS)
         capacity = self.capacity(tokens.shape[1], train)
         routing = self.router(
             tokens if looked_at is None else looked_at, capacity, Context(train, key if train else None, mask, ids)
         )
         if self.dispatch == "grouped":
-            y = grouped_dispatch(partial(apply_experts_to_groups, self.experts), tokens, routing)
+            y = grouped_over_mesh(apply_experts_to_groups, self.experts, tokens, routing)
         else:
             experts = partial(apply_experts, self.experts, key=key_for(self.experts, key if train else None))
             y = SLOT_DISPATCHES[self.dispatch](experts, tokens, routing, capacity)

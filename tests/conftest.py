@@ -1,11 +1,11 @@
-"""Strict by default: four CPU devices, rank promotion and warnings are errors, array shapes are checked at run time."""
+"""Strict: eight CPU devices, rank promotion and warnings are errors, array shapes are checked at run time."""
 
 import os
 import tempfile
 
 # Tests compile far longer than they compute, so LLVM need not optimise.
-FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count=8"
 
 from jaxtyping import install_import_hook
 
@@ -16,6 +16,8 @@ import jax
 from small_run import config, dataset  # noqa: F401  (fixtures)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_device", jax.devices("cpu")[0])  # a run's one device, unless a test says otherwise
+os.environ["XLA_FLAGS"] = FLAGS  # a program that a test starts has one anyway
 
 # Tests that start the same small run compile its programs once.
 _programs = tempfile.TemporaryDirectory(prefix="moejax-programs-")

@@ -1,18 +1,22 @@
 """Configuration: the schema of a run, its text forms, and what makes no sense in it."""
 
 from moejax.config.contradictions import contradictions
+from moejax.config.mesh_shape import mesh_problems, nearest_divisor
 from moejax.config.overlay import flatten, from_json, overlay, to_json
-from moejax.config.schema import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
+from moejax.config.schema import Config, DataConfig, ModelConfig, MoeConfig, ParallelConfig, TrainConfig
 
 __all__ = [
     "Config",
     "DataConfig",
     "ModelConfig",
     "MoeConfig",
+    "ParallelConfig",
     "TrainConfig",
     "contradictions",
     "flatten",
     "from_json",
+    "mesh_problems",
+    "nearest_divisor",
     "overlay",
     "to_json",
 ]

@@ -1,6 +1,7 @@
 """Values of a configuration that make no sense, alone or beside the others."""
 
 from moejax.arguments import sparse_problems
+from moejax.config.mesh_shape import mesh_problems
 from moejax.config.overlay import flatten
 from moejax.config.schema import Config, MoeConfig
 
@@ -60,6 +61,7 @@ def contradictions(config: Config) -> list[str]:
             "train.tested is best, but data.validation is 0, so that no epoch can be the best; give data.validation"
             " some examples or choose train.tested=last."
         )
+    problems += mesh_problems(config)
     if t.shift > 14:
         problems.append(f"train.shift is {t.shift:g}; beyond 14 pixels little is left of a 28 × 28 image.")
     return problems

@@ -225,6 +225,18 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """How a run spreads over devices; no number of the result depends on it, to rounding."""
+
+    strategy: Literal["jit", "pmap"] = "jit"
+    """One program over a mesh of devices, or the same program on each device (data parallelism alone)."""
+    data: int | None = None
+    """Devices along `data`, which share the examples of a batch; none: all devices that `expert` leaves."""
+    expert: int = 1
+    """Devices along `expert`, which share the experts, and the examples as well."""
+
+
+@dataclass(frozen=True)
 class Config:
     """One run, complete: the same config on the same machine gives the same bits."""
 
@@ -236,3 +248,4 @@ class Config:
     model: ModelConfig = ModelConfig()
     moe: MoeConfig = MoeConfig()
     train: TrainConfig = TrainConfig()
+    parallel: ParallelConfig = ParallelConfig()

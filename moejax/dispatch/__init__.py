@@ -24,7 +24,7 @@ from moejax.dispatch.einsum import (
     sparse_masks,
 )
 from moejax.dispatch.gather import gather_dispatch
-from moejax.dispatch.grouped import grouped_dispatch
+from moejax.dispatch.grouped import grouped_dispatch, grouped_over_mesh
 from moejax.dispatch.grouped_matmul import grouped_matmul, grouped_outer, rows_of_groups
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "grouped_dispatch",
     "grouped_matmul",
     "grouped_outer",
+    "grouped_over_mesh",
     "rows_of_groups",
     "sparse_masks",
 ]

@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 from moejax.dispatch.einsum import SlotExperts
 from moejax.dispatch.places import slot_places
 from moejax.dispatch.rows import combine_rows, take_tokens
+from moejax.mesh import SLOTS_BY_TOKEN, TOKENS, on_each_device
 from moejax.routing import SparseRouting
 
 
@@ -16,7 +17,14 @@ def gather_dispatch(
     For expert choice the way back looks at all E experts of a token, since that many may have taken it: T·E rows.
     """
     g, t, d = x.shape
-    where = slot_places(routing, capacity)
-    slots = take_tokens(x.reshape(g * t, d), where).reshape(-1, g, capacity, d)
+
+    def fill(x, routing):
+        where = slot_places(routing, capacity)
+        return take_tokens(x.reshape(-1, d), where).reshape(-1, len(x), capacity, d), where
+
+    def empty(y, where):
+        return combine_rows(y.reshape(-1, y.shape[-1]), where)
+
+    slots, where = on_each_device(fill, g, takes=TOKENS, gives=(SLOTS_BY_TOKEN, TOKENS))(x, routing)
     y = experts(slots)
-    return combine_rows(y.reshape(-1, y.shape[-1]), where).reshape(g, t, -1)
+    return on_each_device(empty, g, takes=(SLOTS_BY_TOKEN, TOKENS), gives=TOKENS)(y, where).reshape(g, t, -1)

@@ -2,14 +2,23 @@
 
 No slots, no capacity, no padding: the experts see the T·k chosen tokens and nothing else, in one array of static shape.
 They must be made of matrix products, which `grouped_matmul` computes group by group.
+
+Over a mesh every device reads the tokens of its row, the devices along `expert`, and answers those that chose one of
+its own experts; the answers are added up on the way back. So nothing is dropped however uneven the choice is, and what
+a device receives and sorts is bounded: the tokens of its row, T / data, and k rows for each.
 """
 
 from collections.abc import Callable
+from functools import partial
 
-from jaxtyping import Array, Float, Int
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from moejax.dispatch.places import sorted_places
 from moejax.dispatch.rows import combine_rows, take_tokens
+from moejax.mesh import EXPERT, EXPERTS, TOKENS, deals_out, on_each_device
 from moejax.routing import TopKRouting
 
 GroupedExperts = Callable[[Float[Array, "n d"], Int[Array, " e"]], Float[Array, "n d2"]]
@@ -24,3 +33,28 @@ def grouped_dispatch(experts: GroupedExperts, x: Float[Array, "g t d"], routing:
     where, sizes = sorted_places(routing)
     y = experts(take_tokens(x.reshape(g * t, d), where), sizes)
     return combine_rows(y, where).reshape(g, t, -1)
+
+
+def grouped_over_mesh(
+    apply: Callable[..., Float[Array, "n d2"]],
+    experts: PyTree[Shaped[Array, "e ..."]],
+    x: Float[Array, "g t d"],
+    routing: TopKRouting,
+) -> Float[Array, "g t d2"]:
+    """`grouped_dispatch` of `apply(experts, rows, sizes)`, the stacked experts dealt out over the mesh in use."""
+    if not deals_out(len(x)):
+        return grouped_dispatch(partial(apply, experts), x, routing)
+
+    def of_a_device(experts, x, routing):
+        x, routing = jax.tree.map(lambda a: lax.all_gather(a, EXPERT, tiled=True), (x, routing))
+        y = grouped_dispatch(partial(apply, experts), x, _own(routing, len(jax.tree.leaves(experts)[0])))
+        return lax.psum_scatter(y, EXPERT, tiled=True)
+
+    return on_each_device(of_a_device, len(x), takes=(EXPERTS, TOKENS, TOKENS), gives=TOKENS)(experts, x, routing)
+
+
+def _own(routing: TopKRouting, experts: int) -> TopKRouting:
+    """The choices that fall on this device's experts, so many, numbered from 0; the others count as dropped."""
+    number = routing.experts - lax.axis_index(EXPERT) * experts
+    own = routing.kept & (number >= 0) & (number < experts)
+    return routing._replace(experts=jnp.where(own, number, -1), probs=routing.probs[..., :experts], slots=None)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from moejax.routing.decision import ExpertChoiceRouting
+from moejax.routing.top_k import best
 
 
 def expert_choice(
@@ -22,7 +23,7 @@ def expert_choice(
     scores = probs.swapaxes(1, 2)  # g e t
     if mask is not None:
         scores = jnp.where(mask[:, None], scores, -1)
-    _, tokens = jax.lax.top_k(jax.lax.stop_gradient(scores), capacity)
+    tokens = best(scores, capacity)
     weights = jnp.take_along_axis(scores, tokens, axis=-1)
     if mask is not None:
         tokens, weights = jnp.where(weights < 0, -1, tokens), jnp.maximum(weights, 0)

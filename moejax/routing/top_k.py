@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from moejax.mesh import TOKENS, on_each_device
 from moejax.routing.decision import TopKRouting
 
 
@@ -53,7 +54,9 @@ def switch(logits: Float[Array, "g t e"]) -> TopKRouting:
 
 def best(scores: Float[Array, "g t e"], k: int) -> Int[Array, "g t k"]:
     """Indices of the k highest scores, best first. The choice itself has no gradient."""
-    return jax.lax.top_k(jax.lax.stop_gradient(scores), k)[1]
+    # XLA would bring all scores together for its `top_k`.
+    choose = on_each_device(lambda scores: jax.lax.top_k(scores, k)[1], len(scores), takes=TOKENS, gives=TOKENS)
+    return choose(jax.lax.stop_gradient(scores))
 
 
 def limit_to_groups(

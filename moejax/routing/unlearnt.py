@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from moejax.routing.decision import TopKRouting
+from moejax.routing.top_k import best
 
 
 def hash_routing(ids: Int[Array, "g t"], num_experts: int, k: int, seed: int = 0) -> TopKRouting:
@@ -23,7 +24,7 @@ def hash_routing(ids: Int[Array, "g t"], num_experts: int, k: int, seed: int = 0
 def random_routing(key: Key[Array, ""], groups: int, tokens: int, num_experts: int, k: int) -> TopKRouting:
     """k different experts of each token, drawn anew with every key, weighted 1 / k each."""
     scores = jax.random.uniform(key, (groups, tokens, num_experts))
-    return _equal_weights(jax.lax.top_k(scores, k)[1], num_experts)
+    return _equal_weights(best(scores, k), num_experts)
 
 
 def _equal_weights(experts: Int[Array, "g t k"], num_experts: int) -> TopKRouting:

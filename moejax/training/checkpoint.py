@@ -1,8 +1,8 @@
 """Checkpoints: the latest and the best state of a run, or that of every epoch, verified before use.
 
-orbax writes them (atomically, one folder a step) and keeps those. It does not notice a flipped bit in array data, and
-casts a wrong dtype silently; so a sha256 of every file is written last and checked first, and names, shapes and dtypes
-are compared before anything is restored.
+orbax writes them (atomically, one folder a step, each process its part) and keeps those. It does not notice a flipped
+bit in array data, and casts a wrong dtype silently; so a sha256 of every file is written last and checked first, and
+names, shapes and dtypes are compared before anything is restored.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from moejax.errors import UserError
 from moejax.training.loop import TrainState
+from moejax.training.processes import is_first
 
 _MANIFEST = "sha256.json"
 _BEST = BestN(get_metric_fn=lambda m: m["accuracy"], n=1, keep_checkpoints_without_metrics=False)
@@ -44,6 +45,8 @@ class Checkpoints:
             args=ocp.args.StandardSave(_flatten(state)),
             metrics=None if accuracy is None else {"accuracy": accuracy},
         )
+        if not is_first():
+            return
         folder = self.folder / str(step)
         partial = folder / f"{_MANIFEST}.partial"
         partial.write_text(json.dumps(_digests(folder), indent=1))
@@ -57,12 +60,17 @@ class Checkpoints:
         """The newest of them; None if there is none."""
         return max(self.steps(), default=None)
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state saved at `step`; `like` gives its structure. UserError if a file or the structure differs."""
+    def restore(self, step: int, like: TrainState, otherwise: TrainState | None = None) -> TrainState:
+        """The state saved at `step`; `like` gives structure and devices, or else `otherwise`, if it has those names.
+
+        UserError if a file or the structure differs.
+        """
         folder = self.folder / str(step)
         _verify(folder)
-        expected = _flatten(like)
         saved = self._manager.item_metadata(step).tree
+        if otherwise is not None and saved.keys() == _flatten(otherwise).keys():
+            like = otherwise
+        expected = _flatten(like)
         for name in sorted(expected.keys() | saved.keys()):
             want, have = (_shape(tree[name]) if name in tree else "nothing" for tree in (expected, saved))
             if want != have:
@@ -70,12 +78,15 @@ class Checkpoints:
                     f"The checkpoint {folder} holds {have} for {name} where this configuration needs {want};"
                     " resume it with the config.json it was made with."
                 )
-        abstract = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in expected.items()}
+        here = jax.numpy.zeros(()).sharding  # not where the devices were that saved it
+        abstract = {
+            name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding or here) for name, a in expected.items()
+        }
         restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(restored[name]) for name in expected])
 
 
-def _flatten(state: TrainState) -> dict[str, jax.Array]:
+def _flatten(state: TrainState) -> dict[str, jax.Array | jax.ShapeDtypeStruct]:
     """Arrays by path, such as `.model.blocks[0].moe.router.value`: readable, and free of this library's classes."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
 

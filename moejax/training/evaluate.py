@@ -14,6 +14,7 @@ from numpy import ndarray
 from moejax import metrics
 from moejax.data.dataset import Examples, rows
 from moejax.layers import ungroup
+from moejax.mesh import TOKENS, lay_out, whole
 from moejax.routing import Routing
 from moejax.training.objective import Batch
 
@@ -45,7 +46,7 @@ class Evaluation(NamedTuple):
 @jax.jit
 def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
     """Forward only, with the layers' evaluation settings."""
-    logits, routings = model(batch, train=False)
+    logits, routings = model(lay_out(batch, TOKENS), train=False)
     examples = len(logits)
 
     def stacked(f):
@@ -67,7 +68,8 @@ def evaluate(model: nnx.Module, data: Examples, batch_size: int) -> Evaluation:
     """Evaluate on all of `data`, in batches of `batch_size` and one smaller one for what is left."""
     examples = rows(data)
     starts = range(0, examples, batch_size)
-    results = [evaluate_batch(model, {k: v[s : s + batch_size] for k, v in data.items()}) for s in starts]
+    run = whole(evaluate_batch)
+    results = [run(model, {k: v[s : s + batch_size] for k, v in data.items()}) for s in starts]
     sizes = np.array([len(r.loss) for r in results])
     of_example = functools.partial(_gather, results)
     logits, label = of_example("logits"), np.asarray(data["label"])
@@ -114,6 +116,7 @@ def flops_per_example(model: nnx.Module, data: Examples, batch_size: int) -> flo
     None where the program has a loop, whose body that analysis counts once however often it runs.
     """
     batch = {name: array[:batch_size] for name, array in data.items()}
+    model = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), model)  # wherever it lies: on one device
     compiled = evaluate_batch.lower(model, batch).compile()
     return None if " while(" in compiled.as_text() else compiled.cost_analysis()["flops"] / rows(batch)
 

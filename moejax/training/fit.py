@@ -7,21 +7,24 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
-from moejax.config import Config
+from moejax.config import Config, nearest_divisor
 from moejax.data.dataset import Dataset, Examples, rows
+from moejax.dispatch import default_group_size
 from moejax.errors import UserError
 from moejax.models import after_step, build_model, pretrained
-from moejax.training import frozen
+from moejax.training import frozen, processes
 from moejax.training.average import averaged
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, routing_facts
 from moejax.training.folder import RunFolder, describe_device
 from moejax.training.history import RoutingHistory, test_pictures
 from moejax.training.interrupt import StopSignal
-from moejax.training.loop import make_chunk, make_init, make_keys, make_update, parameter_key
+from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, make_update, parameter_key
 from moejax.training.objective import make_objective
-from moejax.training.optimizer import learning_rate_schedule, make_optimizer
+from moejax.training.optimizer import learning_rate_schedule, make_optimizer, relayout
+from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress, Status
 from moejax.training.tables import activations_table, metrics_table
 
@@ -40,28 +43,32 @@ class Fit:
         self.started = time.perf_counter()
         self.rates: list[float] = []
 
-        optimizer = make_optimizer(train, self.steps)
+        self.parallel = Parallel.of(config)
+        make = partial(make_optimizer, train, self.steps)
+        optimizer, self.other_optimizer = (make(flat=self.parallel.splits_experts == other) for other in (False, True))
         self.learning_rate = learning_rate_schedule(train, self.steps)
         init = make_init(partial(build_model, config, data.num_classes), optimizer)
-        update = make_update(make_objective(config), optimizer, after_step(self.steps))
-        chunk = make_chunk(update, train.batch_size, train.chunk)
-        self.train_data, self.keys = jax.device_put(data.train), make_keys(config.seed)
+        across = self.parallel.across
+        update = make_update(make_objective(config, across), optimizer, after_step(self.steps), across)
+        chunk = make_chunk(update, train.batch_size, train.chunk, across)
+        self.train_data, self.keys = self.parallel.place(data.train), self.parallel.made(make_keys, config.seed)
 
         # Two programs compiled at once: a chunk needs only the shapes of the state that the other one makes.
-        given = parameter_key(config.seed), pretrained(config)
+        given = self.parallel.made(parameter_key, config.seed), pretrained(config)
         shapes = jax.eval_shape(init, *given)
         frozen.check(shapes.model, train.frozen)
-        init_lowered = init.lower(*given)
+        check_groups(config, shapes.model, self.parallel)
+        init_lowered = self.parallel.over_devices(init, shapes).lower(*given)
         with ThreadPoolExecutor(1) as pool:
             init_program = pool.submit(init_lowered.compile)
-            self.chunk = chunk.lower(shapes, self.train_data, self.keys, 0).compile()
+            self.chunk = self.parallel.compile(chunk, self.parallel.shapes(shapes), self.train_data, self.keys, 0)
             self.state = init_program.result()(*given)
 
     def resume(self) -> None:
         """Go back to the latest checkpoint, or to the start if there is none."""
         step = self.checkpoints.latest()
         if step is not None:
-            self.state = self.checkpoints.restore(step, self.state)
+            self.state = self._restore(step)
         step = int(self.state.step)
         self.started -= self.folder.rewind(step)
         self.history = RoutingHistory.from_arrays(self.folder.read_routing(), step)
@@ -79,21 +86,23 @@ class Fit:
                 self._report_chunk(metrics, n, time.perf_counter() - start)
                 if step + n == epoch_end and self._is_evaluated(epoch_end):
                     self._end_epoch()
-                elif stop.requested:
+                elif processes.any_of(stop.requested):
                     self._save(None)
-                if stop.requested:
+                if processes.any_of(stop.requested):
                     return False
         return True
 
     def test(self) -> dict[str, Any]:
         """Evaluate the last state, or the best, on all test examples, once, and write the run's summary."""
         if self.config.train.tested == "best":
-            self.state = self.checkpoints.restore(self._best_step(), self.state)
-        model, data = averaged(self.state), self.data
-        result = evaluate(model, data.test, self.config.train.evaluation_batch)
+            self.state = self._restore(self._best_step())
+        model, data = self._model(), self.data
+        result = self._evaluate(data.test)
         self._log_evaluation("test", result)
         self._write_metrics("train", "validation", "test")
-        self.folder.write_routing(self.history.to_arrays() | test_pictures(model, data.test, result, data.num_classes))
+        with self.parallel.in_use():
+            pictures = test_pictures(model, data.test, result, data.num_classes)
+        self.folder.write_routing(self.history.to_arrays() | pictures)
         summary = {
             "config": self.config.name,
             "seed": self.config.seed,
@@ -162,7 +171,7 @@ class Fit:
     def _end_epoch(self) -> None:
         if not rows(self.data.validation):
             return self._save(None)
-        result = evaluate(averaged(self.state), self.data.validation, self.config.train.evaluation_batch)
+        result = self._evaluate(self.data.validation)
         self._log_evaluation("validation", result)
         self._write_metrics("train", "validation")
         if self.config.train.activations:
@@ -179,6 +188,20 @@ class Fit:
         kept = self.checkpoints.steps()
         records = [r for r in self.folder.read_log() if r["kind"] == "validation" and r["step"] in kept]
         return max(records, key=lambda record: (record["accuracy"], record["step"]))["step"]
+
+    def _evaluate(self, examples: Examples) -> Evaluation:
+        with self.parallel.in_use():
+            return evaluate(self._model(), examples, self.config.train.evaluation_batch)
+
+    def _model(self) -> nnx.Module:
+        return self.parallel.place(averaged(self.state), by_expert=True)
+
+    def _restore(self, step: int) -> TrainState:
+        """The checkpoint of that step, whatever devices it was made on."""
+        other = self.state._replace(optimizer=jax.eval_shape(self.other_optimizer.init, self.state.model))
+        saved = self.checkpoints.restore(step, self.state, self.parallel.shapes(other))
+        saved = saved._replace(optimizer=relayout(saved.optimizer, self.state.optimizer))
+        return self.parallel.place(saved, by_expert=True)
 
     def _save(self, accuracy: float | None) -> None:
         self.folder.write_routing(self.history.to_arrays())
@@ -222,6 +245,20 @@ def majority(examples: Examples) -> float:
 
 def _rounded(values: np.ndarray) -> list:
     return np.round(values, 6).tolist()
+
+
+def check_groups(config: Config, model: nnx.Module, parallel: Parallel) -> None:
+    """UserError if tokens would compete for slots in other groups than on one device."""
+    moe = config.moe
+    if parallel.strategy != "pmap" or moe.layer != "sparse" or moe.dispatch == "grouped":
+        return
+    size, tokens = moe.group_size or default_group_size(moe.hidden), model.tokens
+    examples = config.train.batch_size // parallel.mesh.size
+    if examples * tokens % size:
+        raise UserError(
+            f"moe.group_size is {size}, but with parallel.strategy pmap the {examples * tokens} tokens of a device make"
+            f" no whole groups of it; use {nearest_divisor(size, examples * tokens)}, or strategy jit."
+        )
 
 
 def check_sizes(config: Config, data: Dataset) -> None:

@@ -20,20 +20,23 @@ from numpy import ndarray
 
 from moejax.config import Config, from_json, to_json
 from moejax.errors import UserError
+from moejax.training.processes import is_first
 
 
 class RunFolder:
-    """Paths of a run, and writes that leave either the old file or the new one."""
+    """Paths of a run, and writes that leave either the old file or the new one; of several processes, by the first."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.writes = path, is_first()
         self.checkpoints = path / "checkpoints"
 
     @classmethod
     def create(cls, path: Path, config: Config) -> "RunFolder":
         """Begin a run; UserError if the folder already holds one or cannot be written."""
-        cls.check_free(path)
         folder = cls(path)
+        if not folder.writes:
+            return folder
+        cls.check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             folder._write("config.json", to_json(config))
@@ -64,6 +67,8 @@ class RunFolder:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
+        if not self.writes:
+            return
         with open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -94,6 +99,8 @@ class RunFolder:
 
     def write_routing(self, arrays: Mapping[str, ndarray]) -> None:
         """routing.npz, whole."""
+        if not self.writes:
+            return
         partial = self.path / "routing.partial.npz"
         np.savez_compressed(partial, **arrays)
         partial.rename(self.path / "routing.npz")
@@ -111,6 +118,8 @@ class RunFolder:
         self._write(name, text)
 
     def _write(self, name: str, text: str) -> None:
+        if not self.writes:
+            return
         partial = self.path / f"{name}.partial"
         partial.parent.mkdir(exist_ok=True)
         partial.write_text(text)

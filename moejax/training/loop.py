@@ -15,6 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Int, Key, PyTree
 
 from moejax.data.dataset import rows
+from moejax.mesh import TOKENS, lay_out
+from moejax.training.collectives import ALONE, Collectives
 from moejax.training.objective import Batch, Objective, StepMetrics
 
 
@@ -63,7 +65,10 @@ def parameter_key(seed: int) -> Key[Array, ""]:
 
 
 def make_update(
-    objective: Objective, optimizer: optax.GradientTransformation, after_step: AfterStep | None = None
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    after_step: AfterStep | None = None,
+    across: Collectives = ALONE,
 ) -> Update:
     """One step of gradient descent as a pure function (state, batch, key) → (state, metrics).
 
@@ -74,6 +79,7 @@ def make_update(
 
     def update(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, StepMetrics]:
         (loss, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(state.model, batch, key)
+        gradient, loss = across.mean((gradient, loss))
         change, optimizer_state = optimizer.update(gradient, state.optimizer, state.model, value=loss)
         model, step = optax.apply_updates(state.model, change), state.step + 1
         if after_step is not None:
@@ -88,7 +94,9 @@ def epoch_order(key: Key[Array, ""], epoch: Int[Array, ""] | int, examples: int)
     return jax.random.permutation(jax.random.fold_in(key, epoch), examples)
 
 
-def make_chunk(update: Update, batch_size: int, length: int) -> Callable[..., tuple[TrainState, StepMetrics]]:
+def make_chunk(
+    update: Update, batch_size: int, length: int, across: Collectives = ALONE
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Compile `chunk(state, data, keys, stop)`: up to `length` steps of one epoch in one call, the state donated.
 
     `data` holds arrays with one leading axis, on the device. The chunk ends when step `stop` is reached, which must not
@@ -105,9 +113,9 @@ def make_chunk(update: Update, batch_size: int, length: int) -> Callable[..., tu
 
         def take(state: TrainState) -> tuple[TrainState, StepMetrics]:
             start = state.step % steps_per_epoch * batch_size
-            rows = jax.lax.dynamic_slice(order, (start,), (batch_size,))
-            batch = {name: array[rows] for name, array in data.items()}
-            return update(state, batch, jax.random.fold_in(keys.augment, state.step))
+            rows = across.share(jax.lax.dynamic_slice(order, (start,), (batch_size,)))
+            batch = lay_out({name: array[rows] for name, array in data.items()}, TOKENS)
+            return update(state, batch, across.key(jax.random.fold_in(keys.augment, state.step)))
 
         def skip(state: TrainState) -> tuple[TrainState, StepMetrics]:
             return state, jax.tree.map(jnp.zeros_like, jax.eval_shape(take, state)[1])

@@ -13,6 +13,7 @@ from moejax import losses, metrics
 from moejax.config import Config, MoeConfig
 from moejax.data.augment import augment
 from moejax.routing import Routing, SparseRouting, TopKRouting
+from moejax.training.collectives import ALONE, Collectives
 from moejax.training.frozen import hold
 
 Batch = dict[str, Array]
@@ -55,8 +56,11 @@ def disagreement(first: Float[Array, "b y"], second: Float[Array, "b y"]) -> Flo
     return jnp.mean(jnp.sum((jnp.exp(p) - jnp.exp(q)) * (p - q), axis=-1)) / 2
 
 
-def make_objective(config: Config) -> Objective:
-    """Weighted cross-entropy on (augmented) examples plus the layers' auxiliary losses."""
+def make_objective(config: Config, across: Collectives = ALONE) -> Objective:
+    """Weighted cross-entropy on (augmented) examples plus the layers' auxiliary losses.
+
+    Those, and all metrics, are of the whole batch: where a device holds a share of it, the routings are gathered first.
+    """
     t, moe = config.train, config.moe
 
     def objective(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], StepMetrics]:
@@ -68,6 +72,7 @@ def make_objective(config: Config) -> Objective:
         if t.consistency:
             batch = {name: jnp.concatenate([array, array]) for name, array in batch.items()}
         logits, routings = model(batch, train=True, key=router_key)
+        routings = across.gather(routings)
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), t.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
         auxiliary = sum(auxiliary_loss(r, moe) for r in routings)
@@ -76,9 +81,9 @@ def make_objective(config: Config) -> Objective:
         if moe.l2_weight:
             auxiliary += moe.l2_weight * losses.mean_square([layer.experts for layer in model.moe_layers])
         return t.task_weight * loss + auxiliary, StepMetrics(
-            loss,
-            jnp.mean(logits.argmax(-1) == batch["label"], dtype=jnp.float32),
-            auxiliary,
+            across.mean(loss),
+            across.mean(jnp.mean(logits.argmax(-1) == batch["label"], dtype=jnp.float32)),
+            across.mean(auxiliary),
             *(jnp.stack([f(r) for r in routings]) for f in (metrics.load, metrics.dropped, metrics.gate_entropy)),
         )
 

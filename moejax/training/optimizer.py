@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -20,8 +21,11 @@ def learning_rate_schedule(train: TrainConfig, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, steps)
 
 
-def make_optimizer(train: TrainConfig, steps: int) -> optax.GradientTransformationExtraArgs:
-    """What `train.optimizer` names; its update takes the loss as `value`."""
+def make_optimizer(train: TrainConfig, steps: int, *, flat: bool = True) -> optax.GradientTransformationExtraArgs:
+    """What `train.optimizer` names; its update takes the loss as `value`.
+
+    `flat`: AdamW works on all parameters as one vector, which is faster but cannot be laid out over devices by expert.
+    """
     schedule = learning_rate_schedule(train, steps)
     if train.optimizer == "normalized":
         descend = normalized_gradient_descent(schedule, train.router_learning_rate / train.learning_rate)
@@ -29,7 +33,7 @@ def make_optimizer(train: TrainConfig, steps: int) -> optax.GradientTransformati
         decay = optax.add_decayed_weights(train.weight_decay)
         descend = optax.chain(decay, optax.scale_by_adam(), optax.scale_by_learning_rate(schedule))
     else:
-        descend = _adamw(train, schedule)
+        descend = _adamw(train, schedule, flat)
     parts = [leave_out(descend, train.frozen)]
     if train.stop_rise is not None or train.stop_below is not None:
         parts.append(early_stop(train.stop_rise, train.stop_below))
@@ -38,15 +42,36 @@ def make_optimizer(train: TrainConfig, steps: int) -> optax.GradientTransformati
     return optax.with_extra_args_support(optax.chain(*parts) if parts[1:] else parts[0])
 
 
-def _adamw(train: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _adamw(train: TrainConfig, schedule: optax.Schedule, flat: bool) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019); decay acts on matrices only, not on biases, scales and normalisation."""
     clip = optax.identity() if train.clip_norm is None else optax.clip_by_global_norm(train.clip_norm)
+    adam = optax.chain(clip, optax.scale_by_adam())
     return optax.chain(
         # On one vector, for a program part less for every parameter.
-        optax.flatten(optax.chain(clip, optax.scale_by_adam())),
+        optax.flatten(adam) if flat else adam,
         optax.add_decayed_weights(train.weight_decay, mask=lambda params: jax.tree.map_with_path(_is_matrix, params)),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def relayout(state: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
+    """An optimiser's state in the other form that `flat` gives it, if `like` has that; in the same one, the state."""
+    if jax.tree.structure(state) == jax.tree.structure(like):
+        return state
+    if len(jax.tree.leaves(state)) < len(jax.tree.leaves(like)):
+        return jax.tree.map(_split, state, like)
+    return jax.tree.map(lambda one, many: _join(many) if one.ndim else many, like, state)
+
+
+def _split(vector: Array, like: PyTree[Array]) -> PyTree[Array]:
+    leaves, tree = jax.tree.flatten(like)
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    parts = jnp.split(vector, ends) if vector.ndim else [vector]
+    return tree.unflatten([part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
+
+
+def _join(tree: PyTree[Array]) -> Array:
+    return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)])
 
 
 def _is_matrix(path: tuple, leaf: jax.Array) -> bool:

@@ -1,0 +1,35 @@
+"""What makes no sense in the shape of a mesh: beside the experts, the batch and, where they are known, the devices."""
+
+from moejax.config.schema import Config
+
+
+def mesh_problems(config: Config, devices: int | None = None) -> list[str]:
+    """One sentence for each; `devices`: how many there are, None before anyone has looked."""
+    p, experts, batch = config.parallel, config.moe.num_experts, config.train.batch_size
+    for name, value in (("data", p.data), ("expert", p.expert)):
+        if value is not None and value < 1:
+            return [f"parallel.{name} is {value}; it must be at least 1."]
+    if p.strategy == "pmap" and p.expert > 1:
+        return [f"parallel.expert is {p.expert}, but parallel.strategy pmap copies all experts; use jit, or 1."]
+    if experts > 0 and experts % p.expert:
+        near = nearest_divisor(p.expert, experts)
+        return [f"parallel.expert is {p.expert}, which does not divide moe.num_experts, {experts}; use {near}."]
+    if devices is not None and p.data is None and devices % p.expert:
+        near = nearest_divisor(p.expert, devices, experts)
+        return [f"parallel.expert is {p.expert}, which does not divide the {devices} devices; use {near}."]
+    if devices is not None and p.data is not None and p.data * p.expert != devices:
+        expert = p.expert if devices % p.expert == 0 else nearest_divisor(p.expert, devices, experts)
+        return [
+            f"parallel.data × parallel.expert is {p.data} × {p.expert}, but there are {devices} devices; use"
+            f" {devices // expert} × {expert}."
+        ]
+    mesh = devices if p.data is None else p.data * p.expert
+    if mesh is not None and batch > 0 and batch % mesh:
+        near = max(mesh, mesh * round(batch / mesh))
+        return [f"train.batch_size is {batch}, which {mesh} devices cannot share evenly; use {near}."]
+    return []
+
+
+def nearest_divisor(wish: int, *numbers: int) -> int:
+    """The divisor of all the numbers that is nearest to the wish, the smaller one of two."""
+    return min((d for d in range(1, min(numbers) + 1) if not any(n % d for n in numbers)), key=lambda d: abs(d - wish))

@@ -1,0 +1,68 @@
+"""A mesh of devices with two named axes, and where a layer's arrays lie on it.
+
+    tokens  [g, ...]      groups over all devices                       x, logits, what a router decides
+    slots   [e, g, c, d]  as the tokens, or experts over `expert` and groups over `data`
+    experts [e, ...]      over `expert`, copied along `data`
+
+From one layout of the slots to the other is an all-to-all along `expert`: the only time that activations cross. Layers
+say where an array should lie and know no devices; without a mesh in use (`jax.set_mesh`) all of this is the identity.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, PyTree, Shaped
+
+DATA, EXPERT = "data", "expert"
+DEVICES = (DATA, EXPERT)
+
+WHOLE = P()  # a copy on every device
+TOKENS = P(DEVICES)
+SLOTS_BY_TOKEN = P(None, DEVICES)
+SLOTS_BY_EXPERT = P(EXPERT, DATA)
+EXPERTS = P(EXPERT)
+
+
+def make_mesh(data: int, expert: int, devices: Sequence[jax.Device]) -> Mesh:
+    """The mesh of data × expert devices; those that share experts' tokens, along `expert`, are next to each other."""
+    return jax.make_mesh((data, expert), DEVICES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
+
+
+def devices_in_use() -> int:
+    """How many devices the mesh in use has; 1 without one, and for a program that each device runs by itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    ours = mesh.axis_names == DEVICES and all(kind == AxisType.Auto for kind in mesh.axis_types)
+    return mesh.size if ours else 1
+
+
+def lay_out(tree: PyTree[Shaped[Array, "..."]], spec: P) -> PyTree[Shaped[Array, "..."]]:
+    """The same arrays, laid out so."""
+    if devices_in_use() == 1:
+        return tree
+    return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, spec), tree)
+
+
+def whole(program: Callable) -> Callable:
+    """`program(model, batch)`, on a mesh with batch and results whole on every device: every process can read them."""
+    if devices_in_use() == 1:
+        return program
+    on_mesh = jax.jit(program, out_shardings=WHOLE)
+    return lambda model, batch: on_mesh(model, jax.device_put(batch, WHOLE))
+
+
+def deals_out(groups: int) -> bool:
+    """Whether there is a mesh in use, each of whose devices gets as many of the groups."""
+    return devices_in_use() > 1 and groups % devices_in_use() == 0
+
+
+def on_each_device(f: Callable, groups: int, *, takes: PyTree[P], gives: PyTree[P]) -> Callable[..., Any]:
+    """`f` on each device's own part of the arrays, so that index tables stay within it.
+
+    The identity where the groups cannot be dealt out evenly: right as well, but then indices reach across devices.
+    """
+    if not deals_out(groups):
+        return f
+    return jax.shard_map(f, in_specs=takes, out_specs=gives, check_vma=False)

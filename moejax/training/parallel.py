@@ -1,0 +1,116 @@
+"""How a run spreads over devices: one alone, one program over a mesh, or the same program on each device.
+
+    one device   the step as it is
+    jit          the same step over a mesh (data, expert): stacked experts and what the optimiser keeps of them lie over
+                 `expert`, all else on every device; each batch is dealt out over all devices
+    pmap         each device takes its share of a batch; gradients are averaged, routings gathered
+
+Losses, metrics and dropped tokens are those of the whole batch in each case, and a checkpoint of one serves the others.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
+
+from moejax.config import Config, mesh_problems
+from moejax.errors import UserError
+from moejax.mesh import DATA, EXPERTS, WHOLE, make_mesh
+from moejax.training.collectives import ALONE, Collectives, along
+
+
+def available_devices() -> Sequence[jax.Device]:
+    """All devices of all processes; where JAX was told of a default device, that one."""
+    default = jax.config.jax_default_device
+    return jax.devices() if default is None else [default]
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """A strategy on its devices."""
+
+    strategy: str
+    mesh: Mesh | None  # None: one device
+
+    @classmethod
+    def of(cls, config: Config) -> "Parallel":
+        """What the configuration asks for on the devices there are; UserError if it does not fit them."""
+        devices, p = available_devices(), config.parallel
+        if problems := mesh_problems(config, len(devices)):
+            raise UserError(*problems)
+        if len(devices) == 1:
+            return cls("jit", None)
+        return cls(p.strategy, make_mesh(len(devices) // p.expert, p.expert, devices))
+
+    @property
+    def across(self) -> Collectives:
+        """What a step has to say of other devices."""
+        return along(DATA, self.mesh.size) if self.strategy == "pmap" and self.mesh else ALONE
+
+    @property
+    def splits_experts(self) -> bool:
+        """Whether a device holds only some of the experts."""
+        return self.mesh is not None and self.mesh.devices.shape[1] > 1
+
+    def in_use(self) -> contextlib.AbstractContextManager:
+        """Inside, layers lay out their arrays over the mesh."""
+        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+
+    def place(self, tree: PyTree, *, by_expert: bool = False) -> PyTree[Array]:
+        """Onto the devices: experts by their axis where `by_expert`, all else on every one."""
+        if self.mesh is None:
+            return jax.device_put(tree)
+        return jax.device_put(tree, self._shardings(tree) if by_expert else NamedSharding(self.mesh, WHOLE))
+
+    def made(self, make: Callable[[int], PyTree[Any]], seed: int) -> PyTree[Any]:
+        """What is made from a seed, on every device of every process."""
+        if self.mesh is None:
+            return make(seed)
+        return jax.jit(lambda: make(seed), out_shardings=NamedSharding(self.mesh, WHOLE))()
+
+    def shapes(self, tree: PyTree) -> PyTree:
+        """Shapes and types of a state, and where it will lie."""
+        if self.mesh is None:
+            return tree
+        return jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            tree,
+            self._shardings(tree),
+        )
+
+    def over_devices(self, init: Callable, state: PyTree) -> Callable:
+        """A compiled `init`, made to leave its state, of these shapes, where it belongs."""
+        return init if self.mesh is None else jax.jit(init, out_shardings=self._shardings(state))
+
+    def compile(self, chunk: Callable, state: PyTree, *others: Any) -> Callable:
+        """Compile `chunk(state, *others)` → (state, metrics) for arguments of these shapes; the state is donated."""
+        if self.mesh is None:
+            return chunk.lower(state, *others).compile()
+        if self.strategy == "pmap":
+            who = np.arange(self.mesh.local_mesh.size)  # one argument must be a device's own
+            program = jax.pmap(
+                lambda _, *arguments: chunk(*arguments),
+                axis_name=DATA,
+                devices=self.mesh.devices.ravel().tolist(),
+                in_axes=(0, *[None] * (1 + len(others))),
+                out_axes=None,
+                donate_argnums=1,
+            )
+            return partial(program.lower(who, state, *others).compile(), who)
+        with self.in_use():
+            shardings = self._shardings(state), NamedSharding(self.mesh, WHOLE)
+            return jax.jit(chunk, donate_argnums=0, out_shardings=shardings).lower(state, *others).compile()
+
+    def _shardings(self, tree: PyTree) -> PyTree[NamedSharding]:
+        return jax.tree.map_with_path(lambda path, leaf: NamedSharding(self.mesh, spec(path)), tree)
+
+
+def spec(path: tuple) -> PartitionSpec:
+    """Where a parameter lies, or what an optimiser keeps of it: by expert if it is one's."""
+    return EXPERTS if ".experts." in jax.tree_util.keystr(path) else WHOLE

@@ -1,0 +1,78 @@
+"""What crosses devices in the compiled expert-parallel step: what the formula says, in all-to-alls, and no more."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding
+
+from benchmarks.crossing import bytes_crossing, expected
+from moejax import MLP, SparseMoE, load_balance_loss
+from moejax.mesh import TOKENS, make_mesh
+from moejax.training.parallel import spec
+
+E, T, D, H = 8, 32, 16, 64  # experts, tokens of a group, widths
+GROUPS = 2  # of a device
+
+
+class Network(nnx.Module):
+    """A layer with something before it, so that its input has a gradient as well."""
+
+    def __init__(self, dispatch: str):
+        rngs = nnx.Rngs(0)
+        self.before = nnx.Linear(D, D, rngs=rngs)
+        self.moe = SparseMoE(D, E, lambda rngs: MLP(D, H, rngs=rngs), dispatch=dispatch, rngs=rngs)
+
+
+def step(network: Network, x):
+    def loss(network):
+        y, routing = network.moe(network.before(x), train=True)
+        return (y**2).mean() + load_balance_loss(routing)
+
+    return jax.tree.map(lambda p, g: p - g, network, jax.grad(loss)(network))
+
+
+def compiled(dispatch: str, data: int, expert: int) -> str:
+    assert len(jax.devices()) == 8, "these tests need the eight virtual devices of conftest.py"
+    mesh = make_mesh(data, expert, jax.devices()[: data * expert])
+    network = jax.eval_shape(lambda: Network(dispatch))
+    where = jax.tree.map_with_path(lambda path, _: NamedSharding(mesh, spec(path)), network)
+    network = jax.tree.map(lambda p, s: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=s), network, where)
+    x = jax.ShapeDtypeStruct((GROUPS * data * expert, T, D), jnp.float32, sharding=NamedSharding(mesh, TOKENS))
+    with jax.set_mesh(mesh):
+        return jax.jit(step, out_shardings=where).lower(network, x).compile().as_text()
+
+
+def sizes(dispatch: str) -> dict[str, int]:
+    network = jax.eval_shape(lambda: Network(dispatch))
+    experts = sum(p.size for p in jax.tree.leaves(network.moe.experts))
+    rest = sum(p.size for p in jax.tree.leaves(network)) - experts
+    return {"slots": E * GROUPS * network.moe.capacity(T, train=True) * D, "experts": experts, "rest": rest}
+
+
+@pytest.mark.parametrize("dispatch", ["einsum", "gather"])
+@pytest.mark.parametrize(("data", "expert"), [(1, 2), (1, 4), (1, 8), (2, 4), (4, 2), (8, 1)])
+def test_bytes_are_those_of_the_formula_and_nothing_is_gathered(dispatch, data, expert):
+    crossing = bytes_crossing(compiled(dispatch, data, expert))
+    want = expected(**sizes(dispatch), data=data, expert=expert)
+    assert {kind for kind, size in crossing.items() if size} == {kind for kind, size in want.items() if size}
+    for kind, size in crossing.items():
+        assert size == pytest.approx(want[kind], rel=0.05)
+
+
+@pytest.mark.parametrize("dispatch", ["einsum", "gather"])
+def test_a_device_sends_as_much_when_devices_and_tokens_grow_together(dispatch):
+    two, four, eight = (bytes_crossing(compiled(dispatch, 1, expert)) for expert in (2, 4, 8))
+    assert two == four == eight
+    assert two["all-to-all"] > 0
+
+
+def test_bytes_are_read_from_a_program():
+    text = """
+      %a = (f32[1,2,3]{2,1,0}, f32[1,2,3]{2,1,0}) all-to-all(%x, %y), replica_groups={{0,1}}
+      %b = bf16[4,5]{1,0} all-gather(%z), dimensions={0}
+      %c = pred[7]{0} all-gather(%z), dimensions={0}
+      %d = f32[] all-reduce(%l), to_apply=%add
+      %e = f32[9]{0} add(%f, %all-gather)
+    """
+    assert bytes_crossing(text) == {"all-to-all": 48, "all-gather": 47, "all-reduce": 4}

@@ -191,6 +191,12 @@ def test_a_batch_or_groups_that_devices_cannot_share_are_one_sentence(config, da
         start(tmp_path / "groups", groups, dataset, WAYS["pmap"])
 
 
+def test_pmap_is_for_one_process(config, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"parallel\.strategy is pmap, but there are 2 processes; use jit\."):
+        start(tmp_path / "run", configure(config, SPARSE), dataset, WAYS["pmap"])
+
+
 def test_groups_that_reach_across_devices_are_those_of_one_device(config, dataset, tmp_path):
     """16 images of 25 tokens in groups of 64, the last one padded; 7 groups on 8 devices."""
     moe = dataclasses.replace(SPARSE, group_size=64, priority="weight")

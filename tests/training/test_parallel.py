@@ -16,6 +16,7 @@ from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.interrupt import StopSignal
 from moejax.training.optimizer import make_optimizer, relayout
+from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress
 
 STEPS = 20
@@ -191,10 +192,11 @@ def test_a_batch_or_groups_that_devices_cannot_share_are_one_sentence(config, da
         start(tmp_path / "groups", groups, dataset, WAYS["pmap"])
 
 
-def test_pmap_is_for_one_process(config, dataset, tmp_path, monkeypatch):
+def test_pmap_is_for_one_process(config, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match=r"parallel\.strategy is pmap, but there are 2 processes; use jit\."):
-        start(tmp_path / "run", configure(config, SPARSE), dataset, WAYS["pmap"])
+    sentence = r"parallel\.strategy is pmap, but there are 2 processes; use jit\."
+    with devices(8), pytest.raises(UserError, match=sentence):
+        Parallel.of(configure(config, SPARSE, WAYS["pmap"]))
 
 
 def test_groups_that_reach_across_devices_are_those_of_one_device(config, dataset, tmp_path):

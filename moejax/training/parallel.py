@@ -44,6 +44,8 @@ class Parallel:
         devices, p = available_devices(), config.parallel
         if problems := mesh_problems(config, len(devices)):
             raise UserError(*problems)
+        if p.strategy == "pmap" and jax.process_count() > 1:
+            raise UserError(f"parallel.strategy is pmap, but there are {jax.process_count()} processes; use jit.")
         if len(devices) == 1:
             return cls("jit", None)
         return cls(p.strategy, make_mesh(len(devices) // p.expert, p.expert, devices))

@@ -75,8 +75,8 @@ def together(path: Path) -> Iterator[None]:
             raise
         reason = (str(error).splitlines() or [""])[0]
         print(
-            f"moejax: process {jax.process_index()} of {jax.process_count()} has lost another one; start all of them"
-            f" again with --resume {path}. ({reason})",
+            f"moejax: process {jax.process_index()} of {jax.process_count()} stops, most likely since another one is"
+            f" gone ({reason}); start all of them again with --resume {path}.",
             file=sys.stderr,
         )
         sys.stdout.flush()

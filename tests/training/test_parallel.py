@@ -16,6 +16,7 @@ from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.interrupt import StopSignal
 from moejax.training.optimizer import make_optimizer, relayout
+from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress
 
 STEPS = 20
@@ -189,6 +190,13 @@ def test_a_batch_or_groups_that_devices_cannot_share_are_one_sentence(config, da
     groups = configure(config, dataclasses.replace(SPARSE, group_size=20))
     with pytest.raises(UserError, match=r"moe\.group_size is 20, .* the 50 tokens of a device .*; use 25, or"):
         start(tmp_path / "groups", groups, dataset, WAYS["pmap"])
+
+
+def test_pmap_is_for_one_process(config, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    sentence = r"parallel\.strategy is pmap, but there are 2 processes; use jit\."
+    with devices(8), pytest.raises(UserError, match=sentence):
+        Parallel.of(configure(config, SPARSE, WAYS["pmap"]))
 
 
 def test_groups_that_reach_across_devices_are_those_of_one_device(config, dataset, tmp_path):

@@ -117,10 +117,9 @@ def alone(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["--parallel.expert 2", "--parallel.strategy pmap"])
-def test_two_processes_are_one_run_and_go_on_where_they_stopped(alone, tmp_path, way):
+def test_two_processes_are_one_run_and_go_on_where_they_stopped(alone, tmp_path):
     path = tmp_path / "run"
-    started = launch(2, *SMALL, *way.split(), "--out", str(path))
+    started = launch(2, *SMALL, "--parallel.expert", "2", "--out", str(path))
     wait_for(lambda: (path / "metrics.jsonl").exists() and len(records(path)) > 1)
     started[1].send_signal(signal.SIGTERM)  # one is told; both stop
     for code, _, err in finish(started):

@@ -105,10 +105,11 @@ def _line(name: str, rows: list[Row], best: bool) -> list[str]:
 
 
 def dev(folder: Path) -> Row:
-    """The dev scores of the state that was tested: the last one."""
-    last = log(folder, "validation")[-1]
-    majority = json.loads((folder / "summary.json").read_text())["validation_majority"]
-    return {"dev_accuracy": last["accuracy"], "dev_f1": last["f1"], "dev_majority": majority}
+    """The dev scores of the state that was tested."""
+    summary = json.loads((folder / "summary.json").read_text())
+    [tested] = [record for record in log(folder, "validation") if record["step"] == summary["tested_step"]]
+    scores = {"dev_accuracy": tested["accuracy"], "dev_f1": tested["f1"]}
+    return {**scores, "dev_majority": summary["validation_majority"]}
 
 
 def main() -> None:

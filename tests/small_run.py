@@ -1,10 +1,11 @@
-"""A data set and a network small enough to train in a blink."""
+"""A data set and a network small enough to train in a blink, and a signal that stops it where a test wants."""
 
 import numpy as np
 import pytest
 
 from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
 from moejax.data.dataset import Dataset
+from moejax.training.interrupt import StopSignal
 
 
 def digits(n: int, seed: int) -> dict[str, np.ndarray]:
@@ -41,3 +42,16 @@ def config() -> Config:
         moe=MoeConfig(layer="sparse", num_experts=2, hidden=8, k=1, slots=2),
         train=TrainConfig(epochs=2, batch_size=15, learning_rate=1e-2, chunk=3, shift=1.0),
     )
+
+
+class StopAfter(StopSignal):
+    """A stop signal that comes after so many looks at it."""
+
+    def __init__(self, looks: int):
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def requested(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0

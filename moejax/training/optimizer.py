@@ -86,7 +86,7 @@ def normalized_gradient_descent(schedule: optax.Schedule, others: float) -> opta
     """
 
     def scale(path: tuple, leaf: Array) -> Array:
-        return leaf if _stack(path) else others * leaf
+        return leaf if expert_stack(path) else others * leaf
 
     other_rate = optax.stateless(lambda updates, params: jax.tree.map_with_path(scale, updates))
     return optax.chain(normalize_experts(), other_rate, optax.scale_by_learning_rate(schedule))
@@ -101,12 +101,12 @@ def normalize_experts() -> optax.GradientTransformation:
     def normalize(updates: PyTree[Array], params: PyTree[Array] | None) -> PyTree[Array]:
         squares: dict[str, Float[Array, " e"]] = {}
         for path, leaf in jax.tree.leaves_with_path(updates):
-            if stack := _stack(path):
+            if stack := expert_stack(path):
                 of_leaf = jnp.sum(leaf.reshape(len(leaf), -1) ** 2, axis=1)
                 squares[stack] = squares.get(stack, 0) + of_leaf
 
         def divided(path: tuple, leaf: Array) -> Array:
-            if not (stack := _stack(path)):
+            if not (stack := expert_stack(path)):
                 return leaf
             factor = jnp.where(squares[stack] > 0, jax.lax.rsqrt(squares[stack]), 0.0)
             return leaf * factor.reshape(-1, *[1] * (leaf.ndim - 1))
@@ -116,7 +116,7 @@ def normalize_experts() -> optax.GradientTransformation:
     return optax.stateless(normalize)
 
 
-def _stack(path: tuple) -> str | None:
+def expert_stack(path: tuple) -> str | None:
     """Where the stack of experts is that a parameter belongs to; None if it belongs to none."""
     before, found, _ = jax.tree_util.keystr(path).partition(".experts.")
     return before + found if found else None

@@ -23,6 +23,7 @@ from moejax.config import Config, mesh_problems
 from moejax.errors import UserError
 from moejax.mesh import DATA, EXPERTS, WHOLE, make_mesh
 from moejax.training.collectives import ALONE, Collectives, along
+from moejax.training.optimizer import expert_stack
 
 
 def available_devices() -> Sequence[jax.Device]:
@@ -115,4 +116,4 @@ class Parallel:
 
 def spec(path: tuple) -> PartitionSpec:
     """Where a parameter lies, or what an optimiser keeps of it: by expert if it is one's."""
-    return EXPERTS if ".experts." in jax.tree_util.keystr(path) else WHOLE
+    return EXPERTS if expert_stack(path) else WHOLE

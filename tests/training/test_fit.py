@@ -8,6 +8,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from small_run import StopAfter
 
 from moejax.config import ModelConfig, MoeConfig
 from moejax.errors import UserError
@@ -15,20 +16,6 @@ from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.interrupt import StopSignal
 from moejax.training.progress import Progress
-
-
-class StopAfter(StopSignal):
-    """A stop signal that comes after so many looks at it."""
-
-    def __init__(self, looks: int):
-        super().__init__()
-        self.looks = looks
-
-    @property
-    def requested(self) -> bool:
-        self.looks -= 1
-        return self.looks < 0
-
 
 NEVER = 10**9
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_run import StopAfter
 
 from benchmarks.crossing import bytes_crossing
 from moejax.config import MoeConfig, ParallelConfig
@@ -20,19 +21,6 @@ from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress
 
 STEPS = 20
-
-
-class StopAfter(StopSignal):
-    """A stop signal that comes after so many looks at it."""
-
-    def __init__(self, looks: int):
-        super().__init__()
-        self.looks = looks
-
-    @property
-    def requested(self) -> bool:
-        self.looks -= 1
-        return self.looks < 0
 
 
 WAYS = {

@@ -25,6 +25,7 @@ NAMES = {
     "routing": "routers and dispatches alone",
     "layers": "dense, sparse and soft layers side by side",
     "peers": "our layers against other libraries'",
+    "scaling": "predicted, not measured: 8 to 4,096 accelerators",
     "gpu": "on a GPU, in under 8 minutes: limit, layers at large shapes, training, convergence",
 }
 SUITES = {"gpu": ("limit", "gpu_layers", "training", "convergence")}
@@ -70,7 +71,8 @@ def measure(name: str, quick: bool) -> None:
     for row in benchmark.run(quick):
         rows.append(row)
         if not quick:
-            written = record.write(name, rows, benchmark.table(rows), turns=benchmark.TURNS)
+            device = getattr(benchmark, "DEVICE", None)
+            written = record.write(name, rows, benchmark.table(rows), device=device, turns=benchmark.TURNS)
     print(f"\n{benchmark.__doc__.splitlines()[0]}\n\n{benchmark.table(rows)}")
     if written:
         print(written)

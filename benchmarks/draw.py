@@ -9,10 +9,11 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from moejax.errors import UserError
-from moejax.report.style import DPI, EXPERTS, INK, MUTED, STYLE, bare, entitle, panels, place, sheet
+from moejax.report.style import DPI, EXPERTS, INK, MUTED, PERCENT, STYLE, bare, entitle, panels, place, sheet
 
 MULTIPLES = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 WORDS = {
@@ -96,6 +97,35 @@ def peers(rows: list[dict]) -> Figure:
     return figure
 
 
+def scaling(rows: list[dict]) -> Figure:
+    """One panel a machine and model: predicted efficiency by devices, one line for each degree along `expert`."""
+    rows = [row for row in rows if row["fits"]]
+    kinds = list(dict.fromkeys((row["machine"], row["model"]) for row in rows))
+    degrees = sorted({row["expert"] for row in rows})
+    colours = dict(zip(degrees, EXPERTS, strict=False))
+    figure, axes = panels(
+        len(kinds), 2, 2.2, "solid: 8,192 tokens a device; dashed: 4 million in all", "what fits into memory"
+    )
+    for panel, (machine, model) in zip(axes, kinds, strict=True):
+        mine = [row for row in rows if (row["machine"], row["model"]) == (machine, model)]
+        for expert, way in dict.fromkeys((row["expert"], row["way"]) for row in mine):
+            of_line = [row for row in mine if (row["expert"], row["way"]) == (expert, way)]
+            points = [row["devices"] for row in of_line], [row["efficiency"] for row in of_line]
+            style = {"ls": "-" if way == "weak" else "--", "color": colours[expert], "label": expert}
+            panel.plot(*points, **style, lw=1.5, marker="o", ms=3)
+        panel.set_title(f"{machine}\n{model}")
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_locator(FixedLocator([8, 64, 512, 4096]))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        panel.set(ylim=(0, 1), ylabel="predicted efficiency", xlabel="devices")
+        panel.yaxis.set_major_formatter(PERCENT)
+    handles = [Line2D([], [], color=colours[expert], lw=1.5, label=expert) for expert in degrees]
+    axes[-1].legend(
+        handles=handles, title="devices along expert", ncols=3, loc="lower left", frameon=False, labelcolor="linecolor"
+    )
+    return figure
+
+
 def shape(case: dict) -> str:
     """T, d, h, E and k of a case."""
     return ", ".join(str(case[name]) for name in ("tokens", "d", "h", "experts", "k"))
@@ -124,6 +154,7 @@ def legend(axes: Axes, entries: list[tuple[str, str]]) -> None:
 FIGURES: dict[str, tuple[str, Callable[[list[dict]], Figure]]] = {
     "layers": ("What a layer costs", layers),
     "peers": ("Our layers and other libraries'", peers),
+    "scaling": ("How far it would scale", scaling),
 }
 
 

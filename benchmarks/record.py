@@ -19,11 +19,16 @@ RESULTS = Path(__file__).parent / "results"
 _environment = functools.cache(environment)
 
 
-def write(name: str, rows: list[Mapping[str, Any]], table: str, **settings: Any) -> Path:
-    """Write the rows of one benchmark and the table of them; returns the file of rows."""
+def write(name: str, rows: list[Mapping[str, Any]], table: str, *, device: str | None = None, **settings: Any) -> Path:
+    """Write the rows of one benchmark and the table of them; returns the file of rows.
+
+    `device` is said of what was not measured on this one.
+    """
     env = _environment()
-    device = re.sub(r"[^a-z0-9]+", "-", str(env["device"]).lower()).strip("-")
-    path = RESULTS / device / f"{name}.json"
+    if device is not None:
+        env = env | {"device": device}
+    folder = re.sub(r"[^a-z0-9]+", "-", str(env["device"]).lower()).strip("-")
+    path = RESULTS / folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"settings": settings, "rows": rows, "environment": env}, indent=1) + "\n")
     path.with_suffix(".md").write_text(table)

@@ -21,6 +21,7 @@ from moejax.models import after_step, build_model
 from moejax.presets import PRESETS
 from moejax.report.markdown import markdown
 from moejax.training.evaluate import evaluate
+from moejax.training.feed import from_all
 from moejax.training.loop import make_chunk, make_init, make_keys, make_update, parameter_key
 from moejax.training.objective import make_objective
 from moejax.training.optimizer import make_optimizer
@@ -42,7 +43,7 @@ class Trainer:
         self.init = make_init(partial(build_model, config, dataset.num_classes), optimizer)
         update = make_update(make_objective(config), optimizer, after_step(self.steps))
         state = jax.eval_shape(self.init, parameter_key(0))
-        chunk = make_chunk(update, train.batch_size, every)
+        chunk = make_chunk(update, from_all(train.batch_size), every)
         self.chunk, self.compile_seconds = compiled(chunk, state, dataset.train, make_keys(0), 0)
 
     def until(self, target: float, dataset: Dataset, seed: int) -> dict:

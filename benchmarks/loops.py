@@ -16,7 +16,8 @@ from numpy import ndarray
 
 from moejax.config import Config
 from moejax.models import after_step, build_model
-from moejax.training.loop import TrainState, epoch_order, make_chunk, make_init, make_keys, make_update, parameter_key
+from moejax.training.feed import epoch_order, from_all
+from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, make_update, parameter_key
 from moejax.training.objective import make_objective
 from moejax.training.optimizer import make_optimizer
 
@@ -45,7 +46,7 @@ def make_loops(config: Config, host: dict[str, ndarray], steps: int, schedule: i
     init = make_init(lambda rngs: build_model(config, 10, rngs), optimizer)
     state, device = jax.eval_shape(init, parameter_key(0)), jax.device_put(host)
     batch = {name: array[:size] for name, array in host.items()}
-    chunk, chunk_seconds = compiled(make_chunk(update, size, steps), state, device, keys, 0)
+    chunk, chunk_seconds = compiled(make_chunk(update, from_all(size), steps), state, device, keys, 0)
     step, step_seconds = compiled(jax.jit(update, donate_argnums=0), state, batch, keys.augment)
     fold = jax.jit(jax.random.fold_in)
 

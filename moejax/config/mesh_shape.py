@@ -11,6 +11,8 @@ def mesh_problems(config: Config, devices: int | None = None) -> list[str]:
             return [f"parallel.{name} is {value}; it must be at least 1."]
     if p.strategy == "pmap" and p.expert > 1:
         return [f"parallel.expert is {p.expert}, but parallel.strategy pmap copies all experts; use jit, or 1."]
+    if p.strategy == "pmap" and p.reads == "share":
+        return ["parallel.reads is share, but parallel.strategy pmap reads all examples onto every device; use jit."]
     if experts > 0 and experts % p.expert:
         near = nearest_divisor(p.expert, experts)
         return [f"parallel.expert is {p.expert}, which does not divide moe.num_experts, {experts}; use {near}."]

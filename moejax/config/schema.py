@@ -234,6 +234,9 @@ class ParallelConfig:
     """Devices along `data`, which share the examples of a batch; none: all devices that `expert` leaves."""
     expert: int = 1
     """Devices along `expert`, which share the experts, and the examples as well."""
+    reads: Literal["auto", "all", "share"] = "auto"
+    """All training examples onto every device at the start, or each process, chunk by chunk, only what its devices take
+    of a batch. Auto: all for one process, shares for several."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from moejax.training import frozen, processes
 from moejax.training.average import averaged
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, routing_facts
+from moejax.training.feed import Shares, from_all, from_shares
 from moejax.training.folder import RunFolder, describe_device
 from moejax.training.history import RoutingHistory, test_pictures
 from moejax.training.interrupt import StopSignal
@@ -50,8 +51,15 @@ class Fit:
         init = make_init(partial(build_model, config, data.num_classes), optimizer)
         across = self.parallel.across
         update = make_update(make_objective(config, across), optimizer, after_step(self.steps), across)
-        chunk = make_chunk(update, train.batch_size, train.chunk, across)
-        self.train_data, self.keys = self.parallel.place(data.train), self.parallel.made(make_keys, config.seed)
+        self.keys = self.parallel.made(make_keys, config.seed)
+        if self.parallel.reads_shares:
+            feed = from_shares(train.chunk)
+            where = self.parallel.of_batches
+            self.examples = Shares(data.train, self.keys.order, train.batch_size, train.chunk, where)
+        else:
+            feed, held = from_all(train.batch_size, across), self.parallel.place(data.train)
+            self.examples = lambda first, stop: held
+        chunk = make_chunk(update, feed, train.chunk, across)
 
         # Two programs compiled at once: a chunk needs only the shapes of the state that the other one makes.
         given = self.parallel.made(parameter_key, config.seed), pretrained(config)
@@ -61,7 +69,7 @@ class Fit:
         init_lowered = self.parallel.over_devices(init, shapes).lower(*given)
         with ThreadPoolExecutor(1) as pool:
             init_program = pool.submit(init_lowered.compile)
-            self.chunk = self.parallel.compile(chunk, self.parallel.shapes(shapes), self.train_data, self.keys, 0)
+            self.chunk = self.parallel.compile(chunk, self.parallel.shapes(shapes), self.examples(0, 0), self.keys, 0)
             self.state = init_program.result()(*given)
 
     def resume(self) -> None:
@@ -81,7 +89,7 @@ class Fit:
                 epoch_end = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
                 n = min(self.config.train.chunk, epoch_end - step)
                 start = time.perf_counter()
-                self.state, metrics = self.chunk(self.state, self.train_data, self.keys, step + n)
+                self.state, metrics = self.chunk(self.state, self.examples(step, step + n), self.keys, step + n)
                 metrics = jax.tree.map(lambda rows, n=n: rows[:n], jax.device_get(metrics))
                 self._report_chunk(metrics, n, time.perf_counter() - start)
                 if step + n == epoch_end and self._is_evaluated(epoch_end):

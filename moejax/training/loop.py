@@ -1,12 +1,13 @@
-"""The loop: one compiled `lax.scan` over a chunk of steps, with the data on the device and the state donated.
+"""The loop: one compiled `lax.scan` over a chunk of steps, with the examples on the device and the state donated.
 
-Which examples a step sees, and its random key, are pure functions of (seed, epoch, step). So there is no iterator to
-save, a run may stop and resume after any chunk, and cutting an epoch into other chunks changes no bit of the result.
+Which examples a step sees (`feed`), and its random key, are pure functions of (seed, epoch, step). So there is no
+iterator to save, a run may stop and resume after any chunk, and cutting an epoch into other chunks changes no bit of
+the result.
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int, Key, PyTree
 
-from moejax.data.dataset import rows
 from moejax.mesh import TOKENS, lay_out
 from moejax.training.collectives import ALONE, Collectives
+from moejax.training.feed import Feed
 from moejax.training.objective import Batch, Objective, StepMetrics
 
 
@@ -89,32 +90,20 @@ def make_update(
     return update
 
 
-def epoch_order(key: Key[Array, ""], epoch: Int[Array, ""] | int, examples: int) -> Int[Array, " n"]:
-    """The order in which an epoch visits the examples."""
-    return jax.random.permutation(jax.random.fold_in(key, epoch), examples)
-
-
-def make_chunk(
-    update: Update, batch_size: int, length: int, across: Collectives = ALONE
-) -> Callable[..., tuple[TrainState, StepMetrics]]:
+def make_chunk(update: Update, feed: Feed, length: int, across: Collectives = ALONE) -> Callable[..., Any]:
     """Compile `chunk(state, data, keys, stop)`: up to `length` steps of one epoch in one call, the state donated.
 
-    `data` holds arrays with one leading axis, on the device. The chunk ends when step `stop` is reached, which must not
-    lie beyond the epoch of n // batch_size steps; what the epoch's order holds beyond them, less than a batch, is left
-    out that time. Returns the new state and the metrics of each step, stacked; zeros for steps that were not taken. One
+    `data` is what the feed takes batches from. The chunk ends when step `stop` is reached, which must not lie beyond
+    the epoch. Returns the new state and the metrics of each step, stacked; zeros for steps that were not taken. One
     program serves every place in every epoch.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
     def chunk(state: TrainState, data: Batch, keys: Keys, stop: Int[Array, ""] | int) -> tuple[TrainState, StepMetrics]:
-        examples = rows(data)
-        steps_per_epoch = examples // batch_size
-        order = epoch_order(keys.order, state.step // steps_per_epoch, examples)
+        batch_of = feed(data, keys.order, state.step)
 
         def take(state: TrainState) -> tuple[TrainState, StepMetrics]:
-            start = state.step % steps_per_epoch * batch_size
-            rows = across.share(jax.lax.dynamic_slice(order, (start,), (batch_size,)))
-            batch = lay_out({name: array[rows] for name, array in data.items()}, TOKENS)
+            batch = lay_out(batch_of(state.step), TOKENS)
             return update(state, batch, across.key(jax.random.fold_in(keys.augment, state.step)))
 
         def skip(state: TrainState) -> tuple[TrainState, StepMetrics]:

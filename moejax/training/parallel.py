@@ -16,12 +16,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array, PyTree
 
 from moejax.config import Config, mesh_problems
 from moejax.errors import UserError
-from moejax.mesh import DATA, EXPERTS, WHOLE, make_mesh
+from moejax.mesh import DATA, EXPERTS, TOKENS, WHOLE, make_mesh
 from moejax.training.collectives import ALONE, Collectives, along
 from moejax.training.optimizer import expert_stack
 
@@ -38,6 +38,7 @@ class Parallel:
 
     strategy: str
     mesh: Mesh | None  # None: one device
+    reads_shares: bool = False  # each process brings what its devices take of a batch; else each holds all examples
 
     @classmethod
     def of(cls, config: Config) -> "Parallel":
@@ -47,9 +48,10 @@ class Parallel:
             raise UserError(*problems)
         if p.strategy == "pmap" and jax.process_count() > 1:
             raise UserError(f"parallel.strategy is pmap, but there are {jax.process_count()} processes; use jit.")
+        shares = p.reads == "share" or (p.reads == "auto" and jax.process_count() > 1)
         if len(devices) == 1:
-            return cls("jit", None)
-        return cls(p.strategy, make_mesh(len(devices) // p.expert, p.expert, devices))
+            return cls("jit", None, shares)
+        return cls(p.strategy, make_mesh(len(devices) // p.expert, p.expert, devices), shares)
 
     @property
     def across(self) -> Collectives:
@@ -60,6 +62,13 @@ class Parallel:
     def splits_experts(self) -> bool:
         """Whether a device holds only some of the experts."""
         return self.mesh is not None and self.mesh.devices.shape[1] > 1
+
+    @property
+    def of_batches(self) -> Sharding:
+        """Where the batches of several steps lie, [steps, batch, ...]."""
+        if self.mesh is None:
+            return SingleDeviceSharding(available_devices()[0])
+        return NamedSharding(self.mesh, PartitionSpec(None, *TOKENS))
 
     def in_use(self) -> contextlib.AbstractContextManager:
         """Inside, layers lay out their arrays over the mesh."""

@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 
 from moejax.models import build_model
+from moejax.training.feed import epoch_order, from_all
 from moejax.training.loop import (
     TrainState,
-    epoch_order,
     make_chunk,
     make_init,
     make_keys,
@@ -35,7 +35,7 @@ def parts(config, dataset):
         return init(parameter_key(seed))
 
     update = make_update(make_objective(config), optimizer)
-    return fresh, update, make_chunk(update, 15, STEPS), jax.device_put(dataset.train)
+    return fresh, update, make_chunk(update, from_all(15), STEPS), jax.device_put(dataset.train)
 
 
 def assert_same_bits(a, b):

@@ -109,6 +109,16 @@ def test_any_number_of_devices_gives_the_same_run(alone, config, dataset, tmp_pa
         assert (fit.history.to_arrays()["dropped"] > 0.05).all()
 
 
+def test_hosts_that_bring_shares_give_the_same_run(alone, config, dataset, tmp_path):
+    way = dataclasses.replace(WAYS["2 × 4"], reads="share")
+    fit = start(tmp_path / "run", configure(config, LAYERS["gather"]), dataset, way)
+    fit.train(StopAfter(1))
+    fit = start(tmp_path / "run", configure(config, LAYERS["gather"]), dataset, way)
+    fit.resume()
+    assert fit.train(StopSignal())
+    assert_same_run(fit, alone("gather"))
+
+
 def test_a_run_goes_on_under_another_strategy(alone, config, dataset, tmp_path):
     moe = LAYERS["gather"]
     fit = start(tmp_path / "run", configure(config, moe), dataset, WAYS["1 × 8"])
@@ -161,6 +171,7 @@ def test_a_program_over_a_mesh_brings_neither_tokens_nor_experts_together(config
         (ParallelConfig(data=3), r"is 3 × 1, but there are 8 devices; use 8 × 1\."),
         (ParallelConfig(data=8, expert=2), r"is 8 × 2, but there are 8 devices; use 4 × 2\."),
         (ParallelConfig(expert=3), r"parallel\.expert is 3, which does not divide moe\.num_experts, 8; use 2\."),
+        (ParallelConfig("pmap", reads="share"), r"parallel\.reads is share, but parallel\.strategy pmap .*; use jit\."),
         (ParallelConfig("pmap", expert=2), r"parallel\.strategy pmap copies all experts; use jit, or 1\."),
     ],
 )

@@ -1,4 +1,4 @@
-"""Several processes: who joins, and whole runs of two that equal one, stop, die and go on."""
+"""Several processes: who joins, and whole runs of two and of four that equal one, stop, die and go on."""
 
 import json
 import os
@@ -117,18 +117,18 @@ def alone(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_run_and_go_on_where_they_stopped(alone, tmp_path):
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_are_one_run_and_go_on_where_they_stopped(alone, tmp_path, count):
     path = tmp_path / "run"
-    started = launch(2, *SMALL, "--parallel.expert", "2", "--out", str(path))
+    started = launch(count, *SMALL, "--parallel.expert", "2", "--out", str(path))
     wait_for(lambda: (path / "metrics.jsonl").exists() and len(records(path)) > 1)
     started[1].send_signal(signal.SIGTERM)  # one is told; both stop
     for code, _, err in finish(started):
         assert code == 128 + signal.SIGTERM, err
     assert not (path / "summary.json").exists()
-    results = finish(launch(2, "--resume", str(path)))
-    assert [code for code, _, _ in results] == [0, 0], results
-    assert "report:" in results[0][1]
-    assert "report:" not in results[1][1]  # the first alone reports
+    results = finish(launch(count, "--resume", str(path)))
+    assert [code for code, _, _ in results] == [0] * count, results
+    assert ["report:" in out for _, out, _ in results] == [True] + [False] * (count - 1)  # the first alone reports
     assert_same(path, alone)
 
 

@@ -1,0 +1,73 @@
+"""Where the examples of a step come from.
+
+    all     every device holds all training examples, and a step looks up its rows
+    share   hosts hold them; before each chunk of steps every process brings the rows of its own devices, and no others
+
+Both deal out the same examples in the same order: one drawn for each epoch, cut into whole batches; what it holds
+beyond them is left out that time.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+from jaxtyping import Array, Int, Key
+
+from moejax.data.dataset import Examples, rows
+from moejax.training.collectives import ALONE, Collectives
+from moejax.training.objective import Batch
+
+Feed = Callable[[Batch, Key[Array, ""], Int[Array, ""]], Callable[[Int[Array, ""]], Batch]]
+"""(data, key of the order, first step of a chunk) → the batch of each of its steps; traced."""
+
+
+def epoch_order(key: Key[Array, ""], epoch: Int[Array, ""] | int, examples: int) -> Int[Array, " n"]:
+    """The order in which an epoch visits the examples."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+
+
+def from_all(batch_size: int, across: Collectives = ALONE) -> Feed:
+    """`data`: all training examples, arrays with one leading axis."""
+
+    def feed(data: Batch, key: Key[Array, ""], first: Int[Array, ""]) -> Callable[[Int[Array, ""]], Batch]:
+        examples = rows(data)
+        steps_per_epoch = examples // batch_size
+        order = epoch_order(key, first // steps_per_epoch, examples)
+
+        def batch(step: Int[Array, ""]) -> Batch:
+            start = step % steps_per_epoch * batch_size
+            mine = across.share(jax.lax.dynamic_slice(order, (start,), (batch_size,)))
+            return {name: array[mine] for name, array in data.items()}
+
+        return batch
+
+    return feed
+
+
+def from_shares(length: int) -> Feed:
+    """`data`: the batches of a chunk of up to `length` steps, as `Shares` brings them."""
+    return lambda data, key, first: lambda step: {name: array[step % length] for name, array in data.items()}
+
+
+class Shares:
+    """The batches of a chunk, each device's part of them from the host that it belongs to."""
+
+    def __init__(self, host: Examples, key: Key[Array, ""], batch_size: int, length: int, where: Sharding):
+        self.host, self.batch_size, self.length, self.where = host, batch_size, length, where
+        self.steps_per_epoch = rows(host) // batch_size
+        order = jax.jit(epoch_order, static_argnums=2)
+        self.order = lru_cache(1)(lambda epoch: np.asarray(order(key, epoch, rows(host))))
+
+    def __call__(self, first: int, stop: int) -> Batch:
+        """Arrays [length, batch, ...]: step s of `first` ≤ s < `stop`, of one epoch, stands in row s % length."""
+        chosen = np.zeros((self.length, self.batch_size), np.int64)
+        for step in range(first, stop):
+            start = step % self.steps_per_epoch * self.batch_size
+            chosen[step % self.length] = self.order(first // self.steps_per_epoch)[start : start + self.batch_size]
+        return {name: self._brought(array, chosen) for name, array in self.host.items()}
+
+    def _brought(self, array: np.ndarray, chosen: np.ndarray) -> Array:
+        shape = chosen.shape + array.shape[1:]
+        return jax.make_array_from_callback(shape, self.where, lambda part: array[chosen[part[:2]]])

@@ -1,0 +1,60 @@
+"""Where a step's examples come from: the same ones, whether devices hold them all or hosts bring each its share."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from moejax.mesh import TOKENS, make_mesh
+from moejax.training.feed import Shares, epoch_order, from_all, from_shares
+from moejax.training.loop import make_keys
+
+BATCH, LENGTH = 8, 3
+HOST = {"image": np.arange(84 * 2).reshape(84, 2), "label": np.arange(84)}  # an epoch of 10 batches, and 4 left out
+KEY = make_keys(5).order
+
+
+def shares(where=None, host=HOST) -> Shares:
+    return Shares(host, KEY, BATCH, LENGTH, where or jax.numpy.zeros(()).sharding)
+
+
+def test_a_batch_is_a_slice_of_the_epochs_order():
+    data = jax.device_put(HOST)
+    for step in (0, 9, 10, 27):
+        batch = from_all(BATCH)(data, KEY, jax.numpy.int32(step))(jax.numpy.int32(step))
+        start = step % 10 * BATCH
+        want = np.asarray(epoch_order(KEY, step // 10, 84))[start : start + BATCH]
+        np.testing.assert_array_equal(batch["label"], want)
+        np.testing.assert_array_equal(batch["image"], HOST["image"][want])
+
+
+@pytest.mark.parametrize(("first", "stop"), [(0, 3), (8, 10), (10, 13), (14, 15)])
+def test_shares_are_the_batches_of_the_same_steps(first, stop):
+    data, brought = jax.device_put(HOST), shares()(first, stop)
+    assert brought["image"].shape == (LENGTH, BATCH, 2)
+    for step in map(jax.numpy.int32, range(first, stop)):
+        want = from_all(BATCH)(data, KEY, jax.numpy.int32(first))(step)
+        got = from_shares(LENGTH)(brought, KEY, jax.numpy.int32(first))(step)
+        for name in want:
+            np.testing.assert_array_equal(got[name], want[name])
+            assert got[name].dtype == want[name].dtype
+
+
+def test_a_device_is_brought_its_own_rows_and_no_others():
+    devices = jax.devices()
+    assert len(devices) == 8, "this test needs the eight virtual devices of conftest.py"
+
+    class Counted(np.ndarray):
+        read = 0
+
+        def __getitem__(self, index):
+            if isinstance(index, np.ndarray):
+                Counted.read += index.size
+            return np.asarray(super().__getitem__(index))
+
+    mesh = make_mesh(2, 4, devices)
+    where = NamedSharding(mesh, PartitionSpec(None, *TOKENS))
+    brought = shares(where, {"label": HOST["label"].view(Counted)})(0, LENGTH)["label"]
+    assert Counted.read == LENGTH * BATCH  # each row once, by one device
+    assert {part.data.shape for part in brought.addressable_shards} == {(LENGTH, BATCH // 8)}
+    np.testing.assert_array_equal(brought, shares()(0, LENGTH)["label"])

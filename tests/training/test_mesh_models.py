@@ -1,0 +1,100 @@
+"""Every network of the presets, on all three kinds of data: a mesh of devices gives the numbers of one device.
+
+Each is a preset made small; its routers, experts, losses, noise and optimiser are the preset's.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from small_run import digits
+from test_parallel import devices
+
+from moejax import models
+from moejax.config import Config, ParallelConfig, overlay
+from moejax.data.dataset import Dataset
+from moejax.data.mrpc_pieces import LENGTH
+from moejax.models.bert import weights as bert_weights
+from moejax.presets import PRESETS
+from moejax.training.fit import Fit
+from moejax.training.folder import RunFolder
+from moejax.training.interrupt import StopSignal
+from moejax.training.progress import Progress
+
+EXAMPLES, BATCH = 48, 16
+WORDS = 30
+
+
+def clusters(rng):
+    return {"patches": 10 * rng.normal(size=(EXAMPLES, 4, 50)).astype(np.float32)}
+
+
+def sentences(rng):
+    words = rng.integers(1, WORDS, (2, EXAMPLES, 6)).astype(np.int32)
+    words[:, :, 4:] *= rng.integers(0, 2, (2, EXAMPLES, 1))  # some are shorter
+    return {"first": words[0], "second": words[1]}
+
+
+def pieces(rng):
+    ids, second = np.zeros((EXAMPLES, LENGTH), np.int32), np.zeros((EXAMPLES, LENGTH), bool)
+    ids[:, :9], second[:, 5:9] = rng.integers(3, WORDS, (EXAMPLES, 9)), True
+    return {"pieces": ids, "second": second}
+
+
+def images(rng):
+    return {"image": digits(EXAMPLES, 0)["image"]}
+
+
+# Adam divides next to nothing by next to nothing at pixels that are all but blank: a low rate keeps what follows close.
+# preset → (its examples, what makes it small, how many devices may share its experts)
+ENCODER = {"model.width": 8, "model.depth": 2, "model.heads": 2, "model.room": 12, "moe.hidden": 12}
+PAIR = {"model.width": 8, "model.embedding": 4, "data.vocabulary": WORDS, "data.length": 6, "moe.hidden": 8}
+FLAT = {"moe.hidden": 8, "model.second_hidden": 8}
+SMALL = {
+    "clusters_moe_nonlinear": (clusters, {"train.stop_rise": None, "train.stop_below": None}, 4),
+    "mnist_guided": (images, FLAT | {"train.activations": False, "train.learning_rate": 1e-4}, 2),
+    "mnist_flat_sparse": (images, FLAT, 2),
+    "mnist_lstm": (images, {"model.width": 8, "moe.hidden": 8, "train.dtype": "float32"}, 2),
+    "mrpc_cnn": (sentences, PAIR, 4),
+    "mrpc_rnn": (sentences, PAIR, 2),
+    "mrpc_minilm": (pieces, {**ENCODER, "data.vocabulary": WORDS, "train.dtype": "float32"}, 4),
+}
+
+
+def small(preset: str) -> tuple[Config, Dataset, int]:
+    make, changes, expert = SMALL[preset]
+    changes |= {"train.epochs": 2, "train.batch_size": BATCH, "train.chunk": 3, "train.evaluation_batch": BATCH}
+    rng = np.random.default_rng(0)
+    parts = [{**make(rng), "label": rng.integers(0, 2, EXAMPLES).astype(np.int32)} for _ in range(3)]
+    data = Dataset(preset, "dir", "made on the spot", {}, *parts, num_classes=10 if make is images else 2, notes=())
+    config, problems = overlay(PRESETS[preset].config, {name: str(value) for name, value in changes.items()})
+    assert not problems
+    return config, data, expert
+
+
+@pytest.mark.parametrize("preset", SMALL)
+def test_a_mesh_gives_the_numbers_of_one_device(preset, monkeypatch, tmp_path):
+    config, data, expert = small(preset)
+    rng = np.random.default_rng(1)
+
+    def find(config):
+        return {
+            name: 0.3 * rng.normal(size=shape).astype(np.float32)
+            for name, shape in sorted(bert_weights.shapes(config).items())
+        }
+
+    weights = find(config) if config.model.name == "encoder" else {}
+    monkeypatch.setitem(models.PRETRAINED, "encoder", (lambda config: weights, bert_weights.fill))
+    fits = []
+    for name, way in (("one", ParallelConfig()), ("mesh", ParallelConfig(data=8 // expert, expert=expert))):
+        with devices(1 if name == "one" else 8):
+            folder = RunFolder.create(tmp_path / name, config)
+            fits.append(Fit(dataclasses.replace(config, parallel=way), data, folder, Progress()))
+        assert fits[-1].train(StopSignal())
+    one, mesh = fits
+    for (path, a), b in zip(jax.tree.leaves_with_path(one.state.model), jax.tree.leaves(mesh.state.model), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+    for a, b in zip(one.folder.read_log(), mesh.folder.read_log(), strict=True):
+        np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-4)
+        np.testing.assert_allclose(b["load"], a["load"], atol=1e-5)

@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 from benchmarks.crossing import bytes_crossing, expected
 from moejax import MLP, SparseMoE, load_balance_loss
 from moejax.mesh import TOKENS, make_mesh
+from moejax.routing import limit_to_groups
 from moejax.training.parallel import spec
 
 E, T, D, H = 8, 32, 128, 512  # experts, tokens of a group, widths
@@ -65,6 +66,14 @@ def test_a_device_sends_as_much_when_devices_and_tokens_grow_together(dispatch):
     two, four, eight = (bytes_crossing(compiled(dispatch, 1, expert).as_text()) for expert in (2, 4, 8))
     assert two == four == eight
     assert two["all-to-all"] > 0
+
+
+def test_a_choice_limited_to_groups_of_experts_stays_on_each_device():
+    mesh = make_mesh(2, 4, jax.devices())
+    scores = jax.ShapeDtypeStruct((8, T, E), jnp.float32, sharding=NamedSharding(mesh, TOKENS))
+    with jax.set_mesh(mesh):
+        program = jax.jit(lambda scores: limit_to_groups(scores, 4, 2, 2)).lower(scores).compile()
+    assert bytes_crossing(program.as_text()) == {}
 
 
 def test_bytes_are_read_from_a_program():

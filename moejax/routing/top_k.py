@@ -54,9 +54,15 @@ def switch(logits: Float[Array, "g t e"]) -> TopKRouting:
 
 def best(scores: Float[Array, "g t e"], k: int) -> Int[Array, "g t k"]:
     """Indices of the k highest scores, best first. The choice itself has no gradient."""
+    return _highest(scores, k)[1]
+
+
+def _highest(scores: Float[Array, "g *t e"], k: int) -> tuple[Float[Array, "g *t k"], Int[Array, "g *t k"]]:
+    """The k highest scores and their indices, both without a gradient."""
     # XLA would bring all scores together for its `top_k`.
-    choose = on_each_device(lambda scores: jax.lax.top_k(scores, k)[1], len(scores), takes=TOKENS, gives=TOKENS)
-    return choose(jax.lax.stop_gradient(scores))
+    choose = on_each_device(lambda scores: jax.lax.top_k(scores, k), len(scores), takes=TOKENS, gives=TOKENS)
+    values, indices = choose(jax.lax.stop_gradient(scores))
+    return values, indices
 
 
 def limit_to_groups(
@@ -71,6 +77,6 @@ def limit_to_groups(
     if expert_groups == chosen_groups:
         return scores
     members = scores.reshape(*scores.shape[:-1], expert_groups, -1)
-    group_scores = jax.lax.top_k(members, best_of_group)[0].sum(-1)
+    group_scores = _highest(members, best_of_group)[0].sum(-1)
     chosen = jax.nn.one_hot(best(group_scores, chosen_groups), expert_groups, dtype=bool).any(-2)
     return jnp.where(chosen[..., None], members, -jnp.inf).reshape(scores.shape)

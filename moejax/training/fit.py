@@ -18,7 +18,6 @@ from moejax.training import frozen, processes
 from moejax.training.average import averaged
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, routing_facts
-from moejax.training.feed import Shares, from_all, from_shares
 from moejax.training.folder import RunFolder, describe_device
 from moejax.training.history import RoutingHistory, test_pictures
 from moejax.training.interrupt import StopSignal
@@ -52,13 +51,7 @@ class Fit:
         across = self.parallel.across
         update = make_update(make_objective(config, across), optimizer, after_step(self.steps), across)
         self.keys = self.parallel.made(make_keys, config.seed)
-        if self.parallel.reads_shares:
-            feed = from_shares(train.chunk)
-            where = self.parallel.of_batches
-            self.examples = Shares(data.train, self.keys.order, train.batch_size, train.chunk, where)
-        else:
-            feed, held = from_all(train.batch_size, across), self.parallel.place(data.train)
-            self.examples = lambda first, stop: held
+        feed, self.examples = self.parallel.feed(data.train, self.keys.order, train.batch_size, train.chunk)
         chunk = make_chunk(update, feed, train.chunk, across)
 
         # Two programs compiled at once: a chunk needs only the shapes of the state that the other one makes.

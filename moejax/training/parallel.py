@@ -16,13 +16,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from jaxtyping import Array, PyTree
 
 from moejax.config import Config, mesh_problems
+from moejax.data.dataset import Examples
 from moejax.errors import UserError
 from moejax.mesh import DATA, EXPERTS, TOKENS, WHOLE, make_mesh
 from moejax.training.collectives import ALONE, Collectives, along
+from moejax.training.feed import Feed, Shares, from_all, from_shares
+from moejax.training.objective import Batch
 from moejax.training.optimizer import expert_stack
 
 
@@ -63,13 +66,6 @@ class Parallel:
         """Whether a device holds only some of the experts."""
         return self.mesh is not None and self.mesh.devices.shape[1] > 1
 
-    @property
-    def of_batches(self) -> Sharding:
-        """Where the batches of several steps lie, [steps, batch, ...]."""
-        if self.mesh is None:
-            return SingleDeviceSharding(available_devices()[0])
-        return NamedSharding(self.mesh, PartitionSpec(None, *TOKENS))
-
     def in_use(self) -> contextlib.AbstractContextManager:
         """Inside, layers lay out their arrays over the mesh."""
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
@@ -79,6 +75,18 @@ class Parallel:
         if self.mesh is None:
             return jax.device_put(tree)
         return jax.device_put(tree, self._shardings(tree) if by_expert else NamedSharding(self.mesh, WHOLE))
+
+    def feed(
+        self, host: Examples, key: Array, batch_size: int, length: int
+    ) -> tuple[Feed, Callable[[int, int], Batch]]:
+        """The feed of chunks of up to `length` steps, and what gets its data for steps `first` ≤ s < `stop`."""
+        if not self.reads_shares:
+            held = self.place(host)
+            return from_all(batch_size, self.across), lambda first, stop: held
+        where = SingleDeviceSharding(available_devices()[0])
+        if self.mesh is not None:
+            where = NamedSharding(self.mesh, PartitionSpec(None, *TOKENS))  # steps, batch, ...
+        return from_shares(length), Shares(host, key, batch_size, length, where)
 
     def made(self, make: Callable[[int], PyTree[Any]], seed: int) -> PyTree[Any]:
         """What is made from a seed, on every device of every process."""

@@ -17,13 +17,17 @@ from moejax.products import as_bits, from_bits, matmul, matmul_transposed, outer
 
 
 class LSTM(nnx.Module):
-    """A layer of PyTorch's form and initial values: gates in order i, f, g, o, and two biases that are added."""
+    """A layer of PyTorch's form and initial values: gates in order i, f, g, o, and two biases that are added.
 
-    def __init__(self, d: int, h: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        def uniform(*shape: int) -> nnx.Param:
-            return nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-(h**-0.5), maxval=h**-0.5))
+    `input_scale`: what the initial values of the input's weights are multiplied by.
+    """
 
-        self.input, self.recurrent = uniform(d, 4 * h), uniform(h, 4 * h)
+    def __init__(self, d: int, h: int, *, input_scale: float = 1.0, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        def uniform(*shape: int, scale: float = 1.0) -> nnx.Param:
+            limit = scale * h**-0.5
+            return nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-limit, maxval=limit))
+
+        self.input, self.recurrent = uniform(d, 4 * h, scale=input_scale), uniform(h, 4 * h)
         self.input_bias, self.recurrent_bias = uniform(4 * h), uniform(4 * h)
         self.dtype = dtype
 

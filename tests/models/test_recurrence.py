@@ -104,3 +104,6 @@ def test_it_begins_as_pytorchs_does():
         # uniform within ± 1/√256, whose deviation is that / √3
         assert np.abs(leaf).max() <= 1 / 16
         np.testing.assert_allclose(leaf.std(), 1 / 16 / 3**0.5, rtol=0.1)
+    scaled = jax.jit(lambda: LSTM(28, 256, input_scale=16.0, rngs=nnx.Rngs(0)))()
+    np.testing.assert_array_equal(scaled.input[...], 16 * lstm.input[...])
+    np.testing.assert_array_equal(scaled.recurrent[...], lstm.recurrent[...])

@@ -24,7 +24,7 @@ PRESETS = {
             ),
         ),
         "MRPC, 4,076 pairs; fetches MiniLM, 83 MB",
-        "16 minutes on one core",
-        "not yet run to its end",
+        "15 minutes on one core",
+        "81 %",
     ),
 }

@@ -4,6 +4,7 @@ Each is a function `(rows [n, d], matrices [e, d, h], rows of each expert [e]) â
 write what makes it and give it a line in `PRODUCTS`; one that is not installed is left out of a benchmark.
 """
 
+import importlib
 from collections.abc import Callable
 from functools import partial
 
@@ -25,21 +26,17 @@ def ragged_dot() -> Product:
     return lax.ragged_dot
 
 
-def ragged_dot_mgpu() -> Product:
-    """The Pallas kernels for Hopper GPUs that come with JAX, one of them for the derivative by the matrices."""
-    from jax.experimental.pallas.ops.gpu import ragged_dot_mgpu, transposed_ragged_dot_mgpu
-
-    blocks = {"block_m": 128, "block_n": 128, "block_k": 64, "max_concurrent_steps": 4, "grid_block_n": 1}
-    forward = partial(ragged_dot_mgpu.ragged_dot, **blocks)
-    outer = partial(transposed_ragged_dot_mgpu.transposed_ragged_dot, **blocks)
+def kernels(name: str) -> Product:
+    """Those of `moejax.dispatch.grouped_gpu` by name, whichever our `grouped` uses on this GPU."""
+    module = importlib.import_module(f"moejax.dispatch.grouped_{name}")
 
     @jax.custom_vjp
     def product(x, w, sizes):
-        return forward(x, w, group_sizes=sizes)
+        return module.matmul(x, w, sizes)
 
     def backward(residual, dy):
         x, w, sizes = residual
-        return forward(dy, w, group_sizes=sizes, transpose_rhs=True), outer(x, dy, group_sizes=sizes), None
+        return module.matmul(dy, w, sizes, True), module.outer(x, dy, sizes), None
 
     product.defvjp(lambda x, w, sizes: (product(x, w, sizes), (x, w, sizes)), backward)
     return product
@@ -54,7 +51,8 @@ def tokamax() -> Product:
 
 PRODUCTS: dict[str, Callable[[], Product]] = {
     "ragged_dot": ragged_dot,
-    "ragged_dot_mgpu": ragged_dot_mgpu,
+    "mosaic": partial(kernels, "mosaic"),
+    "triton": partial(kernels, "triton"),
     "tokamax": tokamax,
 }
 

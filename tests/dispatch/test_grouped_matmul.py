@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from moejax.dispatch import grouped_matmul, grouped_outer, rows_of_groups
-from moejax.dispatch.grouped_matmul import _ragged, _ragged_outer
+from moejax.dispatch import grouped_matmul, grouped_outer, grouped_ragged, rows_of_groups
 
 few = settings(deadline=None, max_examples=25)
 E, D, H = 5, 3, 4
@@ -63,7 +62,7 @@ def all_products(x, w, wt, dy, sizes):
     """On this platform's path, and on that of the others."""
     return [
         (product(x, w, sizes, False), product(x, wt, sizes, True), gram(x, dy, sizes))
-        for product, gram in ((grouped_matmul, grouped_outer), (_ragged, _ragged_outer))
+        for product, gram in ((grouped_matmul, grouped_outer), (grouped_ragged.matmul, grouped_ragged.outer))
     ]
 
 

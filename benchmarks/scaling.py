@@ -86,7 +86,7 @@ class Torus:
 
 @dataclass(frozen=True)
 class Machine:
-    """Accelerators, in multiples of a second."""
+    """An accelerator, and the network between many of them."""
 
     name: str
     flops: float  # bfloat16, dense, per second

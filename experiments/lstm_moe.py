@@ -8,7 +8,7 @@ The original is written in PyTorch: LSTM, noisy top-2 MoE at every row, LSTM. Th
 (10 experts of hidden width 512) with our schedule and augmentation (shift, rotation, zoom), trained on all 60,000
 images. Expect 99.4 % of the 10,000 test images, as its best run has of 9,984. The sweep, experts {5, 10, 20} × hidden
 {256, 512} and one run with blur, has the original's augmentation (random resized crops) and holds 5,000 images back for
-the validation curve; expect differences of about 0.1 points, as between two seeds of one run. The preset takes 41
+the validation curve; expect differences of about 0.1 points, as between two seeds of one run. The preset takes 42
 minutes on one CPU core that multiplies bfloat16.
 """
 

@@ -21,6 +21,11 @@ def randomly_filled(build, seed=0, scale=0.7):
     return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape, scale=scale), a.dtype), jax.eval_shape(build))
 
 
+def draw(seed, *shape):
+    """Normal float32 numbers of a seed."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
 def log(probs):
     """Logits whose softmax is `probs`."""
     return jnp.asarray(np.log(probs), jnp.float32)

@@ -5,6 +5,7 @@ import pytest
 
 from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
 from moejax.data.dataset import Dataset
+from moejax.models.bert import weights as bert_weights
 from moejax.training.interrupt import StopSignal
 
 
@@ -16,6 +17,15 @@ def digits(n: int, seed: int) -> dict[str, np.ndarray]:
     for i, y in enumerate(label):
         image[i, 4 + 6 * y : 7 + 6 * y] = 250
     return {"image": image, "label": label}
+
+
+def made_up_weights(config: Config) -> dict[str, np.ndarray]:
+    """Random weights of a pre-trained encoder, as PyTorch saves them."""
+    rng = np.random.default_rng(3)
+    return {
+        name: rng.normal(size=shape, scale=0.3).astype(np.float32) + (name.endswith("LayerNorm.weight"))
+        for name, shape in bert_weights.shapes(config).items()
+    }
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
 """Which kernels compute grouped matrix products on this GPU: the first that fit and were right when tried on it.
 
-mosaic   Hopper, numbers of 16 bits, widths of whole tiles
-triton   any NVIDIA GPU
-ragged   XLA's own, slower by far; with a warning that says why
+    mosaic   Hopper, numbers of 16 bits, widths of whole tiles
+    triton   any NVIDIA GPU
+    ragged   XLA's own, slower by far; with a warning that says why
+
+Each is a module grouped_NAME with `matmul` and `outer`; kernels say by `fits` what they can multiply.
 """
 
 import functools
@@ -12,7 +14,6 @@ from types import ModuleType
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from moejax.dispatch import grouped_ragged
@@ -25,13 +26,13 @@ def matmul(
     x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], sizes: Int[Array, " e"], transposed: bool = False
 ) -> Float[Array, "r h"]:
     """`grouped_matmul`, without a derivative."""
-    kernels = chosen(x.shape[1], w.shape[1] if transposed else w.shape[2], x.dtype)
-    return sequential_vmap(functools.partial(kernels.matmul, transposed=transposed))(x, w, sizes)
+    h = w.shape[1] if transposed else w.shape[2]
+    return chosen(x.shape[1], h, x.dtype).matmul(x, w, sizes, transposed)
 
 
 def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e"]) -> Float[Array, "e d h"]:
     """`grouped_outer`, without a derivative."""
-    return sequential_vmap(chosen(x.shape[1], dy.shape[1], x.dtype).outer)(x, dy, sizes)
+    return chosen(x.shape[1], dy.shape[1], x.dtype).outer(x, dy, sizes)
 
 
 def chosen(d: int, h: int, dtype: DTypeLike) -> ModuleType:

@@ -16,6 +16,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
 from moejax.dispatch import grouped_cpu, grouped_gpu, grouped_ragged
@@ -34,8 +35,8 @@ def grouped_matmul(
         w,
         sizes,
         cpu=partial(grouped_cpu.matmul, transposed=transposed),
-        cuda=partial(grouped_gpu.matmul, transposed=transposed),
-        default=partial(grouped_ragged.matmul, transposed=transposed),
+        cuda=sequential_vmap(partial(grouped_gpu.matmul, transposed=transposed)),
+        default=sequential_vmap(partial(grouped_ragged.matmul, transposed=transposed)),  # they know no other vmap
     )
 
 
@@ -43,7 +44,12 @@ def grouped_matmul(
 def grouped_outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e"]) -> Float[Array, "e d h"]:
     """For each expert the sum over its rows of the outer products x[r]ᵀ dy[r]; exactly zero if it has none."""
     return lax.platform_dependent(
-        x, dy, sizes, cpu=grouped_cpu.outer, cuda=grouped_gpu.outer, default=grouped_ragged.outer
+        x,
+        dy,
+        sizes,
+        cpu=grouped_cpu.outer,
+        cuda=sequential_vmap(grouped_gpu.outer),
+        default=sequential_vmap(grouped_ragged.outer),
     )
 
 

@@ -2,7 +2,6 @@
 
 import jax
 from jax import lax
-from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
 
@@ -10,15 +9,9 @@ def matmul(
     x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], sizes: Int[Array, " e"], transposed: bool = False
 ) -> Float[Array, "r h"]:
     """`grouped_matmul`, without a derivative."""
-    return _ragged_dot(x, w.swapaxes(1, 2) if transposed else w, sizes)
+    return lax.ragged_dot(x, w.swapaxes(1, 2) if transposed else w, sizes)
 
 
-@sequential_vmap  # `ragged_dot` knows no other
-def _ragged_dot(x, w, sizes):
-    return lax.ragged_dot(x, w, sizes)
-
-
-@sequential_vmap
 def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e"]) -> Float[Array, "e d h"]:
     """`grouped_outer`, without a derivative."""
     w = jax.ShapeDtypeStruct((sizes.shape[0], x.shape[1], dy.shape[1]), x.dtype)

@@ -28,16 +28,23 @@ def epoch_order(key: Key[Array, ""], epoch: Int[Array, ""] | int, examples: int)
     return jax.random.permutation(jax.random.fold_in(key, epoch), examples)
 
 
+def place_of(
+    step: Int[Array, ""] | int, examples: int, batch_size: int
+) -> tuple[Int[Array, ""] | int, Int[Array, ""] | int]:
+    """A step's epoch, and where its batch begins in that epoch's order; for numbers and traced ones."""
+    steps_per_epoch = examples // batch_size
+    return step // steps_per_epoch, step % steps_per_epoch * batch_size
+
+
 def from_all(batch_size: int, across: Collectives = ALONE) -> Feed:
     """`data`: all training examples, arrays with one leading axis."""
 
     def feed(data: Batch, key: Key[Array, ""], first: Int[Array, ""]) -> Callable[[Int[Array, ""]], Batch]:
         examples = rows(data)
-        steps_per_epoch = examples // batch_size
-        order = epoch_order(key, first // steps_per_epoch, examples)
+        order = epoch_order(key, place_of(first, examples, batch_size)[0], examples)
 
         def batch(step: Int[Array, ""]) -> Batch:
-            start = step % steps_per_epoch * batch_size
+            _, start = place_of(step, examples, batch_size)
             mine = across.share(jax.lax.dynamic_slice(order, (start,), (batch_size,)))
             return {name: array[mine] for name, array in data.items()}
 
@@ -56,7 +63,6 @@ class Shares:
 
     def __init__(self, host: Examples, key: Key[Array, ""], batch_size: int, length: int, where: Sharding):
         self.host, self.batch_size, self.length, self.where = host, batch_size, length, where
-        self.steps_per_epoch = rows(host) // batch_size
         order = jax.jit(epoch_order, static_argnums=2)
         self.order = lru_cache(1)(lambda epoch: np.asarray(order(key, epoch, rows(host))))
 
@@ -64,8 +70,8 @@ class Shares:
         """Arrays [length, batch, ...]: step s of `first` ≤ s < `stop`, of one epoch, stands in row s % length."""
         chosen = np.zeros((self.length, self.batch_size), np.int64)
         for step in range(first, stop):
-            start = step % self.steps_per_epoch * self.batch_size
-            chosen[step % self.length] = self.order(first // self.steps_per_epoch)[start : start + self.batch_size]
+            epoch, start = place_of(step, rows(self.host), self.batch_size)
+            chosen[step % self.length] = self.order(epoch)[start : start + self.batch_size]
         return {name: self._brought(array, chosen) for name, array in self.host.items()}
 
     def _brought(self, array: np.ndarray, chosen: np.ndarray) -> Array:

@@ -7,7 +7,7 @@ the result.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,9 @@ def make_update(
     return update
 
 
-def make_chunk(update: Update, feed: Feed, length: int, across: Collectives = ALONE) -> Callable[..., Any]:
+def make_chunk(
+    update: Update, feed: Feed, length: int, across: Collectives = ALONE
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Compile `chunk(state, data, keys, stop)`: up to `length` steps of one epoch in one call, the state donated.
 
     `data` is what the feed takes batches from. The chunk ends when step `stop` is reached, which must not lie beyond

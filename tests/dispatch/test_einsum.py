@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import draw
 
 from moejax.dispatch import (
     combine_dense,
@@ -29,10 +30,6 @@ def by_hand():
         weights=jnp.array([[[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]]),
         slots=jnp.array([[[0, 1], [1, -1], [0, -1]]]),
     )
-
-
-def draw(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 @jax.jit(static_argnums=0)

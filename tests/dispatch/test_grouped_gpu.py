@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from reference import draw
 
 from moejax.dispatch import grouped_gpu, grouped_mosaic, grouped_ragged, grouped_triton
 
@@ -22,10 +23,6 @@ CASES = {
     "whole blocks": (512, [128, 0, 256, 128, 0]),
     "few": (7, [2, 0, 4, 0, 1]),
 }
-
-
-def draw(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 @pytest.mark.parametrize(("rows", "sizes"), CASES.values(), ids=CASES)

@@ -8,6 +8,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
+from reference import draw
 
 from moejax.dispatch import grouped_matmul, grouped_outer, grouped_ragged, rows_of_groups
 
@@ -34,10 +35,6 @@ CASES = {
     "no multiple of a block": (53, [17, 0, 31, 2, 3]),
 }
 cases = pytest.mark.parametrize(("rows", "sizes"), CASES.values(), ids=CASES)
-
-
-def draw(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def int32(sizes):

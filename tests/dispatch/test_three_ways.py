@@ -11,6 +11,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from reference import draw
 
 from moejax.dispatch import einsum_dispatch, gather_dispatch, grouped_dispatch, grouped_matmul
 from moejax.experts import GLU, MLP, apply_experts, apply_experts_to_groups, stack_experts
@@ -21,10 +22,6 @@ from moejax.routing import assign, expert_choice, mask_tokens, softmax_top_k
 few = settings(deadline=None, max_examples=10)
 G, T, E, D, H, K, C = 2, 6, 5, 3, 7, 2, 3
 WAYS = ["einsum", "gather", "grouped"]
-
-
-def draw(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 EXPERTS = {"mlp": MLP, "glu": GLU}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from reference import randomly_filled
+from small_run import made_up_weights
 
 from moejax import models
 from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
@@ -81,14 +82,6 @@ def test_evaluation_knows_each_examples_own_tokens():
     np.testing.assert_allclose(whole.gates.sum(-1), 1, rtol=1e-4)
 
 
-def weights():
-    rng = np.random.default_rng(3)
-    return {
-        name: rng.normal(size=shape, scale=0.3).astype(np.float32) + (name.endswith("LayerNorm.weight"))
-        for name, shape in bert_weights.shapes(CONFIG).items()
-    }
-
-
 @pytest.fixture
 def dataset():
     splits = {"train": pairs(64, 4), "validation": pairs(16, 5), "test": pairs(16, 6)}
@@ -96,14 +89,15 @@ def dataset():
 
 
 def test_a_run_begins_with_the_weights(dataset, monkeypatch, tmp_path):
-    find = lambda config: bert_weights.select(weights(), config)  # noqa: E731
+    find = lambda config: bert_weights.select(made_up_weights(config), config)  # noqa: E731
     monkeypatch.setitem(models.PRETRAINED, "encoder", (find, bert_weights.fill))
+    weights = made_up_weights(CONFIG)
 
     fit = Fit(CONFIG, dataset, RunFolder.create(tmp_path / "run", CONFIG), Progress())
-    word = weights()["embeddings.word_embeddings.weight"]
+    word = weights["embeddings.word_embeddings.weight"]
     np.testing.assert_array_equal(fit.state.model.encoder.embeddings.piece[...], word)
     up = fit.state.model.encoder.blocks[0].moe.experts.up.kernel[...]
-    np.testing.assert_array_equal(up, np.tile(weights()["encoder.layer.0.intermediate.dense.weight"].T, (3, 1, 1)))
+    np.testing.assert_array_equal(up, np.tile(weights["encoder.layer.0.intermediate.dense.weight"].T, (3, 1, 1)))
     assert fit.train(StopSignal())
     summary = fit.test()
     assert summary["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(fit.state.model))

@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from small_run import digits
+from small_run import digits, made_up_weights
 from test_parallel import devices
 
 from moejax import models
@@ -64,7 +64,12 @@ SMALL = {
 
 def small(preset: str) -> tuple[Config, Dataset, int]:
     make, changes, expert = SMALL[preset]
-    changes |= {"train.epochs": 2, "train.batch_size": BATCH, "train.chunk": 3, "train.evaluation_batch": BATCH}
+    changes = changes | {
+        "train.epochs": 2,
+        "train.batch_size": BATCH,
+        "train.chunk": 3,
+        "train.evaluation_batch": BATCH,
+    }
     rng = np.random.default_rng(0)
     parts = [{**make(rng), "label": rng.integers(0, 2, EXAMPLES).astype(np.int32)} for _ in range(3)]
     data = Dataset(preset, "dir", "made on the spot", {}, *parts, num_classes=10 if make is images else 2, notes=())
@@ -76,16 +81,7 @@ def small(preset: str) -> tuple[Config, Dataset, int]:
 @pytest.mark.parametrize("preset", SMALL)
 def test_a_mesh_gives_the_numbers_of_one_device(preset, monkeypatch, tmp_path):
     config, data, expert = small(preset)
-    rng = np.random.default_rng(1)
-
-    def find(config):
-        return {
-            name: 0.3 * rng.normal(size=shape).astype(np.float32)
-            for name, shape in sorted(bert_weights.shapes(config).items())
-        }
-
-    weights = find(config) if config.model.name == "encoder" else {}
-    monkeypatch.setitem(models.PRETRAINED, "encoder", (lambda config: weights, bert_weights.fill))
+    monkeypatch.setitem(models.PRETRAINED, "encoder", (made_up_weights, bert_weights.fill))
     fits = []
     for name, way in (("one", ParallelConfig()), ("mesh", ParallelConfig(data=8 // expert, expert=expert))):
         with devices(1 if name == "one" else 8):

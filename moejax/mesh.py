@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PyTree, Shaped
+from numpy import ndarray
 
 DATA, EXPERT = "data", "expert"
 DEVICES = (DATA, EXPERT)
@@ -46,15 +47,24 @@ def lay_out(tree: PyTree[Shaped[Array, "..."]], spec: P) -> PyTree[Shaped[Array,
 
 
 def whole(program: Callable) -> Callable:
-    """`program(model, batch)`, on a mesh with batch and results whole on every device: every process can read them."""
+    """`program(model, batch)`, on a mesh with results whole on every device: every process can read them."""
     if devices_in_use() == 1:
         return program
     on_mesh = jax.jit(program, out_shardings=WHOLE)
-    return lambda model, batch: on_mesh(model, jax.device_put(batch, WHOLE))
+    return lambda model, batch: on_mesh(model, deal_out(batch))
+
+
+def deal_out(host: PyTree[Shaped[ndarray, "b ..."]]) -> PyTree[Shaped[Array, "b ..."]]:
+    """Arrays that every process has, on the mesh in use: each device is brought its own rows, or all of them where they
+    cannot be dealt out evenly.
+    """
+    rows = len(jax.tree.leaves(host)[0])
+    where = NamedSharding(jax.sharding.get_mesh(), TOKENS if deals_out(rows) else WHOLE)
+    return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, where, lambda part: a[part]), host)
 
 
 def deals_out(groups: int) -> bool:
-    """Whether there is a mesh in use, each of whose devices gets as many of the groups."""
+    """Whether there is a mesh in use, each of whose devices gets as many of the groups (or of other rows)."""
     return devices_in_use() > 1 and groups % devices_in_use() == 0
 
 

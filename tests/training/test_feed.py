@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from moejax.mesh import TOKENS, make_mesh
+from moejax.mesh import TOKENS, deal_out, make_mesh
 from moejax.training.feed import Shares, epoch_order, from_all, from_shares
 from moejax.training.loop import make_keys
 
@@ -40,21 +40,40 @@ def test_shares_are_the_batches_of_the_same_steps(first, stop):
             assert got[name].dtype == want[name].dtype
 
 
-def test_a_device_is_brought_its_own_rows_and_no_others():
+class Counted(np.ndarray):
+    """Counts the numbers that are read of it."""
+
+    read = 0
+
+    def __getitem__(self, index):
+        part = np.asarray(super().__getitem__(index))
+        Counted.read += part.size
+        return part
+
+
+def counted(rows: int) -> Counted:
+    Counted.read = 0
+    return HOST["label"][:rows].view(Counted)
+
+
+def mesh_of_eight():
     devices = jax.devices()
     assert len(devices) == 8, "this test needs the eight virtual devices of conftest.py"
+    return make_mesh(2, 4, devices)
 
-    class Counted(np.ndarray):
-        read = 0
 
-        def __getitem__(self, index):
-            if isinstance(index, np.ndarray):
-                Counted.read += index.size
-            return np.asarray(super().__getitem__(index))
-
-    mesh = make_mesh(2, 4, devices)
-    where = NamedSharding(mesh, PartitionSpec(None, *TOKENS))
-    brought = shares(where, {"label": HOST["label"].view(Counted)})(0, LENGTH)["label"]
+def test_a_device_is_brought_its_own_rows_and_no_others():
+    where = NamedSharding(mesh_of_eight(), PartitionSpec(None, *TOKENS))
+    brought = shares(where, {"label": counted(84)})(0, LENGTH)["label"]
     assert Counted.read == LENGTH * BATCH  # each row once, by one device
     assert {part.data.shape for part in brought.addressable_shards} == {(LENGTH, BATCH // 8)}
     np.testing.assert_array_equal(brought, shares()(0, LENGTH)["label"])
+
+
+@pytest.mark.parametrize(("rows", "of_a_device"), [(80, 10), (84, 84)])
+def test_a_batch_to_evaluate_is_dealt_out_where_its_rows_are_even(rows, of_a_device):
+    with jax.set_mesh(mesh_of_eight()):
+        brought = deal_out({"label": counted(rows)})["label"]
+    assert {part.data.shape for part in brought.addressable_shards} == {(of_a_device,)}
+    assert Counted.read == rows  # each row once
+    np.testing.assert_array_equal(brought, HOST["label"][:rows])

@@ -1,4 +1,4 @@
-"""The study's vmapped training: seed by seed the main job's own steps."""
+"""The study's training of many seeds: seed by seed the main job's own steps."""
 
 import dataclasses
 import sys
@@ -10,7 +10,7 @@ import pytest
 
 from moejax.data import clusters
 from moejax.models import build_model
-from moejax.presets.clusters import mixture
+from moejax.presets.clusters import mixture, single
 from moejax.training.loop import make_init, make_keys, make_update, parameter_key
 from moejax.training.objective import make_objective
 from moejax.training.optimizer import make_optimizer
@@ -27,11 +27,19 @@ def clusters_training(monkeypatch):
     del sys.modules["clusters_training"]
 
 
-def test_seeds_together_take_the_steps_of_each_alone(clusters_training, monkeypatch):
+MIXTURE = mixture("nonlinear"), {"learning_rate": 0.05, "stop_rise": None, "stop_below": 0.69}
+SINGLE = single("nonlinear", filters=8), {}  # in blocks
+
+
+@pytest.mark.parametrize("mapped", ["in turn", "at once"])
+@pytest.mark.parametrize(("config", "changes"), [MIXTURE, SINGLE], ids=["mixture", "single"])
+def test_seeds_together_take_the_steps_of_each_alone(clusters_training, monkeypatch, config, changes, mapped):
     monkeypatch.setattr(clusters, "TRAIN", N)
     monkeypatch.setattr(clusters, "TEST", 32)
-    config = mixture("nonlinear")
-    train = dataclasses.replace(config.train, epochs=STEPS, learning_rate=0.05, stop_rise=None, stop_below=0.69)
+    monkeypatch.setattr(clusters_training, "BLOCK", N // 3)
+    if mapped == "at once":  # as where there is an accelerator
+        monkeypatch.setattr(clusters_training, "over_seeds", jax.vmap)
+    train = dataclasses.replace(config.train, epochs=STEPS, **changes)
     config = dataclasses.replace(config, train=train)
     looked_at = []
     got = clusters_training.train(config, [3, 4], n=N, chunk=2, look=lambda step, state: looked_at.append(step))
@@ -50,7 +58,8 @@ def test_seeds_together_take_the_steps_of_each_alone(clusters_training, monkeypa
             losses.append(float(told.loss))
         taken = got.loss.shape[1]  # fewer if both seeds had stopped before
         np.testing.assert_allclose(got.loss[i], losses[:taken], rtol=1e-4)
-        assert got.steps[i] == state.optimizer[-1].steps
+        if config.train.stop_below:
+            assert got.steps[i] == state.optimizer[-1].steps
         mine = jax.tree.map(lambda leaf, i=i: leaf[i], got.state.model)
         for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(state.model), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)

@@ -43,11 +43,16 @@ class PatchFilters(nnx.Module):
     def __call__(self, x: Float[Array, "*batch pd"], linear: Linear = apply_linear) -> Float[Array, "*batch 2"]:
         """`x` holds the patches side by side."""
         patches = x.reshape(*x.shape[:-1], self.patches, -1)
-        if self.cubic:
-            z = (linear(self.filters, patches) ** 3).sum(-2)
-        else:  # the sum over patches may as well come first, at a fraction of the cost
-            z = self.patches * linear(self.filters, patches.mean(-2))
-        return z.reshape(*z.shape[:-1], 2, -1).sum(-1)
+        if not self.cubic:  # the sum over patches may as well come first, at a fraction of the cost
+            return self._halves(self.patches * linear(self.filters, patches.mean(-2)))
+        z = linear(self.filters, patches)
+        return self._halves(z * z * z).sum(-2)
+
+    @staticmethod
+    def _halves(z: Float[Array, "*batch f"]) -> Float[Array, "*batch 2"]:
+        """The sums of the first half and of the second, as a product: several times faster on a CPU than as sums."""
+        half = jnp.repeat(jnp.eye(2, dtype=z.dtype), z.shape[-1] // 2, axis=0)
+        return jnp.matmul(z, half, precision="highest")
 
 
 class ClusterClassifier(nnx.Module):

@@ -32,7 +32,7 @@ def contradictions(config: Config) -> list[str]:
         *("data.validation", "model.neighbours", "model.upcycling_noise", "moe.shared", "moe.bias_rate"),
         *("moe.balance_weight", "moe.z_weight", "moe.importance_weight"),
         *("moe.load_weight", "moe.entropy_weight", "moe.usage_weight", "moe.assignment_weight", "moe.l2_weight"),
-        *("train.weight_decay", "train.consistency", "train.shift", "train.rotate", "train.blur"),
+        *("train.weight_decay", "train.consistency", "train.shift", "train.rotate", "train.elastic", "train.blur"),
     ]
     below_one = [
         *("model.dropout", "moe.jitter", "train.average"),

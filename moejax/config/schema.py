@@ -208,6 +208,8 @@ class TrainConfig:
     """Augmentation: turn each image by up to this many degrees."""
     zoom: float = 0.0
     """Augmentation: scale each image by a factor within 1 ± this."""
+    elastic: float = 0.0
+    """Augmentation: bend each image by a smooth random field of this deviation, in pixels (Simard et al. 2003)."""
     crop: float = 0.0
     """Augmentation: see a random part of each image, up to this share of its area left out, resized to the whole."""
     blur: float = 0.0

@@ -1,4 +1,4 @@
-"""Augmentation on the device: one random affine map per image and a random blur, pure functions of a key."""
+"""Augmentation on the device: one random map of the plane per image and a random blur, pure functions of a key."""
 
 import math
 
@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key, Num, UInt8
 
 _TRIES = 10  # of a crop to fit, as many as torchvision's
 _RATIO = math.log(4 / 3)  # a crop's width over its height is within 3/4 and 4/3, torchvision's default
+_SMOOTH = 4.0  # pixels: the deviation of the Gaussian that smooths an elastic field (Simard et al. 2003)
 
 
 def augment(
@@ -17,28 +18,32 @@ def augment(
     shift: float = 0.0,
     rotate: float = 0.0,
     zoom: float = 0.0,
+    elastic: float = 0.0,
     crop: float = 0.0,
     blur: float = 0.0,
 ) -> Num[Array, "b i j"]:
-    """What `random_affine` does, then what `random_blur` does; what is 0 costs nothing. Values stay 0 to 255."""
-    if shift or rotate or zoom or crop:
-        images = random_affine(key, images, shift=shift, rotate=rotate, zoom=zoom, crop=crop)
+    """What `random_warp` does, then what `random_blur` does; what is 0 costs nothing. Values stay 0 to 255."""
+    if shift or rotate or zoom or elastic or crop:
+        images = random_warp(key, images, shift=shift, rotate=rotate, zoom=zoom, elastic=elastic, crop=crop)
     return random_blur(jax.random.fold_in(key, 2), images, blur) if blur else images
 
 
-def random_affine(
+def random_warp(
     key: Key[Array, ""],
     images: UInt8[Array, "b i j"],
     *,
     shift: float = 0.0,
     rotate: float = 0.0,
     zoom: float = 0.0,
+    elastic: float = 0.0,
     crop: float = 0.0,
 ) -> Float[Array, "b i j"]:
-    """Move by up to `shift` pixels, turn by up to `rotate` degrees, scale by a factor within 1 ± `zoom`; then see only
-    a random part of the result, as large as the whole (`random_part` with `crop`).
+    """Move by up to `shift` pixels, turn by up to `rotate` degrees, scale by a factor within 1 ± `zoom`, bend by
+    `smooth_field` times `elastic`; then see only a random part of the result, as large as the whole (`random_part`
+    with `crop`).
 
-    Each is drawn uniformly per image; pixels are interpolated bilinearly and 0 from outside. Values stay 0 to 255.
+    The first three are drawn uniformly per image. Pixels are interpolated bilinearly and 0 from outside; values stay 0
+    to 255.
     """
     b, i, j = images.shape
     draw = jax.random.uniform(key, (b, 4), minval=-1, maxval=1)  # one draw compiles faster than three
@@ -46,17 +51,34 @@ def random_affine(
     part, corner = jnp.ones((b, 2)), jnp.zeros((b, 2))
     if crop:
         part, corner = random_part(jax.random.fold_in(key, 1), b, crop)
+    bend = jnp.zeros((b, 1, 1, 1))
+    if elastic:
+        bend = elastic * smooth_field(jax.random.fold_in(key, 3), b, i, j)
 
-    def one(image, move, angle, size, part, corner):
+    def one(image, move, angle, size, part, corner, bend):
         # Rows and columns from the image's centre; the part's centre is half of what it leaves over away from there.
         middle = (corner + part / 2 - 0.5) * jnp.array([i, j])
         y, x = (part[axis] * (jnp.arange(n) - (n - 1) / 2) + middle[axis] for axis, n in enumerate((i, j)))
         y, x = jnp.meshgrid(y, x, indexing="ij")
         sin, cos = jnp.sin(angle) / size, jnp.cos(angle) / size
         source = jnp.stack([cos * y - sin * x + move[0] + (i - 1) / 2, sin * y + cos * x + move[1] + (j - 1) / 2])
-        return jax.scipy.ndimage.map_coordinates(image.astype(jnp.float32), source, order=1, mode="constant")
+        return jax.scipy.ndimage.map_coordinates(image.astype(jnp.float32), source + bend, order=1, mode="constant")
 
-    return jax.vmap(one)(images, move, angle, size, part, corner)
+    return jax.vmap(one)(images, move, angle, size, part, corner, bend)
+
+
+def smooth_field(key: Key[Array, ""], count: int, i: int, j: int) -> Float[Array, "b 2 i j"]:
+    """For each of `count` images, how far down and right each pixel's source moves: smooth, normal with deviation 1.
+
+    Normal noise under a Gaussian of 4 pixels (Simard, Steinkraus & Platt 2003), of the same deviation everywhere.
+    """
+
+    def gaussian(n: int) -> Float[Array, "n n"]:
+        weights = jnp.exp(-0.5 * ((jnp.arange(n)[:, None] - jnp.arange(n)[None]) / _SMOOTH) ** 2)
+        return weights / jnp.linalg.norm(weights, axis=1, keepdims=True)
+
+    noise = jax.random.normal(key, (count, 2, i, j))
+    return jnp.einsum("is,jt,bcst->bcij", gaussian(i), gaussian(j), noise)
 
 
 def random_part(key: Key[Array, ""], count: int, crop: float) -> tuple[Float[Array, "b 2"], Float[Array, "b 2"]]:

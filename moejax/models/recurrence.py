@@ -19,16 +19,27 @@ from moejax.products import as_bits, from_bits, matmul, matmul_transposed, outer
 class LSTM(nnx.Module):
     """A layer of PyTorch's form and initial values: gates in order i, f, g, o, and two biases that are added.
 
-    `input_scale`: what the initial values of the input's weights are multiplied by.
+    `input_scale`: what the initial values of the input's weights are multiplied by. `forget_bias`: what is added to
+    those of the forget gate's bias, so that a cell keeps what it has at first (Gers et al. 2000).
     """
 
-    def __init__(self, d: int, h: int, *, input_scale: float = 1.0, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        d: int,
+        h: int,
+        *,
+        input_scale: float = 1.0,
+        forget_bias: float = 0.0,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         def uniform(*shape: int, scale: float = 1.0) -> nnx.Param:
             limit = scale * h**-0.5
             return nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-limit, maxval=limit))
 
         self.input, self.recurrent = uniform(d, 4 * h, scale=input_scale), uniform(h, 4 * h)
         self.input_bias, self.recurrent_bias = uniform(4 * h), uniform(4 * h)
+        self.input_bias[...] = self.input_bias[...].at[h : 2 * h].add(forget_bias)
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t h"]:

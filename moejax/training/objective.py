@@ -67,8 +67,9 @@ def make_objective(config: Config, across: Collectives = ALONE) -> Objective:
         model = hold(model, t.frozen)
         augment_key, router_key = jax.random.split(key)
         if "image" in batch:
-            strengths = {"shift": t.shift, "rotate": t.rotate, "zoom": t.zoom, "crop": t.crop, "blur": t.blur}
-            batch = batch | {"image": augment(augment_key, batch["image"], **strengths)}
+            strengths = ("shift", "rotate", "zoom", "elastic", "crop", "blur")
+            image = augment(augment_key, batch["image"], **{name: getattr(t, name) for name in strengths})
+            batch = batch | {"image": image}
         if t.consistency:
             batch = {name: jnp.concatenate([array, array]) for name, array in batch.items()}
         logits, routings = model(batch, train=True, key=router_key)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from moejax.data.augment import augment as everything
-from moejax.data.augment import random_affine, random_blur, random_part
+from moejax.data.augment import random_blur, random_part, random_warp, smooth_field
 
-augment = jax.jit(random_affine, static_argnames=("shift", "rotate", "zoom", "crop"))
+augment = jax.jit(random_warp, static_argnames=("shift", "rotate", "zoom", "elastic", "crop"))
 blurred = jax.jit(random_blur, static_argnums=2)
-ALL = {"shift": 3.0, "rotate": 30.0, "zoom": 0.3}
+ALL = {"shift": 3.0, "rotate": 30.0, "zoom": 0.3, "elastic": 1.0}
 
 
 def noise(count, size):
@@ -40,7 +40,7 @@ def augment_at(monkeypatch):
             return jnp.full(shape, maxval if at > 0 else minval, jnp.float32)
 
         monkeypatch.setattr(jax.random, "uniform", uniform)
-        return np.asarray(jax.jit(lambda images: random_affine(jax.random.key(0), images, **settings))(images))
+        return np.asarray(jax.jit(lambda images: random_warp(jax.random.key(0), images, **settings))(images))
 
     return augment_at
 
@@ -157,7 +157,7 @@ def test_a_crop_is_the_part_resized_to_the_whole(monkeypatch):
     monkeypatch.setattr(
         "moejax.data.augment.random_part", lambda *_: (jnp.asarray(part, jnp.float32), jnp.asarray(corner, jnp.float32))
     )
-    out = jax.jit(lambda images: random_affine(jax.random.key(0), images, crop=0.5))(images)
+    out = jax.jit(lambda images: random_warp(jax.random.key(0), images, crop=0.5))(images)
     want = [resized(image, 10 * p, 10 * c) for image, p, c in zip(images, part, corner, strict=True)]
     np.testing.assert_allclose(out, want, atol=1e-2)
 
@@ -168,7 +168,7 @@ def test_a_quarter_of_an_image_of_four_pixels_by_hand(monkeypatch):
     image[0, 2:, 2:] = [[10, 20], [30, 40]]
     half = jnp.full((1, 2), 0.5)
     monkeypatch.setattr("moejax.data.augment.random_part", lambda *_: (half, half))
-    out = np.asarray(jax.jit(lambda image: random_affine(jax.random.key(0), image, crop=0.5))(image))
+    out = np.asarray(jax.jit(lambda image: random_warp(jax.random.key(0), image, crop=0.5))(image))
     # 10 + 0.25 · (30 - 10) + 0.25 · (20 - 10), and so on
     np.testing.assert_allclose(out[0, 1:3, 1:3], [[17.5, 22.5], [27.5, 32.5]], atol=1e-4)
 
@@ -194,6 +194,30 @@ def test_parts_have_torchvisions_areas_and_ratios_and_lie_inside():
     np.testing.assert_allclose(counts, share, atol=0.03)
     inside = corner[~whole] / (1 - part[~whole])
     np.testing.assert_allclose(inside[np.isfinite(inside).all(1)].mean(0), [0.5, 0.5], atol=0.02)
+
+
+def test_an_elastic_field_is_smooth_noise_of_one_deviation_everywhere():
+    field = np.asarray(jax.jit(smooth_field, static_argnums=(1, 2, 3))(jax.random.key(0), 4000, 20, 28), np.float64)
+    assert field.shape == (4000, 2, 20, 28)
+    # 4,000 squares of a normal number: their mean is within 5 standard errors of 1, at the border as in the middle.
+    np.testing.assert_allclose((field**2).mean(0), 1, atol=5 * (2 / 4000) ** 0.5)
+    np.testing.assert_allclose(field.mean(0), 0, atol=5 / 4000**0.5)
+    # Far from the border, noise under a Gaussian of deviation 4 correlates as one of 4 √2: exp(-d² / 4 · 4²).
+    for apart in (1, 4, 8):
+        along = (field[:, :, 10, 10] * field[:, :, 10, 10 + apart]).mean()
+        assert abs(along - np.exp(-(apart**2) / 64)) < 0.05
+    assert abs((field[:, 0] * field[:, 1]).mean()) < 0.02  # down and right have nothing to do with each other
+
+
+def test_an_elastic_map_moves_each_pixel_by_the_field(monkeypatch):
+    # A field that is 0 but at one pixel, which takes its value from half a pixel below it and one to the right.
+    field = jnp.zeros((1, 2, 6, 6)).at[0, :, 2, 3].set(jnp.array([0.5, 1.0]))
+    monkeypatch.setattr("moejax.data.augment.smooth_field", lambda *_: field)
+    images = noise(1, 6)
+    out = np.asarray(jax.jit(lambda images: random_warp(jax.random.key(0), images, elastic=1.0))(images))
+    want = images.astype(np.float64)
+    want[0, 2, 3] = (want[0, 2, 4] + want[0, 3, 4]) / 2
+    np.testing.assert_allclose(out, want, rtol=1e-5)
 
 
 def test_a_crop_leaves_the_other_draws_as_they_are():

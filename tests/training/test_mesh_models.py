@@ -1,9 +1,12 @@
 """Every network of the presets, on all three kinds of data: a mesh of devices gives the numbers of one device.
 
-Each is a preset made small; its routers, experts, losses, noise and optimiser are the preset's.
+Each is a preset made small; its routers, experts, losses, noise and optimiser are the preset's. At their full size, all
+of them:  pytest -n 0 -m slow tests/training/test_mesh_models.py
 """
 
 import dataclasses
+import math
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -62,35 +65,57 @@ SMALL = {
 }
 
 
-def small(preset: str) -> tuple[Config, Dataset, int]:
-    make, changes, expert = SMALL[preset]
-    changes = changes | {
-        "train.epochs": 2,
-        "train.batch_size": BATCH,
-        "train.chunk": 3,
-        "train.evaluation_batch": BATCH,
-    }
+def data_of(make, preset: str, classes: int) -> Dataset:
     rng = np.random.default_rng(0)
     parts = [{**make(rng), "label": rng.integers(0, 2, EXAMPLES).astype(np.int32)} for _ in range(3)]
-    data = Dataset(preset, "dir", "made on the spot", {}, *parts, num_classes=10 if make is images else 2, notes=())
-    config, problems = overlay(PRESETS[preset].config, {name: str(value) for name, value in changes.items()})
+    return Dataset(preset, "dir", "made on the spot", {}, *parts, num_classes=classes, notes=())
+
+
+def changed(preset: str, changes: dict[str, object]) -> Config:
+    few = {"train.epochs": 2, "train.batch_size": BATCH, "train.chunk": 3, "train.evaluation_batch": BATCH}
+    config, problems = overlay(PRESETS[preset].config, {k: str(v) for k, v in (few | changes).items()})
     assert not problems
-    return config, data, expert
+    return config
 
 
-@pytest.mark.parametrize("preset", SMALL)
-def test_a_mesh_gives_the_numbers_of_one_device(preset, monkeypatch, tmp_path):
-    config, data, expert = small(preset)
-    monkeypatch.setitem(models.PRETRAINED, "encoder", (made_up_weights, bert_weights.fill))
+def check_mesh(config: Config, data: Dataset, expert: int, folder: Path, strays: float = 0.0) -> None:
+    """Train on one device, and on eight of which `expert` share the experts.
+
+    `strays`: the share of a parameter's numbers that may differ, where Adam has divided next to nothing by itself.
+    """
     fits = []
     for name, way in (("one", ParallelConfig()), ("mesh", ParallelConfig(data=8 // expert, expert=expert))):
         with devices(1 if name == "one" else 8):
-            folder = RunFolder.create(tmp_path / name, config)
-            fits.append(Fit(dataclasses.replace(config, parallel=way), data, folder, Progress()))
+            run = RunFolder.create(folder / name, config)
+            fits.append(Fit(dataclasses.replace(config, parallel=way), data, run, Progress()))
         assert fits[-1].train(StopSignal())
     one, mesh = fits
     for (path, a), b in zip(jax.tree.leaves_with_path(one.state.model), jax.tree.leaves(mesh.state.model), strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+        differs = ~np.isclose(b, a, rtol=1e-4, atol=1e-5)
+        assert differs.mean() <= strays, f"{jax.tree_util.keystr(path)}: {differs.sum()} of {differs.size} differ"
     for a, b in zip(one.folder.read_log(), mesh.folder.read_log(), strict=True):
         np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-4)
         np.testing.assert_allclose(b["load"], a["load"], atol=1e-5)
+
+
+@pytest.fixture(autouse=True)
+def weights_made_up(monkeypatch):
+    monkeypatch.setitem(models.PRETRAINED, "encoder", (made_up_weights, bert_weights.fill))
+
+
+@pytest.mark.parametrize("preset", SMALL)
+def test_a_mesh_gives_the_numbers_of_one_device(preset, tmp_path):
+    make, changes, expert = SMALL[preset]
+    check_mesh(changed(preset, changes), data_of(make, preset, 10 if make is images else 2), expert, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_mesh_gives_the_numbers_of_one_device_at_full_size(preset, tmp_path):
+    dataset = PRESETS[preset].config.data.name
+    make = {"clusters": clusters, "mrpc": pieces if preset == "mrpc_minilm" else sentences}.get(dataset, images)
+    steady = {"train.dtype": "float32", "train.learning_rate": 1e-4, "train.activations": False}
+    if dataset == "clusters":
+        steady |= {"train.stop_rise": None, "train.stop_below": None}
+    config, data = changed(preset, steady), data_of(make, preset, 10 if make is images else 2)
+    check_mesh(config, data, math.gcd(config.moe.num_experts, 8), tmp_path, strays=1e-3)

@@ -127,8 +127,9 @@ def scaling(rows: list[dict]) -> Figure:
 
 
 def shape(case: dict) -> str:
-    """T, d, h, E and k of a case."""
-    return ", ".join(str(case[name]) for name in ("tokens", "d", "h", "experts", "k"))
+    """T, d, h, E and k of a case, and its skew if it has one."""
+    skew = f"\nskew {case['skew']:g}" if case["skew"] else ""
+    return ", ".join(str(case[name]) for name in ("tokens", "d", "h", "experts", "k")) + skew
 
 
 def multiples(axes: Axes, which: str) -> None:

@@ -27,6 +27,7 @@ CASES = (
     Case(256, 784, 256, 8, 2),
     Case(1024, 256, 1024, 8, 2),
     Case(4096, 256, 1024, 16, 2),
+    Case(4096, 256, 1024, 16, 2, skew=1.0),
     Case(4096, 512, 1024, 64, 2),
     Case(8192, 512, 2048, 16, 2),
     Case(16384, 512, 1024, 32, 2),
@@ -117,7 +118,7 @@ def table(rows: list[dict]) -> str:
     """One line a shape: our milliseconds, and the peers' as multiples of our best."""
     sparse = list(dict.fromkeys(name for row in rows for name in row["sparse"]["to_ours"]))
     soft = list(dict.fromkeys(name for row in rows for name in row["soft"]["to_ours"]))
-    header = ["T, d, h, E, k", "group", "dropped", *(f"{name}, ms" for name in OURS), "peak, MB", *sparse]
+    header = ["T, d, h, E, k", "group", "skew", "dropped", *(f"{name}, ms" for name in OURS), "peak, MB", *sparse]
     header += ["soft, ms", "peak, MB", *soft]
 
     def factors(found: dict, names: list[str]) -> list[str]:
@@ -126,7 +127,8 @@ def table(rows: list[dict]) -> str:
     def line(row: dict) -> list[str]:
         ours, ours_soft = row["sparse"], row["soft"]
         times = [f"**{ours['ms'][n]:.1f}**" if n == ours["best"] else f"{ours['ms'][n]:.1f}" for n in OURS]
-        cells = [str(Case(**row["case"])), str(row["case"]["group"]), f"{row['dropped']:.1%}", *times]
+        case = Case(**row["case"])
+        cells = [str(case), str(case.group), f"{case.skew:g}", f"{row['dropped']:.1%}", *times]
         cells += [f"{ours['peak_mb'][ours['best']]:.0f}", *factors(ours, sparse)]
         return [
             *cells,

@@ -1,15 +1,16 @@
 """How many experts, and how wide, should stand between two LSTMs that read MNIST row by row?
 
-    python experiments/lstm_moe.py                     the preset for 20 epochs, then the sweep for 10 epochs each
+    python experiments/lstm_moe.py                     the preset for 20 epochs, then all else
     python experiments/lstm_moe.py --only-preset       the preset alone
-    python experiments/lstm_moe.py --sweep-epochs 4    a shorter sweep
+    python experiments/lstm_moe.py --sweep-epochs 2    a shorter sweep
 
 The original is written in PyTorch: LSTM, noisy top-2 MoE at every row, LSTM. The preset `mnist_lstm` is its best shape
 (10 experts of hidden width 512) with our schedule and augmentation (shift, rotation, zoom), trained on all 60,000
-images. Expect 99.4 % of the 10,000 test images, as its best run has of 9,984. The sweep, experts {5, 10, 20} × hidden
-{256, 512} and one run with blur, has the original's augmentation (random resized crops) and holds 5,000 images back for
-the validation curve; expect differences of about 0.1 points, as between two seeds of one run. The preset takes 42
-minutes on one CPU core that multiplies bfloat16.
+images. Expect 99.4 % of the 10,000 test images, as its best run has of 9,984. A third way to reach more, elastic maps
+beside the affine ones, expects 99.3. The sweep, experts {5, 10, 20} × hidden {256, 512} and one run with blur, has the
+original's augmentation (random resized crops) and holds 5,000 images back for the validation curve; expect differences
+of about 0.1 points, as between two seeds of one run. A run of 20 epochs takes 42 minutes on one CPU core that
+multiplies bfloat16, an epoch of the sweep 2.
 """
 
 import itertools
@@ -21,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from study import Row, Run, Study, arguments, collect, log
 
 from moejax.report.markdown import markdown
-from moejax.report.style import DPI, EXPERTS, STYLE, entitle, panels
+from moejax.report.style import DPI, EXPERTS, INK, STYLE, entitle, panels
 
 # (experts, hidden, blur, epochs): train and test accuracy in per cent, of augmented images and of 9,984.
 ORIGINAL = {
@@ -32,6 +33,9 @@ ORIGINAL = {
     (10, 512, False, 20): (99.790, 99.28),
     (10, 512, True, 20): (99.735, 99.31),
 }
+# Cells that keep what they have at first, and twice as many steps: learns the augmented images a little faster.
+FASTER = ["--model.forget_bias", "1", "--train.batch_size", "128", "--train.learning_rate", "3.5e-3"]
+FASTER += ["--train.chunk", "40"]
 AS_IN_THE_ORIGINAL = [
     *("--train.shift", "0", "--train.rotate", "0", "--train.zoom", "0", "--train.crop", "0.2"),
     *("--train.label_smoothing", "0"),
@@ -96,9 +100,15 @@ def draw(rows: list[Row], file: Path) -> None:
             panel.yaxis.set_minor_formatter(NullFormatter())
             for row in (row for row in sorted(rows, key=_place) if row[f"{name}_curve"]):
                 wrong = 1 - np.array(row[f"{name}_curve"])
-                style = ":" if "blur" in row["augmentation"] else "--" if row["hidden"] == 256 else "-"
+                last = row["augmentation"].partition("+")[2]  # what stands beside affine or crop, if anything does
+                style = {"blur": ":", "elastic": "-."}.get(last, "--" if row["hidden"] == 256 else "-")
                 label = f"{row['experts']} × {row['hidden']}, {row['augmentation']}"
-                line = {"color": colour[row["experts"]], "lw": 1.5, "marker": "o", "ms": 2.5}
+                line = {
+                    "color": colour[row["experts"]] if "crop" in row["augmentation"] else INK,
+                    "lw": 1.5,
+                    "marker": "o",
+                    "ms": 2.5,
+                }
                 panel.plot(np.arange(1, len(wrong) + 1), wrong, style, **line, label=label)
         axes[0].legend(frameon=False, fontsize=8)
         entitle(figure, "LSTM with a mixture of experts: learning curves")
@@ -114,10 +124,11 @@ def main() -> None:
     study = Study("lstm_moe", table, asked.quick)
     if asked.quick:
         smaller = ["--data.limit", "1024", "--model.width", "32"]
-        runs = [_preset(1, *smaller), _of_sweep(5, 256, "crop+blur", 2, *smaller)]
+        runs = [_preset(1, "affine", *smaller), _of_sweep(5, 256, "crop+blur", 2, *smaller)]
     else:
-        runs = [_preset(20)]
+        runs = [_preset(20, "affine")]
     if not (asked.quick or asked.only_preset):
+        runs += [_preset(20, "affine+elastic", *FASTER, "--train.elastic", "0.8")]
         runs += [_of_sweep(e, h, "crop", asked.sweep_epochs) for h, e in itertools.product((512, 256), (10, 5, 20))]
         runs += [_of_sweep(10, 512, "crop+blur", asked.sweep_epochs)]
     collect(study, runs, curves)
@@ -125,15 +136,15 @@ def main() -> None:
     print(table(study.rows))
 
 
-def _preset(epochs: int, *changes: str) -> Run:
-    key = {"experts": 10, "hidden": 512, "epochs": epochs, "augmentation": "affine", "seed": 0}
+def _preset(epochs: int, augmentation: str, *changes: str) -> Run:
+    key = {"experts": 10, "hidden": 512, "epochs": epochs, "augmentation": augmentation, "seed": 0}
     return Run(key, ["--config", "mnist_lstm", "--train.epochs", str(epochs), *changes])
 
 
 def _of_sweep(experts: int, hidden: int, augmentation: str, epochs: int, *changes: str) -> Run:
     words = ["--config", "mnist_lstm", "--data.validation", "5000", "--train.epochs", str(epochs)]
     words += ["--moe.num_experts", str(experts), "--moe.hidden", str(hidden)]
-    words += [*AS_IN_THE_ORIGINAL, *(["--train.blur", "2"] if "blur" in augmentation else []), *changes]
+    words += [*FASTER, *AS_IN_THE_ORIGINAL, *(["--train.blur", "2"] if "blur" in augmentation else []), *changes]
     key = {"experts": experts, "hidden": hidden, "epochs": epochs, "augmentation": augmentation, "seed": 0}
     return Run(key, words)
 

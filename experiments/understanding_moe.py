@@ -1,10 +1,12 @@
 """When does a mixture of experts learn what no single expert can? Synthetic clusters after Chen et al. 2022.
 
     python experiments/understanding_moe.py                     all of it
-    python experiments/understanding_moe.py --rules authors     the 80 mixtures by the authors' rule, and the pictures
+    python experiments/understanding_moe.py --rules authors     the mixtures by the authors' rule, and the pictures
     python experiments/understanding_moe.py --rules 128 512     the single models
 
-All seeds of a setting train in one program.
+All seeds of a setting train in one program. On one CPU core the authors' 80 mixtures took 14 minutes, the single models
+77. Expect a nonlinear mixture near 99 % and its experts a cluster or two each, a linear one below and undivided, and
+single models far below.
 """
 
 import dataclasses

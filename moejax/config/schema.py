@@ -68,6 +68,8 @@ class ModelConfig:
     """Encoder: noise on each expert's copy of the feed-forward layer, as a share of each parameter's deviation."""
     room: int = 64
     """Encoder: in training a batch is packed into so many pieces a pair, for padding costs time; the rest is cut."""
+    forget_bias: float = 0.0
+    """LSTM: added to the forget gates' initial bias, so that cells keep what they have at first; 1 is usual."""
     init_scale: float = 1.0
     """Clusters: the filters begin uniform within ± this / √50."""
     double_softmax: bool = False

@@ -33,11 +33,12 @@ class LSTMClassifier(nnx.Module):
 
     def __init__(self, config: Config, num_classes: int, *, rngs: nnx.Rngs):
         d, dtype, moe = config.model.width, jnp.dtype(config.train.dtype), config.moe
+        settings = {"forget_bias": config.model.forget_bias, "dtype": dtype, "rngs": rngs}
         self.grid, self.tokens = (28, 1), 28  # a token is a row
-        self.first = LSTM(28, d, forget_bias=1.0, dtype=dtype, rngs=rngs)
+        self.first = LSTM(28, d, **settings)
         self.moe = layer_maker(moe, d, dtype, lambda rngs: SoftmaxMLP(d, moe.hidden, dtype=dtype, rngs=rngs))(rngs)
         # An expert's answer is a distribution over d numbers, each about 1 / d: unscaled, they would hardly be heard.
-        self.second = LSTM(d, d, input_scale=d**0.5, forget_bias=1.0, dtype=dtype, rngs=rngs)
+        self.second = LSTM(d, d, input_scale=d**0.5, **settings)
         self.head = nnx.Linear(self.tokens * d, num_classes, rngs=rngs)
 
     @property

@@ -89,7 +89,7 @@ def draw(rows: list[Row], file: Path) -> None:
             len(drawn),
             len(drawn),
             3.2,
-            "experts × hidden width, augmentation; the run on all 60,000 images has no validation",
+            "experts × hidden width, augmentation; runs on all 60,000 images have no validation",
         )
         for panel, (name, title) in zip(axes, drawn.items(), strict=True):
             panel.set_yscale("log")

@@ -107,3 +107,7 @@ def test_it_begins_as_pytorchs_does():
     scaled = jax.jit(lambda: LSTM(28, 256, input_scale=16.0, rngs=nnx.Rngs(0)))()
     np.testing.assert_array_equal(scaled.input[...], 16 * lstm.input[...])
     np.testing.assert_array_equal(scaled.recurrent[...], lstm.recurrent[...])
+    keeping = jax.jit(lambda: LSTM(28, 256, forget_bias=1.0, rngs=nnx.Rngs(0)))()
+    added = np.repeat([0, 1, 0, 0], 256)  # gates in order i, f, g, o
+    np.testing.assert_allclose(keeping.input_bias[...], lstm.input_bias[...] + added, rtol=1e-6)
+    np.testing.assert_array_equal(keeping.recurrent_bias[...], lstm.recurrent_bias[...])

@@ -65,10 +65,10 @@ SMALL = {
 }
 
 
-def data_of(make, preset: str, classes: int) -> Dataset:
+def data_of(make, preset: str) -> Dataset:
     rng = np.random.default_rng(0)
     parts = [{**make(rng), "label": rng.integers(0, 2, EXAMPLES).astype(np.int32)} for _ in range(3)]
-    return Dataset(preset, "dir", "made on the spot", {}, *parts, num_classes=classes, notes=())
+    return Dataset(preset, "dir", "made on the spot", {}, *parts, num_classes=10 if make is images else 2, notes=())
 
 
 def changed(preset: str, changes: dict[str, object]) -> Config:
@@ -106,7 +106,7 @@ def weights_made_up(monkeypatch):
 @pytest.mark.parametrize("preset", SMALL)
 def test_a_mesh_gives_the_numbers_of_one_device(preset, tmp_path):
     make, changes, expert = SMALL[preset]
-    check_mesh(changed(preset, changes), data_of(make, preset, 10 if make is images else 2), expert, tmp_path)
+    check_mesh(changed(preset, changes), data_of(make, preset), expert, tmp_path)
 
 
 @pytest.mark.slow
@@ -117,5 +117,5 @@ def test_a_mesh_gives_the_numbers_of_one_device_at_full_size(preset, tmp_path):
     steady = {"train.dtype": "float32", "train.learning_rate": 1e-4, "train.activations": False}
     if dataset == "clusters":
         steady |= {"train.stop_rise": None, "train.stop_below": None}
-    config, data = changed(preset, steady), data_of(make, preset, 10 if make is images else 2)
-    check_mesh(config, data, math.gcd(config.moe.num_experts, 8), tmp_path, strays=1e-3)
+    config = changed(preset, steady)
+    check_mesh(config, data_of(make, preset), math.gcd(config.moe.num_experts, 8), tmp_path, strays=1e-3)

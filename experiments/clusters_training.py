@@ -2,7 +2,7 @@
 
 Seed by seed it takes the steps of `python -m moejax.run` (full batches, so the order of examples does not matter). On a
 CPU one seed's step comes after another's, and a single model's examples block by block: what is worked on then stays in
-the cache, which for single models is 13 times as fast as one step of all seeds' examples.
+the cache, which is several times as fast as one step of all seeds' examples.
 """
 
 import functools

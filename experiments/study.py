@@ -4,7 +4,7 @@ A study is a script beside this file. Its rows stand in experiments/results/STUD
 as preset and seed) with what was measured and the machine it was measured on; the table of them in table.md beside it.
 A row that is there is not measured again, so a study may be interrupted and goes on where it stopped; delete rows to
 have them measured anew. With `--quick` it makes a small version of every row in runs/quick/STUDY, from nothing, in
-under a minute: to see that it works, not what it finds. Two processes may fill one study: give each its own seeds.
+under a minute: to see that it works, not what it finds. Give the same command twice and two processes share its runs.
 """
 
 import argparse
@@ -39,12 +39,13 @@ class Study:
         self.rows = self._read()
 
     def has(self, key: Mapping[str, Any]) -> bool:
-        """Whether the row of that key was measured."""
+        """Whether the row of that key was measured, here or by another process."""
+        self.rows = self._read()
         return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
 
     def add(self, row: Row) -> None:
         """Keep a row beside those of other processes; what is on disk is whole at any moment."""
-        with _locked(self.folder):
+        with _locked(self.runs / ".lock"):
             self.rows = [*self._read(), row]
             _replace(self.folder / "results.json", json.dumps(self.rows, indent=1) + "\n")
             _replace(self.folder / "table.md", self.table(self.rows))
@@ -74,12 +75,20 @@ def collect(study: Study, runs: Iterable[Run], also: Callable[[Path], Row] = lam
     for i, run in enumerate(missing, start=1):
         name = "-".join(str(value) for value in run.key.values())
         print(f"--- {study.name}: {name} ({i} of {len(missing)})", flush=True)
-        folder = study.runs / name
-        seconds = _main_job(run.words, folder)
-        summary, env = (json.loads((folder / f"{file}.json").read_text()) for file in ("summary", "env"))
-        measured = {name: summary[name] for name in KEPT if name in summary}
-        env["command"] = " ".join(["python -m moejax.run", *run.words])  # without this machine's folder
-        study.add({**run.key, "seconds": seconds, **measured, **also(folder), "environment": env})
+        try:
+            with _locked(study.runs / f"{name}.lock", wait=False):
+                if not study.has(run.key):
+                    _collect_one(study, run, study.runs / name, also)
+        except BlockingIOError:
+            print("another process makes this run", flush=True)
+
+
+def _collect_one(study: Study, run: Run, folder: Path, also: Callable[[Path], Row]) -> None:
+    seconds = _main_job(run.words, folder)
+    summary, env = (json.loads((folder / f"{file}.json").read_text()) for file in ("summary", "env"))
+    measured = {name: summary[name] for name in KEPT if name in summary}
+    env["command"] = " ".join(["python -m moejax.run", *run.words])  # without this machine's folder
+    study.add({**run.key, "seconds": seconds, **measured, **also(folder), "environment": env})
 
 
 def _main_job(words: Sequence[str], out: Path) -> float:
@@ -117,13 +126,12 @@ def arguments(doc: str) -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+def _locked(file: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock among processes, which goes with the one that holds it; BlockingIOError if taken and not to wait."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
-    finally:
-        os.close(handle)  # lets go of the lock
 
 
 def _replace(path: Path, text: str) -> None:

@@ -1,0 +1,42 @@
+"""What the studies share (experiments/study.py)."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def study(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "experiments")
+    module = importlib.import_module("study")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    yield module
+    sys.modules.pop("study")
+
+
+def test_two_processes_given_the_same_study_share_its_runs(study, monkeypatch, capsys):
+    runs, made = [study.Run({"preset": name}, []) for name in "ab"], []
+
+    def collect():
+        mine = study.Study("small", lambda rows: f"{len(rows)} rows\n")
+        study.collect(mine, runs)
+        return mine
+
+    def main_job(words, out):
+        made.append(out.name)
+        if made == ["a"]:
+            collect()  # as another process does, while this one makes the run
+        out.mkdir(parents=True)
+        (out / "summary.json").write_text(json.dumps({"test_accuracy": 0.5}))
+        (out / "env.json").write_text("{}")
+        return 1.0
+
+    monkeypatch.setattr(study, "_main_job", main_job)
+    filled = collect()
+    assert made == ["a", "b"]
+    assert "another process makes this run" in capsys.readouterr().out
+    assert [row["preset"] for row in filled.rows] == ["b", "a"]
+    assert (filled.folder / "table.md").read_text() == "2 rows\n"

@@ -57,7 +57,7 @@ PRESETS = {
         "98.5 %",
     ),
     "mnist_flat_dense": Preset(
-        _flat("dense", 1.0, num_experts=5, hidden=256), "MNIST", "5 minutes", "not yet run; Fashion-MNIST 90.7 %"
+        _flat("dense", 1.0, num_experts=5, hidden=256), "MNIST", "4 minutes", "98.8 %; Fashion-MNIST 90.7 %"
     ),
     "mnist_flat_sparse": Preset(
         _flat(
@@ -73,12 +73,12 @@ PRESETS = {
         ),
         "MNIST",
         "2 minutes",
-        "not yet run; Fashion-MNIST 88.6 %",
+        "97.2 %; Fashion-MNIST 88.6 %",
     ),
     "mnist_flat_soft": Preset(
         _flat("soft", 1.0, num_experts=10, hidden=256, slots=1),
         "MNIST",
-        "16 minutes",
-        "not yet run; Fashion-MNIST 90.7 %",
+        "12 minutes",
+        "98.9 %; Fashion-MNIST 90.7 %",
     ),
 }

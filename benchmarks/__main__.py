@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 
-from benchmarks import draw, record
+from benchmarks import draw, memory, record
 from moejax.errors import UserError
 
 NAMES = {
@@ -48,6 +48,7 @@ def main() -> int:
     if unknown := [name for name in asked.names if name not in NAMES]:
         parser.error(f"there is no benchmark {unknown[0]}; choose of {', '.join(NAMES)}")
     names, failed = asked.names or [name for name in NAMES if name not in SUITES], False
+    memory.keep_freed()
     try:
         if "gpu" in names:
             # The largest shapes need more of the memory than JAX takes by itself.

@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic, and that what they measure is what they say."""
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,15 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.cases import Case, layers, program, sparse, tokens  # noqa: E402
 from benchmarks.limit import Limit, unavoidable  # noqa: E402
 
+FAULTS = """
+import resource
+from benchmarks import memory
+print(memory.keep_freed())
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    len(b"x" * 2**27)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
 SMALL = Case(tokens=64, d=8, h=16, experts=4, k=2)
 
 
@@ -21,6 +31,14 @@ def test_unavoidable_work_by_hand():
     weights, activations = 4 * 2 * 8 * 16 * 4, 64 * 8 * 4
     assert unavoidable(SMALL, "forward") == (flops, weights + 2 * activations)
     assert unavoidable(SMALL, "forward_backward") == (3 * flops, 3 * weights + 4 * activations)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_a_process_that_keeps_what_it_frees_asks_for_no_fresh_pages():
+    result = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, capture_output=True, text=True, check=True)
+    known, faults = result.stdout.split()
+    assert known == "True"
+    assert int(faults) < 2**27 / 4096 / 10  # of 32,768 pages
 
 
 def test_the_limit_is_the_slower_of_the_two():

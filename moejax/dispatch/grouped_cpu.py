@@ -1,8 +1,8 @@
 """Grouped matrix products on CPUs: each run of rows cut into blocks.
 
 `lax.ragged_dot` is a masked dense product there, E times the work. Here a run is as many blocks of the largest size as
-fit, then one of the smallest size that holds the rest. Blocks are read where they lie and may reach into the next run,
-whose rows are left as they are.
+fit, then one of the smallest size that holds the rest. All blocks of a size are computed in one loop, whatever run they
+are of. They are read where they lie and may reach into the next run, whose rows are left as they are.
 
 Axis letters: r rows, e experts, d and h widths.
 """
@@ -20,7 +20,7 @@ from moejax import products
 from moejax.products import as_bits, from_bits
 
 # Rows of a block. Larger ones use the processor better; the smallest that holds the rest of a run wastes the least.
-_BLOCKS = (16, 32, 64, 128, 256)
+_BLOCKS = (16, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 
 
 def matmul(
@@ -59,37 +59,36 @@ def _matmul_of_runs(x, w, starts, sizes, transposed):
     limit, h = len(x), w.shape[1] if transposed else w.shape[2]
     dtype, x, w = x.dtype, as_bits(x), as_bits(w)
 
-    def contract(rows, matrix):
-        product = (products.matmul_transposed if transposed else products.matmul)(
-            from_bits(rows, dtype), from_bits(matrix, dtype)
+    def product(e, first, rows):
+        block, matrix = lax.dynamic_slice_in_dim(x, first, rows), lax.dynamic_index_in_dim(w, e, keepdims=False)
+        out = (products.matmul_transposed if transposed else products.matmul)(
+            from_bits(block, dtype), from_bits(matrix, dtype)
         )
-        return as_bits(product.astype(dtype))
-
-    def expert(e, y):
-        run, matrix = Run(starts[e], sizes[e]), lax.dynamic_index_in_dim(w, e, keepdims=False)
-
-        def whole(i, y):
-            first, rows = run.start + i * largest, largest
-            product = contract(lax.dynamic_slice_in_dim(x, first, rows), matrix)
-            return lax.dynamic_update_slice_in_dim(y, product, first, axis=0)
-
-        def rest(rows, i, y):
-            # `first` depends on i, or XLA would move the product out of the loop and compute it even for no turn.
-            first, mine = _rest(run, largest, rows, limit, i)
-            product = contract(lax.dynamic_slice_in_dim(x, first, rows), matrix)
-            product = jnp.where(mine, product, lax.dynamic_slice_in_dim(y, first, rows))
-            return lax.dynamic_update_slice_in_dim(y, product, first, axis=0)
-
-        y = lax.fori_loop(0, run.size // largest, whole, y)
-        chosen = _smallest_that_holds(run.size % largest, blocks)
-        for index, rows in enumerate(blocks, start=1):
-            # A loop of one turn or none: unlike `lax.switch` it changes y in place.
-            y = lax.fori_loop(0, (chosen == index).astype(jnp.int32), partial(rest, rows), y)
-        return y
+        return as_bits(out.astype(dtype))
 
     blocks = _blocks(limit)
-    largest = blocks[-1]
-    return from_bits(lax.fori_loop(0, len(w), expert, jnp.zeros((limit, h), x.dtype)), dtype)
+    largest, whole = blocks[-1], sizes // blocks[-1]
+    last = jnp.cumsum(whole)
+    expert_of_whole = jnp.searchsorted(last, jnp.arange(limit // largest), side="right")
+    chosen = _smallest_that_holds(sizes % largest, blocks)
+    by_choice = jnp.argsort(chosen)
+    bounds = jnp.searchsorted(chosen[by_choice], jnp.arange(len(blocks) + 2))
+
+    def whole_block(i, y):
+        e = expert_of_whole[i]
+        first = starts[e] + (i - last[e] + whole[e]) * largest
+        return lax.dynamic_update_slice_in_dim(y, product(e, first, largest), first, axis=0)
+
+    def rest(rows, i, y):
+        e = by_choice[i]
+        first, mine = _rest(Run(starts[e], sizes[e]), largest, rows, limit)
+        block = jnp.where(mine, product(e, first, rows), lax.dynamic_slice_in_dim(y, first, rows))
+        return lax.dynamic_update_slice_in_dim(y, block, first, axis=0)
+
+    y = lax.fori_loop(0, last[-1], whole_block, jnp.zeros((limit, h), x.dtype))
+    for index, rows in enumerate(blocks, start=1):
+        y = lax.fori_loop(bounds[index], bounds[index + 1], partial(rest, rows), y)
+    return from_bits(y, dtype)
 
 
 def _outer_of_runs(x, dy, starts, sizes):
@@ -135,17 +134,18 @@ class Run(NamedTuple):
 
 
 def _blocks(limit: int) -> list[int]:
-    return [rows for rows in _BLOCKS if rows <= limit] or [limit]
+    # Not of all rows: a product that depends on nothing else XLA would move out of its loop, and compute for every run.
+    return [rows for rows in _BLOCKS if rows < limit] or [limit]
 
 
-def _smallest_that_holds(rows: Int[Array, ""], blocks: list[int]) -> Int[Array, ""]:
+def _smallest_that_holds(rows: Int[Array, "*e"], blocks: list[int]) -> Int[Array, "*e"]:
     """1 + the index of that block; 0 for no rows."""
     return jnp.searchsorted(jnp.array([0, *blocks]), rows)
 
 
-def _rest(run: Run, largest: int, rows: int, limit: int, i: Int[Array, ""] | int = 0) -> tuple[Array, Array]:
+def _rest(run: Run, largest: int, rows: int, limit: int) -> tuple[Array, Array]:
     """The block of `rows` for what whole blocks have left of a run: its first row, and which of its rows are meant."""
-    first = run.start + run.size // largest * largest + i * rows
+    first = run.start + run.size // largest * largest
     inside = jnp.minimum(first, limit - rows)
     row = inside + jnp.arange(rows)[:, None]
     return inside, (row >= first) & (row < run.start + run.size)

@@ -1,20 +1,20 @@
-"""MNIST as a grid of tokens: three presets that differ in nothing but `moe.layer`, a better one and a tiny one."""
+"""MNIST as a grid of tokens: three presets that differ in nothing but the layer, a better one and a tiny one."""
 
 from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
 from moejax.presets.preset import Preset
 
 
-def _mnist(layer: str) -> Config:
+def _mnist(layer: str, dispatch: str = "einsum") -> Config:
     return Config(
         name=f"mnist_{layer}",
-        moe=MoeConfig(layer=layer, scale=10.0),
+        moe=MoeConfig(layer=layer, dispatch=dispatch, scale=10.0),
         train=TrainConfig(epochs=4, batch_size=64, learning_rate=3e-3, shift=1.0),
     )
 
 
 PRESETS = {
     "mnist_soft": Preset(_mnist("soft"), "MNIST", "1 to 2 minutes", "99.3 %"),
-    "mnist_sparse": Preset(_mnist("sparse"), "MNIST", "1.5 to 2.5 minutes", "99.3 %"),
+    "mnist_sparse": Preset(_mnist("sparse", "gather"), "MNIST", "1.5 to 2.5 minutes", "99.3 %"),
     "mnist_dense": Preset(_mnist("dense"), "MNIST", "1.5 to 2.5 minutes", "99.3 %"),
     "mnist_best": Preset(
         Config(

@@ -1,4 +1,4 @@
-"""How do our layers compare with other libraries'?  python -m benchmarks peers   (10 minutes on two CPU cores)
+"""How do our layers compare with other libraries'?  python -m benchmarks peers   (9 minutes on two CPU cores)
 
 Forward and backward: the output, and the gradients of the tokens and of every parameter, in float32, of a cotangent
 that is random. Ours are MLP experts with each dispatch; a factor is a peer's time over that of our best dispatch of the
@@ -9,7 +9,7 @@ process, with a rest before each for the other library's threads. `ragged_dot` i
 `lax.ragged_dot` as its product; on CPU it does E times the work, and is left out where that would take minutes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import jax
@@ -140,10 +140,9 @@ def table(rows: list[dict]) -> str:
     return markdown(header, map(line, rows))
 
 
-def run(quick: bool) -> list[dict]:
+def run(quick: bool) -> Iterator[dict]:
     """Measure all shapes."""
-    theirs, rows = pytorch(), []
+    theirs = pytorch()
     for case in (SMALL,) if quick else CASES:
-        rows.append(compare(case, theirs, 3 if quick else TURNS))
+        yield compare(case, theirs, 3 if quick else TURNS)
         print(f"peers: {case} measured", flush=True)
-    return rows

@@ -39,9 +39,12 @@ class Study:
         self.rows = self._read()
 
     def has(self, key: Mapping[str, Any]) -> bool:
-        """Whether the row of that key was measured, here or by another process."""
-        self.rows = self._read()
+        """Whether the row of that key was measured, when last looked."""
         return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
+
+    def look_again(self) -> None:
+        """Take in what other processes have measured."""
+        self.rows = self._read()
 
     def add(self, row: Row) -> None:
         """Keep a row beside those of other processes; what is on disk is whole at any moment."""
@@ -77,6 +80,7 @@ def collect(study: Study, runs: Iterable[Run], also: Callable[[Path], Row] = lam
         print(f"--- {study.name}: {name} ({i} of {len(missing)})", flush=True)
         try:
             with _locked(study.runs / f"{name}.lock", wait=False):
+                study.look_again()
                 if not study.has(run.key):
                     _collect_one(study, run, study.runs / name, also)
         except BlockingIOError:

@@ -1,8 +1,6 @@
 """The study's training of many seeds: seed by seed the main job's own steps."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,12 +17,8 @@ N, STEPS = 48, 4
 
 
 @pytest.fixture
-def clusters_training(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "experiments"))
-    import clusters_training
-
-    yield clusters_training
-    del sys.modules["clusters_training"]
+def clusters_training(import_experiment):
+    return import_experiment("clusters_training")
 
 
 MIXTURE = mixture("nonlinear"), {"learning_rate": 0.05, "stop_rise": None, "stop_below": 0.69}

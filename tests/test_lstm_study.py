@@ -1,18 +1,13 @@
 """The study of LSTM and MoE: what it reads out of a run's folder, and which of the original's runs stands beside it."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture
-def study(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "experiments"))
-    yield importlib.import_module("lstm_moe")
-    sys.modules.pop("study", None)
+def study(import_experiment):
+    return import_experiment("lstm_moe")
 
 
 def test_accuracies_by_epoch_are_weighted_by_steps(study, tmp_path):

@@ -14,11 +14,10 @@ BENCHMARKS = sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))
 
 
 @pytest.fixture(autouse=True)
-def scripts_can_be_imported(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+def scripts_can_be_imported(import_experiment, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
     yield
-    for name in [name for name in sys.modules if name.split(".")[0] in ("benchmarks", "readme", "study")]:
+    for name in [name for name in sys.modules if name.split(".")[0] == "benchmarks"]:
         del sys.modules[name]
 
 

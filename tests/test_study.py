@@ -1,20 +1,15 @@
 """What the studies share (experiments/study.py)."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture
-def study(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "experiments")
-    module = importlib.import_module("study")
+def study(import_experiment, monkeypatch, tmp_path):
+    module = import_experiment("study")
     monkeypatch.setattr(module, "ROOT", tmp_path)
-    yield module
-    sys.modules.pop("study")
+    return module
 
 
 def test_two_processes_given_the_same_study_share_its_runs(study, monkeypatch, capsys):

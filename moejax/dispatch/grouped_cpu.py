@@ -1,8 +1,9 @@
 """Grouped matrix products on CPUs: each run of rows cut into blocks.
 
 `lax.ragged_dot` is a masked dense product there, E times the work. Here a run is as many blocks of the largest size as
-fit, then one of the smallest size that holds the rest. All blocks of a size are computed in one loop, whatever run they
-are of. They are read where they lie and may reach into the next run, whose rows are left as they are.
+fit, then one of the smallest size that holds the rest. Blocks are read where they lie and may reach into the next run,
+whose rows are left as they are. A product takes all blocks of a size in one loop, whatever runs they are of; a sum of
+outer products takes run by run.
 
 Axis letters: r rows, e experts, d and h widths.
 """

@@ -23,7 +23,8 @@ def made_up_weights(config: Config) -> dict[str, np.ndarray]:
     """Random weights of a pre-trained encoder, as PyTorch saves them."""
     rng = np.random.default_rng(3)
     return {
-        name: rng.normal(size=shape, scale=0.3).astype(np.float32) + (name.endswith("LayerNorm.weight"))
+        name: rng.normal(size=shape, scale=config.model.width**-0.5).astype(np.float32)
+        + (name.endswith("LayerNorm.weight"))
         for name, shape in bert_weights.shapes(config).items()
     }
 

@@ -13,19 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import compare, convergence, draw, gpu_layers, peers, scaling, training
+from benchmarks.cases import Case, forward, sparse, tokens, with_gradients
+from benchmarks.interleave import interleave
+from benchmarks.layers import BASE, cases
+from benchmarks.loops import make_loops, random_images
+from benchmarks.products import forward_with, ragged_dot, relative_error
+from moejax.data.dataset import Dataset
+from moejax.errors import UserError
+from moejax.presets import PRESETS
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import compare, convergence, draw, gpu_layers, peers, scaling, training  # noqa: E402
-from benchmarks.cases import Case, forward, sparse, tokens, with_gradients  # noqa: E402
-from benchmarks.interleave import interleave  # noqa: E402
-from benchmarks.layers import BASE, cases  # noqa: E402
-from benchmarks.loops import make_loops, random_images  # noqa: E402
-from benchmarks.products import forward_with, ragged_dot, relative_error  # noqa: E402
-from moejax.data.dataset import Dataset  # noqa: E402
-from moejax.errors import UserError  # noqa: E402
-from moejax.presets import PRESETS  # noqa: E402
-
 SMALL = Case(tokens=64, d=8, h=16, experts=4, k=2)
 TINY = PRESETS["mnist_tiny"].config
 

@@ -8,12 +8,10 @@ from pathlib import Path
 import jax
 import pytest
 
+from benchmarks.cases import Case, layers, program, sparse, tokens
+from benchmarks.limit import Limit, unavoidable
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.cases import Case, layers, program, sparse, tokens  # noqa: E402
-from benchmarks.limit import Limit, unavoidable  # noqa: E402
-
 FAULTS = """
 import resource
 from benchmarks import memory

@@ -2,8 +2,6 @@
 
 import dataclasses
 import importlib
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +14,13 @@ from moejax.models import build_model
 from moejax.presets import PRESETS
 from moejax.training.objective import make_objective
 
-ROOT = Path(__file__).parent.parent.parent
 CASES = [("mnist_dense", "loop"), ("mnist_sparse", "loop"), ("mnist_sparse", "einsum"), ("mnist_soft", "loop")]
 
 
 @pytest.fixture
-def torch_models(monkeypatch):
+def torch_models():
     pytest.importorskip("torch", reason="the peers need torch: pip install moejax[peers]")
-    monkeypatch.syspath_prepend(str(ROOT))
-    yield importlib.import_module("benchmarks.torch_models")
-    for name in [name for name in sys.modules if name.split(".")[0] == "benchmarks"]:
-        del sys.modules[name]
+    return importlib.import_module("benchmarks.torch_models")
 
 
 def batch(config, count=16):

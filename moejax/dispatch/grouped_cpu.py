@@ -1,27 +1,17 @@
-"""Grouped matrix products on CPUs: each run of rows cut into blocks.
+"""Grouped matrix products on CPUs: by NumPy where it has a fast product, by blocks of rows where it has none.
 
-`lax.ragged_dot` is a masked dense product there, E times the work. Here a run is as many blocks of the largest size as
-fit, then one of the smallest size that holds the rest. Blocks are read where they lie and may reach into the next run,
-whose rows are left as they are. A product takes all blocks of a size in one loop, whatever runs they are of; a sum of
-outer products takes run by run.
-
-Axis letters: r rows, e experts, d and h widths.
+`lax.ragged_dot` is a masked dense product there, E times the work. Each of the two is a module grouped_NAME with
+`matmul` and `outer` of runs of rows.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from types import ModuleType
 
 import jax.numpy as jnp
-from jax import lax
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
-from moejax import products
-from moejax.products import as_bits, from_bits
-
-# Rows of a block. Larger ones use the processor better; the smallest that holds the rest of a run wastes the least.
-_BLOCKS = (16, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+from moejax.dispatch import grouped_blocks, grouped_numpy
 
 
 def matmul(
@@ -36,10 +26,15 @@ def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e
     return _outer(x, dy, jnp.cumsum(sizes) - sizes, sizes)
 
 
+def chosen(dtype: DTypeLike) -> ModuleType:
+    """What computes products of such numbers."""
+    return grouped_numpy if jnp.dtype(dtype) in grouped_numpy.DTYPES else grouped_blocks
+
+
 def _folded(product: Callable) -> Callable:
     """Let vmap of `product(a, b, starts, sizes)` be one product of more rows and more runs.
 
-    Without it the loops over blocks would go in lock-step, for as many turns as the longest run of the batch needs.
+    Without it loops over runs would go in lock-step, for as many turns as the longest of the batch needs.
     """
     product = custom_vmap(product)
 
@@ -56,97 +51,6 @@ def _folded(product: Callable) -> Callable:
     return product
 
 
-def _matmul_of_runs(x, w, starts, sizes, transposed):
-    limit, h = len(x), w.shape[1] if transposed else w.shape[2]
-    dtype, x, w = x.dtype, as_bits(x), as_bits(w)
-
-    def product(e, first, rows):
-        block, matrix = lax.dynamic_slice_in_dim(x, first, rows), lax.dynamic_index_in_dim(w, e, keepdims=False)
-        out = (products.matmul_transposed if transposed else products.matmul)(
-            from_bits(block, dtype), from_bits(matrix, dtype)
-        )
-        return as_bits(out.astype(dtype))
-
-    blocks = _blocks(limit)
-    largest, whole = blocks[-1], sizes // blocks[-1]
-    last = jnp.cumsum(whole)
-    expert_of_whole = jnp.searchsorted(last, jnp.arange(limit // largest), side="right")
-    chosen = _smallest_that_holds(sizes % largest, blocks)
-    by_choice = jnp.argsort(chosen)
-    bounds = jnp.searchsorted(chosen[by_choice], jnp.arange(len(blocks) + 2))
-
-    def whole_block(i, y):
-        e = expert_of_whole[i]
-        first = starts[e] + (i - last[e] + whole[e]) * largest
-        return lax.dynamic_update_slice_in_dim(y, product(e, first, largest), first, axis=0)
-
-    def rest(rows, i, y):
-        e = by_choice[i]
-        first, mine = _rest(Run(starts[e], sizes[e]), largest, rows, limit)
-        block = jnp.where(mine, product(e, first, rows), lax.dynamic_slice_in_dim(y, first, rows))
-        return lax.dynamic_update_slice_in_dim(y, block, first, axis=0)
-
-    y = lax.fori_loop(0, last[-1], whole_block, jnp.zeros((limit, h), x.dtype))
-    for index, rows in enumerate(blocks, start=1):
-        y = lax.fori_loop(bounds[index], bounds[index + 1], partial(rest, rows), y)
-    return from_bits(y, dtype)
-
-
-def _outer_of_runs(x, dy, starts, sizes):
-    limit, shape = len(x), (x.shape[1], dy.shape[1])
-    dtype, x, dy = x.dtype, as_bits(x), as_bits(dy)
-
-    def product(rows):
-        return products.outer(*(from_bits(a, dtype) for a in rows))
-
-    def expert(e, out):
-        run = Run(starts[e], sizes[e])
-
-        def whole(i, total):
-            first = run.start + i * largest
-            return total + product(lax.dynamic_slice_in_dim(a, first, largest) for a in (x, dy))
-
-        def rest(rows):
-            first, mine = _rest(run, largest, rows, limit)
-            # Both, since a neighbour's NaN times 0 would be NaN.
-            return product(jnp.where(mine, lax.dynamic_slice_in_dim(a, first, rows), 0) for a in (x, dy))
-
-        chosen = _smallest_that_holds(run.size % largest, blocks)
-        nothing = partial(jnp.zeros, shape, jnp.float32)
-        total = lax.switch(chosen, [nothing, *(partial(rest, rows) for rows in blocks)])
-        total = lax.fori_loop(0, run.size // largest, whole, total)
-        return lax.dynamic_update_index_in_dim(out, as_bits(total.astype(dtype)), e, axis=0)
-
-    blocks = _blocks(limit)
-    largest = blocks[-1]
-    return from_bits(lax.fori_loop(0, len(sizes), expert, jnp.zeros((len(sizes), *shape), x.dtype)), dtype)
-
-
-_product = _folded(lambda x, w, starts, sizes: _matmul_of_runs(x, w, starts, sizes, False))
-_product_transposed = _folded(lambda x, w, starts, sizes: _matmul_of_runs(x, w, starts, sizes, True))
-_outer = _folded(_outer_of_runs)
-
-
-class Run(NamedTuple):
-    """The consecutive rows of one expert."""
-
-    start: Int[Array, ""]
-    size: Int[Array, ""]
-
-
-def _blocks(limit: int) -> list[int]:
-    # Not of all rows: a product that depends on nothing else XLA would move out of its loop, and compute for every run.
-    return [rows for rows in _BLOCKS if rows < limit] or [limit]
-
-
-def _smallest_that_holds(rows: Int[Array, "*e"], blocks: list[int]) -> Int[Array, "*e"]:
-    """1 + the index of that block; 0 for no rows."""
-    return jnp.searchsorted(jnp.array([0, *blocks]), rows)
-
-
-def _rest(run: Run, largest: int, rows: int, limit: int) -> tuple[Array, Array]:
-    """The block of `rows` for what whole blocks have left of a run: its first row, and which of its rows are meant."""
-    first = run.start + run.size // largest * largest
-    inside = jnp.minimum(first, limit - rows)
-    row = inside + jnp.arange(rows)[:, None]
-    return inside, (row >= first) & (row < run.start + run.size)
+_product = _folded(lambda x, w, starts, sizes: chosen(x.dtype).matmul(x, w, starts, sizes, False))
+_product_transposed = _folded(lambda x, w, starts, sizes: chosen(x.dtype).matmul(x, w, starts, sizes, True))
+_outer = _folded(lambda x, dy, starts, sizes: chosen(x.dtype).outer(x, dy, starts, sizes))

@@ -1,5 +1,7 @@
 """The grouped matrix product: against a loop over rows for runs of every length, and its derivatives of both orders."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,16 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from reference import draw
 
-from moejax.dispatch import grouped_matmul, grouped_outer, grouped_ragged, rows_of_groups
+from moejax import parallel_blas
+from moejax.dispatch import (
+    grouped_blocks,
+    grouped_cpu,
+    grouped_matmul,
+    grouped_numpy,
+    grouped_outer,
+    grouped_ragged,
+    rows_of_groups,
+)
 
 few = settings(deadline=None, max_examples=25)
 E, D, H = 5, 3, 4
@@ -18,7 +29,7 @@ matmul = jax.jit(grouped_matmul, static_argnums=3)
 outer = jax.jit(grouped_outer)
 
 
-# Rows, and runs of them for five experts. Blocks are of 16 to 256 rows.
+# Rows, and runs of them for five experts. Blocks are of 16 to 512 rows.
 CASES = {
     "even": (600, [120, 120, 120, 120, 120]),
     "one has all": (600, [0, 600, 0, 0, 0]),
@@ -54,13 +65,25 @@ def dense(x, w, sizes):
     return jnp.einsum("re,rd,edh->rh", mine.astype(x.dtype), x, w)
 
 
+def blocks(x, w, sizes, transposed):
+    return grouped_blocks.matmul(x, w, jnp.cumsum(sizes) - sizes, sizes, transposed)
+
+
+def blocks_outer(x, dy, sizes):
+    return grouped_blocks.outer(x, dy, jnp.cumsum(sizes) - sizes, sizes)
+
+
+PATHS = (
+    (grouped_matmul, grouped_outer),  # NumPy's, for float32 on CPU
+    (blocks, blocks_outer),
+    (grouped_ragged.matmul, grouped_ragged.outer),
+)
+
+
 @jax.jit
 def all_products(x, w, wt, dy, sizes):
-    """On this platform's path, and on that of the others."""
-    return [
-        (product(x, w, sizes, False), product(x, wt, sizes, True), gram(x, dy, sizes))
-        for product, gram in ((grouped_matmul, grouped_outer), (grouped_ragged.matmul, grouped_ragged.outer))
-    ]
+    """On every path."""
+    return [(product(x, w, sizes, False), product(x, wt, sizes, True), gram(x, dy, sizes)) for product, gram in PATHS]
 
 
 def by_loops(x, w, wt, dy, sizes):
@@ -72,7 +95,7 @@ def by_loops(x, w, wt, dy, sizes):
 
 
 @cases
-def test_products_equal_a_loop_over_rows_on_either_path(rows, sizes):
+def test_products_equal_a_loop_over_rows_on_every_path(rows, sizes):
     x, w, wt, dy = draw(0, rows, D), draw(1, E, D, H), draw(2, E, H, D), draw(3, rows, H)
     exact = (np.asarray(a, np.float64) for a in (x, w, wt, dy))
     want, want_transposed, want_outer = by_loops(*exact, sizes)
@@ -157,6 +180,27 @@ def test_bfloat16_in_bfloat16_out():
     np.testing.assert_allclose(np.asarray(dw, float), want, rtol=1e-2, atol=1e-2)
 
 
+def test_numpy_computes_what_it_has_a_fast_product_of():
+    names = {dtype: grouped_cpu.chosen(dtype).__name__ for dtype in ("float32", "float64", "bfloat16", "float16")}
+    assert [name.rsplit("_", 1)[1] for name in names.values()] == ["numpy", "numpy", "blocks", "blocks"]
+
+
+@few
+@given(st.lists(st.integers(0, 300), min_size=E, max_size=E), st.integers(0, 9))
+def test_pieces_are_every_run_once(sizes, width):
+    pieces = grouped_numpy._pieces(np.array(sizes), np.full(E, width))
+    for e in range(E):
+        bounds = [(low, high) for expert, low, high in pieces if expert == e]
+        assert bounds[0][0] == 0
+        assert bounds[-1][1] == width
+        assert all(a[1] == b[0] for a, b in pairwise(bounds))
+
+
+def test_a_run_that_is_all_rows_is_shared_by_all_cores():
+    pieces = grouped_numpy._pieces(np.array([0, 512, 0]), np.array([0, 512, 0]))
+    assert sum(e == 1 for e, *_ in pieces) == 2 * parallel_blas.cores()
+
+
 def test_long_sums_of_bfloat16_are_kept_in_float32():
     # 600 ones: counted in bfloat16 the sum would stand still at 256.
     ones = jnp.ones((600, 1), jnp.bfloat16)
@@ -226,17 +270,18 @@ def test_vmap_within_vmap():
 def test_a_mapped_product_takes_no_turns_in_lock_step():
     # A loop mapped in lock-step would select, for its whole result, whose turn it is.
     sizes = int32([[7, 0, 20, 0, 3], [0, 0, 0, 40, 0]])
-    x, w = draw(0, 2, 40, D), draw(1, 2, E, D, H)
+    x, w = draw(0, 2, 40, D).astype(jnp.bfloat16), draw(1, 2, E, D, H).astype(jnp.bfloat16)
     program = jax.jit(jax.vmap(grouped_matmul)).lower(x, w, sizes).as_text()
-    assert "2x40x4xf32" in program  # the result
+    assert "2x40x4xbf16" in program  # the result
     selects = [line for line in program.splitlines() if "stablehlo.select" in line]
     assert not any("2x40x" in line for line in selects)
 
 
-def test_a_row_that_is_no_number_spoils_its_own_run_alone():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_row_that_is_no_number_spoils_its_own_run_alone(dtype):
     x, w, dy, sizes = draw(0, 40, D), draw(1, E, D, H), draw(2, 40, H), [7, 0, 20, 0, 10]
-    x = x.at[8].set(jnp.nan)
-    y, dw = np.asarray(matmul(x, w, int32(sizes))), np.asarray(outer(x, dy, int32(sizes)))
+    x, w, dy = (a.astype(dtype) for a in (x.at[8].set(jnp.nan), w, dy))
+    y, dw = (np.asarray(a, np.float32) for a in (matmul(x, w, int32(sizes)), outer(x, dy, int32(sizes))))
     assert np.isfinite(np.delete(y, 8, axis=0)).all()
     assert np.isfinite(dw[[0, 1, 3, 4]]).all()
 

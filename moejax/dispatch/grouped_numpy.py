@@ -1,0 +1,77 @@
+"""Grouped matrix products on CPUs by NumPy: run by run, where the rows lie, one run on each core.
+
+XLA knows no product of a number of rows that is not known before it compiles. NumPy does, and its library of products
+(BLAS) is faster than XLA's.
+"""
+
+from itertools import pairwise
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from moejax import parallel_blas
+from moejax.numpy_call import numpy_call
+
+DTYPES = (np.float32, np.float64)
+
+
+def matmul(
+    x: Float[Array, "r d"],
+    w: Float[Array, "e d_or_h h_or_d"],
+    starts: Int[Array, " e"],
+    sizes: Int[Array, " e"],
+    transposed: bool,
+) -> Float[Array, "r h"]:
+    """`grouped_matmul`, without a derivative, of runs that start there: in order, with or without rows between them."""
+    y = jax.ShapeDtypeStruct((len(x), w.shape[1] if transposed else w.shape[2]), x.dtype)
+    return (_matmul_transposed if transposed else _matmul)(y, x, w, starts, sizes)
+
+
+def outer(
+    x: Float[Array, "r d"], dy: Float[Array, "r h"], starts: Int[Array, " e"], sizes: Int[Array, " e"]
+) -> Float[Array, "e d h"]:
+    """`grouped_outer`, without a derivative, of runs that start there."""
+    return _outer(jax.ShapeDtypeStruct((len(sizes), x.shape[1], dy.shape[1]), x.dtype), x, dy, starts, sizes)
+
+
+def _fill_products(x: np.ndarray, w: np.ndarray, starts: np.ndarray, sizes: np.ndarray, y: np.ndarray) -> None:
+    last = 0
+    for start, size in zip(starts, sizes, strict=True):
+        y[last:start] = 0
+        last = start + size
+    y[last:] = 0
+
+    def product(piece: tuple[int, int, int]) -> None:
+        e, low, high = piece
+        rows = slice(starts[e] + low, starts[e] + high)
+        np.matmul(x[rows], w[e], out=y[rows])
+
+    parallel_blas.run(product, _pieces(sizes, sizes))
+
+
+def _fill_outer(x: np.ndarray, dy: np.ndarray, starts: np.ndarray, sizes: np.ndarray, dw: np.ndarray) -> None:
+    def product(piece: tuple[int, int, int]) -> None:
+        e, low, high = piece
+        rows = slice(starts[e], starts[e] + sizes[e])
+        np.matmul(x[rows, low:high].T, dy[rows], out=dw[e, low:high])
+
+    parallel_blas.run(product, _pieces(sizes, np.full_like(sizes, x.shape[1])))
+
+
+def _pieces(sizes: np.ndarray, lengths: np.ndarray) -> list[tuple[int, int, int]]:
+    """(expert, from, to) of parts of its length: one, or as many as its run is half shares of a core long."""
+    share = max(1, int(sizes.sum()) // (2 * parallel_blas.cores()))
+    pieces = []
+    for e, (size, length) in enumerate(zip(sizes.tolist(), lengths.tolist(), strict=True)):
+        bounds = np.linspace(0, length, max(1, -(-size // share)) + 1, dtype=int).tolist()
+        pieces += [(e, low, high) for low, high in pairwise(bounds)]
+    return pieces
+
+
+_matmul = numpy_call("moejax_grouped_matmul", _fill_products)
+_matmul_transposed = numpy_call(
+    "moejax_grouped_matmul_transposed",
+    lambda x, w, starts, sizes, y: _fill_products(x, w.swapaxes(1, 2), starts, sizes, y),
+)
+_outer = numpy_call("moejax_grouped_outer", _fill_outer)

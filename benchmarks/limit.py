@@ -1,10 +1,13 @@
 """What can this device do?  python -m benchmarks limit   (20 seconds)
 
-The measured rate of large matrix products and the measured bandwidth of memory. From the two follows the least time in
-which a layer's unavoidable work can be done: its FLOPs at that rate or its bytes at that bandwidth, whichever is more.
-Other benchmarks print their rows as a fraction of it.
+The measured rate of large matrix products, by whichever of our libraries is the fastest, and the measured bandwidth of
+memory. From the two follows the least time in which a layer's unavoidable work can be done: its FLOPs at that rate or
+its bytes at that bandwidth, whichever is more. Other benchmarks print their rows as a fraction of it. PyTorch's rate
+stands beside, where it is installed: what its layers have that ours have not.
 """
 
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -13,10 +16,13 @@ import numpy as np
 
 from benchmarks.cases import Case, program
 from benchmarks.interleave import interleave
+from moejax import parallel_blas
 from moejax.products import matmul
 from moejax.report.markdown import markdown
+from moejax.training.folder import cores
 
-TURNS = 7
+TURNS, REST = 7, 0.1  # a library's threads may wait for more at full speed, and slow down who comes next
+LIBRARIES = ("XLA", "NumPy", "PyTorch")
 
 
 class Limit(NamedTuple):
@@ -31,22 +37,57 @@ class Limit(NamedTuple):
 
 
 def measure(dtype: str, turns: int = TURNS, side: int | None = None) -> Limit:
-    """The best of some turns, for operands of that type; `side` of the square matrices.
+    """The best of some turns, for operands of that type; `side` of the square matrices."""
+    side = side or whole_side()
+    return Limit(max(rates(products(dtype, side), side, turns).values()), bandwidth(side, turns))
 
-    Products with a result of that type and with one in float32, which may be the only one that a CPU has units for.
+
+def whole_side() -> int:
+    """Of matrices large enough for this device."""
+    return 2048 if jax.default_backend() == "cpu" else 8192
+
+
+def bandwidth(side: int, turns: int) -> float:
+    """Bytes a second of a sum of two large arrays."""
+    x, y = jax.random.normal(jax.random.key(1), (2, 16 * side, side // 4), "float32")
+    seconds = interleave({"sum": program(lambda x, y: x + y, x, y).call}, turns)["sum"]
+    return float(3 * x.nbytes / seconds.min())
+
+
+def rates(calls: dict[str, Callable], side: int, turns: int) -> dict[str, float]:
+    """FLOPs a second of each library, its best turn; it may have two calls, told apart by what follows a comma."""
+    best: dict[str, float] = {}
+    for name, seconds in interleave(calls, turns, rest=REST).items():
+        library = name.partition(",")[0]
+        best[library] = max(best.get(library, 0.0), float(2 * side**3 / seconds.min()))
+    return best
+
+
+def products(dtype: str, side: int) -> dict[str, Callable]:
+    """The products that our layers are made of.
+
+    XLA's with a result of that type and with one in float32, which may be the only one that a CPU has units for.
+    NumPy's as our grouped products use it: on CPU, for float32.
     """
-    accelerator = jax.default_backend() != "cpu"
-    side = side or (8192 if accelerator else 2048)
     a, b = jax.random.normal(jax.random.key(0), (2, side, side), dtype)
-    rows = 16 * side
-    x, y = jax.random.normal(jax.random.key(1), (2, rows, side // 4), "float32")
-    calls = {
-        "same": program(jnp.matmul, a, b).call,
-        "wide": program(matmul, a, b).call,
-        "sum": program(lambda x, y: x + y, x, y).call,
-    }
-    seconds = {name: float(times.min()) for name, times in interleave(calls, turns).items()}
-    return Limit(2 * side**3 / min(seconds["same"], seconds["wide"]), 3 * x.nbytes / seconds["sum"])
+    calls = {"XLA": program(jnp.matmul, a, b).call, "XLA, to float32": program(matmul, a, b).call}
+    if jax.default_backend() == "cpu" and dtype == "float32":
+        x, w, y = np.asarray(a), np.asarray(b), np.empty((side, side), np.float32)
+        bounds = np.linspace(0, side, 4 * parallel_blas.cores() + 1, dtype=int).tolist()
+        pieces = [(slice(*ends),) for ends in pairwise(bounds)]
+        calls["NumPy"] = lambda: parallel_blas.run(lambda rows: np.matmul(x[rows], w, out=y[rows]), pieces)
+    return calls
+
+
+def pytorch(side: int) -> dict[str, Callable]:
+    """PyTorch's product in float32, on as many threads as there are cores; nothing where it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    torch.set_num_threads(cores())
+    a, b = torch.randn((2, side, side), generator=torch.Generator().manual_seed(0))
+    return {"PyTorch": lambda: a @ b}
 
 
 def unavoidable(case: Case, passes: str) -> tuple[float, float]:
@@ -64,13 +105,22 @@ def unavoidable(case: Case, passes: str) -> tuple[float, float]:
 
 def table(rows: list[dict]) -> str:
     """One line a type."""
-    lines = [[r["dtype"], f"{r['flops'] / 1e9:,.0f}", f"{r['bandwidth'] / 1e9:,.1f}"] for r in rows]
-    return markdown(["type", "matrix product, GFLOP/s", "memory, GB/s"], lines)
+
+    def line(row: dict) -> list[str]:
+        rates = [f"{row['libraries'][name] / 1e9:,.0f}" if name in row["libraries"] else "" for name in LIBRARIES]
+        return [row["dtype"], *rates, f"{row['bandwidth'] / 1e9:,.1f}"]
+
+    return markdown(["type", *(f"{name}, GFLOP/s" for name in LIBRARIES), "memory, GB/s"], map(line, rows))
 
 
-def run(quick: bool) -> list[dict]:
+def run(quick: bool) -> Iterator[dict]:
     """Measure both types."""
-    return [
-        {"dtype": dtype, **measure(dtype, 3 if quick else TURNS, 512 if quick else None)._asdict()}
-        for dtype in ("float32", "bfloat16")
-    ]
+    turns, side = (3, 512) if quick else (TURNS, whole_side())
+    for dtype in ("float32", "bfloat16"):
+        calls = products(dtype, side)
+        ours = {name.partition(",")[0] for name in calls}
+        if jax.default_backend() == "cpu" and dtype == "float32":  # as its layers are measured; others may take minutes
+            calls |= pytorch(side)
+        libraries = rates(calls, side, turns)
+        flops = max(libraries[name] for name in ours)
+        yield {"dtype": dtype, **Limit(flops, bandwidth(side, turns))._asdict(), "libraries": libraries}

@@ -144,16 +144,23 @@ def environment() -> dict[str, str | int]:
 
 
 def describe_device() -> str:
-    """The first device in words: its kind, and for a CPU its model and cores."""
+    """The first device in words: its kind, and for a CPU its model, its widest vector instructions and its cores."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"cpu ({model}, {cores()} core{'s' * (cores() != 1)})"
+    except OSError:
+        lines = []
+    # A model's name may stand for several generations.
+    model = _cpuinfo(lines, "model name") or platform.processor() or platform.machine()
+    flags = _cpuinfo(lines, "flags").split()
+    vectors = [words for flag, words in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags][:1]
+    return f"cpu ({', '.join([model, *vectors])}, {cores()} core{'s' * (cores() != 1)})"
+
+
+def _cpuinfo(lines: list[str], field: str) -> str:
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
 def cores() -> int:

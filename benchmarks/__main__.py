@@ -1,7 +1,7 @@
 """python -m benchmarks [NAME …] [--quick]: measure, print the tables, keep the results.
 
-Without names, all of them that need no GPU. `--quick` measures small shapes, to see that everything works, and keeps
-nothing.
+Without names, all of them that need no GPU. `--quick` measures small shapes, two benchmarks at a time and hardly
+optimised, to see that everything works, and keeps nothing.
 
 python -m benchmarks compare OLD.json NEW.json: is anything slower than before? Exit status 1 if so.
 python -m benchmarks draw RESULTS.json: make the picture of layers or peers anew.
@@ -12,7 +12,8 @@ import importlib
 import os
 import sys
 
-from benchmarks import draw, memory, record
+from benchmarks import memory, quick
+from benchmarks.measure import failed
 from moejax.errors import UserError
 
 NAMES = {
@@ -47,8 +48,11 @@ def main() -> int:
     asked = parser.parse_args()
     if unknown := [name for name in asked.names if name not in NAMES]:
         parser.error(f"there is no benchmark {unknown[0]}; choose of {', '.join(NAMES)}")
-    names, failed = asked.names or [name for name in NAMES if name not in SUITES], False
+    names = asked.names or [name for name in NAMES if name not in SUITES]
     memory.keep_freed()
+    if asked.quick:  # small shapes take longer to compile than to compute, and share a GPU's memory
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
         if "gpu" in names:
             # The largest shapes need more of the memory than JAX takes by itself.
@@ -57,28 +61,9 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    for benchmark in [part for name in names for part in SUITES.get(name, (name,))]:
-        try:
-            measure(benchmark, asked.quick)
-        except UserError as error:
-            print(error, file=sys.stderr)
-            failed = True
-    return 2 if failed else 0
-
-
-def measure(name: str, quick: bool) -> None:
-    """One benchmark: its rows are kept as they come, so that what stops it costs only what was not yet measured."""
-    benchmark, rows, written = importlib.import_module(f"benchmarks.{name}"), [], None
-    for row in benchmark.run(quick):
-        rows.append(row)
-        if not quick:
-            device = getattr(benchmark, "DEVICE", None)
-            written = record.write(name, rows, benchmark.table(rows), device=device, turns=benchmark.TURNS)
-    print(f"\n{benchmark.__doc__.splitlines()[0]}\n\n{benchmark.table(rows)}")
-    if written:
-        print(written)
-        if name in draw.FIGURES:
-            print(draw.draw(written))
+    benchmarks = [part for name in names for part in SUITES.get(name, (name,))]
+    failures = quick.run(benchmarks) if asked.quick else [failed(name) for name in benchmarks]
+    return 2 if any(failures) else 0
 
 
 if __name__ == "__main__":

@@ -39,12 +39,12 @@ def cases(quick: bool) -> list[Case]:
     return [BASE] + [BASE._replace(**{name: value}) for name, values in SWEEPS.items() for value in values]
 
 
-def compare(case: Case, turns: int) -> dict:
-    """All layers at one case."""
+def compare(case: Case, turns: int, side: int | None = None) -> dict:
+    """All layers at one case; `side` of the matrices that measure the limit, whole ones if none is given."""
     made, (x, dy) = layers(case), tokens(case)
     of_soft = (-1, case.group_size, case.d)  # its slots mix the tokens of a group
     arguments = {name: [a.reshape(of_soft) if name == "soft" else a for a in (x, dy)] for name in made}
-    limit = measure(case.dtype, turns)
+    limit = measure(case.dtype, turns, side)
     row = {"case": case._asdict() | {"group": case.group_size}, "layers": {}}
     for passes, (f, count) in PASSES.items():
         programs = {name: program(f, layer, *arguments[name][:count]) for name, layer in made.items()}
@@ -81,5 +81,5 @@ def table(rows: list[dict]) -> str:
 def run(quick: bool) -> Iterator[dict]:
     """Measure all cases."""
     for case in cases(quick):
-        yield compare(case, 3 if quick else TURNS)
+        yield compare(case, *((3, 512) if quick else (TURNS, None)))
         print(f"layers: {case} measured", flush=True)

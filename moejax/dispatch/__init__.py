@@ -12,8 +12,8 @@ Each is called as `way(experts, x, routing, ...)` and computes the same outputs 
 the only thing it knows of them: a function of [e, g, c, d] for slots, of ([n, d], sizes) for sorted tokens.
 
 `places` holds the index tables of gather and grouped; `rows` moves whole rows by them, in both directions without a
-scatter; `grouped_matmul` is the product that grouped experts are made of, computed by `grouped_cpu`, `grouped_gpu` or
-`grouped_ragged`.
+scatter; `grouped_matmul` is the product that grouped experts are made of. What computes it: `grouped_cpu` by
+`grouped_numpy` or `grouped_blocks`, `grouped_gpu` by `grouped_mosaic` or `grouped_triton`, others by `grouped_ragged`.
 """
 
 from moejax.dispatch.einsum import (

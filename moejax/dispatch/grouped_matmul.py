@@ -6,7 +6,7 @@
 The two are each other's derivatives, so both can be differentiated any number of times. Runs may have any length, also
 none; rows beyond the last run give zeros.
 
-On CPU blocks of rows compute them (`grouped_cpu`), on NVIDIA GPUs kernels (`grouped_gpu`), elsewhere `lax.ragged_dot`.
+On CPU NumPy computes them (`grouped_cpu`), on NVIDIA GPUs kernels (`grouped_gpu`), elsewhere `lax.ragged_dot`.
 
 Axis letters: r rows, e experts, d and h widths.
 """

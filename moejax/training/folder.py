@@ -149,18 +149,19 @@ def describe_device() -> str:
     if device.platform != "cpu":
         return device.device_kind
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = describe_cpu(Path("/proc/cpuinfo").read_text())
     except OSError:
-        lines = []
-    # A model's name may stand for several generations.
-    model = _cpuinfo(lines, "model name") or platform.processor() or platform.machine()
-    flags = _cpuinfo(lines, "flags").split()
+        cpu = ""
+    return f"cpu ({cpu or platform.processor() or platform.machine()}, {cores()} core{'s' * (cores() != 1)})"
+
+
+def describe_cpu(cpuinfo: str) -> str:
+    """Model and vector instructions in what Linux says of a CPU: a model's name may stand for several generations."""
+    lines = [line.partition(":") for line in cpuinfo.splitlines()]
+    said = {field.strip(): value.strip() for field, _, value in lines}
+    flags = said.get("flags", "").split()
     vectors = [words for flag, words in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags][:1]
-    return f"cpu ({', '.join([model, *vectors])}, {cores()} core{'s' * (cores() != 1)})"
-
-
-def _cpuinfo(lines: list[str], field: str) -> str:
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+    return ", ".join([said["model name"], *vectors]) if "model name" in said else ""
 
 
 def cores() -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moejax.errors import UserError
-from moejax.training.folder import RunFolder, environment
+from moejax.training.folder import RunFolder, describe_cpu, environment
 
 
 def test_a_run_is_not_overwritten(config, tmp_path):
@@ -60,3 +60,13 @@ def test_the_environment_names_versions_and_device():
     env = environment()
     assert {"python", "jax", "flax", "device", "cores", "commit"} <= env.keys()
     assert all(isinstance(value, str | int) for value in env.values())
+
+
+def test_a_cpu_is_told_from_others_of_its_name():
+    def said(flags: str) -> str:
+        return f"processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: {flags}\n"
+
+    assert describe_cpu(said("fpu avx2 avx512f")) == "AMD EPYC, AVX-512"
+    assert describe_cpu(said("fpu avx avx2")) == "AMD EPYC, AVX2"
+    assert describe_cpu(said("fpu")) == "AMD EPYC"
+    assert describe_cpu("processor : 0\nFeatures : fp asimd\n") == ""

@@ -1,7 +1,7 @@
 """Every network of the presets, on all three kinds of data: a mesh of devices gives the numbers of one device.
 
-Each is a preset made small; its routers, experts, losses, noise and optimiser are the preset's. At their full size, all
-of them:  pytest -n 0 -m slow tests/training/test_mesh_models.py
+Each is a preset made small; its routers, experts, losses, noise and optimiser are the preset's. Three are quick; the
+others, and all presets at their full size:  pytest -n 0 -m slow tests/training/test_mesh_models.py
 """
 
 import dataclasses
@@ -107,7 +107,12 @@ def weights_made_up(monkeypatch):
     monkeypatch.setitem(models.PRETRAINED, "encoder", (made_up_weights, bert_weights.fill))
 
 
-@pytest.mark.parametrize("preset", SMALL)
+QUICK = ("clusters_moe_nonlinear", "mnist_flat_sparse", "mrpc_cnn")  # one of each kind of data; half a minute each
+
+
+@pytest.mark.parametrize(
+    "preset", [preset if preset in QUICK else pytest.param(preset, marks=pytest.mark.slow) for preset in SMALL]
+)
 def test_a_mesh_gives_the_numbers_of_one_device(preset, tmp_path):
     make, changes, expert = SMALL[preset]
     config = changed(preset, changes)

@@ -80,6 +80,7 @@ def table(rows: list[dict]) -> str:
 
 def run(quick: bool) -> Iterator[dict]:
     """Measure all cases."""
+    turns, side = (3, 512) if quick else (TURNS, None)
     for case in cases(quick):
-        yield compare(case, *((3, 512) if quick else (TURNS, None)))
+        yield compare(case, turns, side)
         print(f"layers: {case} measured", flush=True)

@@ -64,7 +64,8 @@ def _pieces(sizes: np.ndarray, lengths: np.ndarray) -> list[tuple[int, int, int]
     share = max(1, int(sizes.sum()) // (2 * parallel_blas.cores()))
     pieces = []
     for e, (size, length) in enumerate(zip(sizes.tolist(), lengths.tolist(), strict=True)):
-        bounds = np.linspace(0, length, max(1, -(-size // share)) + 1, dtype=int).tolist()
+        parts = max(1, -(-size // share))
+        bounds = [length * i // parts for i in range(parts + 1)]
         pieces += [(e, low, high) for low, high in pairwise(bounds)]
     return pieces
 

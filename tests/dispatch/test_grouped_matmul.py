@@ -267,12 +267,13 @@ def test_vmap_within_vmap():
         np.testing.assert_array_equal(y[i, j, sizes[i, j].sum() :], 0)
 
 
-def test_a_mapped_product_takes_no_turns_in_lock_step():
+@pytest.mark.parametrize(("dtype", "name"), [("float32", "f32"), ("bfloat16", "bf16")])
+def test_a_mapped_product_takes_no_turns_in_lock_step(dtype, name):
     # A loop mapped in lock-step would select, for its whole result, whose turn it is.
     sizes = int32([[7, 0, 20, 0, 3], [0, 0, 0, 40, 0]])
-    x, w = draw(0, 2, 40, D).astype(jnp.bfloat16), draw(1, 2, E, D, H).astype(jnp.bfloat16)
+    x, w = draw(0, 2, 40, D).astype(dtype), draw(1, 2, E, D, H).astype(dtype)
     program = jax.jit(jax.vmap(grouped_matmul)).lower(x, w, sizes).as_text()
-    assert "2x40x4xbf16" in program  # the result
+    assert f"2x40x4x{name}" in program  # the result
     selects = [line for line in program.splitlines() if "stablehlo.select" in line]
     assert not any("2x40x" in line for line in selects)
 

@@ -7,13 +7,12 @@ that calls, and there are as many such threads as it would have had, the caller'
 
 import functools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
-
-_one_at_a_time = threading.Lock()  # the number of threads is the library's, not a caller's
 
 
 @functools.cache
@@ -25,21 +24,46 @@ def cores() -> int:
 def run(product: Callable[[tuple], None], pieces: Iterable[tuple]) -> None:
     """`product` of each of the pieces, in any order; what is no number shows in the result, without a warning."""
     waiting = iter(pieces)  # whoever is free takes the next
-
-    def work() -> None:
-        with np.errstate(all="ignore"):  # a setting of the thread
-            for piece in waiting:
-                product(piece)
-
     threads = _threads()
-    with _one_at_a_time, _blas().limit(limits=1):
-        others = [threads.submit(work) for _ in range(cores() - 1)]
+    with _library_in_one_thread() as first:
+        # Several devices in one process call from a thread each, and have no core to spare.
+        others = [threads.submit(_work, product, waiting) for _ in range(cores() - 1)] if first else []
         try:
-            work()
+            _work(product, waiting)
         finally:
-            wait(others)
-        for other in others:
+            # A thread that has not woken up by now finds nothing left to do.
+            started = [other for other in others if not other.cancel()]
+            wait(started)
+        for other in started:
             other.result()  # raises what it raised
+
+
+def _work(product: Callable[[tuple], None], waiting: Iterator[tuple]) -> None:
+    with np.errstate(all="ignore"):  # a setting of the thread
+        for piece in waiting:
+            product(piece)
+
+
+_calls = threading.Lock()  # guards the two below; the number of threads is the library's, not a caller's
+_running = 0
+_unlimited = None
+
+
+@contextmanager
+def _library_in_one_thread() -> Iterator[bool]:
+    """Of calls that overlap, the first limits it and the last sets it free; tells whether this is the first."""
+    global _running, _unlimited
+    with _calls:
+        _running += 1
+        if first := _running == 1:
+            _unlimited = _blas().limit(limits=1)
+    try:
+        yield first
+    finally:
+        with _calls:
+            _running -= 1
+            if not _running:
+                _unlimited.restore_original_limits()
 
 
 @functools.cache

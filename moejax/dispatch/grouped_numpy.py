@@ -4,6 +4,7 @@ XLA knows no product of a number of rows that is not known before it compiles. N
 (BLAS) is faster than XLA's.
 """
 
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -41,22 +42,31 @@ def _fill_products(x: np.ndarray, w: np.ndarray, starts: np.ndarray, sizes: np.n
         y[last:start] = 0
         last = start + size
     y[last:] = 0
-
-    def product(piece: tuple[int, int, int]) -> None:
-        e, low, high = piece
-        rows = slice(starts[e] + low, starts[e] + high)
-        np.matmul(x[rows], w[e], out=y[rows])
-
-    parallel_blas.run(product, _pieces(sizes, sizes))
+    parallel_blas.run(partial(_fill_product, x, w, starts, y), _pieces(sizes, sizes))
 
 
-def _fill_outer(x: np.ndarray, dy: np.ndarray, starts: np.ndarray, sizes: np.ndarray, dw: np.ndarray) -> None:
-    def product(piece: tuple[int, int, int]) -> None:
-        e, low, high = piece
-        rows = slice(starts[e], starts[e] + sizes[e])
-        np.matmul(x[rows, low:high].T, dy[rows], out=dw[e, low:high])
+def _fill_product(x: np.ndarray, w: np.ndarray, starts: np.ndarray, y: np.ndarray, piece: tuple[int, int, int]) -> None:
+    e, low, high = piece
+    rows = slice(starts[e] + low, starts[e] + high)
+    np.matmul(x[rows], w[e], out=y[rows])
 
-    parallel_blas.run(product, _pieces(sizes, np.full_like(sizes, x.shape[1])))
+
+def _fill_outers(x: np.ndarray, dy: np.ndarray, starts: np.ndarray, sizes: np.ndarray, dw: np.ndarray) -> None:
+    pieces = _pieces(sizes, np.full_like(sizes, x.shape[1]))
+    parallel_blas.run(partial(_fill_outer, x, dy, starts, sizes, dw), pieces)
+
+
+def _fill_outer(
+    x: np.ndarray,
+    dy: np.ndarray,
+    starts: np.ndarray,
+    sizes: np.ndarray,
+    dw: np.ndarray,
+    piece: tuple[int, int, int],
+) -> None:
+    e, low, high = piece
+    rows = slice(starts[e], starts[e] + sizes[e])
+    np.matmul(x[rows, low:high].T, dy[rows], out=dw[e, low:high])
 
 
 def _pieces(sizes: np.ndarray, lengths: np.ndarray) -> list[tuple[int, int, int]]:
@@ -75,4 +85,4 @@ _matmul_transposed = numpy_call(
     "moejax_grouped_matmul_transposed",
     lambda x, w, starts, sizes, y: _fill_products(x, w.swapaxes(1, 2), starts, sizes, y),
 )
-_outer = numpy_call("moejax_grouped_outer", _fill_outer)
+_outer = numpy_call("moejax_grouped_outer", _fill_outers)

@@ -305,7 +305,7 @@ class SoftRouter(nnx.Module):
     def __init__(self, d: int, num_experts: int, slots: int, *, scale: float = 1.0, rngs: nnx.Rngs):
         lecun = nnx.initializers.lecun_normal()(rngs.params(), (d, num_experts * slots))
         self.kernel = nnx.Param(lecun.reshape(d, num_experts, slots))
-        self.scale = nnx.Param(jnp.full((), scale))
+        self.scale = nnx.Param(jnp.float32(scale))
 
     def __call__(self, x: Float[Array, "g t d"], mask: Bool[Array, "g t"] | None = None) -> SoftRouting:
         tokens = _unit_length(x.astype(jnp.float32), axis=-1)

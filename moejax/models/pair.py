@@ -36,7 +36,7 @@ class PairClassifier(nnx.Module):
         self.dropout, d, self.dtype = m.dropout, m.width, dtype
         self.embeddings = nnx.Param(0.1 * jax.random.normal(rngs.params(), (config.data.vocabulary, m.embedding)))
         self.attend = nnx.Linear(m.embedding, m.embedding, use_bias=False, dtype=dtype, rngs=rngs)
-        self.same_word = nnx.Param(jnp.full((), _SAME_WORD))
+        self.same_word = nnx.Param(jnp.float32(_SAME_WORD))
         self.compare = nnx.Linear(m.embedding + _GRAMS, d, dtype=dtype, rngs=rngs)
         self.summarize = nnx.Linear(2 * d + 2 * _GRAMS + 2, d, dtype=dtype, rngs=rngs)
 

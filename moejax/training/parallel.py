@@ -73,7 +73,7 @@ class Parallel:
     def place(self, tree: PyTree, *, by_expert: bool = False) -> PyTree[Array]:
         """Onto the devices: experts by their axis where `by_expert`, all else on every one."""
         if self.mesh is None:
-            return jax.device_put(tree)
+            return jax.device_put(tree, available_devices()[0])
         return jax.device_put(tree, self._shardings(tree) if by_expert else NamedSharding(self.mesh, WHOLE))
 
     def feed(

@@ -18,6 +18,7 @@ from moejax.training.interrupt import StopSignal
 from moejax.training.progress import Progress
 
 NEVER = 10**9
+COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def start(path, config, dataset) -> Fit:
@@ -39,6 +40,26 @@ def finished(config, dataset, tmp_path_factory) -> Fit:
     assert fit.train(StopAfter(NEVER))
     fit.test()
     return fit
+
+
+def test_validation_test_and_counting_of_flops_share_one_program(config, dataset, tmp_path):
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, width=5),  # no other test's program
+        moe=MoeConfig(layer="soft", num_experts=2, hidden=8, slots=2),
+        train=dataclasses.replace(config.train, evaluation_batch=10, tested="best"),
+    )
+    names = []
+    listener = lambda event, seconds, **about: names.append(about.get("fun_name")) if event == COMPILED else None  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        fit = start(tmp_path / "run", config, dataset)
+        assert fit.train(StopAfter(NEVER))
+        fit.test()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert fit.folder.read_summary()["flops_per_example"] > 0
+    assert names.count("jit(evaluate_batch)") == 1
 
 
 def test_a_run_learns_and_leaves_its_numbers(finished, dataset):

@@ -23,7 +23,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
-from study import Row, Run, Study, arguments, collect, log, spread
+from study import Row, Run, Study, arguments, collect, fewer, log, spread
 
 from moejax.data import load
 from moejax.errors import UserError
@@ -140,7 +140,7 @@ def main() -> None:
     asked = parser.parse_args()
     study = Study("dense_sparse_soft", table, asked.quick)
     where = ["--data.dir", asked.folder] if asked.folder else []
-    smaller = ["--data.limit", "1024", "--train.epochs", "2", "--train.batch_size", "256"] if asked.quick else []
+    smaller = [*fewer(1024), "--train.epochs", "2", "--train.batch_size", "256"] if asked.quick else []
     seeds, comparisons = ([0], ["flat"]) if asked.quick else (asked.seeds, asked.only)
     sets = [data for data in (["mnist"] if asked.quick else asked.data) if _found(data, asked.folder)]
     collect(

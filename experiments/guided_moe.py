@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from guided_figures import draw
-from study import Row, Run, Study, arguments, collect, log, spread
+from study import Row, Run, Study, arguments, collect, fewer, log, spread
 
 from moejax.metrics import label_information
 from moejax.report.markdown import markdown
@@ -73,7 +73,7 @@ def main() -> None:
     numbers = [10] if asked.quick else asked.experts
     kinds = [("mnist_guided", e) for e in numbers] + [("mnist_base", e) for e in numbers if e == 10]
     kinds.sort(key=lambda kind: numbers.index(kind[1]))
-    smaller = ["--data.limit", "2000", "--train.epochs", "2"] if asked.quick else []
+    smaller = [*fewer(2000), "--train.epochs", "2"] if asked.quick else []
     runs = [
         Run(
             {"preset": preset, "experts": experts, "seed": seed},

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from study import Row, Run, Study, arguments, collect, log
+from study import Row, Run, Study, arguments, collect, fewer, log
 
 from moejax.report.markdown import markdown
 from moejax.report.style import DPI, EXPERTS, INK, STYLE, entitle, panels
@@ -125,7 +125,7 @@ def main() -> None:
     asked = parser.parse_args()
     study = Study("lstm_moe", table, asked.quick)
     if asked.quick:
-        smaller = ["--data.limit", "1024", "--model.width", "32"]
+        smaller = [*fewer(1024), "--model.width", "32"]
         runs = [_preset(1, "affine", *smaller), _of_sweep(5, 256, "crop+blur", 2, *smaller)]
     else:
         runs = [_preset(20, "affine")]

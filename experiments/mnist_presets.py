@@ -8,7 +8,7 @@ Times are for two CPU cores. Each run is the command `python -m moejax.run --con
 
 import statistics
 
-from study import Row, Run, Study, arguments, collect, spread
+from study import Row, Run, Study, arguments, collect, fewer, spread
 
 from moejax.report.markdown import markdown
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     asked = parser.parse_args()
     study = Study("mnist_presets", table, asked.quick)
-    smaller = ["--data.limit", "2000", "--train.epochs", "1"] if asked.quick else []
+    smaller = [*fewer(2000), "--train.epochs", "1"] if asked.quick else []
     collect(
         study,
         [

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from study import Row, Run, Study, arguments, collect, log, spread
+from study import Row, Run, Study, arguments, collect, fewer, log, spread
 
 from moejax.report.markdown import markdown
 
@@ -54,7 +54,7 @@ MODELS = {
 }
 QUICK = ("mlp_10", "cnn_4", "rnn_4")
 SMALLER = (
-    *("--data.source", "synthetic", "--data.limit", "128", "--train.epochs", "1"),
+    *("--data.source", "synthetic", *fewer(128), "--train.epochs", "1"),
     *("--data.vocabulary", "500", "--moe.hidden", "8"),
 )
 

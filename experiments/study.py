@@ -107,6 +107,11 @@ def _main_job(words: Sequence[str], out: Path) -> float:
     return json.loads((out / "summary.json").read_text())["seconds"] if resumed else round(seconds, 2)
 
 
+def fewer(examples: int) -> list[str]:
+    """The words for a small version: train on so many examples, validate and test on a few."""
+    return ["--data.limit", str(examples), "--data.evaluation_limit", "128"]
+
+
 def log(folder: Path, kind: str) -> list[Row]:
     """The records of a kind ("train", "validation", "test") in a run's metrics.jsonl, in their order."""
     records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())

@@ -85,7 +85,7 @@ def _load(config: Config):
     d = config.data
     options = {name: getattr(d, name) for name in OPTIONS.get(d.name, ())}
     data = load(d.name, source=d.source, directory=d.dir, validation=d.validation, seed=config.seed, **options)
-    return data if d.limit is None else first(data, d.limit)
+    return first(data, d.limit, d.evaluation_limit)
 
 
 def _run(config: Config, folder, data, *, resume: bool) -> int:

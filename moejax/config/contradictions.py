@@ -25,7 +25,8 @@ def contradictions(config: Config) -> list[str]:
     ]
     above_zero = [
         *("moe.scale", "moe.weight_scale", "moe.temperature", "moe.final_temperature"),
-        *("train.learning_rate", "train.router_learning_rate", "train.task_weight", "train.clip_norm", "data.limit"),
+        *("train.learning_rate", "train.router_learning_rate", "train.task_weight", "train.clip_norm"),
+        *("data.limit", "data.evaluation_limit"),
         *("model.init_scale", "train.stop_rise", "train.stop_below"),
     ]
     not_negative = [

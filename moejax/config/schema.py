@@ -23,6 +23,8 @@ class DataConfig:
     its own 408 dev pairs, whatever the number; 0 trains on them too."""
     limit: int | None = None
     """Train on so many examples only, the first of what is left; none: on all."""
+    evaluation_limit: int | None = None
+    """Validate and test on so many examples only, the first; none: on all."""
     tokenizer: str | None = None
     """MRPC: folder with a tokenizer.json; none trains one on the training sentences. Pieces: that of MiniLM's files."""
     vocabulary: int = 8000

@@ -69,9 +69,15 @@ def hold_out(dataset: Dataset, validation: int, seed: int) -> Dataset:
     return dataclasses.replace(dataset, train=take(dataset.train, ~held), validation=take(dataset.train, held))
 
 
-def first(dataset: Dataset, examples: int) -> Dataset:
-    """The data set with only the first so many of its training examples."""
-    return dataclasses.replace(dataset, train=take(dataset.train, slice(examples)))
+def first(dataset: Dataset, train: int | None, evaluation: int | None) -> Dataset:
+    """The first so many examples to train on, and to validate and to test on; None: all."""
+    few = slice(evaluation)
+    return dataclasses.replace(
+        dataset,
+        train=take(dataset.train, slice(train)),
+        validation=take(dataset.validation, few),
+        test=take(dataset.test, few),
+    )
 
 
 def check_validation(validation: int, count: int) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moejax.data.dataset import Dataset, concatenate, hold_out, rows, take
+from moejax.data.dataset import Dataset, concatenate, first, hold_out, rows, take
 from moejax.errors import UserError
 
 
@@ -46,6 +46,15 @@ def test_impossible_numbers_name_the_field(validation):
     assert str(error.value) == (
         f"--data.validation={validation} cannot be held out of 10 training examples: choose a number from 0 to 9."
     )
+
+
+def test_a_limit_leaves_the_first_rows_and_none_leaves_all():
+    split = hold_out(numbered(10), 3, seed=0)  # 7, 3 and 2 rows
+    few = first(split, 4, 2)
+    assert [rows(part) for part in (few.train, few.validation, few.test)] == [4, 2, 2]
+    np.testing.assert_array_equal(few.validation["image"], split.validation["image"][:2])
+    assert [rows(part) for part in (few.train, first(split, None, 1).train)] == [4, 7]
+    assert rows(first(split, 100, None).test) == 2
 
 
 def test_concatenate():

@@ -5,29 +5,34 @@ for the next one at full speed, for longer than a layer takes, and keep the core
 that calls, and there are as many such threads as it would have had, the caller's among them.
 """
 
+import ctypes
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+_BLAS = ThreadpoolController().select(user_api="blas")
 
-@functools.cache
-def cores() -> int:
-    """How many products are made at once: as many as the library had threads."""
-    return max((library["num_threads"] for library in _blas().info()), default=1)
+# How many products are made at once: as many as the library has threads. Asked before it is limited for the first time,
+# which a second thread may do at any moment.
+CORES = max((library["num_threads"] for library in _BLAS.info()), default=1)
+
+# XLA calls for several products at once. Each takes all cores in its turn, and the number of the library's threads is
+# not a caller's.
+_one_at_a_time = threading.Lock()
 
 
 def run(product: Callable[[tuple], None], pieces: Iterable[tuple]) -> None:
     """`product` of each of the pieces, in any order; what is no number shows in the result, without a warning."""
     waiting = iter(pieces)  # whoever is free takes the next
     threads = _threads()
-    with _library_in_one_thread() as first:
-        # Several devices in one process call from a thread each, and have no core to spare.
-        others = [threads.submit(_work, product, waiting) for _ in range(cores() - 1)] if first else []
+    with _one_at_a_time, _BLAS.limit(limits=1):
+        _keep_off_the_callers_core()
+        others = [threads.submit(_work, product, waiting) for _ in range(CORES - 1)]
         try:
             _work(product, waiting)
         finally:
@@ -44,33 +49,26 @@ def _work(product: Callable[[tuple], None], waiting: Iterator[tuple]) -> None:
             product(piece)
 
 
-_calls = threading.Lock()  # guards the two below; the number of threads is the library's, not a caller's
-_running = 0
-_unlimited = None
+_ids: list[int] = []  # of the threads, as the system knows them
+_kept_off: tuple[int, int] | None = None  # a core, and how many threads
 
 
-@contextmanager
-def _library_in_one_thread() -> Iterator[bool]:
-    """Of calls that overlap, the first limits it and the last sets it free; tells whether this is the first."""
-    global _running, _unlimited
-    with _calls:
-        _running += 1
-        if first := _running == 1:
-            _unlimited = _blas().limit(limits=1)
-    try:
-        yield first
-    finally:
-        with _calls:
-            _running -= 1
-            if not _running:
-                _unlimited.restore_original_limits()
-
-
-@functools.cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController().select(user_api="blas")
+def _keep_off_the_callers_core() -> None:
+    """A thread that wakes up on that core would wait for its turn there, 3 ms on Linux, with another core free."""
+    global _kept_off
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    core = ctypes.CDLL(None).sched_getcpu()
+    others = os.sched_getaffinity(0) - {core}
+    if others and _kept_off != (core, len(_ids)):
+        for thread in _ids:
+            os.sched_setaffinity(thread, others)
+        _kept_off = core, len(_ids)
 
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, cores() - 1), thread_name_prefix="moejax-blas")
+    def remember() -> None:
+        _ids.append(threading.get_native_id())
+
+    return ThreadPoolExecutor(max(1, CORES - 1), thread_name_prefix="moejax-blas", initializer=remember)

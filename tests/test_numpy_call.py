@@ -1,6 +1,10 @@
 """NumPy's functions in compiled programs: the program's own arrays, many at once, and errors that arrive."""
 
+import os
+import subprocess
+import sys
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +70,38 @@ def test_every_piece_once_and_the_library_has_its_threads_back():
     parallel_blas.run(product, [(i,) for i in range(100)])
     assert sorted(done) == list(range(100))
     assert [library["num_threads"] for library in ThreadpoolController().info()] == before
+
+
+def test_how_many_cores_is_not_asked_while_the_library_is_limited():
+    """Two first calls that overlapped found one core, for good, on most runs."""
+    script = """
+from threadpoolctl import threadpool_info, threadpool_limits
+import numpy as np
+from moejax.dispatch import grouped_numpy
+threads = max(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+with threadpool_limits(1):
+    assert len(grouped_numpy._pieces(np.array([1000]), np.array([1000]))) == 2 * threads
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not say which core a thread is on")
+def test_other_threads_keep_off_the_callers_core_and_the_caller_may_go_anywhere():
+    allowed, where = os.sched_getaffinity(0), []
+    if len(allowed) < 2 or parallel_blas.CORES < 2:
+        pytest.skip("one core")
+
+    def product(piece):
+        where.append((threading.get_ident(), os.sched_getaffinity(0)))
+        time.sleep(0.05)
+
+    for _ in range(3):
+        parallel_blas.run(product, [(i,) for i in range(2 * parallel_blas.CORES)])
+    me = threading.get_ident()
+    assert all(cores == allowed for thread, cores in where if thread == me)
+    last = [cores for thread, cores in where if thread != me][-1]
+    assert len(last) == len(allowed) - 1
+    assert os.sched_getaffinity(0) == allowed
 
 
 def test_an_exception_of_any_thread_arrives_after_all_have_stopped():

@@ -71,7 +71,7 @@ def _fill_outer(
 
 def _pieces(sizes: np.ndarray, lengths: np.ndarray) -> list[tuple[int, int, int]]:
     """(expert, from, to) of parts of its length: one, or as many as its run is half shares of a core long."""
-    share = max(1, int(sizes.sum()) // (2 * parallel_blas.cores()))
+    share = max(1, int(sizes.sum()) // (2 * parallel_blas.CORES))
     pieces = []
     for e, (size, length) in enumerate(zip(sizes.tolist(), lengths.tolist(), strict=True)):
         parts = max(1, -(-size // share))

@@ -198,7 +198,7 @@ def test_pieces_are_every_run_once(sizes, width):
 
 def test_a_run_that_is_all_rows_is_shared_by_all_cores():
     pieces = grouped_numpy._pieces(np.array([0, 512, 0]), np.array([0, 512, 0]))
-    assert sum(e == 1 for e, *_ in pieces) == 2 * parallel_blas.cores()
+    assert sum(e == 1 for e, *_ in pieces) == 2 * parallel_blas.CORES
 
 
 def test_long_sums_of_bfloat16_are_kept_in_float32():

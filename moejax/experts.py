@@ -22,12 +22,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
-from moejax.dispatch import grouped_matmul, rows_of_groups
-from moejax.mesh import SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, lay_out
+from moejax.dispatch import grouped_matmul, grouped_numpy, rows_of_groups
+from moejax.mesh import SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, devices_in_use, lay_out
 
 M = TypeVar("M", bound=nnx.Module)
 Activation = Callable[[Array], Array]
 Linear = Callable[[nnx.Linear, Array], Array]
+
+NUMPY_FLOPS = 1e9  # of a forward pass, from which NumPy's products of slots were seen to win
 
 
 def apply_linear(linear: nnx.Linear, x: Array) -> Array:
@@ -94,6 +96,8 @@ def apply_experts(
 
     On a mesh the slots cross to the experts' devices and back, each time in an all-to-all.
     """
+    if key is None and can_be_grouped(experts) and numpy_pays(x, experts):
+        return experts(x.reshape(-1, x.shape[-1]), linear=_of_slots).reshape(*x.shape[:-1], -1)
     x = lay_out(lay_out(x, SLOTS_BY_TOKEN), SLOTS_BY_EXPERT)
     y = _map(experts, x, key, over_x=0)
     return lay_out(lay_out(y, SLOTS_BY_EXPERT), SLOTS_BY_TOKEN)
@@ -118,6 +122,15 @@ def _map(experts: nnx.Module, x: Array, key: Key[Array, ""] | None, over_x: int 
     return jax.vmap(lambda expert, x, key: expert(x, key=key), in_axes=(0, over_x, 0))(experts, x, keys)
 
 
+def numpy_pays(x: Float[Array, "e g c d"], experts: nnx.Module) -> bool:
+    """Whether NumPy computes the experts' products of their slots sooner than XLA: on one CPU, if they are large."""
+    if jax.default_backend() != "cpu" or devices_in_use() > 1:
+        return False
+    leaves = jax.tree.leaves(experts)
+    flops = 2 * math.prod(x.shape[1:-1]) * sum(leaf.size for leaf in leaves)
+    return flops >= NUMPY_FLOPS and all(grouped_numpy.serves(a.dtype) for a in (x, *leaves))
+
+
 def can_be_grouped(experts: nnx.Module) -> bool:
     """Whether the experts can be applied to rows sorted by expert: whether their call takes `linear`."""
     return "linear" in inspect.signature(experts.__call__).parameters
@@ -128,6 +141,20 @@ def apply_experts_to_groups(
 ) -> Float[Array, "n d2"]:
     """Each expert on its own rows: the first `sizes[0]` of them the first one's, and so on."""
     return experts(x, linear=partial(_grouped, sizes))
+
+
+def _of_slots(linear: nnx.Linear, x: Float[Array, "n *parts d"]) -> Float[Array, "n *parts d2"]:
+    """The linear map of stacked experts on their slots, as many for each."""
+    experts, *_ = linear.kernel.shape
+    each = math.prod(x.shape[:-1]) // experts
+    bias = None if linear.bias is None else linear.bias[...]
+    rows, kernel, bias = linear.promote_dtype(
+        (x.reshape(-1, x.shape[-1]), linear.kernel[...], bias), dtype=linear.dtype
+    )
+    y = grouped_matmul(rows, kernel, jnp.full(experts, each, jnp.int32))
+    if bias is not None:
+        y = (y.reshape(experts, each, -1) + bias[:, None]).reshape(y.shape)
+    return y.reshape(*x.shape[:-1], -1)
 
 
 def _grouped(sizes: Int[Array, " e"], linear: nnx.Linear, x: Float[Array, "n *parts d"]) -> Float[Array, "n *parts d2"]:

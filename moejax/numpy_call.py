@@ -6,6 +6,7 @@ promises to keep its binary layout; read here is the part of it that such a func
 """
 
 import ctypes
+import re
 from collections.abc import Callable
 
 import jax
@@ -82,14 +83,20 @@ _handlers: dict[str, object] = {}  # XLA keeps their addresses: they must outliv
 
 
 def numpy_call(name: str, f: Callable[..., None]) -> Callable[..., Shaped[Array, "..."]]:
-    """Let compiled programs on CPU call `f`, known to XLA as `name`, as call(result, *arguments).
+    """Let compiled programs on CPU call `f`, known to XLA as `name`, as call(result, *arguments, flops=…).
 
     `f` gets NumPy arrays, those of the arguments and one more of `result`'s shape and type, which it has to fill. It
     must not write to its arguments. Whole numbers of 32 or 64 bits and floating-point numbers of 32 or 64 bits alone.
     """
     handler = _handlers[name] = _Handler(lambda frame: _handle(f, frame.contents))
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(ctypes.cast(handler, ctypes.c_void_p)), platform="cpu")
-    return lambda result, *arguments: jax.ffi.ffi_call(name, result)(*arguments)
+    return lambda result, *arguments, flops=0: jax.ffi.ffi_call(name, result)(*arguments, flops=np.int64(flops))
+
+
+def flops(compiled: jax.stages.Compiled) -> float:
+    """FLOPs of a program: those that XLA counts, and those that its calls of NumPy say of themselves."""
+    calls = re.findall(r'custom_call_target="moejax_.*backend_config={flops = (\d+)', compiled.as_text())
+    return compiled.cost_analysis()["flops"] + sum(map(int, calls))
 
 
 def _handle(f: Callable[..., None], frame: _Frame) -> int | None:

@@ -17,8 +17,10 @@ from moejax.experts import (
     apply_experts_to_groups,
     apply_linear,
     can_be_grouped,
+    numpy_pays,
     stack_experts,
 )
+from moejax.numpy_call import flops
 
 G, E, C, D, H = 2, 3, 4, 5, 7
 
@@ -174,3 +176,40 @@ def test_experts_can_be_grouped_if_their_call_takes_the_linear_map():
     rngs = nnx.Rngs(0)
     assert all(can_be_grouped(expert) for expert in (MLP(D, H, rngs=rngs), GLU(D, H, rngs=rngs), Parts(rngs)))
     assert not any(can_be_grouped(expert) for expert in (Gated(rngs), nnx.Linear(D, D, rngs=rngs)))
+
+
+def of_slots(kind, monkeypatch, least, **options):
+    """Experts on random slots as a new program, with gradients; NumPy's from so many FLOPs."""
+    monkeypatch.setattr("moejax.experts.NUMPY_FLOPS", least)
+    experts = randomly_filled(lambda: stack_experts(lambda rngs: kind(D, H, rngs=rngs, **options), E, nnx.Rngs(0)))
+    x, dy = draw(2, E, G, C, D)
+
+    def both(experts, x):
+        y, transpose = jax.vjp(apply_experts, experts, x)
+        return y, transpose(dy.astype(y.dtype))
+
+    program = jax.jit(both).lower(experts, x).compile()
+    return program, program(experts, x)
+
+
+@pytest.mark.parametrize("options", [{"use_bias": True}, {"use_bias": False}])
+@pytest.mark.parametrize("kind", [MLP, GLU])
+def test_large_products_of_slots_are_numpys_and_equal_xlas(kind, options, monkeypatch):
+    by_xla, want = of_slots(kind, monkeypatch, np.inf, **options)
+    by_numpy, got = of_slots(kind, monkeypatch, 0, **options)
+    assert "moejax_grouped" not in by_xla.as_text()
+    assert by_numpy.as_text().count('custom_call_target="moejax_grouped') == 6  # two maps, three products each
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
+    of_products = 3 * 2 * E * G * C * D * H * (2 if kind is MLP else 3)
+    assert flops(by_numpy) - by_numpy.cost_analysis()["flops"] == of_products
+    assert flops(by_xla) == by_xla.cost_analysis()["flops"] > of_products
+
+
+def test_what_numpy_has_no_fast_product_of_stays_with_xla(monkeypatch):
+    monkeypatch.setattr("moejax.experts.NUMPY_FLOPS", 0)
+    experts, x = random_stack("mlp"), draw(E, G, C, D)
+    assert numpy_pays(x, experts)
+    assert not numpy_pays(x.astype(jnp.bfloat16), experts)
+    assert not numpy_pays(x, jax.tree.map(lambda a: a.astype(jnp.bfloat16), experts))
+    monkeypatch.setattr("moejax.experts.NUMPY_FLOPS", 2 * G * C * E * (2 * D * H + D + H) + 1)
+    assert not numpy_pays(x, experts)

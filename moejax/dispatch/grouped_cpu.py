@@ -28,7 +28,7 @@ def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e
 
 def chosen(dtype: DTypeLike) -> ModuleType:
     """What computes products of such numbers."""
-    return grouped_numpy if jnp.dtype(dtype) in grouped_numpy.DTYPES else grouped_blocks
+    return grouped_numpy if grouped_numpy.serves(dtype) else grouped_blocks
 
 
 def _folded(product: Callable) -> Callable:

@@ -8,13 +8,19 @@ from functools import partial
 from itertools import pairwise
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from moejax import parallel_blas
 from moejax.numpy_call import numpy_call
 
-DTYPES = (np.float32, np.float64)
+_DTYPES = (np.float32, np.float64)
+
+
+def serves(dtype: DTypeLike) -> bool:
+    """Whether NumPy has a fast product of such numbers."""
+    return jnp.dtype(dtype) in _DTYPES
 
 
 def matmul(
@@ -26,14 +32,16 @@ def matmul(
 ) -> Float[Array, "r h"]:
     """`grouped_matmul`, without a derivative, of runs that start there: in order, with or without rows between them."""
     y = jax.ShapeDtypeStruct((len(x), w.shape[1] if transposed else w.shape[2]), x.dtype)
-    return (_matmul_transposed if transposed else _matmul)(y, x, w, starts, sizes)
+    flops = 2 * len(x) * w.shape[1] * w.shape[2]
+    return (_matmul_transposed if transposed else _matmul)(y, x, w, starts, sizes, flops=flops)
 
 
 def outer(
     x: Float[Array, "r d"], dy: Float[Array, "r h"], starts: Int[Array, " e"], sizes: Int[Array, " e"]
 ) -> Float[Array, "e d h"]:
     """`grouped_outer`, without a derivative, of runs that start there."""
-    return _outer(jax.ShapeDtypeStruct((len(sizes), x.shape[1], dy.shape[1]), x.dtype), x, dy, starts, sizes)
+    dw = jax.ShapeDtypeStruct((len(sizes), x.shape[1], dy.shape[1]), x.dtype)
+    return _outer(dw, x, dy, starts, sizes, flops=2 * len(x) * x.shape[1] * dy.shape[1])
 
 
 def _fill_products(x: np.ndarray, w: np.ndarray, starts: np.ndarray, sizes: np.ndarray, y: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """Every network of the presets, on all three kinds of data: a mesh of devices gives the numbers of one device.
 
-Each is a preset made small; its routers, experts, losses, noise and optimiser are the preset's. Three are quick; the
+Each is a preset made small; its routers, experts, losses, noise and optimiser are the preset's. Two are quick; the
 others, and all presets at their full size:  pytest -n 0 -m slow tests/training/test_mesh_models.py
 """
 
@@ -107,7 +107,7 @@ def weights_made_up(monkeypatch):
     monkeypatch.setitem(models.PRETRAINED, "encoder", (made_up_weights, bert_weights.fill))
 
 
-QUICK = ("clusters_moe_nonlinear", "mnist_flat_sparse", "mrpc_cnn")  # one of each kind of data; half a minute each
+QUICK = ("clusters_moe_nonlinear", "mnist_flat_sparse")  # half a minute each
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,9 @@ def assert_same_run(fit: Fit, other: Fit) -> None:
     assert [r["accuracy"] for r in ours] == [r["accuracy"] for r in theirs]
 
 
-# By default every layer on a mesh of two axes and by pmap, and on every mesh the layer that has most to say of it.
+# By default every layer on a mesh of two axes, and in every way the layer that has most to say of it.
 GRID = [
-    pytest.param(way, layer, marks=() if way in ("2 × 4", "pmap") or layer == "gather" else pytest.mark.slow)
+    pytest.param(way, layer, marks=() if way == "2 × 4" or layer == "gather" else pytest.mark.slow)
     for way, layer in itertools.product(WAYS, LAYERS)
 ]
 

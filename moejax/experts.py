@@ -147,24 +147,24 @@ def _of_slots(linear: nnx.Linear, x: Float[Array, "n *parts d"]) -> Float[Array,
     """The linear map of stacked experts on their slots, as many for each."""
     experts, *_ = linear.kernel.shape
     each = math.prod(x.shape[:-1]) // experts
-    bias = None if linear.bias is None else linear.bias[...]
-    rows, kernel, bias = linear.promote_dtype(
-        (x.reshape(-1, x.shape[-1]), linear.kernel[...], bias), dtype=linear.dtype
-    )
-    y = grouped_matmul(rows, kernel, jnp.full(experts, each, jnp.int32))
-    if bias is not None:
-        y = (y.reshape(experts, each, -1) + bias[:, None]).reshape(y.shape)
-    return y.reshape(*x.shape[:-1], -1)
+    return _rows_by_expert(linear, x, jnp.full(experts, each, jnp.int32), lambda bias, _: jnp.repeat(bias, each, 0))
 
 
 def _grouped(sizes: Int[Array, " e"], linear: nnx.Linear, x: Float[Array, "n *parts d"]) -> Float[Array, "n *parts d2"]:
     # An expert may cut its rows into parts, such as patches: as many rows more for the linear map.
     sizes = sizes * math.prod(x.shape[1:-1])
+    return _rows_by_expert(linear, x, sizes, lambda bias, rows: rows_of_groups(bias, sizes, rows))
+
+
+def _rows_by_expert(
+    linear: nnx.Linear, x: Float[Array, "n *parts d"], sizes: Int[Array, " e"], spread: Callable[[Array, int], Array]
+) -> Float[Array, "n *parts d2"]:
+    """`spread` gives each of so many rows its expert's bias."""
     bias = None if linear.bias is None else linear.bias[...]
     rows, kernel, bias = linear.promote_dtype(
         (x.reshape(-1, x.shape[-1]), linear.kernel[...], bias), dtype=linear.dtype
     )
     y = grouped_matmul(rows, kernel, sizes)
     if bias is not None:
-        y = y + rows_of_groups(bias, sizes, len(rows))
+        y = y + spread(bias, len(rows))
     return y.reshape(*x.shape[:-1], -1)

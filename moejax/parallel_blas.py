@@ -49,6 +49,8 @@ def _work(product: Callable[[tuple], None], waiting: Iterator[tuple]) -> None:
             product(piece)
 
 
+_CORES_CAN_BE_CHOSEN = hasattr(os, "sched_setaffinity")
+_C = ctypes.CDLL(None) if _CORES_CAN_BE_CHOSEN else None
 _ids: list[int] = []  # of the threads, as the system knows them
 _kept_off: tuple[int, int] | None = None  # a core, and how many threads
 
@@ -56,9 +58,9 @@ _kept_off: tuple[int, int] | None = None  # a core, and how many threads
 def _keep_off_the_callers_core() -> None:
     """A thread that wakes up on that core would wait for its turn there, 3 ms on Linux, with another core free."""
     global _kept_off
-    if not hasattr(os, "sched_setaffinity"):
+    if not _CORES_CAN_BE_CHOSEN:
         return
-    core = ctypes.CDLL(None).sched_getcpu()
+    core = _C.sched_getcpu()
     others = os.sched_getaffinity(0) - {core}
     if others and _kept_off != (core, len(_ids)):
         for thread in _ids:

@@ -6,7 +6,6 @@ that calls, and there are as many such threads as it would have had, the caller'
 """
 
 import ctypes
-import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -29,10 +28,9 @@ _one_at_a_time = threading.Lock()
 def run(product: Callable[[tuple], None], pieces: Iterable[tuple]) -> None:
     """`product` of each of the pieces, in any order; what is no number shows in the result, without a warning."""
     waiting = iter(pieces)  # whoever is free takes the next
-    threads = _threads()
     with _one_at_a_time, _BLAS.limit(limits=1):
         _keep_off_the_callers_core()
-        others = [threads.submit(_work, product, waiting) for _ in range(CORES - 1)]
+        others = [_THREADS.submit(_work, product, waiting) for _ in range(CORES - 1)]
         try:
             _work(product, waiting)
         finally:
@@ -68,9 +66,7 @@ def _keep_off_the_callers_core() -> None:
         _kept_off = core, len(_ids)
 
 
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    def remember() -> None:
-        _ids.append(threading.get_native_id())
-
-    return ThreadPoolExecutor(max(1, CORES - 1), thread_name_prefix="moejax-blas", initializer=remember)
+# One pool for good: of two, made by calls that overlap, one would go and its threads with it. No thread starts yet.
+_THREADS = ThreadPoolExecutor(
+    max(1, CORES - 1), thread_name_prefix="moejax-blas", initializer=lambda: _ids.append(threading.get_native_id())
+)

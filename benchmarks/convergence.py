@@ -101,7 +101,7 @@ def run(quick: bool) -> Iterator[dict]:
         trainer = None
         for seed in range(1 if quick else TURNS):
             config = dataclasses.replace(PRESETS[preset].config, seed=seed)
-            dataset = first(mnist(config), 4000) if quick else mnist(config)
+            dataset = first(mnist(config), 4000, 1000) if quick else mnist(config)
             trainer = trainer or Trainer(config, dataset)
             facts = trainer.until(0.5 if quick else TARGET, dataset, seed)
             yield {"preset": preset, "seed": seed, **facts}

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from moejax.routing import ExpertChoiceRouting, SparseRouting, TopKRouting
+from moejax.routing import ExpertChoiceRouting, SparseRouting, TopKRouting, position_in_expert
 
 
 class Places(NamedTuple):
@@ -44,12 +44,14 @@ def slot_places(routing: SparseRouting, capacity: int) -> Places:
 
 def sorted_places(routing: TopKRouting) -> tuple[Places, Int[Array, " e"]]:
     """Rows are the choices that are carried out, sorted by expert, then empty ones; and the rows of each expert."""
-    num_experts, k = routing.probs.shape[-1], routing.experts.shape[-1]
-    experts = jnp.where(routing.kept, routing.experts, num_experts).reshape(-1)
-    order = jnp.argsort(experts, stable=True)
-    choices = jnp.where(experts[order] < num_experts, order, -1)
+    g, t, k = routing.experts.shape
+    experts = jnp.where(routing.kept, routing.experts, -1).reshape(-1)
     sizes = routing.carried_out.sum((0, 1), dtype=jnp.int32)
-    return Places(choices, inverse(choices, experts.size).reshape(-1, k), routing.weights.reshape(-1, k)), sizes
+    starts = jnp.cumsum(sizes) - sizes
+    position = position_in_expert(experts[None], len(sizes))[0]
+    places = jnp.where(experts < 0, -1, starts[experts] + position)
+    choices = inverse(places, places.size)
+    return Places(choices, places.reshape(g * t, k), routing.weights.reshape(g * t, k)), sizes
 
 
 def inverse(table: Int[Array, " m"], size: int) -> Int[Array, " n"]:

@@ -8,6 +8,7 @@ from it, and none of them recomputes it.
     mixtures        every expert, or every slot a mixture of tokens
     top_k           each token's k best experts ...
     capacity        ... and the token's slot in them, while there is room
+    position        who stands before it in the line for an expert
     noise           the same with noise: Shazeer's, V-MoE's, uniform, jitter
     sigmoid         DeepSeek-V3: a bias instead of a balance loss
     sinkhorn        BASE: a balanced plan
@@ -33,6 +34,7 @@ from moejax.routing.expert_choice import expert_choice
 from moejax.routing.guidance import assigned_experts, guided_weights
 from moejax.routing.mixtures import anneal, dense_routing, soft_routing
 from moejax.routing.noise import chance_of_choice, jitter, noisy_top_k, uniform_top_k, vmoe_top_k
+from moejax.routing.position import position_in_expert
 from moejax.routing.sigmoid import sigmoid_top_k, update_bias
 from moejax.routing.sinkhorn import sinkhorn, sinkhorn_top_k
 from moejax.routing.top_k import limit_to_groups, softmax_top_k, switch, top_k_softmax
@@ -58,6 +60,7 @@ __all__ = [
     "limit_to_groups",
     "mask_tokens",
     "noisy_top_k",
+    "position_in_expert",
     "random_routing",
     "sigmoid_top_k",
     "sinkhorn",

@@ -2,11 +2,11 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from moejax.routing.decision import TopKRouting
+from moejax.routing.position import position_in_expert
 
 
 def expert_capacity(tokens: int, num_experts: int, k: int, capacity_factor: float) -> int:
@@ -27,15 +27,12 @@ def assign(routing: TopKRouting, capacity: int, priority: Float[Array, "g t"] | 
     nothing to its token's output.
     """
     g, t, k = routing.experts.shape
-    num_experts = routing.probs.shape[-1]
     experts = routing.experts
     if priority is not None:
         order = jnp.argsort(-priority, axis=-1, stable=True)[..., None]
         experts = jnp.take_along_axis(experts, order, axis=1)
-    chosen = jax.nn.one_hot(experts, num_experts, dtype=jnp.int32)  # g t k e
-    in_order = chosen.swapaxes(1, 2).reshape(g, k * t, num_experts)
-    before = (jnp.cumsum(in_order, axis=1) - in_order).reshape(g, k, t, num_experts).swapaxes(1, 2)
-    slots = (before * chosen).sum(-1)
+    in_line = experts.swapaxes(1, 2).reshape(g, k * t)
+    slots = position_in_expert(in_line, routing.probs.shape[-1]).reshape(g, k, t).swapaxes(1, 2)
     slots = jnp.where((slots < capacity) & (experts >= 0), slots, -1)
     if priority is not None:
         slots = jnp.take_along_axis(slots, jnp.argsort(order, axis=1), axis=1)

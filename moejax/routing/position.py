@@ -1,7 +1,7 @@
 """Position in expert: how many stand before each choice in the line for its expert.
 
 Lines are counted in blocks: pairs within a block, and how many of each expert the blocks before it have. The cumulative
-sum of n one-hot vectors would take n · E numbers through memory several times, up to 25 times as long on a CPU.
+sum of n one-hot vectors would take n · E numbers through memory several times, and many times as long on a CPU.
 """
 
 import jax.numpy as jnp

@@ -100,10 +100,11 @@ def assert_same_run(fit: Fit, other: Fit) -> None:
     assert [r["accuracy"] for r in ours] == [r["accuracy"] for r in theirs]
 
 
-# By default every layer on a mesh of two axes, and in every way the layer that has most to say of it.
+# By default every layer on a mesh of two axes, and in each other kind of way the layer that has most to say of it.
+BY_DEFAULT = {("2 × 4", layer) for layer in LAYERS} | {(way, "gather") for way in ("8 × 1", "1 × 8", "pmap")}
 GRID = [
-    pytest.param(way, layer, marks=() if way == "2 × 4" or layer == "gather" else pytest.mark.slow)
-    for way, layer in itertools.product(WAYS, LAYERS)
+    pytest.param(*cell, marks=() if cell in BY_DEFAULT else pytest.mark.slow)
+    for cell in itertools.product(WAYS, LAYERS)
 ]
 
 

@@ -1,4 +1,4 @@
-"""What do routing, dispatch and combine cost on top of the experts?  python -m benchmarks dispatch   (2 minutes, CPU)
+"""What do routing, dispatch and combine cost on top of the experts?  python -m benchmarks dispatch   (3 minutes, CPU)
 
 Forward and backward (gradients of the tokens and of every parameter), float32, normal tokens, capacity factor 1.25,
 capacity competed for in groups of hidden / 4 tokens. Two questions, two baselines, timed in turns:

@@ -1,4 +1,4 @@
-"""How do our layers compare with other libraries'?  python -m benchmarks peers   (9 minutes on two CPU cores)
+"""How do our layers compare with other libraries'?  python -m benchmarks peers   (12 minutes on two CPU cores)
 
 Forward and backward: the output, and the gradients of the tokens and of every parameter, in float32, of a cotangent
 that is random. Ours are MLP experts with each dispatch; a factor is a peer's time over that of our best dispatch of the

@@ -1,4 +1,4 @@
-"""How long until something happens?  python -m benchmarks startup   (1 minute on two CPU cores)
+"""How long until something happens?  python -m benchmarks startup   (90 seconds on two CPU cores)
 
 Times `import moejax`, and the main job from typing the command to its first line of progress: with nothing compiled
 yet, and again with the compiled programs of that first run kept. Each in a fresh process, the mean of two.

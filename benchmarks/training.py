@@ -1,4 +1,4 @@
-"""How fast do the MNIST presets train, and how fast in PyTorch?  python -m benchmarks training   (2 minutes, CPU)
+"""How fast do the MNIST presets train, and how fast in PyTorch?  python -m benchmarks training   (4 minutes, CPU)
 
 Examples a second of the scanned loop, of a loop that calls the jitted step for each batch (`loops`), and of an ordinary
 PyTorch eager loop (`torch_training`) with the same model, the same number of parameters, batches, augmentation,

@@ -1,4 +1,4 @@
-"""Is the scanned loop faster than an ordinary one?  python -m benchmarks training_loop   (1 minute on two CPU cores)
+"""Is the scanned loop faster than an ordinary one?  python -m benchmarks training_loop   (2 minutes on two CPU cores)
 
 All train the same model on the same examples with the same compiled update (`loops` says how). They take turns in one
 process; a speed-up is the median of the ratios of neighbouring turns.

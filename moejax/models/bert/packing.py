@@ -17,10 +17,11 @@ def packing(mask: Bool[Array, "b t"], rows: int) -> Places:
 
     A packing is a dispatch to one expert, and moves rows as that does: a gather in both directions.
     """
-    order = jnp.argsort(~mask.reshape(-1), stable=True)[:rows]
-    choices = jnp.where(mask.reshape(-1)[order], order, -1)
-    places = inverse(choices, mask.size)[:, None]
-    return Places(choices, places, jnp.ones(places.shape))
+    real = mask.reshape(-1)
+    position = jnp.cumsum(real) - 1
+    places = jnp.where(real & (position < rows), position, -1)
+    choices = inverse(places, min(rows, mask.size))
+    return Places(choices, places[:, None], jnp.ones((mask.size, 1)))
 
 
 def pack(x: Float[Array, "b t d"], where: Places | None) -> Float[Array, "g n d"]:

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from moejax.config import Config
-from moejax.data.mrpc_pieces import LENGTH, PADDING
+from moejax.data.mrpc_pieces import LENGTH
 from moejax.models.bert.encoder import Encoder
 from moejax.models.bert.sentence_order import swap_sentences
 from moejax.models.dropout import dropout
@@ -66,7 +66,8 @@ class EncoderClassifier(nnx.Module):
             )
         x, routings = self.encoder(pieces, second, train=train, key=encoder_key)
         pooled = jnp.tanh(self.pooler(x[:, 0]))
-        u, v = (mean(x, (pieces != PADDING) & which) for which in (~second, second))
+        seen = self.encoder.seen(pieces, train=train)
+        u, v = (mean(x, seen & which) for which in (~second, second))
         features = jnp.concatenate([pooled, u, v, jnp.abs(u - v), u * v], axis=-1)
         return self.head(dropout(dropout_key, features, self.rate)), routings
 

@@ -18,7 +18,7 @@ from moejax.config import Config, ModelConfig
 from moejax.data.mrpc_pieces import PADDING
 from moejax.dispatch.places import Places
 from moejax.experts import MLP
-from moejax.models.bert.packing import pack, pack_ids, packing, unpack
+from moejax.models.bert.packing import fitting, pack, pack_ids, packing, unpack
 from moejax.models.dropout import dropout
 from moejax.models.layer import layer_maker
 from moejax.products import matmul
@@ -122,17 +122,21 @@ class Encoder(nnx.Module):
         )
         self.rate, self.room = m.dropout, m.room
 
+    def seen(self, pieces: Int[Array, "b t"], *, train: bool) -> Bool[Array, "b t"]:
+        """All but padding, pieces of 0; in training of a batch with more than `room` a pair, only what fits."""
+        mask = pieces != PADDING
+        return fitting(mask, len(pieces) * self.room) if train and self.room < pieces.shape[1] else mask
+
     def __call__(
         self, pieces: Int[Array, "b t"], second: Bool[Array, "b t"], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b t d"], tuple[Routing, ...]]:
-        """Padding, pieces of 0, is not looked at and comes out as anything.
+        """Pieces that are not `seen` are not looked at and come out as anything. In training the others are packed.
 
-        In training the batch is packed into `room` rows a pair, if that is less than t; what does not fit is cut.
         `key`: for dropout and routers with noise.
         """
         b, t = pieces.shape
-        mask = pieces != PADDING
-        where = packing(mask, b * self.room) if train and self.room < t else None
+        mask = self.seen(pieces, train=train)
+        where = packing(pieces != PADDING, b * self.room) if train and self.room < t else None
         positions = jnp.broadcast_to(jnp.arange(t), (b, t))
         keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(self.blocks) + 1)]
         x = self.embeddings(*(pack_ids(ids, where) for ids in (pieces, positions, second.astype(jnp.int32))))

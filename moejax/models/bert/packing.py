@@ -13,15 +13,20 @@ from moejax.dispatch.rows import combine_rows, take_tokens
 
 
 def packing(mask: Bool[Array, "b t"], rows: int) -> Places:
-    """Where each token goes: the real ones, in their order, to the first of `rows` rows; beyond those, they are cut.
+    """Where each token goes: those that fit, in their order, to the first of `rows` rows.
 
     A packing is a dispatch to one expert, and moves rows as that does: a gather in both directions.
     """
-    real = mask.reshape(-1)
-    position = jnp.cumsum(real) - 1
-    places = jnp.where(real & (position < rows), position, -1)
+    real = fitting(mask, rows).reshape(-1)
+    places = jnp.where(real, jnp.cumsum(real) - 1, -1)
     choices = inverse(places, min(rows, mask.size))
     return Places(choices, places[:, None], jnp.ones((mask.size, 1)))
+
+
+def fitting(mask: Bool[Array, "b t"], rows: int) -> Bool[Array, "b t"]:
+    """Those of the real tokens that `rows` rows hold: of too many, the longest examples lose their last ones."""
+    place_by_place = jnp.cumsum(mask.T.reshape(-1)).reshape(mask.shape[::-1]).T
+    return mask & (place_by_place <= rows)
 
 
 def pack(x: Float[Array, "b t d"], where: Places | None) -> Float[Array, "g n d"]:

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from moejax.layers import SparseMoE
+from moejax.parameters import parameters, with_parameters
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -39,19 +40,20 @@ def copies(dense: M, num_experts: int, *, noise: float = 0.0, rngs: nnx.Rngs) ->
     stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (num_experts, *a.shape)), dense)
     if not noise:
         return stacked
-    leaves, structure = jax.tree.flatten(stacked)
+    leaves, structure = jax.tree.flatten(parameters(stacked))
     keys = jax.random.split(rngs.params(), len(leaves))
     noisy = [a + noise * a.std() * jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, noisy)
+    return with_parameters(stacked, jax.tree.unflatten(structure, noisy))
 
 
 def upcycle_moments(moments: nnx.Module, layer: SparseMoE) -> SparseMoE:
     """What an optimiser keeps of the MLP, for the layer: each expert the MLP's own, zeros for all that is new.
 
-    `moments` is a tree like the MLP, such as Adam's first moments.
+    `moments` is a tree like the MLP, such as Adam's first moments. Of both, it is the parameters alone
+    (`moejax.parameters`) that an optimiser keeps something of.
     """
-    new = jax.tree.map(jnp.zeros_like, layer)
-    new.experts = jax.tree.map(lambda m, like: jnp.broadcast_to(m, like.shape), moments, layer.experts)
+    new = jax.tree.map(jnp.zeros_like, parameters(layer))
+    new.experts = jax.tree.map(lambda m, like: jnp.broadcast_to(m, like.shape), parameters(moments), new.experts)
     return new
 
 
@@ -62,10 +64,10 @@ def upcycle_state(state: PyTree, dense: nnx.Module, convert: Callable[[nnx.Modul
     `dense`, and a function that puts the converted MLP into the model. The paper resumes the state so for vision
     (section 3). Raises ValueError if nothing in the state is like `dense`.
     """
-    structure = jax.tree.structure(dense)
+    structures = jax.tree.structure(dense), jax.tree.structure(parameters(dense))
 
     def matches(tree: PyTree) -> bool:
-        return jax.tree.structure(tree) == structure
+        return jax.tree.structure(tree) in structures
 
     if not any(map(matches, jax.tree.leaves(state, is_leaf=matches))):
         raise ValueError("state holds no tree like the dense module; was it initialised with another one?")

@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int, PyTree
 
+from moejax.parameters import with_parameters
 from moejax.training.loop import TrainState
 
 
@@ -43,4 +44,5 @@ def average_parameters(decay: float) -> optax.GradientTransformation:
 def averaged(state: TrainState) -> nnx.Module:
     """The model that is evaluated: with averaged parameters if the optimiser keeps them, else as it is."""
     kept = jax.tree.leaves(state.optimizer, is_leaf=lambda leaf: isinstance(leaf, AverageState))
-    return next((leaf.parameters for leaf in kept if isinstance(leaf, AverageState)), state.model)
+    averages = [leaf.parameters for leaf in kept if isinstance(leaf, AverageState)]
+    return with_parameters(state.model, averages[0]) if averages else state.model

@@ -14,6 +14,7 @@ from moejax.data.dataset import Dataset, Examples, rows
 from moejax.dispatch import default_group_size
 from moejax.errors import UserError
 from moejax.models import after_step, build_model, pretrained
+from moejax.parameters import parameters
 from moejax.training import frozen, processes
 from moejax.training.average import averaged
 from moejax.training.checkpoint import Checkpoints
@@ -123,7 +124,7 @@ class Fit:
             **routing_facts(result, data.test, data.num_classes),
             "seconds": round(self._seconds(), 2),
             "examples_per_second": round(float(np.median(self.rates)), 1) if self.rates else None,
-            "parameters": sum(p.size for p in jax.tree.leaves(model)),
+            "parameters": sum(p.size for p in jax.tree.leaves(parameters(model))),
             "flops_per_example": flops_per_example(model, data.test, self.config.train.evaluation_batch),
             "device": describe_device(),
             "notes": list(data.notes),
@@ -199,7 +200,7 @@ class Fit:
 
     def _restore(self, step: int) -> TrainState:
         """The checkpoint of that step, whatever devices it was made on."""
-        other = self.state._replace(optimizer=jax.eval_shape(self.other_optimizer.init, self.state.model))
+        other = self.state._replace(optimizer=jax.eval_shape(self.other_optimizer.init, parameters(self.state.model)))
         saved = self.checkpoints.restore(step, self.state, self.parallel.shapes(other))
         saved = saved._replace(optimizer=relayout(saved.optimizer, self.state.optimizer))
         return self.parallel.place(saved, by_expert=True)

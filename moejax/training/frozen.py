@@ -6,6 +6,7 @@ from flax import nnx
 from jax import lax
 
 from moejax.errors import UserError
+from moejax.parameters import parameters
 
 
 def is_frozen(path: tuple, prefix: str | None) -> bool:
@@ -39,7 +40,7 @@ def check(model: nnx.Module, prefix: str | None) -> None:
     """
     if prefix is None:
         return
-    names = [_name(path) for path, _ in jax.tree.leaves_with_path(model)]
+    names = [_name(path) for path, _ in jax.tree.leaves_with_path(parameters(model))]
     frozen = sum(name.startswith(prefix) for name in names)
     if frozen in (0, len(names)):
         first = sorted({name.split(".")[0] for name in names})

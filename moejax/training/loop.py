@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Int, Key, PyTree
 
 from moejax.mesh import TOKENS, lay_out
+from moejax.parameters import parameters, with_parameters
 from moejax.training.collectives import ALONE, Collectives
 from moejax.training.feed import Feed
 from moejax.training.objective import Batch, Objective, StepMetrics
@@ -26,7 +27,7 @@ class TrainState(NamedTuple):
 
     step: Int[Array, ""]  # steps taken
     model: nnx.Module
-    optimizer: PyTree[Array]
+    optimizer: PyTree[Array]  # what the optimiser keeps of the model's parameters
 
 
 class Keys(NamedTuple):
@@ -55,7 +56,7 @@ def make_init(build: Callable[..., nnx.Module], optimizer: optax.GradientTransfo
     @jax.jit
     def init(key: Key[Array, ""], *given: PyTree[Array]) -> TrainState:
         model = build(nnx.Rngs(key), *given)
-        return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(model))
+        return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(parameters(model)))
 
     return init
 
@@ -73,16 +74,21 @@ def make_update(
 ) -> Update:
     """One step of gradient descent as a pure function (state, batch, key) → (state, metrics).
 
+    It moves the model's parameters and nothing else (`moejax.parameters`).
     `after_step` then changes what the model changes by itself, given the step's metrics.
     """
 
     optimizer = optax.with_extra_args_support(optimizer)  # some look at the loss
 
     def update(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, StepMetrics]:
-        (loss, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(state.model, batch, key)
+        def with_these(learnt: nnx.Module) -> tuple[Array, StepMetrics]:
+            return objective(with_parameters(state.model, learnt), batch, key)
+
+        learnt = parameters(state.model)
+        (loss, metrics), gradient = jax.value_and_grad(with_these, has_aux=True)(learnt)
         gradient, loss = across.mean((gradient, loss))
-        change, optimizer_state = optimizer.update(gradient, state.optimizer, state.model, value=loss)
-        model, step = optax.apply_updates(state.model, change), state.step + 1
+        change, optimizer_state = optimizer.update(gradient, state.optimizer, learnt, value=loss)
+        model, step = with_parameters(state.model, optax.apply_updates(learnt, change)), state.step + 1
         if after_step is not None:
             model = after_step(model, metrics.load, step)
         return TrainState(step, model, optimizer_state), metrics

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 from moejax import losses, metrics
 from moejax.config import Config, MoeConfig
 from moejax.data.augment import augment
+from moejax.parameters import parameters
 from moejax.routing import Routing, SparseRouting, TopKRouting
 from moejax.training.collectives import ALONE, Collectives
 from moejax.training.frozen import hold
@@ -66,12 +67,12 @@ def make_objective(config: Config, across: Collectives = ALONE) -> Objective:
     def objective(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], StepMetrics]:
         model = hold(model, t.frozen)
         augment_key, router_key = jax.random.split(key)
+        if t.consistency:  # before anything is drawn: each pass sees an augmentation of its own
+            batch = {name: jnp.concatenate([array, array]) for name, array in batch.items()}
         if "image" in batch:
             strengths = ("shift", "rotate", "zoom", "elastic", "crop", "blur")
             image = augment(augment_key, batch["image"], **{name: getattr(t, name) for name in strengths})
             batch = batch | {"image": image}
-        if t.consistency:
-            batch = {name: jnp.concatenate([array, array]) for name, array in batch.items()}
         logits, routings = model(batch, train=True, key=router_key)
         routings = across.gather(routings)
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), t.label_smoothing)
@@ -80,7 +81,7 @@ def make_objective(config: Config, across: Collectives = ALONE) -> Objective:
         if t.consistency:
             auxiliary += t.consistency * disagreement(*jnp.split(logits, 2))
         if moe.l2_weight:
-            auxiliary += moe.l2_weight * losses.mean_square([layer.experts for layer in model.moe_layers])
+            auxiliary += moe.l2_weight * losses.mean_square([parameters(layer.experts) for layer in model.moe_layers])
         return t.task_weight * loss + auxiliary, StepMetrics(
             across.mean(loss),
             across.mean(jnp.mean(logits.argmax(-1) == batch["label"], dtype=jnp.float32)),

@@ -50,3 +50,24 @@ def test_consistency_makes_two_passes_and_adds_what_they_disagree(config):
         np.testing.assert_allclose(metrics.loss, (3 * math.log(2) + right + 2 * wrong) / 6, rtol=1e-5)
     expected = disagreement(jnp.zeros((1, 2)), jnp.array([[2.0, 0.0]]))
     np.testing.assert_allclose((losses[3.0] - losses[1.0]) / 2, expected, rtol=1e-5)
+
+
+class Seen(nnx.Module):
+    """Shows the images it was given, as if they were logits."""
+
+    def __call__(self, batch, *, train, key):
+        n = len(batch["label"])
+        return batch["image"].reshape(n, -1).astype(jnp.float32), (routing(n),)
+
+
+def test_each_of_the_two_passes_draws_an_augmentation_of_its_own(config, dataset):
+    """The same image twice in a batch is moved in two ways, and so is each one in its two passes."""
+    train = dataclasses.replace(config.train, consistency=1.0, shift=3.0)
+    objective = make_objective(dataclasses.replace(config, train=train))
+    batch = {"image": jnp.asarray(dataset.train["image"][:8]), "label": jnp.zeros(8, int)}
+    _, drawn = objective(Seen(), batch, jax.random.key(0))
+    _, without = make_objective(dataclasses.replace(config, train=dataclasses.replace(train, shift=0.0)))(
+        Seen(), batch, jax.random.key(0)
+    )
+    assert without.auxiliary == 0
+    assert drawn.auxiliary > 1

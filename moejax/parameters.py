@@ -1,0 +1,30 @@
+"""What gradient descent moves: a model's parameters, told from its other variables by their type.
+
+A router's balancing bias, an annealed temperature, a counter or a key are no `nnx.Param`: nothing decays, averages or
+counts them, and they need not be numbers that have a gradient.
+"""
+
+from typing import TypeVar
+
+import jax
+from flax import nnx
+
+M = TypeVar("M", bound=nnx.Module)
+
+
+def parameters(model: M) -> M:
+    """The module with its parameters alone: None in place of every other variable and array."""
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, nnx.Param) else None, model, is_leaf=_is_variable)
+
+
+def with_parameters(model: M, learnt: M) -> M:
+    """The module with these parameters, as `parameters` gives them, and all else as it has it."""
+
+    def pick(new: nnx.Param | None, old: nnx.Variable) -> nnx.Variable:
+        return old if new is None else new
+
+    return jax.tree.map(pick, learnt, model, is_leaf=lambda leaf: leaf is None or _is_variable(leaf))
+
+
+def _is_variable(leaf: object) -> bool:
+    return isinstance(leaf, nnx.Variable)

@@ -20,7 +20,7 @@ def parameters(model: M) -> M:
 def with_parameters(model: M, learnt: M) -> M:
     """The module with these parameters, as `parameters` gives them, and all else as it has it."""
 
-    def pick(new: nnx.Param | None, old: nnx.Variable) -> nnx.Variable:
+    def pick(new: nnx.Param | None, old: object) -> object:
         return old if new is None else new
 
     return jax.tree.map(pick, learnt, model, is_leaf=lambda leaf: leaf is None or _is_variable(leaf))

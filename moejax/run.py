@@ -55,11 +55,13 @@ def _start(config: Config, out: str, arguments: Arguments) -> int:
     _prepare_jax(arguments)
     from moejax.training.folder import RunFolder
     from moejax.training.processes import from_first, is_first
+    from moejax.training.sizes import check
 
     out = Path(from_first(out))
     if is_first():
         RunFolder.check_free(out)
     data = _load(config)
+    check(config, data)
     return _run(config, RunFolder.create(out, config), data, resume=False)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from moejax import run
 from moejax.config import Config
+from moejax.data.dataset import first
 
 
 def words(text: str) -> list[str]:
@@ -58,6 +59,26 @@ def test_bad_data_leaves_no_folder_behind(capsys, tmp_path):
     code = run.main(["--config", "mnist_tiny", "--data.dir", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")])
     assert code == 2
     assert "is not a folder" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("data.limit", "10", "train.batch_size is 15, but there are only 10 training examples; choose at most 10."),
+        ("train.frozen", "nothing", "no parameter's path begins so"),
+        ("train.epochs", "1000000", "which makes 6000000 steps; choose at most 333333."),
+    ],
+)
+def test_a_run_that_cannot_work_leaves_no_folder_behind(
+    field, value, sentence, monkeypatch, capsys, tmp_path, dataset, config
+):
+    monkeypatch.setattr(run, "_load", lambda config: first(dataset, config.data.limit, None))
+    monkeypatch.setattr("moejax.training.sizes.STEPS", 2_000_000)
+    (tmp_path / "small.json").write_text(run.to_json(config))
+    command = ["--config", str(tmp_path / "small.json"), "--out", str(tmp_path / "run"), f"--{field}={value}"]
+    assert run.main(command) == 2
+    assert sentence in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

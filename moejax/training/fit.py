@@ -27,6 +27,7 @@ from moejax.training.objective import make_objective
 from moejax.training.optimizer import learning_rate_schedule, make_optimizer, relayout
 from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress, Status
+from moejax.training.sizes import check_sizes
 from moejax.training.tables import activations_table, metrics_table
 
 
@@ -260,13 +261,4 @@ def check_groups(config: Config, model: nnx.Module, parallel: Parallel) -> None:
         raise UserError(
             f"moe.group_size is {size}, but with parallel.strategy pmap the {examples * tokens} tokens of a device make"
             f" no whole groups of it; use {nearest_divisor(size, examples * tokens)}, or strategy jit."
-        )
-
-
-def check_sizes(config: Config, data: Dataset) -> None:
-    """UserError if a batch is larger than the data."""
-    examples, batch = rows(data.train), config.train.batch_size
-    if batch > examples:
-        raise UserError(
-            f"train.batch_size is {batch}, but there are only {examples} training examples; choose at most {examples}."
         )

@@ -1,0 +1,33 @@
+"""What can be seen before a run has a folder: a run that cannot work should leave none behind."""
+
+import jax
+from flax import nnx
+
+from moejax.config import Config
+from moejax.data.dataset import Dataset, rows
+from moejax.errors import UserError
+from moejax.models import build_model
+from moejax.training import frozen
+
+STEPS = 2**31 - 1  # they are counted in int32
+
+
+def check(config: Config, data: Dataset) -> None:
+    """UserError if this configuration cannot train on these examples; nothing is computed or compiled."""
+    check_sizes(config, data)
+    model = jax.eval_shape(lambda: build_model(config, data.num_classes, nnx.Rngs(0)))
+    frozen.check(model, config.train.frozen)
+
+
+def check_sizes(config: Config, data: Dataset) -> None:
+    """UserError if a batch is larger than the data, or there are more steps than can be counted."""
+    examples, batch, epochs = rows(data.train), config.train.batch_size, config.train.epochs
+    if batch > examples:
+        raise UserError(
+            f"train.batch_size is {batch}, but there are only {examples} training examples; choose at most {examples}."
+        )
+    if examples // batch * epochs > STEPS:
+        raise UserError(
+            f"train.epochs is {epochs}, which makes {examples // batch * epochs} steps; choose at most"
+            f" {STEPS // (examples // batch)}."
+        )

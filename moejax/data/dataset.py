@@ -5,6 +5,7 @@ A split is a dict of arrays that share their leading axis, one row an example. N
 
 import dataclasses
 from collections.abc import Mapping, Sized
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,14 @@ class Dataset:
 def rows(examples: Mapping[str, Sized]) -> int:
     """The number of examples: the length of the axis that all arrays share."""
     return len(next(iter(examples.values())))
+
+
+def integers(column: Any, what: str) -> np.ndarray:
+    """A column of a library as int32; ValueError if it holds anything but whole numbers of that range."""
+    array = np.asarray(column)
+    if array.dtype.kind not in "iu" or (array.size and np.abs(array.astype(np.float64)).max() >= 2**31):
+        raise ValueError(f"{what} are of type {array.dtype}, expected whole numbers of 32 bits")
+    return array.astype(np.int32)
 
 
 def take(examples: Examples, which: np.ndarray | slice) -> Examples:

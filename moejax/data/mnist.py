@@ -116,7 +116,8 @@ def published_files(images: ImageSet) -> tuple[File, ...]:
         count = images.counts[split]
         for name, shape in zip(names, [(count, *images.image_shape), (count,)], strict=True):
             decode = functools.partial(_decode, images, shape)
-            files.append(File(name, idx.size(shape), images.sha256[name], decode))
+            aliases = (name.replace("-idx", ".idx"),)  # as some archives name them
+            files.append(File(name, idx.size(shape), images.sha256[name], decode, aliases))
     return tuple(files)
 
 

@@ -61,6 +61,7 @@ MRPC = PairSet(
             6222,
             "971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7",
             functools.partial(pair_table.decode_ids, 408),
+            ("mrpc_dev_ids.tsv",),
         ),
     ),
     split=(

@@ -3,13 +3,12 @@
 Quotation marks mean nothing in them: sentences hold unbalanced ones, and a reader that heeds them silently loses rows.
 """
 
-import csv
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from moejax.data.dataset import Examples
+from moejax.data.dataset import Examples, integers
 from moejax.errors import UserError
 
 HEADER = ["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]
@@ -68,12 +67,15 @@ def examples(pairs: Sequence[Pair]) -> Examples:
     return of_columns([p.first for p in pairs], [p.second for p in pairs], [p.label for p in pairs])
 
 
-def of_columns(first: Sequence[str], second: Sequence[str], label: Sequence[int] | np.ndarray) -> Examples:
-    """Columns as arrays: sentences of dtype object, labels int32."""
+def of_columns(first: Sequence, second: Sequence, label: Sequence | np.ndarray) -> Examples:
+    """Columns as arrays: sentences of dtype object, labels int32; ValueError if they hold anything else."""
+    for sentence in (*first, *second):
+        if not isinstance(sentence, str):
+            raise ValueError(f"its sentences have {sentence!r} among them, expected text")
     return {
         "first": np.array(first, object),
         "second": np.array(second, object),
-        "label": np.array(label, np.int32),
+        "label": integers(label, "its labels") if len(label) else np.zeros(0, np.int32),
     }
 
 
@@ -83,7 +85,8 @@ def _lines(content: bytes, where: str, encoding: str) -> list[list[str]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{where} is not UTF-8 text (byte {error.start}): download it again.") from None
     # Split at line feeds alone: sentences may hold other characters that count as line ends.
-    return list(csv.reader(text.removesuffix("\n").split("\n"), delimiter="\t", quoting=csv.QUOTE_NONE)) if text else []
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return [line.removesuffix("\r").split("\t") for line in lines]
 
 
 def _checked(rows: list, count: int, what: str, where: str) -> list:

@@ -5,6 +5,7 @@ splits is known to it; it is kept in the cache. Both kinds are run by `transform
 """
 
 import hashlib
+import importlib.metadata
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,10 +14,12 @@ import numpy as np
 
 from moejax.data import find
 from moejax.data.dataset import Examples
+from moejax.data.library_errors import quiet_panics, said_as
 from moejax.errors import UserError
 
 PAD = 0
 _PAD, _UNKNOWN = "[PAD]", "[UNK]"
+LARGEST = 2**28  # bytes of a tokenizer.json; those of large multilingual models have a tenth of it
 
 
 def trained(name: str, sentences: Sequence[str], vocabulary: int):
@@ -24,13 +27,33 @@ def trained(name: str, sentences: Sequence[str], vocabulary: int):
 
     The same sentences give the same ids. `name` is the data set's, for the cache.
     """
-    digest = hashlib.sha256("\n".join([str(vocabulary), *sentences]).encode()).hexdigest()
-    file = f"tokenizer-{digest[:16]}.json"
-    path = find.cache_folder(name) / file
-    try:
-        return _wrapped(path.read_text())
-    except Exception:  # not there yet, or damaged: the library raises plain Exception for that
-        pass
+    version = importlib.metadata.version("tokenizers")  # another one may neither train the same nor read this one's
+    digest = hashlib.sha256("\n".join([version, str(vocabulary), *sentences]).encode()).hexdigest()
+    text = _kept(name, digest)
+    if text is None:
+        text = _train(sentences, vocabulary)
+        find.keep(name, _file_name(digest, text.encode()), text.encode())
+    return _wrapped(text)
+
+
+def _kept(name: str, digest: str) -> str | None:
+    """The text of the tokenizer trained on what has this digest, out of the cache, if it is there and undamaged."""
+    for path in find.cache_folder(name).glob(_file_name(digest, None)):
+        try:
+            content = path.read_bytes()
+        except OSError:
+            continue
+        if path.name == _file_name(digest, content):
+            return content.decode()
+    return None
+
+
+def _file_name(digest: str, content: bytes | None) -> str:
+    """Of a tokenizer in the cache: names what it was trained on and what it holds (None: whatever it holds)."""
+    return f"tokenizer-{digest[:16]}-{'*' if content is None else hashlib.sha256(content).hexdigest()[:16]}.json"
+
+
+def _train(sentences: Sequence[str], vocabulary: int) -> str:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token=_UNKNOWN))
@@ -39,9 +62,7 @@ def trained(name: str, sentences: Sequence[str], vocabulary: int):
     # Not word pieces: their trainer breaks ties at random.
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[_PAD, _UNKNOWN], show_progress=False)
     tokenizer.train_from_iterator(sentences, trainer)
-    text = tokenizer.to_str()
-    find.keep(name, file, text.encode())
-    return _wrapped(text)
+    return tokenizer.to_str()
 
 
 def of_folder(folder: str, vocabulary: int):
@@ -50,18 +71,20 @@ def of_folder(folder: str, vocabulary: int):
     Raises:
       UserError: there is none, it cannot be read, or it has more than `vocabulary` tokens.
     """
-    path = Path(folder).expanduser() / "tokenizer.json"
+    path = Path(os.path.expanduser(folder)) / "tokenizer.json"
     try:
-        tokenizer = _wrapped(path.read_text())
-    except OSError:
-        raise UserError(f"--data.tokenizer={folder} has no readable tokenizer.json: name a folder with one.") from None
-    except Exception as error:  # what the library raises for a file that is no tokenizer
+        content = find.read(path, LARGEST)
+    except UserError as error:
+        reason = find.problem(error)
         raise UserError(
-            f"{path} is no tokenizer ({str(error).splitlines()[0]}): save one there with save_pretrained."
-        ) from None
-    if len(tokenizer) > vocabulary:
+            f"--data.tokenizer={folder} has no readable tokenizer.json ({reason}): name a folder with one."
+        ) from error
+    with said_as(lambda problem: f"{path} is no tokenizer ({problem}): save one there with save_pretrained."):
+        tokenizer = _wrapped(content.decode())
+    needed = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
+    if needed > vocabulary:
         raise UserError(
-            f"--data.vocabulary={vocabulary} is too small for the {len(tokenizer)} tokens of {path}: give that many."
+            f"--data.vocabulary={vocabulary} is too small for the {needed} tokens of {path}: give that many."
         )
     return tokenizer
 
@@ -70,14 +93,23 @@ def encode(tokenizer, sentences: Iterable[str], length: int) -> np.ndarray:
     """Token ids, int32 [n, length]: sentences cut after, or filled up with 0 to, so many.
 
     Raises:
-      UserError: the tokenizer has another token than padding at 0.
+      UserError: the tokenizer has another token than padding at 0, or cannot read a sentence.
     """
-    if tokenizer.convert_ids_to_tokens(PAD).strip("[]<>").lower() != "pad":
+    first = tokenizer.convert_ids_to_tokens(PAD)
+    if first is None or first.strip("[]<>").lower() != "pad":
         raise UserError(
-            f"The tokenizer has {tokenizer.convert_ids_to_tokens(PAD)!r} as token 0, expected padding such as {_PAD}: "
+            f"The tokenizer has {first!r} as token 0, expected padding such as {_PAD}: "
             f"leave --data.tokenizer out to train one."
         )
-    ids = tokenizer(list(sentences), add_special_tokens=False, truncation=True, max_length=length)["input_ids"]
+    with (
+        said_as(
+            lambda problem: (
+                f"The tokenizer cannot read the sentences ({problem}): leave --data.tokenizer out to train one."
+            )
+        ),
+        quiet_panics(),
+    ):
+        ids = tokenizer(list(sentences), add_special_tokens=False, truncation=True, max_length=length)["input_ids"]
     rows = np.full((len(ids), length), PAD, np.int32)
     for row, of_sentence in zip(rows, ids, strict=True):
         row[: len(of_sentence)] = of_sentence
@@ -94,4 +126,6 @@ def _wrapped(text: str):
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text), pad_token=_PAD, unk_token=_UNKNOWN)
+    with quiet_panics():
+        tokenizer = Tokenizer.from_str(text)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=_PAD, unk_token=_UNKNOWN)

@@ -22,13 +22,22 @@ class File:
       name: its name without `.gz`.
       size: bytes, unpacked; nothing longer is ever unpacked.
       sha256: of the unpacked content, so that `x`, `x.gz` and `x.gz` packed again by somebody else are all accepted.
-      decode: (content, where) → value; raises UserError about the file `where`.
+      decode: (content, where) → value; raises UserError about the file `where`. It meets damaged content too, to say
+        what is wrong with it, so it is our own code. None: the value is the content, for a library, which reads only
+        what is accepted.
+      aliases: other names that it is met under, without `.gz`.
     """
 
     name: str
     size: int
     sha256: str
-    decode: Callable[[bytes, str], Any]
+    decode: Callable[[bytes, str], Any] | None = None
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def limit(self) -> int:
+        """The most bytes that are read of it: packing may add a little, never much."""
+        return self.size + 2**16
 
 
 def packed(raw: bytes) -> bool:
@@ -69,7 +78,12 @@ def accept(raw: bytes, file: File, where: str) -> Any:
       UserError: they are not; the sentence names `where`.
     """
     content = unpack(raw, file.size, where)
-    value = file.decode(content, where)
+    if file.decode is None and len(content) != file.size:
+        raise UserError(
+            f"{where} is not a whole copy of the published file ({len(content)} bytes, expected {file.size}): "
+            f"download it again."
+        )
+    value = content if file.decode is None else file.decode(content, where)
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
         raise UserError(

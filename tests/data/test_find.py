@@ -82,6 +82,36 @@ def test_a_folder_in_place_of_a_file(tiny, files, tmp_path):
         find.user_folder("tiny", files, str(tmp_path))
 
 
+def test_a_pipe_or_a_very_long_file_is_not_read(tiny, files, tmp_path):
+    path = tiny.write(tmp_path / "tiny", without=LABELS) / LABELS
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=rf"{LABELS} is a device or pipe, expected a file: put the published file"):
+        find.user_folder("tiny", files, str(tmp_path))
+    path.unlink()
+    with open(path, "wb") as sparse:
+        sparse.truncate(2**40)
+    with pytest.raises(UserError, match=rf"{LABELS} is too long \(1099511627776 bytes, expected \d+ at most\): down"):
+        find.user_folder("tiny", files, str(tmp_path))
+
+
+@pytest.mark.parametrize("directory", ["~nobody-of-that-name/data", "n" * 300, "a\0b"])
+def test_what_cannot_be_a_folder_is_none(files, directory, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"is not a folder: name one that holds tiny/"):
+        find.user_folder("tiny", files, directory)
+    monkeypatch.setenv("MOEJAX_CACHE_DIR", directory.replace("\0", "/dev/null"))
+    with pytest.raises(UnavailableError, match=r"has no train-images-idx3-ubyte"):
+        find.cached("tiny", files)
+    find.keep("tiny", "file", b"one")
+
+
+def test_a_folder_without_permission(tiny, files, tmp_path, monkeypatch):
+    tiny.write(tmp_path / "tiny")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
+    with pytest.raises(UserError, match=r"tiny cannot be read \(permission denied\): change its permissions\.$"):
+        find.user_folder("tiny", files, str(tmp_path))
+
+
 def test_a_link_to_nothing(tiny, files, tmp_path):
     (tiny.write(tmp_path / "tiny", without=LABELS) / LABELS).symlink_to("nothing")
     with pytest.raises(UserError, match=rf"{LABELS} cannot be read \(No such file or directory\)"):

@@ -100,3 +100,23 @@ def test_the_library_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match="needs the package datasets: pip install datasets"):
         hf.read("ylecun/mnist", None)
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"image": [[[0.5, 0.25]]], "label": [1]}, "its images are not grey ones of one byte a pixel"),
+        ({"image": [[[0, 256]]], "label": [1]}, "its images are not grey ones of one byte a pixel"),
+        ({"image": [[[0, 255]]], "label": [1.5]}, "its labels are of type float64, expected whole numbers of 32 bits"),
+        ({"image": [[[0, 255]]], "label": ["1"]}, "its labels are of type <U1, expected whole numbers of 32 bits"),
+        ({"image": [[[0, 255]]], "label": [None]}, "its labels are of type object, expected whole numbers"),
+        ({"image": [[[0, 255]], [[0]]], "label": [1, 1]}, "."),
+        ({"image": [PIL.Image.new("1", (2, 1))], "label": [1]}, "its images are not grey ones"),
+        ({"image": [PIL.Image.new("P", (2, 1))], "label": [1]}, "its images are not grey ones"),
+        ({"image": [PIL.Image.new("RGB", (2, 1))], "label": [1]}, "its images are not grey ones"),
+    ],
+)
+def test_columns_of_another_type_are_refused(tmp_path, columns, problem):
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict(columns)}).save_to_disk(tmp_path / "copy")
+    with pytest.raises(UserError, match=rf"cannot read .*copy \(.*{problem}.*\): check that it holds ylecun/mnist"):
+        hf.read("ylecun/mnist", str(tmp_path / "copy"))

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import io
+import json
+import struct
 import zipfile
 
 import numpy as np
@@ -154,3 +156,37 @@ def test_the_real_wheel():
     weights = minilm.load_weights(None, None)
     assert weights["embeddings.word_embeddings.weight"].shape == (30522, 384)
     assert minilm.load_tokenizer(None, None).encode("paraphrase").tokens[1:3] == ["para", "##ph"]
+
+
+def bfloat16_weights() -> bytes:
+    head = json.dumps({"a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    return struct.pack("<Q", len(head)) + head + bytes(4)
+
+
+BAD = {
+    "model.safetensors": [b"", b"\1", struct.pack("<Q", 2**62) + b"{}", bfloat16_weights()],
+    "tokenizer.json": [b"", b"\xff", json.dumps({"normalizer": {"type": "Precompiled"}}).encode()],
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_not_published_is_never_given_to_a_library(contents, tmp_path, monkeypatch, name):
+    load = {"model.safetensors": minilm.load_weights, "tokenizer.json": minilm.load_tokenizer}[name]
+    for reader in ("read_weights", "read_tokenizer"):
+        monkeypatch.setattr(minilm, reader, lambda *_: pytest.fail("a library was asked"))
+    published = contents[name]
+    for i, content in enumerate([*BAD[name], published[:-1] + b"!", published + b"!"]):
+        folder = write(tmp_path / str(i), contents | {name: content})
+        with pytest.raises(UserError, match=rf"{name} .*: download it again\.$"):
+            load(folder, None)
+
+
+def test_what_the_libraries_cannot_read_is_one_sentence(capfd):
+    for content in BAD["model.safetensors"]:
+        with pytest.raises(UserError, match=r"^x is not a safetensors file that NumPy reads \(.+\): download it again"):
+            minilm.read_weights(content, "x")
+    panics = json.loads(tokenizer_json()) | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
+    for content in (*BAD["tokenizer.json"], json.dumps(panics).encode()):
+        with pytest.raises(UserError, match=r"^x is not a tokenizer\.json \(.+\): download it again"):
+            minilm.read_tokenizer(content, "x")
+    assert capfd.readouterr().err == ""

@@ -39,6 +39,15 @@ def test_the_splits_have_the_promised_shapes_and_types(tiny, tmp_path):
     np.testing.assert_array_equal(dataset.test["image"], tiny.arrays["t10k-images-idx3-ubyte"])
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_files_named_with_a_dot_are_the_same_files(tiny, tmp_path, packed):
+    for path in tiny.write(tmp_path, packed=packed).iterdir():
+        path.rename(tmp_path / path.name.replace("-idx", ".idx"))
+        (tmp_path / path.name).mkdir()  # one archive has folders of the files' other names beside them
+    dataset = load(tiny.images, directory=str(tmp_path))
+    np.testing.assert_array_equal(dataset.test["image"], tiny.arrays["t10k-images-idx3-ubyte"])
+
+
 def test_auto_takes_the_folder_then_the_cache_then_a_mirror(tiny, tmp_path, serve, cache):
     images = tiny.mirrored(serve(bodies(tiny)))
     assert load(images).source == "mirror"

@@ -1,5 +1,7 @@
 """Token ids: a tokenizer of the sentences given, the same every time, and one of the user's."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -63,3 +65,68 @@ def test_a_tokenizer_whose_token_0_is_no_padding(tmp_path):
     Tokenizer(models.WordLevel({"the": 0, "[UNK]": 1}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match=r"has 'the' as token 0, expected padding such as \[PAD\]"):
         tokens.encode(tokens.of_folder(str(tmp_path), 9), ["the"], 3)
+
+
+def write_words(folder, words, **changes) -> str:
+    """A tokenizer of these words, with other parts in place of some of its own."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    (folder / "tokenizer.json").write_text(json.dumps(json.loads(tokenizer.to_str()) | changes))
+    return str(folder)
+
+
+def test_a_tokenizer_without_an_unknown_token_is_one_sentence(tmp_path):
+    tokenizer = tokens.of_folder(write_words(tmp_path, {"[PAD]": 0, "the": 1}), 9)
+    np.testing.assert_array_equal(tokens.encode(tokenizer, ["the the"], 3), [[1, 1, 0]])
+    with pytest.raises(UserError, match=r"^The tokenizer cannot read the sentences \(.*\[UNK\].*\): leave --data\."):
+        tokens.encode(tokenizer, ["the shop"], 3)
+
+
+@pytest.mark.parametrize("charsmap", ["AAAA", "", "/////w=="])
+def test_a_tokenizer_that_its_library_panics_at_is_one_sentence(tmp_path, capfd, charsmap):
+    bad = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+    folder = write_words(tmp_path, {"[PAD]": 0, "[UNK]": 1}, normalizer=bad)
+    with pytest.raises(UserError, match=r"tokenizer\.json is no tokenizer \(Precompiled: .*\): save one there with"):
+        tokens.of_folder(folder, 9)
+    assert capfd.readouterr().err == ""  # not even the library's own stack
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe{}", b"null", b"[" * 10**5, b"\x1f\x8b\0"])
+def test_what_is_no_tokenizer_is_one_sentence(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"tokenizer\.json is no tokenizer \(.+\): save one there"):
+        tokens.of_folder(str(tmp_path), 60)
+
+
+def test_what_is_no_file_is_one_sentence(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"--data\.tokenizer=~nobody-of-that-name has no readable tokenizer\.json"):
+        tokens.of_folder("~nobody-of-that-name", 60)
+    (tmp_path / "tokenizer.json").mkdir()
+    with pytest.raises(
+        UserError, match=r"has no readable tokenizer\.json \(.*json is a folder, expected a file\): name"
+    ):
+        tokens.of_folder(str(tmp_path), 60)
+    folder = tmp_path / "long"
+    folder.mkdir()
+    monkeypatch.setattr(tokens, "LARGEST", 100)
+    with pytest.raises(UserError, match=r"\(.*json is too long \(\d+ bytes, expected 100 at most\)\): name a folder"):
+        tokens.of_folder(write_words(folder, {"[PAD]": 0, "[UNK]": 1}), 60)
+
+
+def test_the_vocabulary_holds_every_id_that_the_tokenizer_gives(tmp_path):
+    folder = write_words(tmp_path, {"[PAD]": 0, "[UNK]": 1, "the": 500})
+    assert tokens.encode(tokens.of_folder(folder, 501), ["the"], 1) == 500
+    with pytest.raises(UserError, match=r"--data\.vocabulary=500 is too small for the 501 tokens of"):
+        tokens.of_folder(folder, 500)
+
+
+def test_an_altered_tokenizer_in_the_cache_is_made_again(cache):
+    ids = tokens.encode(tokens.trained("x", SENTENCES, 60), SENTENCES, 9)
+    (kept,) = (cache / "x").iterdir()
+    text = kept.read_text()
+    kept.write_text(text.replace('"s"', '"$"').replace('"t"', '"s"').replace('"$"', '"t"'))
+    assert kept.read_text() != text
+    np.testing.assert_array_equal(tokens.encode(tokens.trained("x", SENTENCES, 60), SENTENCES, 9), ids)
+    assert kept.read_text() == text

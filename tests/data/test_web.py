@@ -1,6 +1,9 @@
 """The network is asked once, quickly."""
 
+import gc
+import http.server
 import socket
+import threading
 import time
 
 import pytest
@@ -56,3 +59,76 @@ def test_fetch(serve):
     assert web.fetch(url + "file", limit=4) == b"cont"
     with pytest.raises(OSError, match="404"):
         web.fetch(url + "missing", limit=100)
+
+
+@pytest.fixture
+def answer():
+    """answer(function) starts a web server on 127.0.0.1 that lets `function(handler)` answer, and gives its URL."""
+    servers = []
+
+    def start(function):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                function(self)
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.handle_error = lambda *_: None  # whoever asked may be gone
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("part", ["body", "head"])
+def test_a_server_that_trickles_is_left_after_a_while(answer, monkeypatch, part):
+    def trickle(handler):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"Content-Length: 1000\r\n\r\n" * (part == "body"))
+        for _ in range(20):
+            handler.wfile.write(b"x")
+            handler.wfile.flush()
+            time.sleep(0.05)
+
+    monkeypatch.setattr(web, "FETCH_SECONDS", 0.3)
+    started = time.monotonic()
+    with pytest.raises(ConnectionError, match=r"http://127\.0\.0\.1:\d+/ took more than 0\.3 s"):
+        web.fetch(answer(trickle), limit=1000)
+    assert time.monotonic() - started < 0.9
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "target", ["http://[::bad", "http://a:port/", "http://" + "a" * 70 + ".invalid/", "nothing://"]
+)
+def test_a_redirect_to_no_url_is_no_connection(answer, target):
+    def redirect(handler):
+        handler.send_response(302)
+        handler.send_header("Location", target)
+        handler.end_headers()
+
+    with pytest.raises(OSError, match=r".+"):
+        web.fetch(answer(redirect), limit=100)
+    gc.collect()  # of a redirect that is no URL the library leaves the answer open
+
+
+@pytest.mark.parametrize("proxy", ["http://proxy.invalid:port", "proxy:99999", "http://[::bad", "http://:1"])
+def test_a_proxy_that_is_no_url_is_no_connection(monkeypatch, proxy):
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(ConnectionError, match=r"^http://far\.invalid/ or the proxy set for it is no URL \(.+\)$"):
+        web.probe("http://far.invalid/")
+    with pytest.raises(OSError, match=r".+"):
+        web.fetch("http://far.invalid/", limit=1)
+
+
+@pytest.mark.parametrize("url", ["", "nowhere", "http://", "http://[::bad", "http://a:b/", "http://a:99999"])
+def test_what_is_no_url_is_no_connection(url):
+    with pytest.raises(ConnectionError, match=r"is no URL"):
+        web.probe(url)
+    with pytest.raises(OSError, match=r".+"):
+        web.fetch(url, limit=1)

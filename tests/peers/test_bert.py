@@ -108,7 +108,8 @@ def test_equals_minilm():
         if minilm.in_data_folder(None):
             weights = minilm.load_weights(None, None)
         else:
-            weights = find.cached(minilm.NAME, [minilm.WEIGHTS]).values[minilm.WEIGHTS.name]
+            content = find.cached(minilm.NAME, [minilm.WEIGHTS]).values[minilm.WEIGHTS.name]
+            weights = minilm.read_weights(content, minilm.WEIGHTS.name)
     except find.UnavailableError:
         pytest.skip("MiniLM is not in the cache: one run of a preset that uses it fetches it")
     case = load("minilm_pytorch")

@@ -12,8 +12,7 @@ import importlib
 import os
 import sys
 
-from benchmarks import memory, quick
-from benchmarks.measure import failed
+from moejax import entry
 from moejax.errors import UserError
 
 NAMES = {
@@ -49,6 +48,9 @@ def main() -> int:
     if unknown := [name for name in asked.names if name not in NAMES]:
         parser.error(f"there is no benchmark {unknown[0]}; choose of {', '.join(NAMES)}")
     names = asked.names or [name for name in NAMES if name not in SUITES]
+    from benchmarks import memory, quick  # not before: their imports take seconds
+    from benchmarks.measure import failed
+
     memory.keep_freed()
     if asked.quick:  # small shapes take longer to compile than to compute, and share a GPU's memory
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
@@ -67,4 +69,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry.run(main))

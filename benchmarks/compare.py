@@ -69,7 +69,7 @@ def read(file: Path) -> dict[str, Any]:
       UserError: it is none.
     """
     try:
-        results = json.loads(file.read_text())
+        results = json.loads(file.read_text(encoding="utf-8"))
         return {"rows": results["rows"], "device": results["environment"]["device"]}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{file} is no results file of a benchmark; name one of benchmarks/results/*/*.json.") from None

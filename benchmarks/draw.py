@@ -168,7 +168,7 @@ def draw(file: Path) -> Path:
     if file.stem not in FIGURES:
         raise UserError(f"{file} has no picture; name the results of {' or '.join(FIGURES)}.")
     try:
-        results = json.loads(file.read_text())
+        results = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise UserError(f"{file} is no results file of a benchmark; name one of benchmarks/results/*/*.json.") from None
     heading, figure = FIGURES[file.stem]

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from benchmarks import draw, record
+from benchmarks import record
 from moejax.errors import UserError
 
 
@@ -28,5 +28,7 @@ def measure(name: str, quick: bool) -> None:
     print(f"\n{benchmark.__doc__.splitlines()[0]}\n\n{benchmark.table(rows)}")
     if written:
         print(written)
+        from benchmarks import draw
+
         if name in draw.FIGURES:
             print(draw.draw(written))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moejax.files import write_whole
 from moejax.training.folder import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,6 +31,6 @@ def write(name: str, rows: list[Mapping[str, Any]], table: str, *, device: str |
     folder = re.sub(r"[^a-z0-9]+", "-", str(env["device"]).lower()).strip("-")
     path = RESULTS / folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"settings": settings, "rows": rows, "environment": env}, indent=1) + "\n")
-    path.with_suffix(".md").write_text(table)
+    write_whole(path, json.dumps({"settings": settings, "rows": rows, "environment": env}, indent=1) + "\n")
+    write_whole(path.with_suffix(".md"), table)
     return path

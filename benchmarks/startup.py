@@ -34,7 +34,9 @@ def first_progress_seconds(preset: str, cache: str) -> float:
         command = [sys.executable, "-u", "-m", "moejax.run", "--config", preset, "--out", f"{folder}/run"]
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
         start = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, encoding="utf-8", errors="replace", env=environment
+        ) as process:
             line = next(line for line in process.stdout if line.startswith("epoch"))
             seconds = time.perf_counter() - start
             process.send_signal(signal.SIGTERM)

@@ -18,17 +18,16 @@ soft one nearly level in the least time.
 
 import itertools
 import statistics
+import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 from study import Row, Run, Study, arguments, collect, fewer, log, spread
 
+from moejax import entry
 from moejax.data import load
 from moejax.errors import UserError
 from moejax.report.markdown import markdown
-from moejax.report.style import DPI, STYLE
 
 DATA = ("fashion_mnist", "mnist")
 COMPARISONS = ("flat", "parameters", "FLOPs")
@@ -93,6 +92,11 @@ def draw(rows: list[Row], file: Path) -> None:
     """Validation accuracy against epochs and against seconds, the mean of the seeds over the range of them all."""
     measured = {(row["data"], row["comparison"]) for row in rows}
     kinds = [kind for kind in itertools.product(DATA, COMPARISONS) if kind in measured]
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    from moejax.report.style import DPI, STYLE
+
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             len(kinds), 2, figsize=(9, 0.4 + 2.4 * len(kinds)), sharey="row", squeeze=False, layout="constrained"
@@ -173,4 +177,4 @@ def _found(data: str, folder: str | None) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.run(main))

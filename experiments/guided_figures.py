@@ -27,7 +27,7 @@ class Activations(NamedTuple):
 
 def read(file: Path) -> tuple[Activations, ndarray]:
     """The table of one epoch, and the batch of each of its examples."""
-    with file.open(newline="") as lines:
+    with file.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     experts = 1 + max(int(row["Expert"]) for row in rows)
     gates = np.array([float(row["Probability"]) for row in rows]).reshape(-1, experts)

@@ -12,12 +12,13 @@ epoch. Beside an original's accuracy, after five epochs on its validation images
 """
 
 import statistics
+import sys
 from pathlib import Path
 
 import numpy as np
-from guided_figures import draw
 from study import Row, Run, Study, arguments, collect, fewer, log, spread
 
+from moejax import entry
 from moejax.metrics import label_information
 from moejax.report.markdown import markdown
 from moejax.routing import assigned_experts
@@ -83,6 +84,8 @@ def main() -> None:
         for seed in (seeds if experts == 10 else seeds[:1])
     ]
     collect(study, runs, measure)
+    from guided_figures import draw
+
     for run in runs:
         folder = study.runs / "-".join(map(str, run.key.values()))
         if run.key["seed"] == seeds[0] and run.key["experts"] == 10 and (folder / "activations").exists():
@@ -91,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.run(main))

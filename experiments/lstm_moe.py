@@ -14,15 +14,14 @@ multiplies bfloat16, an epoch of the sweep 2.
 """
 
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from study import Row, Run, Study, arguments, collect, fewer, log
 
+from moejax import entry
 from moejax.report.markdown import markdown
-from moejax.report.style import DPI, EXPERTS, INK, STYLE, entitle, panels
 
 # (experts, hidden, blur, epochs): train and test accuracy in per cent, of augmented images and of 9,984.
 ORIGINAL = {
@@ -83,6 +82,11 @@ def curves(folder: Path) -> Row:
 
 def draw(rows: list[Row], file: Path) -> None:
     """Share of wrong answers by epoch, of training images on the left and of validation images on the right."""
+    from matplotlib import rc_context
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    from moejax.report.style import DPI, EXPERTS, INK, STYLE, entitle, panels
+
     colour = {5: EXPERTS[0], 10: EXPERTS[2], 20: EXPERTS[3]}
     titles = {"train": "Wrong, of training images as augmented", "validation": "Wrong, of validation images"}
     with rc_context(STYLE):
@@ -152,4 +156,4 @@ def _of_sweep(experts: int, hidden: int, augmentation: str, epochs: int, *change
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.run(main))

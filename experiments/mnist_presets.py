@@ -7,9 +7,11 @@ Times are for two CPU cores. Each run is the command `python -m moejax.run --con
 """
 
 import statistics
+import sys
 
 from study import Row, Run, Study, arguments, collect, fewer, spread
 
+from moejax import entry
 from moejax.report.markdown import markdown
 
 
@@ -62,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.run(main))

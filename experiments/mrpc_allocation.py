@@ -13,12 +13,14 @@ of its last epoch; test was run once for each seed.
 
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from study import Row, Run, Study, arguments, collect, fewer, log, spread
 
+from moejax import entry
 from moejax.report.markdown import markdown
 
 
@@ -106,7 +108,7 @@ def _line(name: str, rows: list[Row], best: bool) -> list[str]:
 
 def dev(folder: Path) -> Row:
     """The dev scores of the state that was tested."""
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     [tested] = [record for record in log(folder, "validation") if record["step"] == summary["tested_step"]]
     scores = {"dev_accuracy": tested["accuracy"], "dev_f1": tested["f1"]}
     return {**scores, "dev_majority": summary["validation_majority"]}
@@ -164,4 +166,4 @@ def picture(rows: list[Row], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.run(main))

@@ -14,11 +14,13 @@ A run leaves its checkpoints in runs/mrpc_minilm-runs: about 800 MB each, which 
 """
 
 import statistics
+import sys
 from pathlib import Path
 
 from mrpc_allocation import dev, f1_of_majority
 from study import Row, Run, Study, arguments, collect, fewer, log, spread
 
+from moejax import entry
 from moejax.report.markdown import markdown
 
 MODELS = {
@@ -122,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.run(main))

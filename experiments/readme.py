@@ -4,7 +4,11 @@ Each stands behind a line `<!-- FILE.md -->` that names it; a test holds the two
 """
 
 import re
+import sys
 from pathlib import Path
+
+from moejax import entry
+from moejax.files import write_whole
 
 ROOT = Path(__file__).parent.parent
 TABLE = re.compile(r"^<!-- (\S+\.md) -->\n(?:\|.*\n)*", re.MULTILINE)
@@ -12,9 +16,14 @@ TABLE = re.compile(r"^<!-- (\S+\.md) -->\n(?:\|.*\n)*", re.MULTILINE)
 
 def with_tables(text: str) -> str:
     """The text with each table as its file has it."""
-    return TABLE.sub(lambda found: f"<!-- {found[1]} -->\n{(ROOT / found[1]).read_text()}", text)
+    return TABLE.sub(lambda found: f"<!-- {found[1]} -->\n{(ROOT / found[1]).read_text(encoding='utf-8')}", text)
+
+
+def main() -> None:
+    """Write them anew."""
+    readme = ROOT / "README.md"
+    write_whole(readme, with_tables(readme.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(with_tables(readme.read_text()))
+    sys.exit(entry.run(main))

@@ -9,9 +9,7 @@ under a minute: to see that it works, not what it finds. Give the same command t
 
 import argparse
 import contextlib
-import fcntl
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -20,6 +18,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import filelock
+
+from moejax.files import write_whole
 
 ROOT = Path(__file__).parent.parent
 Row = dict[str, Any]
@@ -50,12 +52,12 @@ class Study:
         """Keep a row beside those of other processes; what is on disk is whole at any moment."""
         with _locked(self.runs / ".lock"):
             self.rows = [*self._read(), row]
-            _replace(self.folder / "results.json", json.dumps(self.rows, indent=1) + "\n")
-            _replace(self.folder / "table.md", self.table(self.rows))
+            write_whole(self.folder / "results.json", json.dumps(self.rows, indent=1) + "\n")
+            write_whole(self.folder / "table.md", self.table(self.rows))
 
     def _read(self) -> list[Row]:
         file = self.folder / "results.json"
-        return json.loads(file.read_text()) if file.exists() else []
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
 class Run(NamedTuple):
@@ -83,13 +85,13 @@ def collect(study: Study, runs: Iterable[Run], also: Callable[[Path], Row] = lam
                 study.look_again()
                 if not study.has(run.key):
                     _collect_one(study, run, study.runs / name, also)
-        except BlockingIOError:
+        except filelock.Timeout:
             print("another process makes this run", flush=True)
 
 
 def _collect_one(study: Study, run: Run, folder: Path, also: Callable[[Path], Row]) -> None:
     seconds = _main_job(run.words, folder)
-    summary, env = (json.loads((folder / f"{file}.json").read_text()) for file in ("summary", "env"))
+    summary, env = (json.loads((folder / f"{file}.json").read_text(encoding="utf-8")) for file in ("summary", "env"))
     measured = {name: summary[name] for name in KEPT if name in summary}
     env["command"] = " ".join(["python -m moejax.run", *run.words])  # without this machine's folder
     study.add({**run.key, "seconds": seconds, **measured, **also(folder), "environment": env})
@@ -104,7 +106,7 @@ def _main_job(words: Sequence[str], out: Path) -> float:
     if status:
         raise SystemExit(status)  # it has said why
     seconds = time.perf_counter() - start
-    return json.loads((out / "summary.json").read_text())["seconds"] if resumed else round(seconds, 2)
+    return json.loads((out / "summary.json").read_text(encoding="utf-8"))["seconds"] if resumed else round(seconds, 2)
 
 
 def fewer(examples: int) -> list[str]:
@@ -114,7 +116,7 @@ def fewer(examples: int) -> list[str]:
 
 def log(folder: Path, kind: str) -> list[Row]:
     """The records of a kind ("train", "validation", "test") in a run's metrics.jsonl, in their order."""
-    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    records = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return [record for record in records if record["kind"] == kind]
 
 
@@ -136,14 +138,7 @@ def arguments(doc: str) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def _locked(file: Path, wait: bool = True) -> Iterator[None]:
-    """Hold a lock among processes, which goes with the one that holds it; BlockingIOError if taken and not to wait."""
+    """Hold a lock among processes, which goes with the one that holds it; filelock.Timeout if taken and not to wait."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    with filelock.FileLock(file, timeout=-1 if wait else 0):
         yield
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)

@@ -10,11 +10,13 @@ single models far below.
 """
 
 import dataclasses
+import sys
 import time
 from collections.abc import Mapping
 
 from study import Row, Study, arguments, spread
 
+from moejax import entry
 from moejax.report.markdown import markdown
 
 # Test accuracy in per cent and dispatch entropy in nats, mean and standard deviation of 10 runs (the paper's table 1).
@@ -155,4 +157,4 @@ def draw(study: Study, quick: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.run(main))

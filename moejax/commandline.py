@@ -54,7 +54,7 @@ def configure(arguments: Arguments) -> Config:
     elif chosen in PRESETS:
         base = PRESETS[chosen].config
     elif Path(chosen).is_file():
-        base, more = from_json(Path(chosen).read_text(errors="replace"), chosen)
+        base, more = from_json(Path(chosen).read_text(encoding="utf-8", errors="replace"), chosen)
         problems += more
     else:
         problems.append(f"--config {chosen} is neither a preset ({', '.join(PRESETS)}) nor a config.json file.")

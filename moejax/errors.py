@@ -10,3 +10,9 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(self.sentences)
+
+
+def of_the_system(error: OSError) -> str:
+    """A sentence about a full disk, a missing permission, a folder that is gone."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}." if error.filename else f"{reason}."

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from moejax.errors import UserError
+from moejax import entry
 from moejax.report import render
 
 
@@ -14,12 +14,7 @@ def main(arguments: list[str]) -> int:
             "Usage: python -m moejax.report RUN_DIR, where RUN_DIR is a folder that moejax.run wrote.", file=sys.stderr
         )
         return 0 if arguments in (["-h"], ["--help"]) else 2
-    try:
-        print(render(Path(arguments[0])))
-    except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return entry.run(lambda: print(render(Path(arguments[0]))))
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ class Checkpoints:
             return
         folder = self.folder / str(step)
         partial = folder / f"{_MANIFEST}.partial"
-        partial.write_text(json.dumps(_digests(folder), indent=1))
-        partial.rename(folder / _MANIFEST)
+        partial.write_text(json.dumps(_digests(folder), indent=1), encoding="utf-8")
+        partial.replace(folder / _MANIFEST)
 
     def steps(self) -> list[int]:
         """The steps whose manifests were written."""
@@ -102,7 +102,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def _verify(folder: Path) -> None:
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         raise UserError(
             f"The checkpoint {folder} has no readable {_MANIFEST}; it was not written to its end."

@@ -5,6 +5,7 @@ checkpoints/ activations/ figures/ report.html
 """
 
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -14,21 +15,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 import jax
 import numpy as np
 from numpy import ndarray
 
 from moejax.config import Config, from_json, to_json
-from moejax.errors import UserError
+from moejax.errors import UserError, of_the_system
+from moejax.files import write_whole
 from moejax.training.processes import is_first
 
 
 class RunFolder:
-    """Paths of a run, and writes that leave either the old file or the new one; of several processes, by the first."""
+    """Paths of a run, and writes that leave either the old file or the new one; of several processes, by the first.
+
+    Inside `with`, no other process can be there on this folder; the lock dies with its process.
+    """
 
     def __init__(self, path: Path):
         self.path, self.writes = path, is_first()
         self.checkpoints = path / "checkpoints"
+        self._lock = filelock.FileLock(path / ".lock", timeout=0)
+
+    def __enter__(self) -> "RunFolder":
+        try:
+            if self.writes:
+                self._lock.acquire()
+        except filelock.Timeout:
+            raise UserError(
+                f"Another process is writing {self.path}; wait until it ends, or stop it and continue with"
+                f" --resume {self.path}."
+            ) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
     @classmethod
     def create(cls, path: Path, config: Config) -> "RunFolder":
@@ -39,11 +60,13 @@ class RunFolder:
         cls.check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            folder._write("config.json", to_json(config))
-            folder._write("env.json", json.dumps(environment(), indent=2) + "\n")
-            (path / "metrics.jsonl").touch()
+            with folder:
+                cls.check_free(path)
+                folder._write("env.json", json.dumps(environment(), indent=2) + "\n")
+                folder._write("metrics.jsonl", "")
+                folder._write("config.json", to_json(config))  # last: with it, the folder is a run
         except OSError as error:
-            raise UserError(f"Cannot write to --out {path}: {error.strerror or error}.") from None
+            raise UserError(f"Cannot write to --out {path}: {of_the_system(error)}") from None
         return folder
 
     @staticmethod
@@ -57,7 +80,7 @@ class RunFolder:
         """Come back to a run; UserError if the folder is none."""
         file = path / "config.json"
         try:
-            text = file.read_text()
+            text = file.read_text(encoding="utf-8")
         except OSError:
             raise UserError(f"{path} is not a run folder: it has no readable config.json.") from None
         config, problems = from_json(text, str(file))
@@ -69,13 +92,13 @@ class RunFolder:
         """Append one line to metrics.jsonl."""
         if not self.writes:
             return
-        with open(self.path / "metrics.jsonl", "a") as file:
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, in their order."""
         records = []
-        for line in (self.path / "metrics.jsonl").read_text().splitlines():
+        for line in (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             try:
                 records.append(json.loads(line))
             except json.JSONDecodeError:
@@ -95,15 +118,15 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any] | None:
         """None while the run is unfinished."""
         file = self.path / "summary.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
     def write_routing(self, arrays: Mapping[str, ndarray]) -> None:
         """routing.npz, whole."""
         if not self.writes:
             return
-        partial = self.path / "routing.partial.npz"
-        np.savez_compressed(partial, **arrays)
-        partial.rename(self.path / "routing.npz")
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        write_whole(self.path / "routing.npz", content.getvalue())
 
     def read_routing(self) -> dict[str, ndarray]:
         """routing.npz as it stands; empty if there is none yet."""
@@ -120,10 +143,10 @@ class RunFolder:
     def _write(self, name: str, text: str) -> None:
         if not self.writes:
             return
-        partial = self.path / f"{name}.partial"
-        partial.parent.mkdir(exist_ok=True)
-        partial.write_text(text)
-        partial.rename(self.path / name)
+        file = self.path / name
+        if file.parent != self.path:
+            file.parent.mkdir(exist_ok=True)
+        write_whole(file, text)
 
 
 def environment() -> dict[str, str | int]:
@@ -149,7 +172,7 @@ def describe_device() -> str:
     if device.platform != "cpu":
         return device.device_kind
     try:
-        cpu = describe_cpu(Path("/proc/cpuinfo").read_text())
+        cpu = describe_cpu(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
     except OSError:
         cpu = ""
     return f"cpu ({cpu or platform.processor() or platform.machine()}, {cores()} core{'s' * (cores() != 1)})"
@@ -179,7 +202,8 @@ def _version(package: str) -> str:
 def _commit() -> str:
     source = Path(__file__).parent
     try:
-        git = subprocess.run(["git", "-C", source, "describe", "--always", "--dirty"], capture_output=True, text=True)
+        command = ["git", "-C", source, "describe", "--always", "--dirty"]
+        git = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     except OSError:
         return "unknown"
     return git.stdout.strip() or "unknown"

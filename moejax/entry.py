@@ -1,0 +1,61 @@
+"""Where every command of this project begins and ends: output any terminal takes, sentences, no tracebacks.
+
+Imports nothing heavy, so that it is in charge before the imports that take seconds.
+"""
+
+import codecs
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+from moejax.errors import UserError, of_the_system
+
+_PLAIN = str.maketrans("▁▂▃▄▅▆▇█━─│×±–—·→’", "12345678=-|x~--.>'") | dict.fromkeys(map(ord, "╭╮╰╯┌┐└┘"), "+")
+_PLAIN[ord("…")] = "..."
+
+
+def run(main: Callable[[], int | None]) -> int:
+    """What `main` returns, as an exit code: 2 after sentences on stderr, 130 after Ctrl-C, 141 if nobody reads on."""
+    prepare()
+    try:
+        try:
+            return main() or 0
+        finally:
+            sys.stdout.flush()
+    except UserError as error:
+        sentences = error.sentences
+    except BrokenPipeError:
+        discard(sys.stdout)
+        return 141
+    except OSError as error:
+        discard(sys.stdout)
+        sentences = (of_the_system(error),)
+    except KeyboardInterrupt:
+        print("moejax: interrupted", file=sys.stderr)
+        return 130
+    print(*(f"moejax: {sentence}" for sentence in sentences), sep="\n", file=sys.stderr)
+    return 2
+
+
+def prepare() -> None:
+    """Plainer letters where the terminal's encoding lacks ours; figures go to files, whatever is inherited."""
+    codecs.register_error("moejax.plain", _plainer)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="moejax.plain")
+    os.environ["MPLBACKEND"] = "agg"
+
+
+def discard(stream: TextIO) -> None:
+    """From now on what is written there goes nowhere, and so does what could not be written."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:  # unless it is no file
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_PLAIN)
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end

@@ -1,0 +1,38 @@
+"""The figures of a run and the page around them, from its files."""
+
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from moejax.files import write_whole
+from moejax.report.page import page
+from moejax.report.record import read
+from moejax.report.sections import SECTIONS
+from moejax.report.style import DPI, STYLE, entitle
+
+
+def draw(run_dir: Path) -> Path:
+    """What `moejax.report.render` says."""
+    record = read(run_dir)
+    (run_dir / "figures").mkdir(exist_ok=True)
+    pictures: dict[str, bytes] = {}
+    for section in SECTIONS:
+        path = run_dir / "figures" / f"{section.name}.png"
+        if section.missing(record) or not section.speaks_of(record):
+            path.unlink(missing_ok=True)  # of an earlier rendering
+            continue
+        with matplotlib.rc_context(STYLE):
+            pictures[section.name] = _png(section.draw(record), section.title)
+        write_whole(path, pictures[section.name])
+    report = run_dir / "report.html"
+    write_whole(report, page(record, pictures))
+    return report
+
+
+def _png(figure: Figure, title: str) -> bytes:
+    entitle(figure, title)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()

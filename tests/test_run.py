@@ -117,7 +117,7 @@ def test_a_small_run_from_start_to_report(monkeypatch, capsys, tmp_path, dataset
     assert {p.name for p in out.iterdir()} == {
         *("config.json", "env.json", "metrics.jsonl", "routing.npz", "summary.json", "checkpoints", "figures"),
         *("train_metrics.csv", "validation_metrics.csv", "test_metrics.csv"),
-        "report.html",
+        *("report.html", ".lock"),
     }
     summary = json.loads((out / "summary.json").read_text())
     assert summary["config"] == config.name

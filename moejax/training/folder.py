@@ -1,7 +1,7 @@
 """A run's folder: what is written while it trains, so that a run can be watched, resumed and reported from files alone.
 
-config.json env.json metrics.jsonl train_metrics.csv validation_metrics.csv test_metrics.csv routing.npz summary.json
-checkpoints/ activations/ figures/ report.html
+.lock config.json env.json metrics.jsonl train_metrics.csv validation_metrics.csv test_metrics.csv routing.npz
+summary.json checkpoints/ activations/ figures/ report.html
 """
 
 import importlib.metadata

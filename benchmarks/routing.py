@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 from benchmarks.cases import Case, program, sparse, tokens
 from benchmarks.interleave import interleave, ratio
 from moejax.dispatch import einsum_dispatch, gather_dispatch, grouped_dispatch
-from moejax.layers import into_groups
 from moejax.report.markdown import markdown
 from moejax.routers import ROUTERS, Context, RouterOptions
 from moejax.routing import expert_capacity
@@ -43,7 +42,7 @@ def dispatches(case: Case, turns: int) -> dict[str, dict]:
     """Each dispatch with experts that do nothing, as a multiple of a copy of the tokens."""
     x, _ = tokens(case)
     layer = sparse(case, "gather")
-    groups = into_groups(case.group_size, x, None, jnp.zeros(x.shape[:2], jnp.int32))[0]
+    groups = x.reshape(-1, case.group_size, case.d)
     capacity = layer.capacity(case.group_size, train=True)
     slotted = jax.jit(lambda router, x: router(x, capacity, Context(True)))(layer.router, groups)
     whole = jax.jit(lambda router, x: router(x, None, Context(True)))(layer.router, groups)

@@ -1,8 +1,8 @@
 """Experts: any Flax module, E copies of it stacked along a leading axis and applied under one vmap.
 
 The module must be a pure function of its parameters and its input: state that it changes while it runs (the counter of
-`nnx.Dropout`, the averages of `nnx.BatchNorm`) does not leave the vmap. One that draws random numbers in training says
-so by an attribute `draws` and is then called as `expert(x, key=…)`, each expert with a key of its own.
+`nnx.Dropout`, the averages of `nnx.BatchNorm`) does not leave the vmap, and is refused. One that draws random numbers
+in training says so by an attribute `draws` and is then called as `expert(x, key=…)`, each expert with a key of its own.
 
 An expert whose call has a second argument `linear`, by which it applies all its linear maps, can also be applied to
 rows sorted by expert, any number for each: the same module with each linear map replaced by its grouped form. `MLP` and
@@ -15,17 +15,18 @@ import inspect
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
+from moejax.arguments import refuse, whole
 from moejax.dispatch import grouped_matmul, grouped_numpy, rows_of_groups
+from moejax.makers import MakeExpert, made, refuse_what_changes
 from moejax.mesh import SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, devices_in_use, lay_out
 
-M = TypeVar("M", bound=nnx.Module)
 Activation = Callable[[Array], Array]
 Linear = Callable[[nnx.Linear, Array], Array]
 
@@ -84,9 +85,16 @@ class GLU(nnx.Module):
         return linear(self.down, self.activation(gate) * up)
 
 
-def stack_experts(make: Callable[[nnx.Rngs], M], num_experts: int, rngs: nnx.Rngs) -> M:
-    """E independently initialised copies as one module: every parameter gains a leading axis e."""
-    return nnx.split_rngs(splits=num_experts)(nnx.vmap(make, in_axes=0, out_axes=0))(rngs)
+def stack_experts(make: MakeExpert, num_experts: int, rngs: nnx.Rngs) -> Any:
+    """E independently initialised copies as one module: every parameter gains a leading axis e.
+
+    Raises ValueError, in one sentence, if `make` is no function of `rngs` or makes what vmap cannot run.
+    """
+    refuse(whole("num_experts", num_experts))
+    one = partial(made, make, name="make_expert")
+    experts = nnx.split_rngs(splits=num_experts)(nnx.vmap(one, in_axes=0, out_axes=0))(rngs)
+    refuse_what_changes(experts, "make_expert")
+    return experts
 
 
 def apply_experts(
@@ -110,9 +118,21 @@ def apply_experts_to_all(
     return lay_out(_map(experts, x, key, over_x=None), SLOTS_BY_EXPERT)
 
 
-def key_for(module: nnx.Module | None, key: Key[Array, ""] | None, stream: int = 2) -> Key[Array, ""] | None:
-    """The key for a module that draws, a stream of its own beside the router's noise; None for one that does not."""
-    return jax.random.fold_in(key, stream) if key is not None and getattr(module, "draws", False) else None
+def key_for(
+    module: nnx.Module | None, key: Key[Array, ""] | None, train: bool, stream: int = 2
+) -> Key[Array, ""] | None:
+    """The key for a module that draws in training, a stream of its own beside the router's noise; None for others.
+
+    Raises ValueError if such a module gets none.
+    """
+    if not (train and getattr(module, "draws", False)):
+        return None
+    if key is None:
+        raise ValueError(
+            f"key is None, but {type(module).__name__} draws random numbers in training; pass key=jax.random.key(…),"
+            " another one in every step."
+        )
+    return jax.random.fold_in(key, stream)
 
 
 def _map(experts: nnx.Module, x: Array, key: Key[Array, ""] | None, over_x: int | None) -> Array:
@@ -137,10 +157,14 @@ def can_be_grouped(experts: nnx.Module) -> bool:
 
 
 def apply_experts_to_groups(
-    experts: nnx.Module, x: Float[Array, "n d"], sizes: Int[Array, " e"]
+    experts: nnx.Module, x: Float[Array, "n d"], sizes: Int[Array, " e"], key: Key[Array, ""] | None = None
 ) -> Float[Array, "n d2"]:
-    """Each expert on its own rows: the first `sizes[0]` of them the first one's, and so on."""
-    return experts(x, linear=partial(_grouped, sizes))
+    """Each expert on its own rows: the first `sizes[0]` of them the first one's, and so on.
+
+    `key`: for experts that draw, in training; they draw for all rows at once.
+    """
+    linear = partial(_grouped, sizes)
+    return experts(x, linear=linear) if key is None else experts(x, linear=linear, key=key)
 
 
 def _of_slots(linear: nnx.Linear, x: Float[Array, "n *parts d"]) -> Float[Array, "n *parts d2"]:

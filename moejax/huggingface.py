@@ -23,7 +23,7 @@ from flax import nnx
 
 from moejax.experts import GLU, MLP
 from moejax.layers import SparseMoE
-from moejax.routers import RouterOptions, TopKSoftmax
+from moejax.routers import RouterOptions, SigmoidTopK, TopKSoftmax
 
 Weights = Mapping[str, np.ndarray]
 Config = Mapping[str, Any]
@@ -82,6 +82,22 @@ class SlotsMoE(SparseMoE):
     def capacity(self, tokens: int, train: bool = False) -> int:
         """The number of slots; more than `tokens` would stay empty."""
         return min(tokens, self.slots)
+
+
+class OneOfSoftmax(TopKSoftmax):
+    """The best expert, weighted by 1."""
+
+    name = None
+
+
+class OneOfSigmoid(SigmoidTopK):
+    """The expert with the best sigmoid + bias, weighted by the scale alone."""
+
+    name = None
+
+    def choose(self, x, context):
+        chosen = super().choose(x, context)
+        return chosen._replace(weights=jax.nn.softmax(chosen.weights, axis=-1) * self.options.weight_scale)
 
 
 def from_huggingface(kind: str, weights: Weights, config: Config, **layer_options: Any) -> SparseMoE:
@@ -221,9 +237,10 @@ def _build(kind: str, block: Kind, config: Config, layer_options: dict[str, Any]
         make_shared=make_shared,
         shared_gate=block.shared_gate is not None,
     )
-    if k == 1 and renormalize and block.router != "sigmoid":
-        # The block's one weight is 1 then. `SparseMoE` refuses such a router, rightly: it gets no gradient.
-        layer.router = TopKSoftmax(d, num_experts, 1, options, rngs=nnx.Rngs(0))
+    if k == 1 and renormalize:
+        # The block's one weight is constant then. `SparseMoE` has no such router, rightly: it gets no gradient.
+        router = OneOfSigmoid if block.router == "sigmoid" else OneOfSoftmax
+        layer.router = router(d, num_experts, 1, options, rngs=nnx.Rngs(0))
     return layer
 
 

@@ -1,18 +1,25 @@
 """The layers: a router, a dispatch, stacked experts, a combine. Each returns its output and its routing.
 
+Tokens come as [*batch, t, d], JAX's arrays or NumPy's, and leave as [*batch, t, d2]; a layer sees g groups of t, where
+g is all of `batch` (1 for [t, d]), and its routing has the axes [g, t, ...]. What comes with tokens (`mask`, `ids`,
+`router_input`, `assigned`) has one entry for each, or broadcasts to that. Where `mask` is False a token is padding:
+zeros from the start whatever it was, it takes no slot, counts in no loss and gets zeros. If there is no token at all,
+the routing is that of one token of padding.
+
+In training, routers with noise and experts that draw need a `key`, another one in every step.
+
 Axis letters: g groups, t tokens of a group, e experts, c slots of an expert, d model width.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from moejax.arguments import sparse_problems
+from moejax.arguments import refuse, sparse_problems, truth
 from moejax.dispatch import (
     combine_dense,
     combine_slots,
@@ -29,11 +36,12 @@ from moejax.experts import (
     key_for,
     stack_experts,
 )
+from moejax.inputs import AnyArray, Inputs, into_groups, prepare, ungroup, where_real
+from moejax.makers import MakeExpert, made
 from moejax.mesh import TOKENS, lay_out
 from moejax.routers import DEFAULT_OPTIONS, ROUTERS, Context, DenseRouter, RouterOptions, SoftRouter
 from moejax.routing import DenseRouting, SoftRouting, SparseRouting, expert_capacity
 
-MakeExpert = Callable[[nnx.Rngs], nnx.Module]
 SLOT_DISPATCHES = {"einsum": einsum_dispatch, "gather": gather_dispatch}
 
 
@@ -64,28 +72,33 @@ class DenseMoE(nnx.Module):
             make_gate=make_gate,
             rngs=rngs,
         )
-        self.experts = stack_experts(make_expert, num_experts, rngs)
+        self.experts, self.d = stack_experts(make_expert, num_experts, rngs), d
 
     def __call__(
         self,
-        x: Float[Array, "g t d"],
+        x: Float[AnyArray, "*batch t d"],
         *,
         train: bool = False,
         key: Key[Array, ""] | None = None,
-        mask: Bool[Array, "g t"] | None = None,
-        router_input: Float[Array, "g t r"] | None = None,
-        assigned: Int[Array, "g t"] | None = None,
-    ) -> tuple[Float[Array, "g t d2"], DenseRouting]:
+        mask: Bool[AnyArray, "*#batch #t"] | None = None,
+        router_input: Float[AnyArray, "*#batch #t r"] | None = None,
+        assigned: Int[AnyArray, "*#batch #t"] | None = None,
+    ) -> tuple[Float[Array, "*batch t d2"], DenseRouting]:
         """Apply the layer.
 
         Args:
           router_input: what the router looks at, d numbers a token; None: the tokens themselves.
           assigned: in guided training, the expert that each token is meant for.
         """
-        key = key if train else None
-        looked_at = x if router_input is None else router_input
-        routing = self.router(looked_at, mask, key=key_for(self.router.gate, key, stream=3), assigned=assigned)
-        return combine_dense(routing.gates, apply_experts_to_all(self.experts, x, key_for(self.experts, key))), routing
+        inputs = prepare(x, self.d, mask=mask, router_input=router_input, assigned=assigned)
+        routing = self.router(
+            inputs.router_x,
+            inputs.mask,
+            key=key_for(self.router.gate, key, train, stream=3),
+            assigned=inputs.assigned,
+        )
+        y = apply_experts_to_all(self.experts, inputs.x, key_for(self.experts, key, train))
+        return ungroup(combine_dense(routing.gates, y), jnp.shape(x)[:-1]), routing
 
 
 class SparseMoE(nnx.Module):
@@ -98,8 +111,9 @@ class SparseMoE(nnx.Module):
       capacity_factor, eval_capacity_factor: room in the experts, in training and at evaluation; 1 fits a perfectly
         balanced choice exactly, None every choice.
       group_size: tokens compete for slots within groups of so many consecutive ones, across the groups that `x` comes
-        in; the last group is filled up with padding. None: the groups that `x` comes in. On a mesh these are the same
-        groups, of consecutive tokens of the whole batch, so that the number of devices decides over no token.
+        in; the last group is filled up with padding, and fewer tokens than that are one group of as many as they are.
+        None: the groups that `x` comes in. On a mesh these are the same groups, of consecutive tokens of the whole
+        batch, so that the number of devices decides over no token.
       make_shared: an expert that every token goes to, beside its k (DeepSeek, Qwen2-MoE).
       shared_gate: whether its answer is multiplied by sigmoid(x · w) (Qwen2-MoE).
 
@@ -134,8 +148,9 @@ class SparseMoE(nnx.Module):
             eval_capacity_factor=eval_capacity_factor,
             group_size=group_size,
         )
-        if problems:
-            raise ValueError(problems[0])
+        refuse(problems + truth("shared_gate", shared_gate))
+        if shared_gate and make_shared is None:
+            raise ValueError("shared_gate is True, but make_shared is None, so that there is no answer to multiply.")
         self.router = ROUTERS[router](d, num_experts, k, options, rngs=rngs)
         self.experts = stack_experts(make_expert, num_experts, rngs)
         if dispatch == "grouped" and not can_be_grouped(self.experts):
@@ -143,47 +158,50 @@ class SparseMoE(nnx.Module):
                 f"dispatch is 'grouped', which needs experts whose call takes `linear` (as MLP and GLU do), not"
                 f" {type(self.experts).__name__}; use 'gather'."
             )
-        self.shared = make_shared(rngs) if make_shared else None
+        self.shared = None if make_shared is None else made(make_shared, rngs, "make_shared")
         self.shared_gate = nnx.Linear(d, 1, use_bias=False, rngs=rngs) if shared_gate else None
-        self.num_experts, self.k, self.dispatch, self.group_size = num_experts, k, dispatch, group_size
+        self.d, self.num_experts, self.k = d, num_experts, k
+        self.dispatch, self.group_size = dispatch, group_size
         self.capacity_factor, self.eval_capacity_factor = capacity_factor, eval_capacity_factor
 
     def __call__(
         self,
-        x: Float[Array, "g t d"],
+        x: Float[AnyArray, "*batch t d"],
         *,
         train: bool = False,
         key: Key[Array, ""] | None = None,
-        mask: Bool[Array, "g t"] | None = None,
-        ids: Int[Array, "g t"] | None = None,
-        router_input: Float[Array, "g t r"] | None = None,
-    ) -> tuple[Float[Array, "g t d2"], SparseRouting]:
+        mask: Bool[AnyArray, "*#batch #t"] | None = None,
+        ids: Int[AnyArray, "*#batch #t"] | None = None,
+        router_input: Float[AnyArray, "*#batch #t r"] | None = None,
+    ) -> tuple[Float[Array, "*batch t d2"], SparseRouting]:
         """Apply the layer.
 
         Args:
           train: whether to use the capacity of training.
-          key: for routers with noise, in training; None: no noise.
+          key: for routers with noise and experts that draw, in training.
           mask: False where a token is padding: it takes no slot, counts nowhere and gets zeros.
           ids: what a hash router hashes; None: the token's position t.
           router_input: what the router looks at, d numbers a token; None: the tokens themselves.
 
         Returns the output and the routing, in groups of `group_size` (`ungroup` undoes that).
+
+        Raises ValueError, in one sentence, for arrays that do not fit, and for noise without a key.
         """
-        if ids is None:
-            ids = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
-        looked_at = None if router_input is None else into_groups(self.group_size, router_input, mask, ids)[0]
-        tokens, mask, ids = lay_out(into_groups(self.group_size, x, mask, ids), TOKENS)
-        capacity = self.capacity(tokens.shape[1], train)
-        routing = self.router(
-            tokens if looked_at is None else looked_at, capacity, Context(train, key if train else None, mask, ids)
-        )
+        inputs = prepare(x, self.d, mask=mask, ids=ids, router_input=router_input)
+        groups = lay_out(into_groups(self.group_size, inputs), TOKENS)
+        capacity = self.capacity(groups.x.shape[1], train)
+        context = Context(train, key if train else None, groups.mask, groups.ids)
+        routing = self.router(groups.router_x, capacity, context)
+        expert_key = key_for(self.experts, key, train)
         if self.dispatch == "grouped":
-            y = grouped_over_mesh(apply_experts_to_groups, self.experts, tokens, routing)
+            y = grouped_over_mesh(apply_experts_to_groups, self.experts, groups.x, routing, expert_key)
         else:
-            experts = partial(apply_experts, self.experts, key=key_for(self.experts, key if train else None))
-            y = SLOT_DISPATCHES[self.dispatch](experts, tokens, routing, capacity)
-        y = ungroup(y, x.shape[:2])
-        return y if self.shared is None else y + self.answer_of_shared(x), routing
+            experts = partial(apply_experts, self.experts, key=expert_key)
+            y = SLOT_DISPATCHES[self.dispatch](experts, groups.x, routing, capacity)
+        y = ungroup(y, jnp.shape(x)[:-1])
+        if self.shared is not None:
+            y = y + ungroup(self.shared_output(inputs, key_for(self.shared, key, train, stream=4)), y.shape[:-1])
+        return y, routing
 
     def capacity(self, tokens: int, train: bool = False) -> int | None:
         """Slots of an expert in a group of so many tokens; None for the grouped dispatch, which has none."""
@@ -192,10 +210,12 @@ class SparseMoE(nnx.Module):
         factor = self.capacity_factor if train else self.eval_capacity_factor
         return tokens if factor is None else expert_capacity(tokens, self.num_experts, self.k, factor)
 
-    def answer_of_shared(self, x: Float[Array, "g t d"]) -> Float[Array, "g t d2"]:
-        """What the shared expert adds to every token."""
-        y = self.shared(x)
-        return y if self.shared_gate is None else jax.nn.sigmoid(self.shared_gate(x)).astype(y.dtype) * y
+    def shared_output(self, inputs: Inputs, key: Key[Array, ""] | None) -> Float[Array, "g t d2"]:
+        """What the shared expert adds to every token; nothing to padding."""
+        y = self.shared(inputs.x) if key is None else self.shared(inputs.x, key=key)
+        if self.shared_gate is not None:
+            y = jax.nn.sigmoid(self.shared_gate(inputs.x)).astype(y.dtype) * y
+        return where_real(inputs.mask, y)
 
 
 class SoftMoE(nnx.Module):
@@ -209,45 +229,20 @@ class SoftMoE(nnx.Module):
         self, d: int, num_experts: int, make_expert: MakeExpert, *, slots: int, scale: float = 1.0, rngs: nnx.Rngs
     ):
         self.router = SoftRouter(d, num_experts, slots, scale=scale, rngs=rngs)
-        self.experts = stack_experts(make_expert, num_experts, rngs)
+        self.experts, self.d = stack_experts(make_expert, num_experts, rngs), d
 
     def __call__(
         self,
-        x: Float[Array, "g t d"],
+        x: Float[AnyArray, "*batch t d"],
         *,
         train: bool = False,
         key: Key[Array, ""] | None = None,
-        mask: Bool[Array, "g t"] | None = None,
-        router_input: Float[Array, "g t r"] | None = None,
-    ) -> tuple[Float[Array, "g t d2"], SoftRouting]:
+        mask: Bool[AnyArray, "*#batch #t"] | None = None,
+        router_input: Float[AnyArray, "*#batch #t r"] | None = None,
+    ) -> tuple[Float[Array, "*batch t d2"], SoftRouting]:
         """Apply the layer; `router_input`: what the router looks at, d numbers a token; None: the tokens themselves."""
-        routing = self.router(x if router_input is None else router_input, mask)
-        key = key_for(self.experts, key if train else None)
-        y = apply_experts(self.experts, dispatch_tokens(routing.dispatch, x), key)
-        return combine_slots(routing.combine, y), routing
-
-
-def into_groups(
-    size: int | None,
-    x: Float[Array, "g t d"],
-    mask: Bool[Array, "g t"] | None,
-    ids: Int[Array, "g t"],
-) -> tuple[Float[Array, "g2 t2 d"], Bool[Array, "g2 t2"] | None, Int[Array, "g2 t2"]]:
-    """Regroup all tokens by `size` in their order; padding, off in the mask, fills up the last group."""
-    if size is None or size == x.shape[1]:
-        return x, mask, ids
-    missing = -x.shape[0] * x.shape[1] % size
-    if missing and mask is None:
-        mask = jnp.ones(x.shape[:2], bool)
-
-    def regroup(a: Shaped[Array, "g t *rest"]) -> Shaped[Array, "g2 t2 *rest"]:
-        flat = a.reshape(-1, *a.shape[2:])
-        return jnp.pad(flat, [(0, missing), *[(0, 0)] * (a.ndim - 2)]).reshape(-1, size, *a.shape[2:])
-
-    return regroup(x), None if mask is None else regroup(mask), regroup(ids)
-
-
-def ungroup(values: Shaped[Array, "g2 t2 *rest"], shape: tuple[int, int]) -> Shaped[Array, "g t *rest"]:
-    """Undo `into_groups`: values of regrouped tokens for the tokens as they came, [g, t] = `shape`."""
-    g, t = shape
-    return values.reshape(-1, *values.shape[2:])[: g * t].reshape(g, t, *values.shape[2:])
+        inputs = prepare(x, self.d, mask=mask, router_input=router_input)
+        routing = self.router(inputs.router_x, inputs.mask)
+        slots = dispatch_tokens(routing.dispatch, inputs.x)
+        y = apply_experts(self.experts, slots, key_for(self.experts, key, train))
+        return ungroup(combine_slots(routing.combine, y), jnp.shape(x)[:-1]), routing

@@ -76,7 +76,7 @@ def choose_by_sigmoid(logits, k, bias, renormalize=True, scale=1.0, expert_group
     best_of_group = min(2, len(scores) // expert_groups)
     experts = best(limit_to_groups(scores + bias, expert_groups, chosen_groups, best_of_group), k)
     weights = scores[experts]
-    return experts, scale * (weights / weights.sum() if renormalize else weights)
+    return experts, scale * (weights / weights.sum() if renormalize and k > 1 else weights)
 
 
 def limit_to_groups(scores, expert_groups, chosen_groups, best_of_group):

@@ -126,6 +126,10 @@ def test_jitter_needs_a_key_and_moves_the_logits_a_little():
     still, shaken = make("softmax_top_k"), make("softmax_top_k", jitter=0.01)
     want = np.asarray(route(still, X).logits)
     np.testing.assert_array_equal(route(shaken, X).logits, want)
+    with pytest.raises(
+        ValueError, match="key is None, but the router softmax_top_k draws noise in training; pass key="
+    ):
+        route(shaken, X, train=True)
     one, same, other = (np.asarray(route(shaken, X, seed=seed).logits) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
@@ -136,14 +140,18 @@ def test_jitter_needs_a_key_and_moves_the_logits_a_little():
     assert moved.max() > 0
 
 
-@pytest.mark.parametrize("name", ["noisy_top_k", "vmoe"])
+@pytest.mark.parametrize("name", ["noisy_top_k", "vmoe", "uniform", "random"])
 def test_noise_needs_a_key(name):
     router = make(name)
-    quiet, noisy = route(router, X, train=True), route(router, X, train=True, seed=0)
-    assert quiet.chance is None
-    assert noisy.chance is not None
-    assert (np.asarray(quiet.logits) != noisy.logits).any()
-    np.testing.assert_allclose(quiet.logits, logits_of(X, router.kernel[...]), rtol=1e-6)
+    with pytest.raises(ValueError, match=f"key is None, but the router {name} draws noise in training; pass key="):
+        route(router, X, train=True)
+    quiet, noisy = route(router, X), route(router, X, train=True, seed=0)
+    if name != "random":
+        assert (np.asarray(quiet.logits) != noisy.logits).any()
+        np.testing.assert_allclose(quiet.logits, logits_of(X, router.kernel[...]), rtol=1e-6)
+    if name in ("noisy_top_k", "vmoe"):
+        assert quiet.chance is None
+        assert noisy.chance is not None
 
 
 def test_a_fresh_noisy_router_leaves_everything_to_the_noise():

@@ -14,11 +14,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from moejax.dispatch.places import sorted_places
 from moejax.dispatch.rows import combine_rows, take_tokens
-from moejax.mesh import EXPERT, EXPERTS, TOKENS, deals_out, on_each_device
+from moejax.mesh import DEVICES, EXPERT, EXPERTS, TOKENS, WHOLE, deals_out, on_each_device
 from moejax.routing import TopKRouting
 
 GroupedExperts = Callable[[Float[Array, "n d"], Int[Array, " e"]], Float[Array, "n d2"]]
@@ -40,17 +40,24 @@ def grouped_over_mesh(
     experts: PyTree[Shaped[Array, "e ..."]],
     x: Float[Array, "g t d"],
     routing: TopKRouting,
+    key: Key[Array, ""] | None = None,
 ) -> Float[Array, "g t d2"]:
-    """`grouped_dispatch` of `apply(experts, rows, sizes)`, the stacked experts dealt out over the mesh in use."""
-    if not deals_out(len(x)):
-        return grouped_dispatch(partial(apply, experts), x, routing)
+    """`grouped_dispatch` of `apply(experts, rows, sizes, key)`, the stacked experts dealt out over the mesh in use.
 
-    def of_a_device(experts, x, routing):
+    `key`: for experts that draw; each device draws for its own rows.
+    """
+    if not deals_out(len(x)):
+        return grouped_dispatch(partial(apply, experts, key=key), x, routing)
+
+    def of_a_device(experts, x, routing, key):
         x, routing = jax.tree.map(lambda a: lax.all_gather(a, EXPERT, tiled=True), (x, routing))
-        y = grouped_dispatch(partial(apply, experts), x, _own(routing, len(jax.tree.leaves(experts)[0])))
+        if key is not None:
+            key = jax.random.fold_in(key, lax.axis_index(DEVICES))
+        y = grouped_dispatch(partial(apply, experts, key=key), x, _own(routing, len(jax.tree.leaves(experts)[0])))
         return lax.psum_scatter(y, EXPERT, tiled=True)
 
-    return on_each_device(of_a_device, len(x), takes=(EXPERTS, TOKENS, TOKENS), gives=TOKENS)(experts, x, routing)
+    spread = on_each_device(of_a_device, len(x), takes=(EXPERTS, TOKENS, TOKENS, WHOLE), gives=TOKENS)
+    return spread(experts, x, routing, key)
 
 
 def _own(routing: TopKRouting, experts: int) -> TopKRouting:

@@ -20,9 +20,10 @@ def sigmoid_top_k(
 ) -> TopKRouting:
     """Choose the k experts with the highest sigmoid(logit) + bias, and weigh them by sigmoid(logit) alone.
 
-    Each expert is scored by itself. With `renormalize` the k scores are scaled to sum to 1; `scale` multiplies them
-    after that (2.5 in DeepSeek-V3). `probs` are the scores of all experts, normalised (equation 18, for the balance
-    loss). A group of experts is scored by its best two.
+    Each expert is scored by itself. With `renormalize` the k scores are scaled to sum to 1, but for k = 1, where a
+    constant 1 would give the router no gradient; `scale` multiplies them after that (2.5 in DeepSeek-V3). `probs` are
+    the scores of all experts, normalised (equation 18, for the balance loss). A group of experts is scored by its best
+    two.
     """
     scores = jax.nn.sigmoid(logits)
     biased = scores if bias is None else scores + bias[None, None]
@@ -31,7 +32,7 @@ def sigmoid_top_k(
     # s / Σs as a softmax of log s: finite, and with finite gradients, also where all scores vanish.
     log_scores = jax.nn.log_sigmoid(logits)
     chosen = jnp.take_along_axis(log_scores, experts, axis=-1)
-    weights = jax.nn.softmax(chosen, axis=-1) if renormalize else jnp.exp(chosen)
+    weights = jax.nn.softmax(chosen, axis=-1) if renormalize and k > 1 else jnp.exp(chosen)
     return TopKRouting(logits, jax.nn.softmax(log_scores, axis=-1), experts, weights * scale)
 
 

@@ -52,9 +52,9 @@ def random_mask(seed, t=T):
 
 @partial(jax.jit, static_argnames="capacity")
 def route(router, x, capacity, mask=None, seed=None, ids=None):
-    """A routing in training, and all that is derived from it."""
+    """A routing in training, and all that is derived from it; without a seed, of a router with noise, at evaluation."""
     key = None if seed is None else jax.random.key(seed)
-    got = router(x, capacity, Context(train=True, key=key, mask=mask, ids=ids))
+    got = router(x, capacity, Context(train=key is not None or not router.noisy, key=key, mask=mask, ids=ids))
     return got, got.gates, got.choices, got.carried_out
 
 

@@ -58,7 +58,16 @@ def test_a_group_is_scored_by_its_best_two_with_their_bias():
     np.testing.assert_array_equal(got.experts, [[[0]]])
     got = sigmoid_top_k(SCORES, 1, bias=jnp.array([0, 0, 0, 0.1]), expert_groups=2, chosen_groups=1)
     np.testing.assert_array_equal(got.experts, [[[2]]])
-    np.testing.assert_allclose(got.weights, [[[1]]], rtol=1e-6)
+    np.testing.assert_allclose(got.weights, [[[0.6]]], rtol=1e-6)
+
+
+def test_one_weight_alone_stays_the_sigmoid_and_has_a_gradient():
+    def weights(logits):
+        return routing.sigmoid_top_k(logits, 1, scale=2.5).weights.sum()
+
+    weight, gradient = jax.jit(jax.value_and_grad(weights))(SCORES)
+    np.testing.assert_allclose(weight, 2.5 * 0.8, rtol=1e-6)
+    np.testing.assert_allclose(gradient, [[[2.5 * 0.8 * 0.2, 0, 0, 0]]], rtol=1e-5)
 
 
 def test_groups_of_one_expert_are_scored_by_it():

@@ -1,0 +1,127 @@
+"""What a layer is called with, made ready: shapes checked, groups of tokens, and zeros where the mask excludes one.
+
+Zeros and not weights of zero, since 0 · NaN is NaN: what stands in padding reaches no output, no loss and no gradient.
+
+Axis letters: g groups, t tokens of a group, d model width, r width of what the router looks at.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.export import is_symbolic_dim
+from jaxtyping import Array, Bool, Float, Int, Shaped
+from numpy import ndarray
+
+AnyArray = Array | ndarray
+
+
+class Inputs(NamedTuple):
+    """Tokens in groups, and what comes with each."""
+
+    x: Float[Array, "g t d"]
+    ids: Int[Array, "g t"]
+    mask: Bool[Array, "g t"] | None = None
+    router_input: Float[Array, "g t r"] | None = None
+    assigned: Int[Array, "g t"] | None = None
+
+    @property
+    def router_x(self) -> Float[Array, "g t r"]:
+        """What the router looks at."""
+        return self.x if self.router_input is None else self.router_input
+
+
+def prepare(
+    x: Float[AnyArray, "*batch t d"],
+    router_width: int,
+    *,
+    mask: Bool[AnyArray, "*#batch #t"] | None = None,
+    ids: Int[AnyArray, "*#batch #t"] | None = None,
+    router_input: Float[AnyArray, "*#batch #t r"] | None = None,
+    assigned: Int[AnyArray, "*#batch #t"] | None = None,
+) -> Inputs:
+    """The inputs of a layer with all axes before the tokens' as one, the groups.
+
+    Where there is no token at all, one of padding stands in for them.
+
+    Raises ValueError, in one sentence, for an array whose shape or kind of numbers does not fit.
+    """
+    x = jnp.asarray(x)
+    if x.ndim < 2:
+        raise ValueError(f"x has the shape {x.shape}; tokens come as [..., t, d], one of width d as [1, d].")
+    tokens = x.shape[:-1]
+    looked_at = x if router_input is None else jnp.asarray(router_input)
+    if looked_at.shape[-1:] != (router_width,):
+        name = "x" if router_input is None else "router_input"
+        raise ValueError(f"{name} has the shape {looked_at.shape}; the router reads {router_width} numbers a token.")
+    inputs = Inputs(
+        _checked("x", x, tokens, jnp.floating, 1),
+        _checked("ids", jnp.arange(x.shape[-2]) if ids is None else ids, tokens, jnp.integer),
+        None if mask is None else _checked("mask", mask, tokens, jnp.bool_),
+        None if router_input is None else _checked("router_input", router_input, tokens, jnp.floating, 1),
+        None if assigned is None else _checked("assigned", assigned, tokens, jnp.integer),
+    )
+    if 0 in tokens:
+        nothing = jax.tree.map(lambda a: jnp.zeros((1, 1, *a.shape[len(tokens) :]), a.dtype), inputs)
+        return nothing._replace(mask=jnp.zeros((1, 1), bool))
+    inputs = jax.tree.map(lambda a: a.reshape(-1, *a.shape[len(tokens) - 1 :]), inputs)
+    return inputs._replace(
+        x=where_real(inputs.mask, inputs.x),
+        router_input=None if router_input is None else where_real(inputs.mask, inputs.router_input),
+    )
+
+
+def where_real(mask: Bool[Array, "g t"] | None, values: Float[Array, "g t d"]) -> Float[Array, "g t d"]:
+    """The values of tokens, zeros for padding."""
+    return values if mask is None else jnp.where(mask[..., None], values, 0)
+
+
+def into_groups(size: int | None, inputs: Inputs) -> Inputs:
+    """Regroup all tokens by `size` in their order; padding, off in the mask, fills up the last group.
+
+    With fewer tokens than that, their one group is as small as they are.
+    """
+    g, t = inputs.x.shape[:2]
+    if size is None or size == t:
+        return inputs
+    if not is_symbolic_dim(g * t):
+        size = min(size, g * t)
+    groups = -(-g * t // size)
+    missing = groups * size - g * t
+    if missing and inputs.mask is None:
+        inputs = inputs._replace(mask=jnp.ones((g, t), bool))
+
+    def regroup(a: Shaped[Array, "g t *rest"]) -> Shaped[Array, "g2 t2 *rest"]:
+        flat = a.reshape(-1, *a.shape[2:])
+        return jnp.pad(flat, [(0, missing), *[(0, 0)] * (a.ndim - 2)]).reshape(groups, size, *a.shape[2:])
+
+    return jax.tree.map(regroup, inputs)
+
+
+def ungroup(values: Shaped[Array, "g2 t2 *rest"], shape: tuple[int, ...]) -> Shaped[Array, "..."]:
+    """Values of regrouped tokens for the tokens as they came, [*batch, t] = `shape`."""
+    flat = values.reshape(-1, *values.shape[2:])
+    return flat[: math.prod(shape)].reshape(*shape, *values.shape[2:])
+
+
+def _checked(name: str, array: AnyArray, tokens: tuple[int, ...], kind: Any, axes: int = 0) -> Shaped[Array, "..."]:
+    """The array, one entry for each of `tokens`, with so many axes of its own."""
+    array = jnp.asarray(array)
+    if not jnp.issubdtype(array.dtype, kind):
+        raise ValueError(f"{name} has the dtype {array.dtype}; {_KINDS[kind]}.")
+    shape = (*tokens, *array.shape[array.ndim - axes :])
+    try:
+        return jnp.broadcast_to(array, shape)
+    except ValueError:
+        want = f"{tokens} and one axis more" if axes else f"{tokens}"
+        raise ValueError(
+            f"{name} has the shape {array.shape}; one entry a token of x makes it {want}, or what broadcasts to that."
+        ) from None
+
+
+_KINDS = {
+    jnp.floating: "it must be floating-point numbers, d a token",
+    jnp.integer: "it must be whole numbers, one a token",
+    jnp.bool_: "it must be bool, True where a token counts and False at padding (try mask != 0)",
+}

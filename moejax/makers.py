@@ -1,0 +1,64 @@
+"""Functions that make a module: what a layer is given for its experts, its shared expert and its gate."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from flax import nnx
+
+MakeExpert = Callable[..., nnx.Module]  # of rngs, in its place or by name
+
+# What Flax's own modules change while they run. Under the experts' vmap, and in a compiled program, that is lost.
+_CHANGES = (nnx.RngState, nnx.BatchStat, nnx.Cache, nnx.Intermediate)
+
+
+def made(make: MakeExpert, rngs: nnx.Rngs, name: str) -> Any:
+    """The module that `make` makes of the random streams; raises ValueError if the argument `name` is no such function.
+
+    `make(rngs)` or, where that is how it takes them, `make(rngs=rngs)`: a `partial(MLP, 8, 16)` will do.
+    """
+    example = f"{name}=lambda rngs: moejax.MLP(8, 16, rngs=rngs)"
+    if isinstance(make, nnx.Module) or not callable(make):
+        raise ValueError(f"{name} is {_called(make)}; give a function that makes one, such as {example}.")
+    if _takes(make, rngs=rngs):
+        module = make(rngs=rngs)
+    elif _takes(make, rngs):
+        module = make(rngs)
+    else:
+        raise ValueError(f"{name} must be a function of rngs alone, such as {example}; {_called(make)} needs more.")
+    if not isinstance(module, nnx.Module):
+        raise ValueError(f"{name} made {_called(module)}, which is no flax.nnx.Module; try {example}.")
+    return module
+
+
+def refuse_what_changes(module: nnx.Module, name: str) -> None:
+    """Raise ValueError if stacked experts hold variables that change while they run, such as dropout's counter."""
+    for path, variable in nnx.to_flat_state(nnx.state(module)):
+        if isinstance(variable, _CHANGES):
+            raise ValueError(
+                f"{name} made experts with {'.'.join(map(str, path))}, which changes in every call (nnx.Dropout and"
+                " nnx.BatchNorm have such variables) and cannot under vmap; for dropout set `draws = True` in the"
+                " expert and use the `key` that its call then gets (see moejax.models.dropout), for normalisation"
+                " nnx.LayerNorm."
+            )
+
+
+def _takes(make: Callable, *args: Any, **by_name: Any) -> bool:
+    """Whether `make` can be called so."""
+    inner = make
+    while isinstance(inner, partial):
+        args, by_name, inner = inner.args + args, inner.keywords | by_name, inner.func
+    if isinstance(inner, type):  # Flax's classes hide what they take
+        args, inner = (None, *args), inner.__init__
+    try:
+        inspect.signature(inner).bind(*args, **by_name)
+    except TypeError:
+        return False
+    return True
+
+
+def _called(value: Any) -> str:
+    if isinstance(value, nnx.Module):
+        return f"a {type(value).__name__} itself"
+    return getattr(value, "__name__", None) or repr(value)

@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from moejax.config import Config, contradictions, from_json, overlay
+from moejax.config import Config, abridged, contradictions, from_json, overlay, path_problem
 from moejax.errors import UserError
 from moejax.presets import PRESETS
 
 PROGRAM = "python -m moejax.run"
 FLAGS = ("help", "print_config")
 PROCESSES = ("coordinator", "processes", "process")
-OPTIONS = ("config", "out", "resume", *PROCESSES)
+PATHS = ("config", "out", "resume")
+OPTIONS = (*PATHS, *PROCESSES)
 
 
 class Arguments(NamedTuple):
@@ -32,16 +33,24 @@ def parse(words: Sequence[str]) -> Arguments:
         name, equals, value = word.partition("=")
         name = name.removeprefix("--").replace("-", "_")
         if word == "-h" or (word.startswith("--") and name in FLAGS):
-            flags.add("help" if word == "-h" else name)
-        elif not word.startswith("--"):
-            problems.append(f"{word!r} is not an option; every option begins with -- and is followed by its value.")
-        elif equals:
-            values[name] = value
-        elif rest and not rest[0].startswith("--"):
-            values[name] = rest.pop(0)
-        else:
+            if equals:
+                problems.append(f"{abridged(repr(word))} has a value, but {word.partition('=')[0]} takes none.")
+            else:
+                flags.add("help" if word == "-h" else name)
+            continue
+        if not word.startswith("--") or not name:
+            said = abridged(repr(word))
+            problems.append(f"{said} is not an option; every option begins with -- and is followed by its value.")
+            continue
+        if not equals and (not rest or rest[0].startswith("--")):
             problems.append(f"--{name} needs a value after it.")
+            continue
+        if name in values:
+            problems.append(f"--{name} is given twice; leave one out.")
+        values[name] = value if equals else rest.pop(0)
     options = {name: values.pop(name) for name in OPTIONS if name in values}
+    paths = {name: options[name] for name in PATHS if name in options}
+    problems += [f"--{name} is {problem}" for name, path in paths.items() if (problem := path_problem(path))]
     return Arguments(frozenset(flags), options, values, problems)
 
 
@@ -53,10 +62,10 @@ def configure(arguments: Arguments) -> Config:
         problems.append(f"--config is missing; give it a preset ({', '.join(PRESETS)}) or a config.json.")
     elif chosen in PRESETS:
         base = PRESETS[chosen].config
-    elif Path(chosen).is_file():
-        base, more = from_json(Path(chosen).read_text(encoding="utf-8", errors="replace"), chosen)
+    elif not path_problem(chosen) and Path(chosen).is_file():
+        base, more = _from_file(chosen)
         problems += more
-    else:
+    elif not path_problem(chosen):
         problems.append(f"--config {chosen} is neither a preset ({', '.join(PRESETS)}) nor a config.json file.")
     config, more = overlay(base or Config(), arguments.fields, options=OPTIONS)
     problems += more
@@ -65,6 +74,14 @@ def configure(arguments: Arguments) -> Config:
     if problems:
         raise UserError(*problems)
     return config
+
+
+def _from_file(path: str) -> tuple[Config, list[str]]:
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"--config {path} cannot be read: {error.strerror or error}.") from None
+    return from_json(text, path)
 
 
 def check_resume(arguments: Arguments) -> None:

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import math
+from dataclasses import is_dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moejax.config import (
+    BOUNDS,
     Config,
     DataConfig,
     ModelConfig,
@@ -171,3 +174,108 @@ def test_the_best_of_no_epochs_is_one_sentence():
     config = Config(data=DataConfig(validation=0), train=TrainConfig(tested="best"))
     [problem] = contradictions(config)
     assert problem.startswith("train.tested is best, but data.validation is 0")
+
+
+def numbers() -> dict[str, type]:
+    """int or float, for each field that is a number or none, by its dotted name."""
+    sections = {"": Config} | {f"{f.name}.": f.type for f in dataclasses.fields(Config) if is_dataclass(f.type)}
+    kinds = {f"{s}{f.name}": f.type for s, cls in sections.items() for f in dataclasses.fields(cls)}
+    return {name: number for name, kind in kinds.items() for number in (int, float) if kind in (number, number | None)}
+
+
+def outside(name: str, kind: type) -> list[tuple[int | float, int | float]]:
+    """Values just out of bounds, each with the bound that its sentence must name."""
+    bound = BOUNDS[name]
+    if kind is int:
+        return [(bound.low - 1, bound.low), (bound.high + 1, bound.high)]
+    above = bound.high if bound.below else math.nextafter(bound.high, math.inf)
+    return [(math.nextafter(bound.low, -math.inf), bound.low), (above, bound.high)]
+
+
+def test_every_number_has_bounds():
+    assert set(numbers()) == set(BOUNDS)
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("layer", ["sparse", "soft"])
+def test_what_is_just_out_of_bounds_is_one_sentence(name, layer):
+    base = Config(moe=MoeConfig(layer=layer))
+    for value, bound in outside(name, numbers()[name]):
+        config, problems = overlay(base, {name: repr(value)})
+        assert problems == []
+        [said] = [p for p in contradictions(config) if p.startswith(f"{name} is ")]
+        if any(said.startswith(f"{name} is {value}{closer}") for closer in (", but", ", which", "; it must be from")):
+            continue  # another field bounds it more closely
+        sides = {0: ("negative", "from 0"), 1e-30: ("at least 1e-30",), 1: ("at least 1", "below 1", "from 1")}
+        words = (*sides.get(bound, ()), f"{bound:g}", str(bound))
+        assert any(word in said for word in words), said
+        assert f"{value:g}" in said or str(value) in said
+
+
+@given(st.sampled_from(sorted(BOUNDS)), st.integers(10, 300), st.booleans())
+def test_far_out_of_bounds_is_one_short_sentence(name, digits, negative):
+    kind = numbers()[name]
+    value = (-1 if negative else 1) * (10**digits if kind is int else 10.0 ** max(digits, 39))
+    config, problems = overlay(Config(moe=MoeConfig(layer="sparse")), {name: repr(value)})
+    said = [p for p in contradictions(config) if p.startswith(f"{name} is ")]
+    assert problems == []
+    assert len(said) == 1
+    assert len(said[0]) < 420
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"x":' * 3000 + "1" + "}" * 3000, "is not a config.json: it holds objects within objects beyond counting."),
+        ("[" * 100_000, "is not a config.json: it holds objects within objects beyond counting."),
+        ('{"seed": %s}' % ("9" * 4301), "is not a config.json: Exceeds the limit (4300 digits)"),
+    ],
+    ids=["deep", "lists", "digits"],
+)
+def test_json_that_python_cannot_read_is_one_sentence(text, sentence):
+    with pytest.raises(UserError) as error:
+        from_json(text, "c.json")
+    assert str(error.value).startswith(f"c.json {sentence}")
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"seed": 1, "seed": 2}', "c.json gives seed twice; leave one out."),
+        ('{"train": {"epochs": 1}, "train": {"epochs": 2}}', "c.json gives train.epochs twice; leave one out."),
+        ('{"train": {"epochs": 1}, "train.epochs": 2}', "c.json gives train.epochs twice; leave one out."),
+        ('{"name": null}', "name is null, which is not text."),
+        ('{"name": ["a"]}', 'name is ["a"], which is not text.'),
+        ('{"data": {"dir": 3}}', "data.dir is 3, which is not text or none."),
+        ('{"tran": {}}', "There is no field tran;"),
+        ('{"seed": null}', "seed is 'none', which is not a whole number."),
+        ('{"seed": 1e999}', "seed is 'Infinity', which is not a whole number."),
+    ],
+)
+def test_json_has_one_meaning_or_a_sentence(text, sentence):
+    _, problems = from_json(text, "c.json")
+    assert [p.startswith(sentence[:30]) for p in problems] == [True]
+
+
+def test_an_empty_section_of_json_says_nothing():
+    assert from_json('{"train": {}}', "c.json") == (Config(), [])
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b", "nul\0", "x" * 101, "line\nbreak", "\ud800"])
+def test_a_name_that_is_no_folder_is_one_sentence(name):
+    [problem] = contradictions(Config(name=name))
+    assert problem.startswith("name is ")
+
+
+@pytest.mark.parametrize("path", ["", "nul\0", "x" * 256, "/".join(["x" * 200] * 21)])
+@pytest.mark.parametrize("field", ["dir", "tokenizer"])
+def test_a_path_that_can_be_none_is_one_sentence(field, path):
+    [problem] = contradictions(Config(data=DataConfig(**{field: path})))
+    assert problem.startswith(f"data.{field} is ")
+    assert len(problem) < 200
+
+
+def test_freezing_everything_by_nothing_is_one_sentence():
+    [problem] = contradictions(Config(train=TrainConfig(frozen="")))
+    assert problem.startswith("train.frozen is '', with which every parameter's path begins")

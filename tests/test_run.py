@@ -63,6 +63,35 @@ def test_bad_data_leaves_no_folder_behind(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["--config", "mnist_tiny", "--seed", "1", "--seed=2"], "--seed is given twice; leave one out."),
+        (
+            ["--config", "mnist_tiny", "--train.batch-size", "1", "--train.batch_size", "2"],
+            "--train.batch_size is given",
+        ),
+        (["--config", "mnist_tiny", "--config", "mnist_soft", "--print-config"], "--config is given twice"),
+        (["--help=no"], "'--help=no' has a value, but --help takes none."),
+        (["--config", "mnist_tiny", "--print-config=false"], "'--print-config=false' has a value"),
+        (["--config", "mnist_tiny", "--", "x"], "'--' is not an option"),
+        (["--config", "x" * 300], "--config is 'xxx"),
+        (["--config", ""], "--config is ''"),
+        (["--config", "mnist_tiny", "--out", "y" * 300], "--out is 'yyy"),
+        (["--resume", "z" * 300], "--resume is 'zzz"),
+        (["--config", "mnist_tiny", "--name", "x" * 300], "name is 'xxx"),
+        (["--config", "mnist_tiny", "--train.epochs", "9" * 5000], "train.epochs is '999"),
+        (["--config", "mnist_tiny", "--train.epochs", "9" * 4000], "train.epochs is 999"),
+    ],
+    ids=range(13),
+)
+def test_words_have_one_meaning_or_a_sentence(command, sentence, capsys):
+    assert run.main(command) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if sentence in line]
+    assert len(said) == 1
+    assert len(said[0]) < 250
+
+
+@pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
         ("data.limit", "10", "train.batch_size is 15, but there are only 10 training examples; choose at most 10."),

@@ -1,22 +1,26 @@
 """Configuration: the schema of a run, its text forms, and what makes no sense in it."""
 
-from moejax.config.contradictions import contradictions
+from moejax.config.bounds import BOUNDS, abridged
+from moejax.config.contradictions import contradictions, path_problem
 from moejax.config.mesh_shape import mesh_problems, nearest_divisor
 from moejax.config.overlay import flatten, from_json, overlay, to_json
 from moejax.config.schema import Config, DataConfig, ModelConfig, MoeConfig, ParallelConfig, TrainConfig
 
 __all__ = [
+    "BOUNDS",
     "Config",
     "DataConfig",
     "ModelConfig",
     "MoeConfig",
     "ParallelConfig",
     "TrainConfig",
+    "abridged",
     "contradictions",
     "flatten",
     "from_json",
     "mesh_problems",
     "nearest_divisor",
     "overlay",
+    "path_problem",
     "to_json",
 ]

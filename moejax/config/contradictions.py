@@ -1,6 +1,9 @@
 """Values of a configuration that make no sense, alone or beside the others."""
 
+from pathlib import Path
+
 from moejax.arguments import sparse_problems
+from moejax.config.bounds import abridged, out_of_bounds
 from moejax.config.mesh_shape import mesh_problems
 from moejax.config.overlay import flatten
 from moejax.config.schema import Config, MoeConfig
@@ -16,37 +19,14 @@ DATA_OF_MODELS = {
 
 def contradictions(config: Config) -> list[str]:
     """One sentence for each."""
-    moe, t = config.moe, config.train
-    at_least_one = [
-        *("model.stem", "model.kernel", "model.stride", "model.width", "model.depth", "model.embedding"),
-        *("model.second_hidden", "model.heads", "model.moe_every", "model.room", "data.vocabulary", "data.length"),
-        *("moe.num_experts", "moe.hidden", "moe.slots"),
-        *("train.epochs", "train.batch_size", "train.evaluation_batch", "train.chunk", "train.evaluate_every"),
-    ]
-    above_zero = [
-        *("moe.scale", "moe.weight_scale", "moe.temperature", "moe.final_temperature"),
-        *("train.learning_rate", "train.router_learning_rate", "train.task_weight", "train.clip_norm"),
-        *("data.limit", "data.evaluation_limit"),
-        *("model.init_scale", "train.stop_rise", "train.stop_below"),
-    ]
-    not_negative = [
-        *("data.validation", "model.neighbours", "model.upcycling_noise", "moe.shared", "moe.bias_rate"),
-        *("moe.balance_weight", "moe.z_weight", "moe.importance_weight"),
-        *("moe.load_weight", "moe.entropy_weight", "moe.usage_weight", "moe.assignment_weight", "moe.l2_weight"),
-        *("train.weight_decay", "train.consistency", "train.shift", "train.rotate", "train.elastic", "train.blur"),
-    ]
-    below_one = [
-        *("model.dropout", "moe.jitter", "train.average"),
-        *("train.warmup", "train.label_smoothing", "train.zoom", "train.crop"),
-    ]
-    values = {name: value for name, value in flatten(config).items() if value is not None}
-    problems = [f"{n} is {values[n]}; it must be at least 1." for n in at_least_one if values[n] < 1]
-    problems += [f"{n} is {values[n]}; it must be above 0." for n in above_zero if n in values and not values[n] > 0]
-    problems += [f"{n} is {values[n]}; it must not be negative." for n in not_negative if not values[n] >= 0]
-    problems += [f"{n} is {values[n]}; it must be at least 0 and below 1." for n in below_one if not 0 <= values[n] < 1]
-    if not 0 <= config.seed < 2**32:
-        problems.append(f"seed is {config.seed}; it must be from 0 to {2**32 - 1}.")
-    problems += _of_a_model(config)
+    others = _of_texts(config) + _beside_each_other(config)
+    # A field that others bound more closely is said once.
+    outside = out_of_bounds(flatten(config)).items()
+    return [said for name, said in outside if not any(p.startswith(f"{name} is") for p in others)] + others
+
+
+def _beside_each_other(config: Config) -> list[str]:
+    moe, problems = config.moe, _of_a_model(config)
     if moe.layer == "sparse" and moe.num_experts > 0:
         problems += _of_a_sparse_layer(moe)
     if moe.learn_temperature and moe.final_temperature is not None:
@@ -57,15 +37,39 @@ def contradictions(config: Config) -> list[str]:
     if config.model.name == "clusters":
         problems += _of_clusters(config)
     problems += _of_guidance(config)
-    if t.tested == "best" and config.data.validation == 0:
+    if config.train.tested == "best" and config.data.validation == 0:
         problems.append(
             "train.tested is best, but data.validation is 0, so that no epoch can be the best; give data.validation"
             " some examples or choose train.tested=last."
         )
-    problems += mesh_problems(config)
-    if t.shift > 14:
-        problems.append(f"train.shift is {t.shift:g}; beyond 14 pixels little is left of a 28 × 28 image.")
-    return problems
+    return problems + mesh_problems(config)
+
+
+def _of_texts(config: Config) -> list[str]:
+    problems, name = [], config.name
+    if name in ("", ".", "..") or len(name) > 100 or any(c in "/\\" or not c.isprintable() for c in name):
+        problems.append(
+            f"name is {abridged(repr(name))}; it is part of a folder's name: 1 to 100 printable characters, without"
+            " slashes."
+        )
+    if config.train.frozen == "":
+        problems.append(
+            "train.frozen is '', with which every parameter's path begins; give it the beginning of some, or none."
+        )
+    paths = {"data.dir": config.data.dir, "data.tokenizer": config.data.tokenizer}
+    return problems + [f"{field} is {bad}" for field, path in paths.items() if (bad := path_problem(path))]
+
+
+def path_problem(path: str | None) -> str:
+    """Why no file system has such a path; empty for one that may be there."""
+    if path is None:
+        return ""
+    if not path or "\0" in path:
+        return f"{abridged(repr(path))}, which can be no path."
+    parts = [part.encode(errors="surrogatepass") for part in Path(path).parts]
+    if sum(map(len, parts)) > 4000 or any(len(part) > 255 for part in parts):
+        return f"{abridged(repr(path))}; a path has at most 4,000 bytes, and each of its names 255."
+    return ""
 
 
 def _of_a_model(config: Config) -> list[str]:

@@ -9,9 +9,10 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from moejax.config.bounds import abridged
 from moejax.config.schema import Config
 from moejax.errors import UserError
 
@@ -36,12 +37,12 @@ def overlay(base: Config, values: Mapping[str, str], options: Sequence[str] = ()
     kinds, problems, by_section = _kinds(Config), [], {}
     for name, text in values.items():
         if name not in kinds:
-            problems.append(f"There is no field {name}{_did_you_mean(name, [*options, *kinds])}.")
+            problems.append(f"There is no field {abridged(name)}{_did_you_mean(name, [*options, *kinds])}.")
             continue
         try:
             value = _parse(text, kinds[name])
         except ValueError:
-            problems.append(f"{name} is {text!r}, which is not {_describe(kinds[name])}.")
+            problems.append(f"{name} is {abridged(repr(text))}, which is not {_describe(kinds[name])}.")
         else:
             section, _, field = name.rpartition(".")
             by_section.setdefault(section, {})[field] = value
@@ -57,15 +58,49 @@ def to_json(config: Config) -> str:
 
 def from_json(text: str, origin: str) -> tuple[Config, list[str]]:
     """Read a `config.json`; fields it does not name keep their defaults. `origin` names the file in errors."""
+    kinds, values, problems = _kinds(Config), {}, []
+    for name, value in _read(text, origin):
+        kind = kinds.get(name)
+        if value == _Object() and any(field.startswith(f"{name}.") for field in kinds):
+            continue
+        if name in values:
+            problems.append(f"{origin} gives {abridged(name)} twice; leave one out.")
+        elif kind in (str, str | None) and not isinstance(value, kind):
+            problems.append(f"{name} is {abridged(json.dumps(value))}, which is not {_describe(kind)}.")
+        else:
+            values[name] = _text(value)
+    config, more = overlay(Config(), values)
+    return config, problems + more
+
+
+class _Object(list):
+    """An object of JSON as its pairs, for it may hold a key twice."""
+
+
+def _read(text: str, origin: str) -> list[tuple[str, Any]]:
+    """Names and values, in their order; UserError if the text is no JSON object."""
     try:
-        tree = json.loads(text)
+        tree = json.loads(text, object_pairs_hook=_Object)
+        if isinstance(tree, _Object):
+            return list(_leaves(tree))
+        kind = type(tree).__name__
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{origin} is not valid JSON (line {error.lineno}: {error.msg}); mend it or use a preset."
-        ) from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{origin} holds {type(tree).__name__}, not the object that a config.json is.")
-    return overlay(Config(), {name: _text(value) for name, value in _flatten(tree).items()})
+        problem = f"is not valid JSON (line {error.lineno}: {error.msg}); mend it or use a preset"
+    except RecursionError:
+        problem = "is not a config.json: it holds objects within objects beyond counting"
+    except ValueError as error:  # a number of more digits than Python reads
+        problem = f"is not a config.json: {str(error).partition(';')[0]}"
+    else:
+        problem = f"holds {kind}, not the object that a config.json is"
+    raise UserError(f"{origin} {problem}.")
+
+
+def _leaves(tree: _Object, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree:
+        if isinstance(value, _Object) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _kinds(cls: type, prefix: str = "") -> dict[str, Any]:

@@ -4,6 +4,7 @@ A split is a dict of arrays that share their leading axis, one row an example. N
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sized
 from typing import Any
 
@@ -51,6 +52,16 @@ def integers(column: Any, what: str) -> np.ndarray:
     if array.dtype.kind not in "iu" or (array.size and np.abs(array.astype(np.float64)).max() >= 2**31):
         raise ValueError(f"{what} are of type {array.dtype}, expected whole numbers of 32 bits")
     return array.astype(np.int32)
+
+
+def digest(dataset: Dataset) -> str:
+    """A sha256 of all examples of all splits: of what a run's numbers depend on, wherever it was read."""
+    sum = hashlib.sha256()
+    for split in (dataset.train, dataset.validation, dataset.test):
+        for name, array in sorted(split.items()):
+            sum.update(f"{name} {array.dtype} {array.shape};".encode())
+            sum.update(np.ascontiguousarray(array))
+    return sum.hexdigest()
 
 
 def take(examples: Examples, which: np.ndarray | slice) -> Examples:

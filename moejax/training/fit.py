@@ -1,14 +1,16 @@
 """A run from its first step to its test result: the one place where loop, evaluation, checkpoints and folder meet."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
+from moejax import metrics_log
 from moejax.config import Config, nearest_divisor
 from moejax.data.dataset import Dataset, Examples, rows
 from moejax.dispatch import default_group_size
@@ -19,8 +21,10 @@ from moejax.training import frozen, processes
 from moejax.training.average import averaged
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, routing_facts
+from moejax.training.finite import all_finite, finite_rows, not_finite
 from moejax.training.folder import RunFolder, describe_device
 from moejax.training.history import RoutingHistory, test_pictures
+from moejax.training.identity import check_same, identity
 from moejax.training.interrupt import StopSignal
 from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, make_update, parameter_key
 from moejax.training.objective import make_objective
@@ -29,6 +33,8 @@ from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress, Status
 from moejax.training.sizes import check_sizes
 from moejax.training.tables import activations_table, metrics_table
+
+_IDENTITY, _ROUTING = "identity.json", "routing.npz"  # what a checkpoint has beside the state and metrics.jsonl
 
 
 class Fit:
@@ -43,7 +49,6 @@ class Fit:
         self.checkpoints = Checkpoints(folder.checkpoints, keep_all=train.checkpoints == "all")
         self.history = RoutingHistory()
         self.started = time.perf_counter()
-        self.rates: list[float] = []
 
         self.parallel = Parallel.of(config)
         make = partial(make_optimizer, train, self.steps)
@@ -67,14 +72,28 @@ class Fit:
             self.chunk = self.parallel.compile(chunk, self.parallel.shapes(shapes), self.examples(0, 0), self.keys, 0)
             self.state = init_program.result()(*given)
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same when this run goes on."""
+        return identity(self.config, self.data)
+
     def resume(self) -> None:
-        """Go back to the latest checkpoint, or to the start if there is none."""
-        step = self.checkpoints.latest()
-        if step is not None:
+        """Go back to the latest checkpoint, or to the start if there is none: the state, and the run's files with it.
+
+        UserError if the run was begun on another configuration or other data.
+        """
+        latest = self.checkpoints.latest(self.progress.message) if processes.is_first() else None
+        step, log = int(processes.from_first(str(latest or 0))), b""
+        if step:
+            before, log, routing = (
+                self.checkpoints.read(step, name) for name in (_IDENTITY, metrics_log.NAME, _ROUTING)
+            )
+            check_same(json.loads(before), self.identity, self.folder.path)
             self.state = self._restore(step)
-        step = int(self.state.step)
-        self.started -= self.folder.rewind(step)
-        self.history = RoutingHistory.from_arrays(self.folder.read_routing(), step)
+            self.history = RoutingHistory.from_bytes(routing)
+            self.started -= json.loads(log.splitlines()[-1])["seconds"]
+        if not self.folder.rewind(log):
+            self.progress.message(f"{metrics_log.NAME} was damaged; it is again what it was at step {step}.")
         self.progress.message(f"resuming after step {step} of {self.steps}")
 
     def train(self, stop: StopSignal) -> bool:
@@ -98,7 +117,8 @@ class Fit:
     def test(self) -> dict[str, Any]:
         """Evaluate the last state, or the best, on all test examples, once, and write the run's summary."""
         if self.config.train.tested == "best":
-            self.state = self._restore(self._best_step())
+            best = self._best_step() if processes.is_first() else None
+            self.state = self._restore(int(processes.from_first(str(best))))
         model, data = self._model(), self.data
         result = self._evaluate(data.test)
         self._log_evaluation("test", result)
@@ -124,8 +144,13 @@ class Fit:
             **({"validation_majority": majority(data.validation)} if rows(data.validation) else {}),
             **routing_facts(result, data.test, data.num_classes),
             "seconds": round(self._seconds(), 2),
+<<<<<<< HEAD
             "examples_per_second": round(float(np.median(self.rates)), 1) if self.rates else None,
             "parameters": sum(p.size for p in jax.tree.leaves(parameters(model))),
+=======
+            "examples_per_second": self._rate(),
+            "parameters": sum(p.size for p in jax.tree.leaves(model)),
+>>>>>>> 56d0f72 (Commit a checkpoint with its manifest and the run's files in one rename; end a run at numbers that are none)
             "flops_per_example": flops_per_example(model, data.test, self.config.train.evaluation_batch),
             "device": describe_device(),
             "notes": list(data.notes),
@@ -135,15 +160,12 @@ class Fit:
 
     def _report_chunk(self, metrics: Any, n: int, seconds: float) -> None:
         step = int(self.state.step)
-        if not np.isfinite(metrics.loss).all():
-            first = step - n + 1 + int(np.argmin(np.isfinite(metrics.loss)))
-            raise UserError(
-                f"The loss is not a finite number from step {first} on; lower train.learning_rate"
-                f" ({self.config.train.learning_rate:g}). {self.folder.path} keeps what came before."
-            )
+        finite = finite_rows(metrics)
+        if not finite.all():
+            first = step - n + 1 + int(np.argmin(finite))
+            raise self._not_finite(f"The loss is not a finite number from step {first} on", first - 1)
         rate = n * self.config.train.batch_size / seconds
         loss, accuracy = float(metrics.loss.mean()), float(metrics.accuracy.mean())
-        self.rates.append(rate)
         self.history.append(step, metrics)
         self._log(
             "train",
@@ -187,14 +209,33 @@ class Fit:
         self._save(result.accuracy)
 
     def _best_step(self) -> int:
-        """The step of the best validation accuracy that has a checkpoint; the later one of two."""
-        kept = self.checkpoints.steps()
-        records = [r for r in self.folder.read_log() if r["kind"] == "validation" and r["step"] in kept]
-        return max(records, key=lambda record: (record["accuracy"], record["step"]))["step"]
+        """The step of the best validation accuracy, the later one of two; UserError if its checkpoint is gone."""
+        records = [record for record in self.folder.read_log() if record["kind"] == "validation"]
+        best = max(records, key=lambda record: (record["accuracy"], record["step"]))["step"]
+        if best not in self.checkpoints.steps():
+            raise UserError(
+                f"The checkpoint of the best epoch, {self.checkpoints.folder / str(best)}, is gone; set train.tested in"
+                f" {self.folder.path / 'config.json'} to last and resume, or run again."
+            )
+        return best
+
+    def _rate(self) -> float:
+        """Examples per second, the median over the chunks of all of the run."""
+        rates = [record["examples_per_second"] for record in self.folder.read_log() if record["kind"] == "train"]
+        return round(float(np.median(rates)), 1)
 
     def _evaluate(self, examples: Examples) -> Evaluation:
         with self.parallel.in_use():
-            return evaluate(self._model(), examples, self.config.train.evaluation_batch)
+            result = evaluate(self._model(), examples, self.config.train.evaluation_batch)
+        if not np.isfinite([result.loss, result.gates.sum(), result.gate_entropy.sum()]).all():
+            step = int(self.state.step)
+            raise self._not_finite(f"After step {step} an evaluation's loss is not a finite number", step)
+        return result
+
+    def _not_finite(self, what: str, steps: int) -> UserError:
+        """The sentence for what went wrong after so many steps."""
+        learnt = steps > 0 and float(self.learning_rate(steps - 1)) > 0
+        return not_finite(what, self.config, learnt=learnt, kept=self.folder.path)
 
     def _model(self) -> nnx.Module:
         return self.parallel.place(averaged(self.state), by_expert=True)
@@ -207,8 +248,16 @@ class Fit:
         return self.parallel.place(saved, by_expert=True)
 
     def _save(self, accuracy: float | None) -> None:
+        if not all_finite(self.state):
+            step = int(self.state.step)
+            raise self._not_finite(f"After step {step} not all parameters are finite numbers", step)
         self.folder.write_routing(self.history.to_arrays())
-        self.checkpoints.save(self.state, accuracy)
+        files = {
+            _IDENTITY: json.dumps(self.identity).encode(),
+            metrics_log.NAME: (self.folder.path / metrics_log.NAME).read_bytes() if self.folder.writes else b"",
+            _ROUTING: self.history.to_bytes(),
+        }
+        self.checkpoints.save(self.state, accuracy, files)
 
     def _log_evaluation(self, kind: str, result: Evaluation) -> None:
         lists = {name: _rounded(getattr(result, name)) for name in ("load", "dropped", "gate_entropy")}
@@ -262,3 +311,17 @@ def check_groups(config: Config, model: nnx.Module, parallel: Parallel) -> None:
             f"moe.group_size is {size}, but with parallel.strategy pmap the {examples * tokens} tokens of a device make"
             f" no whole groups of it; use {nearest_divisor(size, examples * tokens)}, or strategy jit."
         )
+<<<<<<< HEAD
+=======
+
+
+def check_sizes(config: Config, data: Dataset) -> None:
+    """UserError if a batch is larger than the data, or the best epoch is to be tested and none can be."""
+    examples, batch = rows(data.train), config.train.batch_size
+    if config.train.tested == "best" and not rows(data.validation):
+        raise UserError("train.tested is best, but there are no validation examples; choose train.tested=last.")
+    if batch > examples:
+        raise UserError(
+            f"train.batch_size is {batch}, but there are only {examples} training examples; choose at most {examples}."
+        )
+>>>>>>> 56d0f72 (Commit a checkpoint with its manifest and the run's files in one rename; end a run at numbers that are none)

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from numpy import ndarray
 
+from moejax import metrics_log
 from moejax.config import Config, from_json, to_json
 from moejax.errors import UserError, of_the_system
 from moejax.files import write_whole
@@ -60,11 +61,17 @@ class RunFolder:
         cls.check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
+<<<<<<< HEAD
             with folder:
                 cls.check_free(path)
                 folder._write("env.json", json.dumps(environment(), indent=2) + "\n")
                 folder._write("metrics.jsonl", "")
                 folder._write("config.json", to_json(config))  # last: with it, the folder is a run
+=======
+            folder._write("config.json", to_json(config))
+            folder._write("env.json", json.dumps(environment(), indent=2) + "\n")
+            (path / metrics_log.NAME).touch()
+>>>>>>> 56d0f72 (Commit a checkpoint with its manifest and the run's files in one rename; end a run at numbers that are none)
         except OSError as error:
             raise UserError(f"Cannot write to --out {path}: {of_the_system(error)}") from None
         return folder
@@ -81,7 +88,11 @@ class RunFolder:
         file = path / "config.json"
         try:
             text = file.read_text(encoding="utf-8")
+<<<<<<< HEAD
         except OSError:
+=======
+        except (OSError, UnicodeDecodeError):
+>>>>>>> 56d0f72 (Commit a checkpoint with its manifest and the run's files in one rename; end a run at numbers that are none)
             raise UserError(f"{path} is not a run folder: it has no readable config.json.") from None
         config, problems = from_json(text, str(file))
         if problems:
@@ -92,6 +103,7 @@ class RunFolder:
         """Append one line to metrics.jsonl."""
         if not self.writes:
             return
+<<<<<<< HEAD
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -103,22 +115,45 @@ class RunFolder:
                 records.append(json.loads(line))
             except json.JSONDecodeError:
                 continue  # a line cut short when the run was killed
+=======
+        with open(self.path / metrics_log.NAME, "a") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl, in their order; UserError if a line but the last is not what was written."""
+        records, problems = metrics_log.read(self.path / metrics_log.NAME)
+        if problems:
+            raise UserError(*problems)
+>>>>>>> 56d0f72 (Commit a checkpoint with its manifest and the run's files in one rename; end a run at numbers that are none)
         return records
 
-    def rewind(self, step: int) -> float:
-        """Forget what was logged after `step`, and any test, which a resumed run logs again; returns seconds spent."""
-        kept = [record for record in self.read_log() if record["step"] <= step and record["kind"] != "test"]
-        self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
-        return kept[-1]["seconds"] if kept else 0.0
+    def rewind(self, log: bytes) -> bool:
+        """Put metrics.jsonl back to what it was; False if it did not begin so, and was damaged."""
+        file = self.path / metrics_log.NAME
+        whole = (file.read_bytes() if file.exists() else b"").startswith(log)
+        self._write(metrics_log.NAME, log.decode())
+        return whole
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The run's results; its presence says that the run is finished."""
-        self._write("summary.json", json.dumps(summary, indent=2) + "\n")
+        self._write("summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
     def read_summary(self) -> dict[str, Any] | None:
-        """None while the run is unfinished."""
+        """None while the run is unfinished; UserError if it cannot be read."""
         file = self.path / "summary.json"
+<<<<<<< HEAD
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+=======
+        if not file.exists():
+            return None
+        try:
+            summary = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            summary = None
+        if not isinstance(summary, dict):
+            raise UserError(f"{file} is not what was written; delete it, and --resume {self.path} writes it again.")
+        return summary
+>>>>>>> 56d0f72 (Commit a checkpoint with its manifest and the run's files in one rename; end a run at numbers that are none)
 
     def write_routing(self, arrays: Mapping[str, ndarray]) -> None:
         """routing.npz, whole."""

@@ -1,5 +1,7 @@
 """What a run keeps of its routing: each expert's load over the steps, and at the end who went where on the test set."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,14 +28,12 @@ class RoutingHistory:
         self.rows: dict[str, list[ndarray]] = {name: [] for name in _KEPT}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, ndarray], last_step: int) -> "RoutingHistory":
-        """Back from `to_arrays`, up to `last_step`."""
+    def from_bytes(cls, content: bytes) -> "RoutingHistory":
+        """Back from `to_bytes`."""
         history = cls()
-        for row, step in enumerate(arrays.get("step", ())):
-            if step <= last_step:
-                history.steps.append(int(step))
-                for name in _KEPT:
-                    history.rows[name].append(arrays[name][row])
+        with np.load(io.BytesIO(content)) as arrays:
+            history.steps = arrays["step"].tolist()
+            history.rows = {name: list(arrays[name]) for name in _KEPT}
         return history
 
     def append(self, step: int, metrics: StepMetrics) -> None:
@@ -47,6 +47,12 @@ class RoutingHistory:
         return {"step": np.array(self.steps, np.int64)} | {
             name: np.array(rows, np.float32) for name, rows in self.rows.items()
         }
+
+    def to_bytes(self) -> bytes:
+        """The arrays as one file, for a checkpoint."""
+        file = io.BytesIO()
+        np.savez_compressed(file, **self.to_arrays())
+        return file.getvalue()
 
 
 @jax.jit

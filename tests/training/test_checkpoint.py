@@ -1,11 +1,17 @@
 """Checkpoints come back bit for bit, or say in one sentence why not."""
 
+import json
+import shutil
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from moejax.errors import UserError
+from moejax.training import checkpoint
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.loop import TrainState
 
@@ -76,3 +82,91 @@ def test_another_shape_or_dtype_is_refused_by_name(tmp_path):
     more = state(0)._replace(model={"w": jnp.zeros((3, 2)), "x": jnp.zeros(1)})
     with pytest.raises(UserError, match=r"holds nothing for \.model\['x'\]"):
         Checkpoints(tmp_path).restore(1, more)
+
+
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def write_half(self, folder, args):
+    (folder / "manifest.ocdbt").parent.mkdir(parents=True)
+    raise KeyboardInterrupt
+
+
+def delete_none(folder, ignore_errors=False):
+    if not ignore_errors:
+        raise KeyboardInterrupt
+
+
+INTERRUPTED = {
+    "before the library writes": (ocp.Checkpointer, "save", interrupt),
+    "while the library writes": (ocp.Checkpointer, "save", write_half),
+    "before the manifest": (checkpoint, "_digests", interrupt),
+    "after the manifest": (checkpoint.json, "dumps", interrupt),
+    "before it gets its name": (Path, "rename", interrupt),
+    "while older ones are deleted": (shutil, "rmtree", delete_none),
+}
+
+
+@pytest.mark.parametrize("moment", INTERRUPTED)
+def test_a_save_cut_at_any_moment_leaves_an_older_one_and_can_be_made_again(tmp_path, monkeypatch, moment):
+    Checkpoints(tmp_path).save(state(1), 0.1)
+    Checkpoints(tmp_path).save(state(2), 0.2)
+    checkpoints = Checkpoints(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(*INTERRUPTED[moment])
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(state(3), 0.3)
+    checkpoints = Checkpoints(tmp_path)
+    saved = 3 if moment == "while older ones are deleted" else 2
+    assert checkpoints.latest() == saved
+    assert sorted(p.name for p in tmp_path.iterdir()) == [str(saved)]
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(saved, state(0)), state(saved))
+    checkpoints.save(state(saved + 1), 0.4)
+    assert Checkpoints(tmp_path).latest() == saved + 1
+
+
+def test_the_best_is_kept_though_the_folder_is_opened_again(tmp_path):
+    for step, accuracy in [(1, 0.1), (2, 0.9), (3, None), (4, 0.9), (5, 0.3), (6, None)]:
+        Checkpoints(tmp_path).save(state(step), accuracy)
+    assert Checkpoints(tmp_path).steps() == [4, 6]  # of two alike the later one
+
+
+def test_a_damaged_newest_one_gives_way_to_the_one_before_and_is_written_again(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_all=True)
+    for step in (1, 2, 3):
+        checkpoints.save(state(step), 0.5, {"about": b"%d" % step})
+    (tmp_path / "3" / "about").write_text("4")
+    (tmp_path / "2" / "sha256.json").write_text("[]")
+    warnings = []
+    assert Checkpoints(tmp_path).latest(warnings.append) == 1
+    assert [str(tmp_path / step) in warning for step, warning in zip("32", warnings, strict=True)] == [True, True]
+    assert {p.name for p in tmp_path.iterdir()} == {"1", "2.damaged", "3.damaged"}
+    checkpoints = Checkpoints(tmp_path, keep_all=True)
+    checkpoints.save(state(2), 0.5, {"about": b"2"})
+    assert checkpoints.read(2, "about") == b"2"
+    assert Checkpoints(tmp_path).latest() == 2
+
+
+def test_none_that_is_whole_is_an_error_and_no_new_start(tmp_path):
+    Checkpoints(tmp_path).save(state(1), 0.5)
+    next(p for p in (tmp_path / "1").rglob("d/*") if p.is_file()).write_bytes(b"")
+    with pytest.raises(UserError, match="No checkpoint is whole: delete"):
+        Checkpoints(tmp_path).latest()
+    assert (tmp_path / "1").exists()
+
+
+def test_a_changed_accuracy_does_not_decide_what_is_dropped(tmp_path):
+    Checkpoints(tmp_path).save(state(1), 0.9)
+    manifest = json.loads((tmp_path / "1" / "sha256.json").read_text())
+    (tmp_path / "1" / "sha256.json").write_text(json.dumps(manifest | {"accuracy": 0.1}))
+    Checkpoints(tmp_path).save(state(2), 0.5)
+    assert (tmp_path / "1").exists()
+    with pytest.raises(UserError, match="no readable sha256"):
+        Checkpoints(tmp_path).restore(1, state(0))
+
+
+def test_another_runs_checkpoint_of_that_step_is_not_taken_for_this_ones(tmp_path):
+    Checkpoints(tmp_path).save(state(1), 0.9)
+    with pytest.raises(UserError, match="of another run"):
+        Checkpoints(tmp_path).save(state(1), 0.9)

@@ -1,7 +1,5 @@
 """A run's folder: nothing half written, nothing overwritten, and a resumed run starts from clean lines."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -34,15 +32,63 @@ def test_opening_gives_the_configuration_back_or_says_what_is_wrong_with_it(conf
 
 def test_rewinding_drops_later_lines_tests_and_a_line_cut_short(config, tmp_path):
     folder = RunFolder.create(tmp_path / "run", config)
-    for kind, step in [("train", 3), ("train", 6), ("validation", 6), ("train", 9), ("test", 6)]:
-        folder.log({"kind": kind, "step": step, "seconds": step / 2})
-    with open(folder.path / "metrics.jsonl", "a") as file:
+    log = folder.path / "metrics.jsonl"
+    numbers = {"epoch": 1.0, "loss": 0.5, "accuracy": 0.5}
+    for kind, step in [("train", 3), ("train", 6), ("validation", 6)]:
+        folder.log({"kind": kind, "step": step, "seconds": step / 2, **numbers})
+    saved = log.read_bytes()
+    for kind, step in [("train", 9), ("test", 6)]:
+        folder.log({"kind": kind, "step": step, "seconds": step / 2, **numbers})
+    with open(log, "a") as file:
         file.write('{"kind": "tra')
-    assert folder.rewind(6) == 3.0
-    lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["kind"], line["step"]) for line in lines] == [("train", 3), ("train", 6), ("validation", 6)]
-    assert folder.rewind(0) == 0.0
-    assert (folder.path / "metrics.jsonl").read_text() == ""
+    assert [record["step"] for record in folder.read_log()] == [3, 6, 6, 9, 6]
+    assert folder.rewind(saved)
+    assert [(line["kind"], line["step"]) for line in folder.read_log()] == [
+        ("train", 3),
+        ("train", 6),
+        ("validation", 6),
+    ]
+    log.write_bytes(saved[5:])
+    assert not folder.rewind(saved)
+    assert log.read_bytes() == saved
+    log.unlink()
+    assert folder.rewind(b"")
+    assert log.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"kind": "tra', b"[1]", b"\xff\xfe", b'{"kinD": "train", "step": 3}', b'{"kind": "train", "step": "3"}']
+)
+def test_only_an_unfinished_last_line_is_dropped(config, tmp_path, line):
+    folder = RunFolder.create(tmp_path / "run", config)
+    record = {"kind": "train", "step": 3, "seconds": 1.5, "epoch": 1.0, "loss": 0.5, "accuracy": 0.5}
+    folder.log(record)
+    log = folder.path / "metrics.jsonl"
+    good = log.read_bytes()
+    log.write_bytes(good + line)
+    assert folder.read_log() == [record]
+    log.write_bytes(good + line + b"\n" + good)
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2, is not what was written"):
+        folder.read_log()
+
+
+def test_what_is_no_number_is_never_written_as_json(config, tmp_path):
+    folder = RunFolder.create(tmp_path / "run", config)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        folder.log({"kind": "train", "loss": float("nan")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        folder.write_summary({"test_loss": float("inf")})
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff"])
+def test_a_damaged_summary_or_config_is_one_sentence(config, tmp_path, content):
+    folder = RunFolder.create(tmp_path / "run", config)
+    (folder.path / "summary.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"summary\.json is not what was written; delete it"):
+        folder.read_summary()
+    (folder.path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json"):
+        RunFolder.open(folder.path)
 
 
 def test_arrays_come_back_and_no_partial_file_stays(config, tmp_path):

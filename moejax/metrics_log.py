@@ -1,0 +1,40 @@
+"""The lines of a run's metrics.jsonl, read: by the run that goes on, by its report and by the studies."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+NAME = "metrics.jsonl"
+KINDS = ("train", "validation", "test")
+NUMBERS = ("epoch", "seconds", "loss", "accuracy")  # what each line of a run has
+
+
+def read(file: Path, numbers: Sequence[str] = NUMBERS) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records in their order, and a sentence for each line that is none; those have the named numbers.
+
+    A last line that was cut short, when the run was killed while it wrote, is left out without a word.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        return [], [f"{file} cannot be read: {error.strerror}."]
+    records, problems = [], []
+    whole, _, last = content.rpartition(b"\n")
+    for number, line in enumerate([*whole.split(b"\n"), last], start=1):
+        record = _record(line, numbers)
+        if record is not None:
+            records.append(record)
+        elif line.strip() and line is not last:
+            problems.append(f"{file}, line {number}, is not what was written: {line[:40].decode(errors='replace')!r}.")
+    return records, problems
+
+
+def _record(line: bytes, numbers: Sequence[str]) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or record.get("kind") not in KINDS or type(record.get("step")) is not int:
+        return None
+    return record if all(type(record.get(name)) in (int, float) for name in numbers) else None

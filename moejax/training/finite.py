@@ -1,0 +1,39 @@
+"""Numbers that are none: a run ends at the first, in a sentence that names what most likely made it."""
+
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, PyTree
+from numpy import ndarray
+
+from moejax.config import Config, flatten
+from moejax.errors import UserError
+from moejax.training.processes import any_of
+
+_RATE = "train.learning_rate"
+_REASONABLE = 360  # degrees of a rotation; no other fraction, weight, scale or rate comes near it
+
+
+def all_finite(tree: PyTree) -> bool:
+    """Whether no array has a NaN or an infinity, in any process; on the host, where a checkpoint needs them anyway."""
+    floats = (a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating))
+    return not any_of(not all(np.isfinite(s.data).all() for a in floats for s in a.addressable_shards))
+
+
+def finite_rows(columns: Iterable[ndarray]) -> Bool[ndarray, " n"]:
+    """Which rows have only finite numbers in all columns [n, ...]."""
+    return np.all([np.isfinite(column.reshape(len(column), -1)).all(1) for column in columns], axis=0)
+
+
+def not_finite(what: str, config: Config, *, learnt: bool, kept: object) -> UserError:
+    """The sentence for it; `learnt`: something had been learnt by then, so that the learning rate may be the cause."""
+    values = {name: value for name, value in flatten(config).items() if isinstance(value, float) and name != _RATE}
+    extreme = [name for name, value in values.items() if abs(value) > _REASONABLE]
+    rate = config.train.learning_rate
+    if learnt and (not extreme or rate > _REASONABLE):
+        extreme.insert(0, _RATE)
+    named = " and ".join(f"{name} ({(values | {_RATE: rate})[name]:g})" for name in extreme)
+    cause = f"lower {named}" if named else "nothing had been learnt yet, so look at the data and the options of moe.*"
+    return UserError(f"{what}; {cause}. {kept} keeps what came before.")

@@ -1,0 +1,35 @@
+"""What a run is made of and must not change while it goes on: its configuration and its data."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moejax.config import Config, flatten
+from moejax.data.dataset import Dataset, digest
+from moejax.errors import UserError
+
+# Where it runs, where its data lie, and which of its states is tested at the end.
+_MAY_CHANGE = ("parallel.", "data.dir", "data.source", "train.tested")
+
+
+def identity(config: Config, data: Dataset) -> dict[str, Any]:
+    """The configuration's fields by name, and a digest of all examples: as JSON can hold it."""
+    fields = {name: value for name, value in flatten(config).items() if not name.startswith(_MAY_CHANGE)}
+    return {"config": fields, "data": digest(data)}
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:
+    """UserError where a run that goes on in the folder `run` is no longer what it was."""
+    then, fields = before["config"], now["config"]
+    changed = [
+        f"{name} is {fields.get(name)}, but the checkpoints of {run} were made with {then.get(name)}; set it back in"
+        f" {run / 'config.json'}, or start another run."
+        for name in sorted(then.keys() | fields.keys())
+        if then.get(name) != fields.get(name)
+    ]
+    if not changed and before["data"] != now["data"]:
+        changed = [
+            f"The examples are not those that the checkpoints of {run} learnt from; give it the same data again."
+        ]
+    if changed:
+        raise UserError(*changed)

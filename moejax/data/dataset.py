@@ -56,12 +56,12 @@ def integers(column: Any, what: str) -> np.ndarray:
 
 def digest(dataset: Dataset) -> str:
     """A sha256 of all examples of all splits: of what a run's numbers depend on, wherever it was read."""
-    sum = hashlib.sha256()
+    content = hashlib.sha256()
     for split in (dataset.train, dataset.validation, dataset.test):
         for name, array in sorted(split.items()):
-            sum.update(f"{name} {array.dtype} {array.shape};".encode())
-            sum.update(np.ascontiguousarray(array))
-    return sum.hexdigest()
+            content.update(f"{name} {array.dtype} {array.shape};".encode())
+            content.update(np.ascontiguousarray(array))
+    return content.hexdigest()
 
 
 def take(examples: Examples, which: np.ndarray | slice) -> Examples:

@@ -57,21 +57,14 @@ class Checkpoints:
         self._checkpointer.save(partial / "state", args=ocp.args.StandardSave(_flatten(state)))
         if not is_first():
             return
-<<<<<<< HEAD
-        folder = self.folder / str(step)
-        partial = folder / f"{_MANIFEST}.partial"
-        partial.write_text(json.dumps(_digests(folder), indent=1), encoding="utf-8")
-        partial.replace(folder / _MANIFEST)
-=======
         for name, content in (files or {}).items():
             (partial / name).write_bytes(content)
         manifest = {"accuracy": accuracy, "files": _digests(partial, flush=True)}
-        (partial / _MANIFEST).write_text(json.dumps(manifest | {"sha256": _seal(manifest)}, indent=1))
+        (partial / _MANIFEST).write_text(json.dumps(manifest | {"sha256": _seal(manifest)}, indent=1), encoding="utf-8")
         _flush(partial / _MANIFEST)
         partial.rename(folder)
         if not self.keep_all:
             self._drop_all_but(step)
->>>>>>> 56d0f72 (Commit a checkpoint with its manifest and the run's files in one rename; end a run at numbers that are none)
 
     def steps(self) -> list[int]:
         """The steps that were saved to their end, in their order."""
@@ -188,18 +181,9 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _verify(folder: Path) -> None:
-<<<<<<< HEAD
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        raise UserError(
-            f"The checkpoint {folder} has no readable {_MANIFEST}; it was not written to its end."
-        ) from None
-=======
     manifest = _manifest(folder)
     if manifest is None:
         raise UserError(f"The checkpoint {folder} has no readable {_MANIFEST}; it was not written to its end.")
->>>>>>> 56d0f72 (Commit a checkpoint with its manifest and the run's files in one rename; end a run at numbers that are none)
     actual = _digests(folder)
     for name in sorted(manifest["files"].keys() | actual.keys()):
         if manifest["files"].get(name) != actual.get(name):

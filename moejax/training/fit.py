@@ -144,13 +144,8 @@ class Fit:
             **({"validation_majority": majority(data.validation)} if rows(data.validation) else {}),
             **routing_facts(result, data.test, data.num_classes),
             "seconds": round(self._seconds(), 2),
-<<<<<<< HEAD
-            "examples_per_second": round(float(np.median(self.rates)), 1) if self.rates else None,
-            "parameters": sum(p.size for p in jax.tree.leaves(parameters(model))),
-=======
             "examples_per_second": self._rate(),
-            "parameters": sum(p.size for p in jax.tree.leaves(model)),
->>>>>>> 56d0f72 (Commit a checkpoint with its manifest and the run's files in one rename; end a run at numbers that are none)
+            "parameters": sum(p.size for p in jax.tree.leaves(parameters(model))),
             "flops_per_example": flops_per_example(model, data.test, self.config.train.evaluation_batch),
             "device": describe_device(),
             "notes": list(data.notes),
@@ -311,17 +306,3 @@ def check_groups(config: Config, model: nnx.Module, parallel: Parallel) -> None:
             f"moe.group_size is {size}, but with parallel.strategy pmap the {examples * tokens} tokens of a device make"
             f" no whole groups of it; use {nearest_divisor(size, examples * tokens)}, or strategy jit."
         )
-<<<<<<< HEAD
-=======
-
-
-def check_sizes(config: Config, data: Dataset) -> None:
-    """UserError if a batch is larger than the data, or the best epoch is to be tested and none can be."""
-    examples, batch = rows(data.train), config.train.batch_size
-    if config.train.tested == "best" and not rows(data.validation):
-        raise UserError("train.tested is best, but there are no validation examples; choose train.tested=last.")
-    if batch > examples:
-        raise UserError(
-            f"train.batch_size is {batch}, but there are only {examples} training examples; choose at most {examples}."
-        )
->>>>>>> 56d0f72 (Commit a checkpoint with its manifest and the run's files in one rename; end a run at numbers that are none)

@@ -61,17 +61,11 @@ class RunFolder:
         cls.check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-<<<<<<< HEAD
             with folder:
                 cls.check_free(path)
                 folder._write("env.json", json.dumps(environment(), indent=2) + "\n")
-                folder._write("metrics.jsonl", "")
+                folder._write(metrics_log.NAME, "")
                 folder._write("config.json", to_json(config))  # last: with it, the folder is a run
-=======
-            folder._write("config.json", to_json(config))
-            folder._write("env.json", json.dumps(environment(), indent=2) + "\n")
-            (path / metrics_log.NAME).touch()
->>>>>>> 56d0f72 (Commit a checkpoint with its manifest and the run's files in one rename; end a run at numbers that are none)
         except OSError as error:
             raise UserError(f"Cannot write to --out {path}: {of_the_system(error)}") from None
         return folder
@@ -88,11 +82,7 @@ class RunFolder:
         file = path / "config.json"
         try:
             text = file.read_text(encoding="utf-8")
-<<<<<<< HEAD
-        except OSError:
-=======
         except (OSError, UnicodeDecodeError):
->>>>>>> 56d0f72 (Commit a checkpoint with its manifest and the run's files in one rename; end a run at numbers that are none)
             raise UserError(f"{path} is not a run folder: it has no readable config.json.") from None
         config, problems = from_json(text, str(file))
         if problems:
@@ -103,20 +93,7 @@ class RunFolder:
         """Append one line to metrics.jsonl."""
         if not self.writes:
             return
-<<<<<<< HEAD
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def read_log(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl, in their order."""
-        records = []
-        for line in (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue  # a line cut short when the run was killed
-=======
-        with open(self.path / metrics_log.NAME, "a") as file:
+        with open(self.path / metrics_log.NAME, "a", encoding="utf-8") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
@@ -124,7 +101,6 @@ class RunFolder:
         records, problems = metrics_log.read(self.path / metrics_log.NAME)
         if problems:
             raise UserError(*problems)
->>>>>>> 56d0f72 (Commit a checkpoint with its manifest and the run's files in one rename; end a run at numbers that are none)
         return records
 
     def rewind(self, log: bytes) -> bool:
@@ -141,9 +117,6 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any] | None:
         """None while the run is unfinished; UserError if it cannot be read."""
         file = self.path / "summary.json"
-<<<<<<< HEAD
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-=======
         if not file.exists():
             return None
         try:
@@ -153,7 +126,6 @@ class RunFolder:
         if not isinstance(summary, dict):
             raise UserError(f"{file} is not what was written; delete it, and --resume {self.path} writes it again.")
         return summary
->>>>>>> 56d0f72 (Commit a checkpoint with its manifest and the run's files in one rename; end a run at numbers that are none)
 
     def write_routing(self, arrays: Mapping[str, ndarray]) -> None:
         """routing.npz, whole."""

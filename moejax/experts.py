@@ -6,7 +6,7 @@ in training says so by an attribute `draws` and is then called as `expert(x, key
 
 An expert whose call has a second argument `linear`, by which it applies all its linear maps, can also be applied to
 rows sorted by expert, any number for each: the same module with each linear map replaced by its grouped form. `MLP` and
-`GLU` are such experts. On one CPU large products of their slots are NumPy's, in the same way.
+`GLU` are such experts. All of its parameters must belong to those linear maps.
 
 Axis letters: e experts, g groups, c slots of an expert, n rows, d model width, h hidden width.
 """
@@ -20,17 +20,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
 from moejax.arguments import refuse, whole
-from moejax.dispatch import grouped_matmul, grouped_numpy, rows_of_groups
+from moejax.dispatch import grouped_matmul, rows_of_groups, slot_matmul
 from moejax.makers import MakeExpert, made, refuse_what_changes
-from moejax.mesh import SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, devices_in_use, lay_out
+from moejax.mesh import SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, lay_out
 
 Activation = Callable[[Array], Array]
 Linear = Callable[[nnx.Linear, Array], Array]
-
-NUMPY_FLOPS = 1e9  # of a forward pass, from which NumPy's products of slots were seen to win
 
 
 def apply_linear(linear: nnx.Linear, x: Array) -> Array:
@@ -104,8 +103,6 @@ def apply_experts(
 
     On a mesh the slots cross to the experts' devices and back, each time in an all-to-all.
     """
-    if key is None and can_be_grouped(experts) and numpy_pays(x, experts):
-        return experts(x.reshape(-1, x.shape[-1]), linear=_of_slots).reshape(*x.shape[:-1], -1)
     x = lay_out(lay_out(x, SLOTS_BY_TOKEN), SLOTS_BY_EXPERT)
     y = _map(experts, x, key, over_x=0)
     return lay_out(lay_out(y, SLOTS_BY_EXPERT), SLOTS_BY_TOKEN)
@@ -136,19 +133,30 @@ def key_for(
 
 
 def _map(experts: nnx.Module, x: Array, key: Key[Array, ""] | None, over_x: int | None) -> Array:
+    options = {"linear": _of_one} if can_be_grouped(experts) else {}
     if key is None:
-        return jax.vmap(lambda expert, x: expert(x), in_axes=(0, over_x))(experts, x)
+        return jax.vmap(lambda expert, x: expert(x, **options), in_axes=(0, over_x))(experts, x)
     keys = jax.random.split(key, len(jax.tree.leaves(experts)[0]))
-    return jax.vmap(lambda expert, x, key: expert(x, key=key), in_axes=(0, over_x, 0))(experts, x, keys)
+    return jax.vmap(lambda expert, x, key: expert(x, key=key, **options), in_axes=(0, over_x, 0))(experts, x, keys)
 
 
-def numpy_pays(x: Float[Array, "e g c d"], experts: nnx.Module) -> bool:
-    """Whether NumPy computes the experts' products of their slots sooner than XLA: on one CPU, if they are large."""
-    if jax.default_backend() != "cpu" or devices_in_use() > 1:
-        return False
-    leaves = jax.tree.leaves(experts)
-    flops = 2 * math.prod(x.shape[1:-1]) * sum(leaf.size for leaf in leaves)
-    return flops >= NUMPY_FLOPS and all(grouped_numpy.serves(a.dtype) for a in (x, *leaves))
+def _of_one(linear: nnx.Linear, x: Float[Array, "*n d"]) -> Float[Array, "*n d2"]:
+    """The linear map itself, its product the one that knows what to do when it is mapped over all experts."""
+    if not _is_plain(linear):
+        return linear(x)
+    bias = None if linear.bias is None else linear.bias[...]
+    rows, kernel, bias = linear.promote_dtype(
+        (x.reshape(-1, x.shape[-1]), linear.kernel[...], bias), dtype=linear.dtype
+    )
+    y = slot_matmul(rows, kernel)
+    if bias is not None:
+        y = y + bias[None]
+    return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _is_plain(linear: nnx.Module) -> bool:
+    """Whether a linear map is x · kernel + bias and nothing else."""
+    return type(linear) is nnx.Linear and linear.dot_general is lax.dot_general and linear.precision is None
 
 
 def can_be_grouped(experts: nnx.Module) -> bool:
@@ -161,34 +169,47 @@ def apply_experts_to_groups(
 ) -> Float[Array, "n d2"]:
     """Each expert on its own rows: the first `sizes[0]` of them the first one's, and so on.
 
-    `key`: for experts that draw, in training; they draw for all rows at once.
+    `key`: for experts that draw, in training; they draw for all rows at once. Raises ValueError for experts that use a
+    parameter otherwise than by `linear`: nobody would know which row's.
     """
+    if others := _used_otherwise(experts, x):
+        raise ValueError(
+            f"dispatch is 'grouped', which needs experts that apply all their parameters by `linear`, but"
+            f" {type(experts).__name__} has {', '.join(others)} beside those; use 'gather'."
+        )
     linear = partial(_grouped, sizes)
     return experts(x, linear=linear) if key is None else experts(x, linear=linear, key=key)
 
 
-def _of_slots(linear: nnx.Linear, x: Float[Array, "n *parts d"]) -> Float[Array, "n *parts d2"]:
-    """The linear map of stacked experts on their slots, as many for each."""
-    experts, *_ = linear.kernel.shape
-    each = math.prod(x.shape[:-1]) // experts
-    return _rows_by_expert(linear, x, jnp.full(experts, each, jnp.int32), lambda bias, _: jnp.repeat(bias, each, 0))
+def _used_otherwise(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
+    """The experts' variables that belong to no plain linear map which `linear` is called with."""
+    by_linear: set[int] = set()
+    others: list[str] = []
+
+    def see(linear: nnx.Linear, x: Array) -> Array:
+        if _is_plain(linear):
+            by_linear.update(map(id, (linear.kernel, linear.bias)))
+        return linear(x)
+
+    def look(expert: nnx.Module, x: Array) -> None:
+        expert(x, linear=see)
+        for path, node in nnx.iter_graph(expert):
+            if isinstance(node, nnx.Variable) and id(node) not in by_linear:
+                others.append(".".join(map(str, path)))
+
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), experts)
+    jax.eval_shape(look, one, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    return others
 
 
 def _grouped(sizes: Int[Array, " e"], linear: nnx.Linear, x: Float[Array, "n *parts d"]) -> Float[Array, "n *parts d2"]:
     # An expert may cut its rows into parts, such as patches: as many rows more for the linear map.
     sizes = sizes * math.prod(x.shape[1:-1])
-    return _rows_by_expert(linear, x, sizes, lambda bias, rows: rows_of_groups(bias, sizes, rows))
-
-
-def _rows_by_expert(
-    linear: nnx.Linear, x: Float[Array, "n *parts d"], sizes: Int[Array, " e"], spread: Callable[[Array, int], Array]
-) -> Float[Array, "n *parts d2"]:
-    """`spread` gives each of so many rows its expert's bias."""
     bias = None if linear.bias is None else linear.bias[...]
     rows, kernel, bias = linear.promote_dtype(
         (x.reshape(-1, x.shape[-1]), linear.kernel[...], bias), dtype=linear.dtype
     )
     y = grouped_matmul(rows, kernel, sizes)
     if bias is not None:
-        y = y + spread(bias, len(rows))
-    return y.reshape(*x.shape[:-1], -1)
+        y = y + rows_of_groups(bias, sizes, y.shape[0])
+    return y.reshape(*x.shape[:-1], y.shape[-1])

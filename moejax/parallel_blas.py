@@ -1,36 +1,58 @@
-"""Many products of NumPy at once, one on each core.
+"""Matrix products on CPUs by a library of products (BLAS), one on each core at once.
 
-NumPy's library of products (BLAS) would take one product after the other and all cores for each; its threads then wait
-for the next one at full speed, for longer than a layer takes, and keep the cores from XLA. Here it keeps to the thread
-that calls, and there are as many such threads as it would have had, the caller's among them.
+The library is a copy of OpenBLAS that nobody else in the process uses, limited to the thread that calls it. NumPy's own
+would take all cores for one product after the other; its threads then wait at full speed for the next one, for longer
+than a layer takes; and how many it has is a setting of the whole process, which is not a library's to change.
 """
 
 import ctypes
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
+from threading import Lock
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
+from jaxtyping import DTypeLike
+from numpy import ndarray
 
-_BLAS = ThreadpoolController().select(user_api="blas")
+_ROWS, _AS_IT_IS, _TRANSPOSED = 101, 111, 112  # cblas: arrays are row by row; an operand is taken as ...
+_NAMES = {np.dtype(np.float32): ("sgemm", ctypes.c_float), np.dtype(np.float64): ("dgemm", ctypes.c_double)}
 
-# How many products are made at once: as many as the library has threads. Asked before it is limited for the first time,
-# which a second thread may do at any moment.
-CORES = max((library["num_threads"] for library in _BLAS.info()), default=1)
+# XLA calls for several products at once. Each takes all cores in its turn.
+_one_at_a_time = Lock()
 
-# XLA calls for several products at once. Each takes all cores in its turn, and the number of the library's threads is
-# not a caller's.
-_one_at_a_time = threading.Lock()
+
+def cores() -> int:
+    """How many products are made at once: as many as there are processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def serves(dtype: DTypeLike) -> bool:
+    """Whether the library is there and has a product of such numbers."""
+    return np.dtype(dtype) in _NAMES and _library() is not None
+
+
+def multiply(a: ndarray, b: ndarray, out: ndarray) -> None:
+    """out = a · b of 2-d arrays of one type, each of them row by row or, but for `out`, the transpose of such a one."""
+    name, number = _NAMES[out.dtype]
+    (rows, terms), columns = a.shape, b.shape[1]
+    if not rows or not columns:
+        return
+    if not terms:
+        out[:] = 0
+        return
+    _product(name, number)(
+        *(_ROWS, _taken(a), _taken(b), rows, columns, terms, 1.0),
+        *(a.ctypes.data, _stride(a), b.ctypes.data, _stride(b), 0.0, out.ctypes.data, _stride(out)),
+    )
 
 
 def run(product: Callable[[tuple], None], pieces: Iterable[tuple]) -> None:
-    """`product` of each of the pieces, in any order; what is no number shows in the result, without a warning."""
+    """`product` of each of the pieces, in any order, many at once."""
     waiting = iter(pieces)  # whoever is free takes the next
-    with _one_at_a_time, _BLAS.limit(limits=1):
-        _keep_off_the_callers_core()
-        others = [_THREADS.submit(_work, product, waiting) for _ in range(CORES - 1)]
+    with _one_at_a_time:
+        others = [_threads().submit(_work, product, waiting) for _ in range(cores() - 1)]
         try:
             _work(product, waiting)
         finally:
@@ -42,31 +64,44 @@ def run(product: Callable[[tuple], None], pieces: Iterable[tuple]) -> None:
 
 
 def _work(product: Callable[[tuple], None], waiting: Iterator[tuple]) -> None:
-    with np.errstate(all="ignore"):  # a setting of the thread
-        for piece in waiting:
-            product(piece)
+    for piece in waiting:
+        product(piece)
 
 
-_CORES_CAN_BE_CHOSEN = hasattr(os, "sched_setaffinity")
-_C = ctypes.CDLL(None) if _CORES_CAN_BE_CHOSEN else None
-_ids: list[int] = []  # of the threads, as the system knows them
-_kept_off: tuple[int, int] | None = None  # a core, and how many threads
+@cache
+def _threads() -> ThreadPoolExecutor:
+    # One pool for good: of two, made by calls that overlap, one would go and its threads with it.
+    return ThreadPoolExecutor(max(1, cores() - 1), thread_name_prefix="moejax-blas")
 
 
-def _keep_off_the_callers_core() -> None:
-    """A thread that wakes up on that core would wait for its turn there, 3 ms on Linux, with another core free."""
-    global _kept_off
-    if not _CORES_CAN_BE_CHOSEN:
-        return
-    core = _C.sched_getcpu()
-    others = os.sched_getaffinity(0) - {core}
-    if others and _kept_off != (core, len(_ids)):
-        for thread in _ids:
-            os.sched_setaffinity(thread, others)
-        _kept_off = core, len(_ids)
+@cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        import scipy_openblas32 as openblas
+
+        library = ctypes.CDLL(os.path.join(openblas.get_lib_dir(), openblas.get_library(fullname=True)))
+    except (ImportError, OSError):
+        return None
+    library.scipy_openblas_set_num_threads(1)
+    return library
 
 
-# One pool for good: of two, made by calls that overlap, one would go and its threads with it. No thread starts yet.
-_THREADS = ThreadPoolExecutor(
-    max(1, CORES - 1), thread_name_prefix="moejax-blas", initializer=lambda: _ids.append(threading.get_native_id())
-)
+@cache
+def _product(name: str, number: type) -> Callable[..., None]:
+    whole, array = ctypes.c_int, ctypes.c_void_p
+    gemm = getattr(_library(), f"scipy_cblas_{name}")
+    gemm.argtypes = [*[whole] * 6, number, *(array, whole) * 2, number, array, whole]
+    gemm.restype = None
+    return gemm
+
+
+def _taken(a: ndarray) -> int:
+    return _AS_IT_IS if a.strides[1] == a.itemsize else _TRANSPOSED
+
+
+def _stride(a: ndarray) -> int:
+    """From one row, or column, to the next, in numbers."""
+    row, column = a.strides
+    if _taken(a) == _AS_IT_IS:
+        return max(row // a.itemsize, a.shape[1])
+    return max(column // a.itemsize, a.shape[0])

@@ -3,18 +3,26 @@
 A processor with units for bfloat16 (AMX on Intel's, tensor cores on NVIDIA's) adds its products up in float32 anyway.
 XLA's CPU back end uses those units where the operands are bfloat16, the result is float32 and no axis has to be turned
 round; everything else it computes in float32, six times slower. A derivative made by JAX multiplies a float32
-derivative by a bfloat16 operand, so these two are each other's by hand.
+derivative by a bfloat16 operand, so these say their own.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Shaped
 
+from moejax.multilinear import multilinear
 
-@jax.custom_vjp
+
 def matmul(x: Float[Array, "*n d"], w: Float[Array, "d h"]) -> Float[Array, "*n h"]:
     """x · w in float32, from operands of any one type; the derivative is rounded to that type before it is used."""
+    return _matmul(x, w)
+
+
+@multilinear(
+    lambda ct, x, w: matmul_transposed(ct.astype(w.dtype), w).astype(w.dtype),
+    lambda ct, x, w: outer(x, ct.astype(x.dtype)).astype(x.dtype),
+)
+def _matmul(x, w):
     return lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
 
@@ -30,19 +38,6 @@ def outer(x: Float[Array, "*n d"], y: Float[Array, "*n h"]) -> Float[Array, "d h
     x, y = (a.reshape(-1, *one, a.shape[-1]) for a in (x, y))
     over = tuple(range(x.ndim - 1))
     return lax.dot_general(x, y, ((over, over), ((), ())), preferred_element_type=jnp.float32)
-
-
-def _forward(x, w):
-    return matmul(x, w), (x, w)
-
-
-def _backward(residual, dy):
-    x, w = residual
-    dy = dy.astype(x.dtype)
-    return matmul_transposed(dy, w).astype(x.dtype), outer(x, dy).astype(w.dtype)
-
-
-matmul.defvjp(_forward, _backward)
 
 
 def as_bits(a: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:

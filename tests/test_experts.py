@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from reference import mlp, randomly_filled
 
+from moejax.dispatch import slots
 from moejax.experts import (
     GLU,
     MLP,
@@ -17,9 +18,9 @@ from moejax.experts import (
     apply_experts_to_groups,
     apply_linear,
     can_be_grouped,
-    numpy_pays,
     stack_experts,
 )
+from moejax.layers import SparseMoE
 from moejax.numpy_call import flops
 
 G, E, C, D, H = 2, 3, 4, 5, 7
@@ -179,37 +180,77 @@ def test_experts_can_be_grouped_if_their_call_takes_the_linear_map():
 
 
 def of_slots(kind, monkeypatch, least, **options):
-    """Experts on random slots as a new program, with gradients; NumPy's from so many FLOPs."""
-    monkeypatch.setattr("moejax.experts.NUMPY_FLOPS", least)
+    """Experts on random slots as a new program, with gradients; BLAS's from so many FLOPs."""
+    monkeypatch.setattr("moejax.dispatch.slots.LARGE", least)
     experts = randomly_filled(lambda: stack_experts(lambda rngs: kind(D, H, rngs=rngs, **options), E, nnx.Rngs(0)))
-    x, dy = draw(2, E, G, C, D)
+    x, dy = draw(E, G, C, D), draw(E, G, C, D)
 
-    def both(experts, x):
+    def both(experts, x, dy):
         y, transpose = jax.vjp(apply_experts, experts, x)
         return y, transpose(dy.astype(y.dtype))
 
-    program = jax.jit(both).lower(experts, x).compile()
-    return program, program(experts, x)
+    program = jax.jit(both).lower(experts, x, dy).compile()
+    return program, program(experts, x, dy)
 
 
 @pytest.mark.parametrize("options", [{"use_bias": True}, {"use_bias": False}])
 @pytest.mark.parametrize("kind", [MLP, GLU])
-def test_large_products_of_slots_are_numpys_and_equal_xlas(kind, options, monkeypatch):
+def test_large_products_of_slots_are_blas_and_equal_xlas(kind, options, monkeypatch):
     by_xla, want = of_slots(kind, monkeypatch, np.inf, **options)
-    by_numpy, got = of_slots(kind, monkeypatch, 0, **options)
-    assert "moejax_grouped" not in by_xla.as_text()
-    assert by_numpy.as_text().count('custom_call_target="moejax_grouped') == 6  # two maps, three products each
+    by_blas, got = of_slots(kind, monkeypatch, 0, **options)
+    assert "xla_buffer_python" not in by_xla.as_text()
+    assert by_blas.as_text().count('custom_call_target="xla_buffer_python') == 6  # two maps, three products each
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
     of_products = 3 * 2 * E * G * C * D * H * (2 if kind is MLP else 3)
-    assert flops(by_numpy) - by_numpy.cost_analysis()["flops"] == of_products
+    assert flops(by_blas) - by_blas.cost_analysis()["flops"] == of_products
     assert flops(by_xla) == by_xla.cost_analysis()["flops"] > of_products
 
 
-def test_what_numpy_has_no_fast_product_of_stays_with_xla(monkeypatch):
-    monkeypatch.setattr("moejax.experts.NUMPY_FLOPS", 0)
-    experts, x = random_stack("mlp"), draw(E, G, C, D)
-    assert numpy_pays(x, experts)
-    assert not numpy_pays(x.astype(jnp.bfloat16), experts)
-    assert not numpy_pays(x, jax.tree.map(lambda a: a.astype(jnp.bfloat16), experts))
-    monkeypatch.setattr("moejax.experts.NUMPY_FLOPS", 2 * G * C * E * (2 * D * H + D + H) + 1)
-    assert not numpy_pays(x, experts)
+@pytest.mark.parametrize(("dtype", "calls"), [(None, 2), (jnp.bfloat16, 0)])
+def test_what_blas_has_no_product_of_stays_with_xla(dtype, calls, monkeypatch):
+    monkeypatch.setattr("moejax.dispatch.slots.LARGE", 0)
+    experts = randomly_filled(lambda: stack_experts(lambda rngs: MLP(D, H, dtype=dtype, rngs=rngs), E, nnx.Rngs(0)))
+    program = jax.jit(lambda experts, x: apply_experts(experts, x)).lower(experts, draw(E, G, C, D)).compile()
+    assert program.as_text().count('custom_call_target="xla_buffer_python') == calls
+
+
+def test_which_products_are_large():
+    e, n, d, h = 3, 5, 7, 11
+    assert slots._flops(jax.vmap(jnp.matmul), jnp.ones((e, n, d)), jnp.ones((e, d, h))) == 2 * e * n * d * h
+
+
+class Scaled(nnx.Module):
+    """An expert with a number of its own beside its linear map."""
+
+    def __init__(self, rngs):
+        self.map = nnx.Linear(E, E, rngs=rngs)
+        self.gain = nnx.Param(jax.random.normal(rngs.params(), ()))
+
+    def __call__(self, x, linear=apply_linear):
+        return self.gain[...] * linear(self.map, x)
+
+
+@pytest.mark.parametrize("least", [0, np.inf])
+def test_a_weight_that_passes_by_the_linear_map_belongs_to_its_expert_in_slots(least, monkeypatch):
+    # As many experts as hidden numbers: [e] gains times [n, e] rows would be silent.
+    monkeypatch.setattr("moejax.dispatch.slots.LARGE", least)
+    experts, x = randomly_filled(lambda: stack_experts(Scaled, E, nnx.Rngs(0))), draw(E, G, C, E)
+    got = jax.jit(lambda experts, x: apply_experts(experts, x))(experts, x)
+    np.testing.assert_allclose(got, [answer(one_of(experts, e), x[e]) for e in range(E)], rtol=1e-5, atol=1e-6)
+
+
+class Precise(nnx.Module):
+    """An expert whose linear map is no plain one."""
+
+    def __init__(self, rngs):
+        self.map = nnx.Linear(E, E, precision="highest", rngs=rngs)
+
+    def __call__(self, x, linear=apply_linear):
+        return linear(self.map, x)
+
+
+@pytest.mark.parametrize(("expert", "name"), [(Scaled, "gain"), (Precise, "map.bias, map.kernel")])
+def test_grouped_refuses_experts_with_weights_that_pass_by_the_linear_map(expert, name):
+    layer = SparseMoE(E, E, expert, dispatch="grouped", rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=f"{expert.__name__} has {name} beside those; use 'gather'."):
+        layer(draw(1, 4, E))

@@ -12,8 +12,9 @@ Each is called as `way(experts, x, routing, ...)` and computes the same outputs 
 the only thing it knows of them: a function of [e, g, c, d] for slots, of ([n, d], sizes) for sorted tokens.
 
 `places` holds the index tables of gather and grouped; `rows` moves whole rows by them, in both directions without a
-scatter; `grouped_matmul` is the product that grouped experts are made of. What computes it: `grouped_cpu` by
-`grouped_numpy` or `grouped_blocks`, `grouped_gpu` by `grouped_mosaic` or `grouped_triton`, others by `grouped_ragged`.
+scatter; `grouped_matmul` is the product that grouped experts are made of, `slots` that of experts with slots. What
+computes them: `grouped_cpu` by `grouped_numpy` or `grouped_blocks`, `grouped_gpu` by `grouped_mosaic` or
+`grouped_triton`, others by `grouped_ragged`.
 """
 
 from moejax.dispatch.einsum import (
@@ -27,6 +28,7 @@ from moejax.dispatch.einsum import (
 from moejax.dispatch.gather import gather_dispatch
 from moejax.dispatch.grouped import grouped_dispatch, grouped_over_mesh
 from moejax.dispatch.grouped_matmul import grouped_matmul, grouped_outer, rows_of_groups
+from moejax.dispatch.slots import slot_matmul
 
 __all__ = [
     "combine_dense",
@@ -40,5 +42,6 @@ __all__ = [
     "grouped_outer",
     "grouped_over_mesh",
     "rows_of_groups",
+    "slot_matmul",
     "sparse_masks",
 ]

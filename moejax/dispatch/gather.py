@@ -20,11 +20,11 @@ def gather_dispatch(
 
     def fill(x, routing):
         where = slot_places(routing, capacity)
-        return take_tokens(x.reshape(-1, d), where).reshape(-1, len(x), capacity, d), where
+        return take_tokens(x.reshape(-1, d), where).reshape(-1, x.shape[0], capacity, d), where
 
     def empty(y, where):
-        return combine_rows(y.reshape(-1, y.shape[-1]), where)
+        return combine_rows(y.reshape(-1, y.shape[-1]), where).astype(y.dtype)
 
     slots, where = on_each_device(fill, g, takes=TOKENS, gives=(SLOTS_BY_TOKEN, TOKENS))(x, routing)
     y = experts(slots)
-    return on_each_device(empty, g, takes=(SLOTS_BY_TOKEN, TOKENS), gives=TOKENS)(y, where).reshape(g, t, -1)
+    return on_each_device(empty, g, takes=(SLOTS_BY_TOKEN, TOKENS), gives=TOKENS)(y, where).reshape(g, t, y.shape[-1])

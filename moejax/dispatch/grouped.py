@@ -14,7 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
+from jaxtyping import Array, DTypeLike, Float, Int, Key, PyTree, Shaped
 
 from moejax.dispatch.places import sorted_places
 from moejax.dispatch.rows import combine_rows, take_tokens
@@ -29,10 +29,16 @@ def grouped_dispatch(experts: GroupedExperts, x: Float[Array, "g t d"], routing:
 
     Choices that a routing marks as dropped are left out, so that with slots assigned this equals the other two ways.
     """
+    y, dtype = _sums(experts, x, routing)
+    return y.astype(dtype)
+
+
+def _sums(experts: GroupedExperts, x: Float[Array, "g t d"], routing: TopKRouting) -> tuple[Array, DTypeLike]:
+    """What `grouped_dispatch` rounds in the end, and to which type."""
     g, t, d = x.shape
     where, sizes = sorted_places(routing)
     y = experts(take_tokens(x.reshape(g * t, d), where), sizes)
-    return combine_rows(y, where).reshape(g, t, -1)
+    return combine_rows(y, where).reshape(g, t, y.shape[-1]), y.dtype
 
 
 def grouped_over_mesh(
@@ -46,17 +52,18 @@ def grouped_over_mesh(
 
     `key`: for experts that draw; each device draws for its own rows.
     """
-    if not deals_out(len(x)):
+    if not deals_out(x.shape[0]):
         return grouped_dispatch(partial(apply, experts, key=key), x, routing)
 
     def of_a_device(experts, x, routing, key):
         x, routing = jax.tree.map(lambda a: lax.all_gather(a, EXPERT, tiled=True), (x, routing))
         if key is not None:
             key = jax.random.fold_in(key, lax.axis_index(DEVICES))
-        y = grouped_dispatch(partial(apply, experts, key=key), x, _own(routing, len(jax.tree.leaves(experts)[0])))
-        return lax.psum_scatter(y, EXPERT, tiled=True)
+        own = _own(routing, len(jax.tree.leaves(experts)[0]))
+        y, dtype = _sums(partial(apply, experts, key=key), x, own)
+        return lax.psum_scatter(y, EXPERT, tiled=True).astype(dtype)
 
-    spread = on_each_device(of_a_device, len(x), takes=(EXPERTS, TOKENS, TOKENS, WHOLE), gives=TOKENS)
+    spread = on_each_device(of_a_device, x.shape[0], takes=(EXPERTS, TOKENS, TOKENS, WHOLE), gives=TOKENS)
     return spread(experts, x, routing, key)
 
 

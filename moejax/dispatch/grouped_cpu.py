@@ -1,34 +1,49 @@
-"""Grouped matrix products on CPUs: by NumPy where it has a fast product, by blocks of rows where it has none.
+"""Grouped matrix products on CPUs: by BLAS where it has a product of such numbers, by blocks of rows where it has none.
 
-`lax.ragged_dot` is a masked dense product there, E times the work. Each of the two is a module grouped_NAME with
-`matmul` and `outer` of runs of rows.
+An exported program may run in another process, and calls none of this one's Python: blocks of rows as well. Where the
+number of rows is open, `lax.ragged_dot`: a masked dense product, E times the work. Each of the two is a module
+grouped_NAME with `matmul` and `outer` of runs of rows.
 """
 
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from moejax.dispatch import grouped_blocks, grouped_numpy
+from moejax.dispatch import grouped_blocks, grouped_numpy, grouped_ragged
+from moejax.multilinear import Lowering
 
 
 def matmul(
-    x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], sizes: Int[Array, " e"], transposed: bool = False
+    lowering: Lowering,
+    x: Float[Array, "r d"],
+    w: Float[Array, "e d_or_h h_or_d"],
+    sizes: Int[Array, " e"],
+    *,
+    transposed: bool = False,
 ) -> Float[Array, "r h"]:
     """`grouped_matmul`, without a derivative."""
-    return (_product_transposed if transposed else _product)(x, w, jnp.cumsum(sizes) - sizes, sizes)
+    if not isinstance(x.shape[0], int):  # exported with an open batch size
+        return grouped_ragged.matmul(x, w, sizes, transposed)
+    product = partial(chosen(lowering, x.dtype).matmul, transposed=transposed)
+    return _folded(product)(x, w, jnp.cumsum(sizes) - sizes, sizes)
 
 
-def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e"]) -> Float[Array, "e d h"]:
+def outer(
+    lowering: Lowering, x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e"]
+) -> Float[Array, "e d h"]:
     """`grouped_outer`, without a derivative."""
-    return _outer(x, dy, jnp.cumsum(sizes) - sizes, sizes)
+    if not isinstance(x.shape[0], int):
+        return grouped_ragged.outer(x, dy, sizes)
+    return _folded(chosen(lowering, x.dtype).outer)(x, dy, jnp.cumsum(sizes) - sizes, sizes)
 
 
-def chosen(dtype: DTypeLike) -> ModuleType:
-    """What computes products of such numbers."""
-    return grouped_numpy if grouped_numpy.serves(dtype) else grouped_blocks
+def chosen(lowering: Lowering, dtype: DTypeLike) -> ModuleType:
+    """What computes products of such numbers, in such a program."""
+    return grouped_numpy if grouped_numpy.serves(dtype) and not lowering.exported else grouped_blocks
 
 
 def _folded(product: Callable) -> Callable:
@@ -49,8 +64,3 @@ def _folded(product: Callable) -> Callable:
         return out.reshape(batch, -1, *out.shape[1:]), True
 
     return product
-
-
-_product = _folded(lambda x, w, starts, sizes: chosen(x.dtype).matmul(x, w, starts, sizes, False))
-_product_transposed = _folded(lambda x, w, starts, sizes: chosen(x.dtype).matmul(x, w, starts, sizes, True))
-_outer = _folded(lambda x, dy, starts, sizes: chosen(x.dtype).outer(x, dy, starts, sizes))

@@ -2,7 +2,7 @@
 
     mosaic   Hopper, numbers of 16 bits, widths of whole tiles
     triton   any NVIDIA GPU
-    ragged   XLA's own, slower by far; with a warning that says why
+    ragged   XLA's own, slower by far; with a warning that says why. Also in exported programs, for any GPU
 
 Each is a module grouped_NAME with `matmul` and `outer`; kernels say by `fits` what they can multiply.
 """
@@ -14,25 +14,36 @@ from types import ModuleType
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from moejax.dispatch import grouped_ragged
+from moejax.multilinear import Lowering
 
 KERNELS = ("mosaic", "triton")  # imported where there is a GPU alone: Pallas takes long
 _TOLERANCE = 0.02  # of bfloat16, as a share of the answer's length
 
 
 def matmul(
-    x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], sizes: Int[Array, " e"], transposed: bool = False
+    lowering: Lowering,
+    x: Float[Array, "r d"],
+    w: Float[Array, "e d_or_h h_or_d"],
+    sizes: Int[Array, " e"],
+    *,
+    transposed: bool = False,
 ) -> Float[Array, "r h"]:
     """`grouped_matmul`, without a derivative."""
     h = w.shape[1] if transposed else w.shape[2]
-    return chosen(x.shape[1], h, x.dtype).matmul(x, w, sizes, transposed)
+    kernels = grouped_ragged if lowering.exported else chosen(x.shape[1], h, x.dtype)
+    return sequential_vmap(lambda x, w, sizes: kernels.matmul(x, w, sizes, transposed))(x, w, sizes)
 
 
-def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e"]) -> Float[Array, "e d h"]:
+def outer(
+    lowering: Lowering, x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e"]
+) -> Float[Array, "e d h"]:
     """`grouped_outer`, without a derivative."""
-    return chosen(x.shape[1], dy.shape[1], x.dtype).outer(x, dy, sizes)
+    kernels = grouped_ragged if lowering.exported else chosen(x.shape[1], dy.shape[1], x.dtype)
+    return sequential_vmap(kernels.outer)(x, dy, sizes)
 
 
 def chosen(d: int, h: int, dtype: DTypeLike) -> ModuleType:

@@ -3,26 +3,24 @@
     out[r] = x[r] @ w[expert of r]          `grouped_matmul`
     out[e] = Σ of x[r]ᵀ dy[r] over e's rows   `grouped_outer`, the derivative by w
 
-The two are each other's derivatives, so both can be differentiated any number of times. Runs may have any length, also
-none; rows beyond the last run give zeros.
+The two are each other's derivatives, so both can be differentiated any number of times, in both directions. Runs may
+have any length, also none; rows beyond the last run give zeros.
 
-On CPU NumPy computes them (`grouped_cpu`), on NVIDIA GPUs kernels (`grouped_gpu`), elsewhere `lax.ragged_dot`.
+On CPU a library of products computes them (`grouped_cpu`), on NVIDIA GPUs kernels (`grouped_gpu`), elsewhere
+`lax.ragged_dot`.
 
 Axis letters: r rows, e experts, d and h widths.
 """
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
 from moejax.dispatch import grouped_cpu, grouped_gpu, grouped_ragged
+from moejax.multilinear import multilinear
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def grouped_matmul(
     x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], sizes: Int[Array, " e"], transposed: bool = False
 ) -> Float[Array, "r h"]:
@@ -30,62 +28,54 @@ def grouped_matmul(
 
     `transposed` multiplies by w[e]ᵀ: w is [e, h, d] then, else [e, d, h]. The sum of `sizes` must not exceed r.
     """
-    return lax.platform_dependent(
-        x,
-        w,
-        sizes,
-        cpu=partial(grouped_cpu.matmul, transposed=transposed),
-        cuda=sequential_vmap(partial(grouped_gpu.matmul, transposed=transposed)),
-        default=sequential_vmap(partial(grouped_ragged.matmul, transposed=transposed)),  # they know no other vmap
-    )
+    return (_matmul_transposed if transposed else _matmul)(x, w, sizes)
 
 
-@jax.custom_vjp
+@multilinear(
+    lambda ct, x, w, sizes: _matmul_transposed(ct, w, sizes),
+    lambda ct, x, w, sizes: _outer(x, ct, sizes),
+)
+def _matmul(x, w, sizes):
+    return grouped_ragged.matmul(x, w, sizes)
+
+
+@multilinear(
+    lambda ct, x, w, sizes: _matmul(ct, w, sizes),
+    lambda ct, x, w, sizes: _outer(ct, x, sizes),
+)
+def _matmul_transposed(x, w, sizes):
+    return grouped_ragged.matmul(x, w, sizes, True)
+
+
 def grouped_outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e"]) -> Float[Array, "e d h"]:
     """For each expert the sum over its rows of the outer products x[r]ᵀ dy[r]; exactly zero if it has none."""
-    return lax.platform_dependent(
-        x,
-        dy,
-        sizes,
-        cpu=grouped_cpu.outer,
-        cuda=sequential_vmap(grouped_gpu.outer),
-        default=sequential_vmap(grouped_ragged.outer),
-    )
+    return _outer(x, dy, sizes)
 
 
-def _matmul_forward(x, w, sizes, transposed):
-    return grouped_matmul(x, w, sizes, transposed), (x, w, sizes)
+@multilinear(
+    lambda ct, x, dy, sizes: _matmul_transposed(dy, ct, sizes),
+    lambda ct, x, dy, sizes: _matmul(x, ct, sizes),
+)
+def _outer(x, dy, sizes):
+    return grouped_ragged.outer(x, dy, sizes)
 
 
-def _matmul_backward(transposed, residual, dy):
-    x, w, sizes = residual
-    dw = grouped_outer(dy, x, sizes) if transposed else grouped_outer(x, dy, sizes)
-    return grouped_matmul(dy, w, sizes, not transposed), dw, None
+_matmul.on_cpu(grouped_cpu.matmul)
+_matmul.on_cuda(grouped_gpu.matmul)
+_matmul_transposed.on_cpu(partial(grouped_cpu.matmul, transposed=True))
+_matmul_transposed.on_cuda(partial(grouped_gpu.matmul, transposed=True))
+_outer.on_cpu(grouped_cpu.outer)
+_outer.on_cuda(grouped_gpu.outer)
 
 
-def _outer_forward(x, dy, sizes):
-    return grouped_outer(x, dy, sizes), (x, dy, sizes)
-
-
-def _outer_backward(residual, dout):
-    x, dy, sizes = residual
-    return grouped_matmul(dy, dout, sizes, True), grouped_matmul(x, dout, sizes), None
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rows_of_groups(bias: Float[Array, "e h"], sizes: Int[Array, " e"], rows: int) -> Float[Array, "{rows} h"]:
     """Each row its expert's vector; of rows beyond the last run, anything. The derivative is a grouped sum."""
-    return bias[jnp.searchsorted(jnp.cumsum(sizes), jnp.arange(rows), side="right").clip(max=len(bias) - 1)]
+    expert = jnp.searchsorted(jnp.cumsum(sizes), jnp.arange(rows), side="right").clip(max=bias.shape[0] - 1)
+    return _vectors(bias, expert, sizes)
 
 
-def _rows_forward(bias, sizes, rows):
-    return rows_of_groups(bias, sizes, rows), sizes
-
-
-def _rows_backward(rows, sizes, dy):
-    return grouped_outer(jnp.ones((rows, 1), dy.dtype), dy, sizes)[:, 0], None
-
-
-rows_of_groups.defvjp(_rows_forward, _rows_backward)
-grouped_matmul.defvjp(_matmul_forward, _matmul_backward)
-grouped_outer.defvjp(_outer_forward, _outer_backward)
+@multilinear(
+    lambda ct, bias, expert, sizes: _outer(jnp.ones((ct.shape[0], 1), ct.dtype), ct, sizes)[:, 0],
+)
+def _vectors(bias, expert, sizes):
+    return bias[expert]

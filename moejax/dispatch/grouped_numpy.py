@@ -1,7 +1,7 @@
-"""Grouped matrix products on CPUs by NumPy: run by run, where the rows lie, one run on each core.
+"""Grouped matrix products on CPUs outside XLA: run by run, where the rows lie, one run on each core.
 
-XLA knows no product of a number of rows that is not known before it compiles. NumPy does, and its library of products
-(BLAS) is faster than XLA's.
+XLA knows no product of a number of rows that is not known before it compiles. A library of products (BLAS) does, and is
+faster than XLA.
 """
 
 from functools import partial
@@ -15,12 +15,10 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from moejax import parallel_blas
 from moejax.numpy_call import numpy_call
 
-_DTYPES = (np.float32, np.float64)
-
 
 def serves(dtype: DTypeLike) -> bool:
-    """Whether NumPy has a fast product of such numbers."""
-    return jnp.dtype(dtype) in _DTYPES
+    """Whether there is a fast product of such numbers."""
+    return parallel_blas.serves(jnp.dtype(dtype))
 
 
 def matmul(
@@ -33,7 +31,7 @@ def matmul(
     """`grouped_matmul`, without a derivative, of runs that start there: in order, with or without rows between them."""
     y = jax.ShapeDtypeStruct((len(x), w.shape[1] if transposed else w.shape[2]), x.dtype)
     flops = 2 * len(x) * w.shape[1] * w.shape[2]
-    return (_matmul_transposed if transposed else _matmul)(y, x, w, starts, sizes, flops=flops)
+    return numpy_call(_fill_products_transposed if transposed else _fill_products, y, x, w, starts, sizes, flops=flops)
 
 
 def outer(
@@ -41,7 +39,7 @@ def outer(
 ) -> Float[Array, "e d h"]:
     """`grouped_outer`, without a derivative, of runs that start there."""
     dw = jax.ShapeDtypeStruct((len(sizes), x.shape[1], dy.shape[1]), x.dtype)
-    return _outer(dw, x, dy, starts, sizes, flops=2 * len(x) * x.shape[1] * dy.shape[1])
+    return numpy_call(_fill_outers, dw, x, dy, starts, sizes, flops=2 * len(x) * x.shape[1] * dy.shape[1])
 
 
 def _fill_products(x: np.ndarray, w: np.ndarray, starts: np.ndarray, sizes: np.ndarray, y: np.ndarray) -> None:
@@ -53,10 +51,16 @@ def _fill_products(x: np.ndarray, w: np.ndarray, starts: np.ndarray, sizes: np.n
     parallel_blas.run(partial(_fill_product, x, w, starts, y), _pieces(sizes, sizes))
 
 
+def _fill_products_transposed(
+    x: np.ndarray, w: np.ndarray, starts: np.ndarray, sizes: np.ndarray, y: np.ndarray
+) -> None:
+    _fill_products(x, w.swapaxes(1, 2), starts, sizes, y)
+
+
 def _fill_product(x: np.ndarray, w: np.ndarray, starts: np.ndarray, y: np.ndarray, piece: tuple[int, int, int]) -> None:
     e, low, high = piece
     rows = slice(starts[e] + low, starts[e] + high)
-    np.matmul(x[rows], w[e], out=y[rows])
+    parallel_blas.multiply(x[rows], w[e], y[rows])
 
 
 def _fill_outers(x: np.ndarray, dy: np.ndarray, starts: np.ndarray, sizes: np.ndarray, dw: np.ndarray) -> None:
@@ -74,23 +78,15 @@ def _fill_outer(
 ) -> None:
     e, low, high = piece
     rows = slice(starts[e], starts[e] + sizes[e])
-    np.matmul(x[rows, low:high].T, dy[rows], out=dw[e, low:high])
+    parallel_blas.multiply(x[rows, low:high].T, dy[rows], dw[e, low:high])
 
 
 def _pieces(sizes: np.ndarray, lengths: np.ndarray) -> list[tuple[int, int, int]]:
     """(expert, from, to) of parts of its length: one, or as many as its run is half shares of a core long."""
-    share = max(1, int(sizes.sum()) // (2 * parallel_blas.CORES))
+    share = max(1, int(sizes.sum()) // (2 * parallel_blas.cores()))
     pieces = []
     for e, (size, length) in enumerate(zip(sizes.tolist(), lengths.tolist(), strict=True)):
         parts = max(1, -(-size // share))
         bounds = [length * i // parts for i in range(parts + 1)]
         pieces += [(e, low, high) for low, high in pairwise(bounds)]
     return pieces
-
-
-_matmul = numpy_call("moejax_grouped_matmul", _fill_products)
-_matmul_transposed = numpy_call(
-    "moejax_grouped_matmul_transposed",
-    lambda x, w, starts, sizes, y: _fill_products(x, w.swapaxes(1, 2), starts, sizes, y),
-)
-_outer = numpy_call("moejax_grouped_outer", _fill_outers)

@@ -1,66 +1,64 @@
 """Rows by index, in both directions a gather: the derivative of a gather is a scatter-add, slow on GPU and TPU.
 
 `take_tokens` and `combine_rows` know both index tables (`places.Places`), so each derivative reads by the other one.
+What a token gets from its rows is added up in float32, or wider, whatever the rows are in.
 
 Axis letters: n tokens, k choices of a token, r rows that experts work on, d model width.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from moejax.dispatch.places import Places
+from moejax.multilinear import multilinear
 
 
-@jax.custom_vjp
 def take_tokens(x: Float[Array, "n d"], where: Places) -> Float[Array, "r d"]:
     """Each row its token; zeros in empty rows."""
-    return _rows(x, _tokens(where))
+    return _take(x, where.choices, where.places)
 
 
-@jax.custom_vjp
 def combine_rows(y: Float[Array, "r d"], where: Places) -> Float[Array, "n d"]:
-    """Each token the sum of its rows, weighted; zeros if it has none."""
-    return _weighted_sum(y, where.places, where.weights.astype(y.dtype))
+    """Each token the sum of its rows, weighted, in float32 at least; zeros if it has none."""
+    return _combine(y, where.weights.astype(y.dtype), where.choices, where.places)
 
 
-def _tokens(where: Places) -> Int[Array, " r"]:
-    return where.choices // where.places.shape[1]  # -1 stays -1
+@multilinear(lambda ct, x, choices, places: _sum_of_rows(ct, places).astype(ct.dtype))
+def _take(x, choices, places):
+    return _rows(x, choices // places.shape[1])  # -1 stays -1
+
+
+@multilinear(
+    lambda ct, y, weights, choices, places: _row_weights(weights, choices) * _take_as(weights, ct, choices, places),
+    lambda ct, y, weights, choices, places: _products(y, ct, places),
+)
+def _combine(y, weights, choices, places):
+    return _sum_of_rows(y, places, weights)
+
+
+def _sum_of_rows(
+    y: Float[Array, "r d"], places: Int[Array, "n k"], weights: Float[Array, "n k"] | None = None
+) -> Float[Array, "n d"]:
+    wide = jnp.promote_types(y.dtype, jnp.float32)
+    total = jnp.zeros((places.shape[0], y.shape[1]), wide)
+    for j in range(places.shape[1]):
+        rows = _rows(y, places[:, j]).astype(wide)
+        total += rows if weights is None else weights[:, j, None].astype(wide) * rows
+    return total
 
 
 def _rows(x: Float[Array, "n d"], index: Int[Array, " *r"]) -> Float[Array, "*r d"]:
     return x.at[index].get(mode="fill", fill_value=0, wrap_negative_indices=False)
 
 
-def _weighted_sum(
-    y: Float[Array, "r d"], places: Int[Array, "n k"], weights: Float[Array, "n k"] | None
-) -> Float[Array, "n d"]:
-    total = jnp.zeros((len(places), y.shape[1]), y.dtype)
-    for j in range(places.shape[1]):
-        rows = _rows(y, places[:, j])
-        total += rows if weights is None else weights[:, j, None] * rows
-    return total
+def _take_as(like: Array, ct: Float[Array, "n d"], choices: Int[Array, " r"], places: Int[Array, "n k"]) -> Array:
+    return _take(ct.astype(like.dtype), choices, places)
 
 
-def _take_forward(x, where):
-    return take_tokens(x, where), where
+def _row_weights(weights: Float[Array, "n k"], choices: Int[Array, " r"]) -> Float[Array, "r 1"]:
+    return _rows(weights.reshape(-1, 1), choices)
 
 
-def _take_backward(where, dy):
-    return _weighted_sum(dy, where.places, None), None
-
-
-def _combine_forward(y, where):
-    return combine_rows(y, where), (y, where)
-
-
-def _combine_backward(residual, dout):
-    y, where = residual
-    row_weights = _rows(where.weights.reshape(-1, 1), where.choices).astype(y.dtype)
-    dy = row_weights * _rows(dout, _tokens(where))
-    products = [jnp.sum(_rows(y, index) * dout, axis=-1, dtype=jnp.float32) for index in where.places.T]
-    return dy, Places(None, None, jnp.stack(products, axis=-1).astype(where.weights.dtype))
-
-
-take_tokens.defvjp(_take_forward, _take_backward)
-combine_rows.defvjp(_combine_forward, _combine_backward)
+def _products(y: Float[Array, "r d"], ct: Float[Array, "n d"], places: Int[Array, "n k"]) -> Float[Array, "n k"]:
+    products = [jnp.sum(_rows(y, index).astype(ct.dtype) * ct, axis=-1) for index in places.T]
+    return jnp.stack(products, axis=-1).astype(y.dtype)

@@ -1,0 +1,84 @@
+"""The matrix product of one expert's rows, which knows what to do when it is mapped over all experts.
+
+Under `jax.vmap` over stacked experts it is one batched product. A large one on one CPU a library of products computes
+sooner than XLA: as a grouped product whose runs are all of one length.
+
+Axis letters: n rows, d and h widths, e experts.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Float
+
+from moejax.dispatch import grouped_cpu, grouped_numpy
+from moejax.multilinear import Lowering, multilinear
+
+LARGE = 5e8  # FLOPs from which the library was seen to win
+
+
+def slot_matmul(x: Float[Array, "n d"], w: Float[Array, "d h"]) -> Float[Array, "n h"]:
+    """x · w, of operands of one type."""
+    return _matmul(x, w)
+
+
+@multilinear(lambda ct, x, w: _matmul_transposed(ct, w), lambda ct, x, w: _outer(x, ct))
+def _matmul(x, w):
+    return x @ w
+
+
+@multilinear(lambda ct, x, w: _matmul(ct, w), lambda ct, x, w: _outer(ct, x))
+def _matmul_transposed(x, w):
+    return x @ w.T
+
+
+@multilinear(lambda ct, x, dy: _matmul_transposed(dy, ct), lambda ct, x, dy: _matmul(x, ct))
+def _outer(x, dy):
+    return x.T @ dy
+
+
+def _on_cpu(plain: Callable, grouped: Callable) -> Callable:
+    """`plain`, but for all experts at once `grouped`, if that pays."""
+
+    def product(lowering: Lowering, a: Array, b: Array) -> Array:
+        if lowering.exported or lowering.devices > 1:
+            return plain(a, b)
+        of_one = custom_vmap(plain)
+
+        @of_one.def_vmap
+        def of_all(experts, mapped, a, b):
+            of_each = jax.vmap(plain, [0 if m else None for m in mapped])
+            if all(mapped) and grouped_numpy.serves(a.dtype) and _flops(of_each, a, b) >= LARGE:
+                return grouped(lowering, a, b), True
+            return of_each(a, b), True
+
+        return of_one(a, b)
+
+    return product
+
+
+def _flops(product: Callable, a: Float[Array, "e _ _"], b: Float[Array, "e _ _"]) -> int:
+    # Of each expert the sizes of both operands and of the result are n·d, d·h and n·h.
+    sizes = (math.prod(array.shape[1:]) for array in (a, b, jax.eval_shape(product, a, b)))
+    return 2 * len(a) * math.isqrt(math.prod(sizes))
+
+
+def _grouped_matmul(transposed, lowering, x, w):
+    e, n, d = x.shape
+    y = grouped_cpu.matmul(lowering, x.reshape(e * n, d), w, jnp.full(e, n, jnp.int32), transposed=transposed)
+    return y.reshape(e, n, y.shape[-1])
+
+
+def _grouped_outer(lowering, x, dy):
+    e, n, _ = x.shape
+    rows = (a.reshape(e * n, a.shape[-1]) for a in (x, dy))
+    return grouped_cpu.outer(lowering, *rows, jnp.full(e, n, jnp.int32))
+
+
+_matmul.on_cpu(_on_cpu(lambda x, w: x @ w, partial(_grouped_matmul, False)))
+_matmul_transposed.on_cpu(_on_cpu(lambda x, w: x @ w.T, partial(_grouped_matmul, True)))
+_outer.on_cpu(_on_cpu(lambda x, dy: x.T @ dy, _grouped_outer))

@@ -1,0 +1,142 @@
+"""Functions that are linear in some of their arguments, with derivatives of their own in both directions.
+
+`jax.custom_vjp` has no forward mode and `jax.custom_derivatives.linear_call` no vmap. A function that is linear in each
+of its first arguments needs just one thing said of it: how a derivative by its result becomes one by each of those.
+
+    @multilinear(lambda ct, x, w: ct @ w.T, lambda ct, x, w: x.T @ ct)
+    def product(x, w):
+        return x @ w
+
+jvp, grad, vmap, jit, export and any nesting of them follow: forward mode calls the function itself on the tangents,
+reverse mode the transposes. What computes it may differ by platform, and is chosen when a program is lowered:
+
+    @product.on_cpu
+    def product_on_cpu(lowering, x, w): ...
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Shaped
+
+Axes = tuple[int | None, ...]  # of a vmap: which arguments it maps
+
+
+class Lowering(NamedTuple):
+    """What is known of a program when it is lowered."""
+
+    exported: bool  # by jax.export: it may run in another process, without this one's Python
+    devices: int  # that one call is spread over
+
+
+class Multilinear:
+    """A function as a primitive of JAX. The result is one array; arguments after the linear ones are integers."""
+
+    def __init__(self, f: Callable[..., Array], transposes: tuple[Callable[..., Array], ...]):
+        self.f, self.transposes = f, transposes
+        self.__name__, self.__doc__ = f.__name__, f.__doc__
+        self._primitive = Primitive(f"moejax_{f.__name__}")
+        self._compiled = cache(lambda axes: jax.jit(lambda *arguments: self._bind(*arguments, axes=axes)))
+        self._primitive.def_impl(lambda *arguments, axes: self._compiled(axes)(*arguments))
+        self._primitive.def_abstract_eval(self._abstract)
+        ad.primitive_jvps[self._primitive] = self._jvp
+        ad.primitive_transposes[self._primitive] = self._transpose
+        batching.primitive_batchers[self._primitive] = self._batch
+        mlir.register_lowering(self._primitive, self._lower_by(lambda lowering, *arguments: f(*arguments)))
+
+    def __call__(self, *arguments: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+        """The function of these arguments."""
+        return self._bind(*arguments, axes=())
+
+    def on_cpu(self, f: Callable[..., Array]) -> Callable[..., Array]:
+        """Let `f(lowering, *arguments)` compute it on CPUs."""
+        mlir.register_lowering(self._primitive, self._lower_by(f), platform="cpu")
+        return f
+
+    def on_cuda(self, f: Callable[..., Array]) -> Callable[..., Array]:
+        """Let `f(lowering, *arguments)` compute it on NVIDIA GPUs."""
+        mlir.register_lowering(self._primitive, self._lower_by(f), platform="cuda")
+        return f
+
+    def _bind(self, *arguments: Array, axes: tuple[Axes, ...]) -> Array:
+        return self._primitive.bind(*arguments, axes=axes)
+
+    def _abstract(self, *avals: Any, axes: tuple[Axes, ...]) -> Any:
+        shape = jax.eval_shape(_mapped(self.f, axes), *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
+        return jax.core.ShapedArray(shape.shape, shape.dtype)
+
+    def _jvp(self, primals: tuple, tangents: tuple, *, axes: tuple[Axes, ...]) -> tuple[Any, Any]:
+        out = self._bind(*primals, axes=axes)
+        change = None
+        for i, tangent in enumerate(tangents[: len(self.transposes)]):
+            if type(tangent) is not ad.Zero:
+                term = self._bind(*primals[:i], tangent, *primals[i + 1 :], axes=axes)
+                change = term if change is None else change + term
+        return out, ad.Zero.from_primal_value(out) if change is None else change
+
+    def _transpose(self, cotangent: Any, *arguments: Any, axes: tuple[Axes, ...]) -> list[Any]:
+        found: list[Any] = [None] * len(arguments)
+        for i, argument in enumerate(arguments):
+            if ad.is_undefined_primal(argument):
+                if type(cotangent) is ad.Zero:
+                    found[i] = ad.Zero(argument.aval)
+                else:
+                    others = *arguments[:i], None, *arguments[i + 1 :]
+                    found[i] = _mapped_transpose(self.transposes[i], i, axes)(cotangent, *others)
+        return found
+
+    def _batch(self, arguments: tuple, mapped: tuple, *, axes: tuple[Axes, ...]) -> tuple[Any, int]:
+        ours = [a if at is None else jax.numpy.moveaxis(a, at, 0) for a, at in zip(arguments, mapped, strict=True)]
+        return self._bind(*ours, axes=(*axes, tuple(None if at is None else 0 for at in mapped))), 0
+
+    def _lower_by(self, f: Callable[..., Array]) -> Callable:
+        def rule(context: mlir.LoweringRuleContext, *values: Any, axes: tuple[Axes, ...]):
+            lowering = _lowering(context.module_context)
+            lower = mlir.lower_fun(_mapped(lambda *a: f(lowering, *a), axes), multiple_results=False)
+            return lower(context, *values)
+
+        return rule
+
+
+def multilinear(*transposes: Callable[..., Array]) -> Callable[[Callable[..., Array]], Multilinear]:
+    """Make a function one that is linear in each of its first arguments, as many as there are transposes.
+
+    `transposes[i](ct, *arguments)`: the derivative by argument i, given `ct`, that by the result. It must not look at
+    argument i, which is None then.
+    """
+    return lambda f: Multilinear(f, transposes)
+
+
+def _mapped(f: Callable, axes: tuple[Axes, ...]) -> Callable:
+    for each in axes:
+        f = jax.vmap(f, in_axes=each)
+    return f
+
+
+def _mapped_transpose(f: Callable, i: int, axes: tuple[Axes, ...]) -> Callable:
+    for each in axes:
+        f = jax.vmap(f, in_axes=(0, *each[:i], None, *each[i + 1 :]))
+        if each[i] is None:
+            f = _summed(f)
+    return f
+
+
+def _summed(f: Callable) -> Callable:
+    return lambda *arguments: f(*arguments).sum(0)
+
+
+def _lowering(module: mlir.ModuleContext) -> Lowering:
+    context = module.axis_context
+    manual = getattr(context, "manual_axes", frozenset())
+    mesh = getattr(context, "mesh", None)
+    if mesh is None:
+        devices = getattr(context, "num_devices", 1)
+    else:  # in a shard_map, over what is left
+        devices = mesh.size
+        for name in manual:
+            devices //= mesh.shape[name]
+    return Lowering(module.lowering_parameters.for_export, devices)

@@ -75,6 +75,8 @@ class RunFolder:
         """UserError if the folder already holds a run."""
         if (path / "config.json").exists():
             raise UserError(f"{path} already holds a run; continue it with --resume {path} or choose another --out.")
+        if (path / "checkpoints").exists():
+            raise UserError(f"{path} holds the checkpoints of a run without its config.json; choose another --out.")
 
     @classmethod
     def open(cls, path: Path) -> tuple["RunFolder", Config]:

@@ -20,7 +20,7 @@ def check(config: Config, data: Dataset) -> None:
 
 
 def check_sizes(config: Config, data: Dataset) -> None:
-    """UserError if a batch is larger than the data, if no epoch can be the best, or for more steps than can be counted."""
+    """UserError if a batch is larger than the data, no epoch can be the best, or steps are too many to count."""
     examples, batch, epochs = rows(data.train), config.train.batch_size, config.train.epochs
     if config.train.tested == "best" and not rows(data.validation):
         raise UserError("train.tested is best, but there are no validation examples; choose train.tested=last.")

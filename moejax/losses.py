@@ -1,7 +1,11 @@
 """Auxiliary losses: what keeps a router balanced, decided, or on its assignment. Pure functions of the routing.
 
-All are means over all tokens of all groups together, padding left out, and choices are counted before capacity.
+All are means over all tokens of all groups together, padding left out, and choices are counted before capacity. One
+that means nothing for a kind of routing raises TypeError and names its like.
 """
+
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +16,7 @@ from moejax.routing import DenseRouting, ExpertChoiceRouting, Routing, SoftRouti
 LogitRouting = DenseRouting | TopKRouting | ExpertChoiceRouting
 
 
-def load_balance_loss(routing: TopKRouting) -> Float[Array, ""]:
+def load_balance_loss(routing: Routing) -> Float[Array, ""]:
     """E · Σ_e f_e · P_e: f_e the share of all choices that fell on expert e, P_e its mean probability.
 
     A uniform routing gives exactly 1 whatever k is; the gradient flows through P_e alone. Equal to:
@@ -22,7 +26,10 @@ def load_balance_loss(routing: TopKRouting) -> Float[Array, ""]:
       whatever k is; this counts all k;
     - 1 / k times Hugging Face's `load_balancing_loss_func` of Mixtral, OLMoE and Qwen-MoE, which sums over the k
       choices, so that a uniform routing gives k; the same as Megatron-LM's and DeepSeek-V2's, which divide by k.
+
+    Raises TypeError for all but a TopKRouting: elsewhere tokens choose nothing.
     """
+    only(TopKRouting, routing, "load_balance_loss", "usage_loss")
     num_experts, k = routing.probs.shape[-1], routing.experts.shape[-1]
     f = mean_over_tokens(routing, routing.choices) / k
     return num_experts * jnp.sum(f * mean_over_tokens(routing, routing.probs))
@@ -34,49 +41,60 @@ def importance_loss(routing: Routing) -> Float[Array, ""]:
     The gates are the weights after the choice. V-MoE (Riquelme et al. 2021, appendix A.2) sums the probabilities before
     the choice instead: `squared_variation(routing.probs.sum((0, 1)))`.
     """
+    only(Routing, routing, "importance_loss", "the routing that a layer returns")
     before_capacity = routing._replace(slots=None) if isinstance(routing, TopKRouting) else routing
     return squared_variation(before_capacity.gates.sum((0, 1)))
 
 
-def load_loss(routing: TopKRouting) -> Float[Array, ""]:
+def load_loss(routing: Routing) -> Float[Array, ""]:
     """CV² over experts of the smooth load, the sum of each expert's chance to be chosen (Shazeer et al. 2017, A).
 
     Needs a router with noise; of a routing without (at evaluation) it is 0. V-MoE adds it to the importance loss, half
-    each.
+    each. Raises TypeError for all but a TopKRouting: only there is a choice.
     """
+    only(TopKRouting, routing, "load_loss", "importance_loss")
     if routing.chance is None:
         return jnp.zeros(())
-    chance = routing.chance if routing.mask is None else routing.chance * routing.mask[..., None]
+    chance = routing.chance if routing.mask is None else jnp.where(routing.mask[..., None], routing.chance, 0)
     return squared_variation(chance.sum((0, 1)))
 
 
-def router_z_loss(routing: LogitRouting) -> Float[Array, ""]:
-    """Mean over tokens of logsumexp(logits)²: keeps router logits small (ST-MoE, Zoph et al. 2022, equation 5)."""
-    return mean_over_tokens(routing, jax.nn.logsumexp(routing.logits, axis=-1) ** 2)
+def router_z_loss(routing: Routing) -> Float[Array, ""]:
+    """Mean over tokens of logsumexp(logits)²: keeps router logits small (ST-MoE, Zoph et al. 2022, equation 5).
+
+    A token's logits are one for each expert, or in a soft routing one for each slot of all experts.
+    """
+    only(Routing, routing, "router_z_loss", "the routing that a layer returns")
+    over = (2, 3) if isinstance(routing, SoftRouting) else 2
+    return mean_over_tokens(routing, jax.nn.logsumexp(routing.logits, axis=over) ** 2)
 
 
 def entropy_loss(routing: Routing) -> Float[Array, ""]:
     """Mean over tokens of the entropy of the router's distribution over experts, in nats; minimised, it decides."""
-    probs = routing.gates if isinstance(routing, SoftRouting) else routing.probs
-    return mean_over_tokens(routing, entropy(probs))
+    return mean_over_tokens(routing, entropy(distribution(routing, "entropy_loss")))
 
 
 def usage_loss(routing: Routing) -> Float[Array, ""]:
-    """KL(mean distribution over experts ‖ uniform), in nats: 0 if all are used alike, ln E if one is used alone.
+    """KL(mean distribution over experts ‖ uniform), in nats: 0 if all are used alike or none, ln E if one is alone.
 
     ln E minus the entropy of the mean: together with `entropy_loss` the mutual information of token and expert, with
     its sign turned (as in Mod-Squad, Chen et al. 2022, and V-MoE's follow-up LIMoE, Mustafa et al. 2022).
     """
-    probs = routing.gates if isinstance(routing, SoftRouting) else routing.probs
-    usage = mean_over_tokens(routing, probs)
-    return jnp.log(jnp.float32(probs.shape[-1])) - entropy(usage)
+    usage = mean_over_tokens(routing, distribution(routing, "usage_loss"))
+    return usage.sum() * math.log(len(usage)) - entropy(usage)
 
 
-def assignment_loss(routing: LogitRouting, assigned: Int[Array, "g t"]) -> Float[Array, ""]:
+def assignment_loss(routing: Routing, assigned: Int[Array, "g t"]) -> Float[Array, ""]:
     """Mean binary cross-entropy, over tokens and experts, of the probabilities and each token's assigned expert.
 
-    Guided assignment: PyTorch's `binary_cross_entropy(probs, one_hot)`, logarithms not below -100 as there.
+    Guided assignment: PyTorch's `binary_cross_entropy(probs, one_hot)`, logarithms not below -100 as there. Raises
+    TypeError for a SoftRouting, whose slots are mixtures of tokens, and ValueError for `assigned` of another shape.
     """
+    only(LogitRouting, routing, "assignment_loss", "a dense or sparse layer")
+    if jnp.shape(assigned) != routing.probs.shape[:2]:
+        raise ValueError(
+            f"assigned has shape {jnp.shape(assigned)}, expected an expert for each token, {routing.probs.shape[:2]}."
+        )
     target = jax.nn.one_hot(assigned, routing.probs.shape[-1])
     p = routing.probs
 
@@ -88,9 +106,27 @@ def assignment_loss(routing: LogitRouting, assigned: Int[Array, "g t"]) -> Float
 
 
 def mean_square(parameters: PyTree[Array]) -> Float[Array, ""]:
-    """Mean of the squares of all numbers in a module: an L2 penalty whose size does not grow with the module's."""
+    """Mean of the squares of all numbers in a module: an L2 penalty whose size does not grow with the module's.
+
+    Raises ValueError if it has none.
+    """
     leaves = jax.tree.leaves(parameters)
+    if not sum(leaf.size for leaf in leaves):
+        raise ValueError("mean_square got parameters without a single number; leave the penalty out.")
     return sum(jnp.sum(leaf**2) for leaf in leaves) / sum(leaf.size for leaf in leaves)
+
+
+def only(kinds: Any, routing: Any, name: str, instead: str) -> None:
+    """Raise TypeError unless `routing` is of these kinds, in the name of the function that is asked."""
+    if not isinstance(routing, kinds):
+        wanted = " or ".join(kind.__name__ for kind in getattr(kinds, "__args__", (kinds,)))
+        raise TypeError(f"{name} is of a {wanted}, not of a {type(routing).__name__}; use {instead}.")
+
+
+def distribution(routing: Any, name: str) -> Float[Array, "g t e"]:
+    """Each token's distribution over experts, in the name of the function that is asked."""
+    only(Routing, routing, name, "the routing that a layer returns")
+    return routing.gates if isinstance(routing, SoftRouting) else routing.probs
 
 
 def entropy(probs: Float[Array, "*n e"]) -> Float[Array, "*n"]:
@@ -104,8 +140,8 @@ def squared_variation(values: Float[Array, " e"]) -> Float[Array, ""]:
 
 
 def mean_over_tokens(routing: Routing, values: Float[Array, "g t *rest"]) -> Float[Array, "*rest"]:
-    """Mean over all tokens that are not padding."""
+    """Mean over all tokens that are not padding; zeros if there are none."""
     if routing.mask is None:
-        return values.mean((0, 1))
+        return values.sum((0, 1)) if 0 in values.shape[:2] else values.mean((0, 1))
     real = routing.mask.reshape(*routing.mask.shape, *[1] * (values.ndim - 2))
-    return jnp.where(real, values, 0).sum((0, 1)) / jnp.maximum(routing.mask.sum(), 1)
+    return jnp.where(real, values, 0).sum((0, 1)) / jnp.maximum(routing.mask.sum(dtype=values.dtype), 1)

@@ -3,12 +3,14 @@
 Padding counts nowhere. Axis letters: g groups, t tokens of a group, e experts; y labels (or clusters) of the examples.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from moejax.losses import mean_over_tokens
-from moejax.routing import ExpertChoiceRouting, Routing, SoftRouting, TopKRouting
+from moejax.losses import distribution, mean_over_tokens, only
+from moejax.routing import ExpertChoiceRouting, Routing, TopKRouting
 
 
 def load(routing: Routing, *, after_capacity: bool = False) -> Float[Array, " e"]:
@@ -17,6 +19,7 @@ def load(routing: Routing, *, after_capacity: bool = False) -> Float[Array, " e"
     Sparse: of all choices, the share that fell on the expert; `after_capacity` counts those that were not dropped.
     Dense and soft experts all compute the same amount, so there it is the expert's mean share in the output.
     """
+    only(Routing, routing, "load", "the routing that a layer returns")
     if isinstance(routing, TopKRouting | ExpertChoiceRouting):
         shares = routing.carried_out if after_capacity else routing.choices
     else:
@@ -27,21 +30,25 @@ def load(routing: Routing, *, after_capacity: bool = False) -> Float[Array, " e"
 
 def relative_load(load: Float[Array, " *n e"]) -> Float[Array, " *n e"]:
     """Load over the ideal one, an equal share: 1 for all experts is perfect balance."""
+    _check_load(load, "relative_load")
     return load * load.shape[-1]
 
 
 def max_violation(load: Float[Array, " *n e"]) -> Float[Array, " *n"]:
     """MaxVio: the largest load over the mean load, minus 1; 0 is perfect balance (Wang et al. 2024, section 4.1)."""
+    _check_load(load, "max_violation")
     return relative_load(load).max(-1) - 1
 
 
 def dead_experts(load: Float[Array, " *n e"], share: float = 0.1) -> Int[Array, " *n"]:
     """Number of experts whose load is below `share` of an equal one."""
+    _check_load(load, "dead_experts")
     return jnp.sum(relative_load(load) < share, axis=-1)
 
 
 def diversity(load: Float[Array, " *n e"]) -> Float[Array, " *n"]:
     """exp(entropy of the load) / E: the share of the experts that are in use, 1/E if one alone, 1 if all alike."""
+    _check_load(load, "diversity")
     return jnp.exp(jax.scipy.special.entr(load).sum(-1)) / load.shape[-1]
 
 
@@ -50,26 +57,35 @@ def dropped(routing: Routing) -> Float[Array, ""]:
 
     Expert choice: the share of tokens that no expert took.
     """
+    only(Routing, routing, "dropped", "the routing that a layer returns")
     if isinstance(routing, ExpertChoiceRouting):
         return mean_over_tokens(routing, jnp.asarray(routing.choices.max(-1) == 0, jnp.float32))
     if isinstance(routing, TopKRouting) and routing.slots is not None:
         chosen = routing.experts >= 0
-        return jnp.sum(chosen & (routing.slots < 0), dtype=jnp.float32) / jnp.maximum(chosen.sum(), 1)
+        return jnp.sum(chosen & (routing.slots < 0), dtype=jnp.float32) / jnp.maximum(chosen.sum(dtype=jnp.float32), 1)
     return jnp.zeros(())
 
 
 def gate_entropy(routing: Routing) -> Float[Array, ""]:
     """Mean over tokens of the entropy of the router's distribution over experts, in nats: 0 decided, ln E undecided."""
-    return mean_over_tokens(routing, jax.scipy.special.entr(_distribution(routing)).sum(-1))
+    return mean_over_tokens(routing, jax.scipy.special.entr(distribution(routing, "gate_entropy")).sum(-1))
 
 
 def confidence(routing: Routing) -> Float[Array, ""]:
     """Mean over tokens of the highest probability of an expert: 1 decided, 1/E undecided."""
-    return mean_over_tokens(routing, _distribution(routing).max(-1))
+    return mean_over_tokens(routing, distribution(routing, "confidence").max(-1))
 
 
 def label_counts(gates: Float[Array, "n e"], labels: Int[Array, " n"], num_labels: int) -> Float[Array, "y e"]:
-    """How much of each label's examples each expert got: the sum of their gates. The table of the next two."""
+    """How much of each label's examples each expert got: the sum of their gates. The table of the next two.
+
+    `gates`: one row an example, so a routing's [g, t, e] are summed over its tokens or reshaped to [g · t, e] first.
+    """
+    if jnp.ndim(gates) != 2 or jnp.shape(labels) != jnp.shape(gates)[:1]:
+        raise ValueError(
+            f"label_counts got gates {jnp.shape(gates)} and labels {jnp.shape(labels)}, expected [n, e] and [n];"
+            " reshape a routing's gates."
+        )
     return jax.nn.one_hot(labels, num_labels, dtype=gates.dtype).T @ gates
 
 
@@ -77,9 +93,10 @@ def dispatch_entropy(counts: Float[Array, "y e"]) -> Float[Array, ""]:
     """Entropy of the labels (or clusters) within an expert, in nats, averaged over experts by their share.
 
     0 if each expert serves one label, at most ln y (Chen et al. 2022, "Towards Understanding Mixture of Experts in Deep
-    Learning", section 6). `counts[y, e]`: examples of label y that went to expert e.
+    Learning", section 6). `counts[y, e]`: examples of label y that went to expert e. 0 without examples.
     """
-    share = counts.sum(0) / counts.sum()
+    _check_counts(counts, "dispatch_entropy")
+    share = counts.sum(0) / jnp.maximum(counts.sum(), 1e-9)
     within = counts / jnp.maximum(counts.sum(0, keepdims=True), 1e-9)
     return jnp.sum(share * jax.scipy.special.entr(within).sum(0))
 
@@ -89,7 +106,8 @@ def label_information(counts: Float[Array, "y e"]) -> Float[Array, ""]:
 
     Divided by the mean of the two entropies, as scikit-learn's `normalized_mutual_info_score` does; 0 where both are 0.
     """
-    joint = counts / counts.sum()
+    _check_counts(counts, "label_information")
+    joint = counts / jnp.maximum(counts.sum(), 1e-9)
     of_label, of_expert = joint.sum(1), joint.sum(0)
     entropy = jax.scipy.special.entr
     information = entropy(of_label).sum() + entropy(of_expert).sum() - entropy(joint).sum()
@@ -97,8 +115,14 @@ def label_information(counts: Float[Array, "y e"]) -> Float[Array, ""]:
     return jnp.where(mean > 1e-9, information / jnp.maximum(mean, 1e-9), 0.0)
 
 
-def _distribution(routing: Routing) -> Float[Array, "g t e"]:
-    return routing.gates if isinstance(routing, SoftRouting) else routing.probs
+def _check_load(load: Any, name: str) -> None:
+    if isinstance(load, Routing) or jnp.ndim(load) == 0:
+        raise TypeError(f"{name} is of a load, [..., e], not of a {type(load).__name__}; use metrics.load(routing).")
+
+
+def _check_counts(counts: Any, name: str) -> None:
+    if isinstance(counts, Routing) or jnp.ndim(counts) != 2:
+        raise TypeError(f"{name} is of a table [y, e], not of a {type(counts).__name__}; use metrics.label_counts.")
 
 
 __all__ = [

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moejax.config import Config, abridged, contradictions, from_json, overlay, path_problem
+from moejax.entry import PROGRAM
 from moejax.errors import UserError
 from moejax.presets import PRESETS
 
-PROGRAM = "python -m moejax.run"
 FLAGS = ("help", "print_config")
 PROCESSES = ("coordinator", "processes", "process")
 PATHS = ("config", "out", "resume")

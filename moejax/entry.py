@@ -12,6 +12,7 @@ from typing import TextIO
 
 from moejax.errors import UserError, of_the_system
 
+PROGRAM = "python -m moejax.run"
 _PLAIN = str.maketrans("▁▂▃▄▅▆▇█━─│×±–—·→’", "12345678=-|x~--.>'") | dict.fromkeys(map(ord, "╭╮╰╯┌┐└┘"), "+")
 _PLAIN[ord("…")] = "..."
 
@@ -35,7 +36,8 @@ def run(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("moejax: interrupted", file=sys.stderr)
         return 130
-    print(*(f"moejax: {sentence}" for sentence in sentences), sep="\n", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(*(f"moejax: {sentence}" for sentence in sentences), sep="\n", file=sys.stderr, flush=True)
     return 2
 
 

@@ -4,54 +4,63 @@ What a user can cause ends in sentences on stderr and exit code 2, never in a tr
 """
 
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from moejax.commandline import (
-    PROCESSES,
-    PROGRAM,
-    Arguments,
-    check_resume,
-    configure,
-    on_these_devices,
-    parse,
-    print_help,
-)
-from moejax.config import Config, to_json
-from moejax.errors import UserError
+# Nothing that takes long to import: a signal that comes in the middle of an import is answered from `main` on.
+from moejax import entry
+from moejax.entry import PROGRAM
+from moejax.errors import UserError, of_the_system
+from moejax.training.interrupt import StopSignal
+
+if TYPE_CHECKING:
+    from moejax.commandline import Arguments
+    from moejax.config import Config
+    from moejax.data.dataset import Dataset
+    from moejax.training.folder import RunFolder
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    try:
-        return _main(sys.argv[1:] if words is None else words)
-    except UserError as error:
-        print(*(f"moejax: {sentence}" for sentence in error.sentences), sep="\n", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("moejax: interrupted", file=sys.stderr)
-        return 130
+    with StopSignal() as stop:
+        stop.ends_with("interrupted before anything was saved.")
+        return entry.run(lambda: _main(sys.argv[1:] if words is None else words, stop))
 
 
-def _main(words: Sequence[str]) -> int:
+def _main(words: Sequence[str], stop: StopSignal) -> int:
+    from moejax.commandline import configure, parse, print_help
+    from moejax.config import to_json
+
     arguments = parse(words)
     if "help" in arguments.flags:
         print_help()
         return 0
     if "resume" in arguments.options:
-        return _resume(Path(arguments.options["resume"]), arguments)
+        return _resume(Path(arguments.options["resume"]), arguments, stop)
     config = configure(arguments)
     if "print_config" in arguments.flags:
         print(to_json(config), end="")
         return 0
-    out = arguments.options.get("out", f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    return _start(config, out, arguments)
+    out = arguments.options["out"] if "out" in arguments.options else default_folder(config.name)
+    return _start(config, out, arguments, stop)
 
 
-def _start(config: Config, out: str, arguments: Arguments) -> int:
+def default_folder(name: str) -> str:
+    """Where a run of that name goes; UserError for a name that would lead elsewhere."""
+    if not re.fullmatch(r"\w[\w .+-]*", name) or len(os.fsencode(name)) > 200:
+        raise UserError(
+            f"name is {name!r}, and a run's folder is called so; use up to 200 letters, digits, - and _, or give --out."
+        )
+    return f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _start(config: "Config", out: str, arguments: "Arguments", stop: StopSignal) -> int:
     _prepare_jax(arguments)
     from moejax.training.folder import RunFolder
     from moejax.training.processes import from_first, is_first
@@ -62,25 +71,40 @@ def _start(config: Config, out: str, arguments: Arguments) -> int:
         RunFolder.check_free(out)
     data = _load(config)
     check(config, data)
-    return _run(config, RunFolder.create(out, config), data, resume=False)
+    with RunFolder.create(out, config) as folder, kept(out):
+        return _run(config, folder, data, stop, resume=False)
 
 
-def _resume(path: Path, arguments: Arguments) -> int:
+def _resume(path: Path, arguments: "Arguments", stop: StopSignal) -> int:
+    from moejax.commandline import check_resume, on_these_devices
+
     check_resume(arguments)
     _prepare_jax(arguments)
     from moejax.training.folder import RunFolder
 
     folder, config = RunFolder.open(path)
     config = on_these_devices(config, arguments)
-    if folder.read_summary() is not None:
-        from moejax.report import render
+    with folder, kept(path):
+        if folder.read_summary() is not None:
+            print(f"{path} is finished; its report is {_report(path, stop)}")
+            return 0
+        stop.ends_with(f"stopped before another step; continue with  {PROGRAM} --resume {path}")
+        return _run(config, folder, _load(config), stop, resume=True)
 
-        print(f"{path} is finished; its report is {render(path)}")
-        return 0
-    return _run(config, folder, _load(config), resume=True)
+
+@contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """Inside, an error of the system says also that what the run in `path` has saved stays."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            of_the_system(error),
+            f"What was saved stays in {path}; once that is mended, continue with  {PROGRAM} --resume {path}",
+        ) from None
 
 
-def _load(config: Config):
+def _load(config: "Config") -> "Dataset":
     from moejax.data import OPTIONS, load
     from moejax.data.dataset import first
 
@@ -90,12 +114,11 @@ def _load(config: Config):
     return first(data, d.limit, d.evaluation_limit)
 
 
-def _run(config: Config, folder, data, *, resume: bool) -> int:
+def _run(config: "Config", folder: "RunFolder", data: "Dataset", stop: StopSignal, *, resume: bool) -> int:
     from jax import process_count
 
     from moejax.data.dataset import rows
     from moejax.training.fit import Fit
-    from moejax.training.interrupt import StopSignal
     from moejax.training.processes import together
     from moejax.training.progress import Console, Progress
 
@@ -114,19 +137,23 @@ def _run(config: Config, folder, data, *, resume: bool) -> int:
             f"  {PROGRAM} --resume {folder.path}"
         )
     progress.message("compiling ...")
-    with StopSignal() as stop, together(folder.path):
+    go_on = f"continue with  {PROGRAM} --resume {folder.path}"
+    # Of several processes, one that was told goes on until all can stop together.
+    ends_with = stop.ends_with if count == 1 else stop.asks
+    ends_with(f"stopped before another step; {go_on}")
+    with together(folder.path):
         fit = Fit(config, data, folder, progress)
         if resume:
             fit.resume()
+        stop.asks(f"stopped at once; from what was saved last, {go_on}")
         if not fit.train(stop):
-            progress.message(f"stopped; continue with  {PROGRAM} --resume {folder.path}")
+            progress.message(f"stopped; {go_on}")
             return 128 + (stop.number or signal.SIGTERM)  # another process may have been told
+        ends_with(f"stopped before the test was done; {go_on}")
         summary = fit.test()
     if not folder.writes:
         return 0
-    from moejax.report import render  # not before: it takes a second that the first step need not wait for
-
-    report = render(folder.path)
+    report = _report(folder.path, stop)
     progress.message(
         f"test accuracy {summary['test_accuracy']:.2%} on {summary['test_examples']:,} examples"
         f"  ({summary['parameters']:,} parameters, {summary['seconds']:.0f} s)\nreport: {report}"
@@ -134,16 +161,30 @@ def _run(config: Config, folder, data, *, resume: bool) -> int:
     return 0
 
 
-def _prepare_jax(arguments: Arguments) -> None:
+def _report(path: Path, stop: StopSignal) -> Path:
+    """Draw the report of a run that is finished; its path."""
+    again = f"the run is finished; draw its report with  python -m moejax.report {path}"
+    stop.ends_with(again)
+    from moejax.report import render
+
+    try:
+        return render(path)
+    except OSError as error:
+        raise UserError(of_the_system(error), f"But {again}") from None
+
+
+def _prepare_jax(arguments: "Arguments") -> None:
     """Keep compiled programs between runs, and join other processes; before anything is compiled."""
     import jax
 
+    from moejax.commandline import PROCESSES
     from moejax.data.find import cache_folder
     from moejax.training.processes import connect
 
     programs = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_folder("xla"))
     jax.config.update("jax_compilation_cache_dir", programs)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `StopSignal`
     connect(*(arguments.options.get(name) for name in PROCESSES))
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from moejax import run
-from moejax.config import Config
+from moejax.config import Config, to_json
 from moejax.data.dataset import first
 
 
@@ -104,7 +104,7 @@ def test_a_run_that_cannot_work_leaves_no_folder_behind(
 ):
     monkeypatch.setattr(run, "_load", lambda config: first(dataset, config.data.limit, None))
     monkeypatch.setattr("moejax.training.sizes.STEPS", 2_000_000)
-    (tmp_path / "small.json").write_text(run.to_json(config))
+    (tmp_path / "small.json").write_text(to_json(config))
     command = ["--config", str(tmp_path / "small.json"), "--out", str(tmp_path / "run"), f"--{field}={value}"]
     assert run.main(command) == 2
     assert sentence in capsys.readouterr().err
@@ -137,7 +137,7 @@ def test_public_names_are_where_the_package_says(capsys):
 
 def test_a_small_run_from_start_to_report(monkeypatch, capsys, tmp_path, dataset, config):
     monkeypatch.setattr(run, "_load", lambda _: dataset)
-    (tmp_path / "small.json").write_text(run.to_json(config))
+    (tmp_path / "small.json").write_text(to_json(config))
     out = tmp_path / "run"
     assert run.main(["--config", str(tmp_path / "small.json"), "--out", str(out)]) == 0
     said = capsys.readouterr().out

@@ -106,11 +106,12 @@ class Fit:
                 self.state, metrics = self.chunk(self.state, self.examples(step, step + n), self.keys, step + n)
                 metrics = jax.tree.map(lambda rows, n=n: rows[:n], jax.device_get(metrics))
                 self._report_chunk(metrics, n, time.perf_counter() - start)
+                asked = processes.any_of(stop.requested)  # once a turn: saved and stopped, or neither
                 if step + n == epoch_end and self._is_evaluated(epoch_end):
                     self._end_epoch()
-                elif processes.any_of(stop.requested):
+                elif asked:
                     self._save(None)
-                if processes.any_of(stop.requested):
+                if asked:
                     return False
         return True
 

@@ -1,7 +1,10 @@
 """Progress while a run trains: a live panel on a terminal, one plain line a chunk elsewhere."""
 
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any, TextIO
 
 import numpy as np
 from numpy import ndarray
@@ -9,6 +12,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from moejax.entry import discard
+from moejax.errors import of_the_system
 
 _BAR = "▁▂▃▄▅▆▇█"
 
@@ -28,11 +34,41 @@ class Status:
     load: ndarray  # [layer, expert], shares
 
 
+class Lasting:
+    """A stream that shows nothing more once it cannot be written: what is watched goes on when nobody watches."""
+
+    def __init__(self, stream: TextIO):
+        self._stream, self._lost = stream, False
+
+    def write(self, text: str) -> int:
+        """As `stream.write`, but no error."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """As `stream.flush`, but no error."""
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        if self._lost:
+            return
+        try:
+            action()
+        except OSError as error:
+            self._lost = True
+            discard(self._stream)
+            with suppress(OSError):
+                print(f"moejax: nothing more is shown: {of_the_system(error)} The run goes on.", file=sys.stderr)
+
+
 class Progress:
     """Shows `Status` and messages; `console` decides whether that is live or plain."""
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(file=Lasting(sys.stdout), highlight=False)
         self._live: Live | None = None
 
     @contextmanager

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import signal
 
 import jax
 import numpy as np
@@ -14,7 +13,6 @@ from moejax.config import ModelConfig, MoeConfig
 from moejax.errors import UserError
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
-from moejax.training.interrupt import StopSignal
 from moejax.training.progress import Progress
 
 NEVER = 10**9
@@ -105,7 +103,7 @@ def test_two_runs_of_one_seed_are_bit_identical(finished, config, dataset, tmp_p
     assert bits(again) == bits(finished)
 
 
-@pytest.mark.parametrize("looks", [0, 2])  # within the first epoch; after a whole one
+@pytest.mark.parametrize("looks", [0, 1])  # within the first epoch; after a whole one
 def test_a_stopped_run_resumes_to_the_same_bits_and_the_same_lines(finished, config, dataset, tmp_path, looks):
     path = tmp_path / "stopped"
     stopped = start(path, config, dataset)
@@ -206,15 +204,3 @@ def test_evaluations_come_every_so_many_epochs_and_at_the_end(config, dataset, t
     fit = start(tmp_path / "seldom", config, dataset)
     assert fit.train(StopAfter(NEVER))
     assert [r["epoch"] for r in lines(tmp_path / "seldom") if r["kind"] == "validation"] == [2, 4, 5]
-
-
-def test_a_first_signal_asks_and_a_second_one_interrupts():
-    before = signal.getsignal(signal.SIGTERM)
-    with StopSignal() as stop:
-        assert not stop.requested
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.requested
-        assert stop.number == signal.SIGTERM
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) is before

@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from io import TextIOBase
 
 from moejax.errors import UserError, of_the_system
 
@@ -50,7 +50,7 @@ def prepare() -> None:
     os.environ["MPLBACKEND"] = "agg"
 
 
-def discard(stream: TextIO) -> None:
+def discard(stream: TextIOBase) -> None:
     """From now on what is written there goes nowhere, and so does what could not be written."""
     with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:  # unless it is no file
         os.dup2(nowhere.fileno(), stream.fileno())

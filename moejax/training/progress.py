@@ -4,7 +4,8 @@ import sys
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TextIO
+from io import TextIOBase
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -37,7 +38,7 @@ class Status:
 class Lasting:
     """A stream that shows nothing more once it cannot be written: what is watched goes on when nobody watches."""
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: TextIOBase):
         self._stream, self._lost = stream, False
 
     def write(self, text: str) -> int:

@@ -61,16 +61,16 @@ BOUNDS: Mapping[str, Bound] = {
     "data.vocabulary": _count(10**6),
     "data.length": _count(4096),
     "model.stem": _count(2**14),
-    "model.kernel": _count(28),  # pixels of an image's side
+    "model.kernel": _count(9),  # a slice for each of its pixels, which takes minutes to compile beyond
     "model.stride": _count(14),  # pixels that the first stride leaves of it
     "model.width": _count(2**16),
-    "model.depth": _count(128),
-    "model.neighbours": _weight(14),
+    "model.depth": _count(64),
+    "model.neighbours": _weight(9),
     "model.embedding": _count(2**14),
     "model.second_hidden": _count(2**20),
     "model.dropout": _SHARE,
     "model.heads": _count(1024),
-    "model.moe_every": _count(128),
+    "model.moe_every": _count(64),
     "model.upcycling_noise": _weight(),
     "model.room": _count(2 * 4096),
     "model.forget_bias": Bound(-1000, 1000),

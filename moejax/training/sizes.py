@@ -8,6 +8,7 @@ from moejax.data.dataset import Dataset, rows
 from moejax.errors import UserError
 from moejax.models import build_model
 from moejax.training import frozen
+from moejax.training.memory import check_memory
 
 STEPS = 2**31 - 1  # they are counted in int32
 
@@ -17,6 +18,7 @@ def check(config: Config, data: Dataset) -> None:
     check_sizes(config, data)
     model = jax.eval_shape(lambda: build_model(config, data.num_classes, nnx.Rngs(0)))
     frozen.check(model, config.train.frozen)
+    check_memory(config, data, model)
 
 
 def check_sizes(config: Config, data: Dataset) -> None:

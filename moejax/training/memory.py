@@ -1,0 +1,88 @@
+"""How much memory a run takes at least, from shapes alone: seen before anything is compiled."""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jaxtyping import PyTree
+
+from moejax.config import Config, TrainConfig
+from moejax.data.dataset import Dataset
+from moejax.errors import UserError
+from moejax.parameters import parameters
+
+# What goes into these or comes out of them are arrays in memory, as good as all of them kept for the backward pass.
+_PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general", "ffi_call", "buffer_callback")
+
+
+def check_memory(config: Config, data: Dataset, model: nnx.Module) -> None:
+    """UserError if there is less memory than the run takes at least; `model` may hold shapes alone."""
+    limit, learnt = memory(), parameters(model)
+    count = sum(math.prod(p.shape) for p in jax.tree.leaves(learnt))
+    kept = _bytes(learnt) * _copies(config.train) + sum(a.nbytes for a in data.train.values())
+    if kept > limit:
+        parts, advice = "its gradients and optimiser", "moe.num_experts, moe.hidden or model.width"
+    else:  # not before: what is far too large cannot even be traced
+        kept += activations(config, data, model)
+        parts, advice = "a batch's activations", "train.batch_size, moe.num_experts or moe.hidden"
+    if kept > limit:
+        raise UserError(
+            f"The model has {count:,} parameters, and a run with {parts} takes at least {_gigabytes(kept)} of"
+            f" memory, but there are {_gigabytes(limit)}; lower {advice}."
+        )
+
+
+def activations(config: Config, data: Dataset, model: nnx.Module) -> int:
+    """Bytes of the products of a batch's forward pass, of each its result or what was computed to go into it."""
+    n = config.train.batch_size * (2 if config.train.consistency else 1)
+    batch = {name: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype) for name, a in data.train.items()}
+    traced = jax.make_jaxpr(lambda model, batch, key: model(batch, train=True, key=key))(
+        model, batch, jax.random.key(0)
+    )
+    return _products(traced.jaxpr)
+
+
+def memory() -> int:
+    """Bytes on all devices of all processes together; where devices are CPUs, of their machines."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if limit := stats.get("bytes_limit"):
+        return limit * jax.device_count()
+    if not hasattr(os, "sysconf"):  # Windows does not say
+        return sys.maxsize
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * jax.process_count()
+
+
+def _copies(train: TrainConfig) -> int:
+    """Parameters, their gradients, and what the optimiser keeps of each."""
+    return 2 + 2 * (train.optimizer != "normalized") + (train.average > 0)
+
+
+def _products(jaxpr: Jaxpr) -> int:
+    total, given = 0, {id(v) for v in jaxpr.invars}  # parameters among them, which are counted already
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name in _PRODUCTS:
+            total += max(_bytes(v.aval) for v in (*equation.invars, *equation.outvars) if id(v) not in given)
+        times = params["length"] if name == "scan" else 1
+        total += times * max(map(_products, _inner(params)), default=0)  # of branches one is taken
+    return total
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    for value in params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, ClosedJaxpr | Jaxpr):
+                yield getattr(part, "jaxpr", part)
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:,.0f} GB" if count >= 1e10 else f"{count / 1e9:.1f} GB"

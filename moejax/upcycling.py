@@ -1,7 +1,7 @@
 """Sparse upcycling: a trained dense MLP becomes the experts of a sparse layer (Komatsuzaki et al. 2023).
 
-Every expert begins as a copy of the MLP and the router is new. With renormalised weights and room for every choice, the
-layer computes at first just what the MLP did; noise on the copies lets the experts part sooner.
+Every expert begins as a copy of the MLP and the router is new. Where a token's weights sum to 1 and there is room for
+every choice, the layer computes at first just what the MLP did; noise on the copies lets the experts part sooner.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import PyTree
 
+from moejax.arguments import number, refuse, truth
 from moejax.layers import SparseMoE
 from moejax.parameters import parameters, with_parameters
 
@@ -19,20 +20,66 @@ M = TypeVar("M", bound=nnx.Module)
 
 
 def upcycle(
-    dense: nnx.Module, d: int, num_experts: int, *, noise: float = 0.0, rngs: nnx.Rngs, **options: Any
+    dense: nnx.Module,
+    d: int,
+    num_experts: int,
+    *,
+    exact: bool = True,
+    noise: float = 0.0,
+    rngs: nnx.Rngs,
+    **options: Any,
 ) -> SparseMoE:
     """A sparse layer whose experts are copies of `dense`, a module from tokens [..., d] to tokens.
 
     Args:
+      exact: refuse options with which the layer, noise and drops aside, would compute something else than `dense`: a
+        shared expert, and a router whose weights do not sum to 1. The paper does without that for language, where the
+        quality lost is soon made up (section 4.2); for vision it renormalises.
       noise: standard deviation of normal noise on each copied parameter, as a share of that parameter's own (0: exact
         copies).
       options: those of `SparseMoE`. With capacity factors that drop tokens the function differs for those; the default
         drops none.
+
+    Raises ValueError, in one sentence, for options that `exact` refuses, and for those that make no sense.
     """
+    refuse(truth("exact", exact) + number("noise", noise, least=0.0))
     options = {"capacity_factor": None, "eval_capacity_factor": None} | options
     layer = SparseMoE(d, num_experts, lambda rngs: jax.tree.map(jnp.copy, dense), rngs=rngs, **options)
+    if exact:
+        refuse(_differences(layer))
     layer.experts = copies(dense, num_experts, noise=noise, rngs=rngs)
     return layer
+
+
+def _differences(layer: SparseMoE) -> list[str]:
+    """What keeps a layer, whose experts are all alike, from computing what one of them does."""
+    if layer.shared is not None:
+        return ["make_shared adds a shared expert to what the MLP computes; leave it out, or pass exact=False."]
+    if _weights_sum_to_1(layer):
+        return []
+    return [
+        f"k is {layer.k} of the router {layer.router.name}, whose weights then do not sum to 1, so that the layer would"
+        " not compute what the MLP does; use softmax_top_k with k of at least 2, or pass exact=False to begin with"
+        " another function."
+    ]
+
+
+def _weights_sum_to_1(layer: SparseMoE) -> bool:
+    """Whether each token's weights do: by a softmax of the chosen, renormalised, or of all experts."""
+    options, several, all_of_them = layer.router.options, layer.k > 1, layer.k == layer.num_experts
+    match layer.router.name:
+        case "top_k_softmax" | "noisy_top_k" | "hash" | "random":
+            return True
+        case "softmax_top_k":
+            return (options.renormalize and several) or all_of_them
+        case "sigmoid":
+            return options.renormalize and several and options.weight_scale == 1
+        case "expert_choice":  # with room for every token, every expert takes it
+            return layer.capacity_factor is None and layer.eval_capacity_factor is None
+        case "uniform":
+            return all_of_them and not options.raw_weights
+        case _:
+            return all_of_them
 
 
 def copies(dense: M, num_experts: int, *, noise: float = 0.0, rngs: nnx.Rngs) -> M:

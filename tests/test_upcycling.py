@@ -9,6 +9,7 @@ import reference
 from flax import nnx
 
 from moejax.experts import GLU, MLP
+from moejax.routers import ROUTERS, RouterOptions
 from moejax.upcycling import upcycle, upcycle_moments, upcycle_state
 
 D, H, E = 6, 10, 4
@@ -28,6 +29,79 @@ def test_the_layer_computes_what_the_mlp_did(kind, options):
     dense = trained(kind)
     y, _ = jax.jit(lambda layer, x: layer(x))(upcycle(dense, D, E, rngs=nnx.Rngs(1), **options), tokens())
     np.testing.assert_allclose(y, dense(tokens()), rtol=1e-5, atol=1e-5)
+
+
+# Every router with options whose weights sum to 1, and with some whose weights do not.
+SAME = {
+    "softmax_top_k": ({"k": 2}, {"k": E}, {"k": E, "options": RouterOptions(renormalize=False)}),
+    "top_k_softmax": ({"k": 2}, {"k": E}),
+    "switch": (),
+    "noisy_top_k": ({"k": 2}, {"k": 3}),
+    "vmoe": ({"k": E},),
+    "uniform": ({"k": E},),
+    "sigmoid": ({"k": 2}, {"k": 3, "options": RouterOptions(expert_groups=2, chosen_groups=2)}),
+    "sinkhorn": ({"k": E},),
+    "expert_choice": ({"k": 1}, {"k": 2}),
+    "hash": ({"k": 1}, {"k": 3}),
+    "random": ({"k": 1}, {"k": 3}),
+}
+OTHER = {
+    "softmax_top_k": ({"k": 1}, {"k": 3, "options": RouterOptions(renormalize=False)}),
+    "switch": ({"k": 1},),
+    "vmoe": ({"k": 1}, {"k": 2}),
+    "uniform": ({"k": 2}, {"k": E, "options": RouterOptions(raw_weights=True)}),
+    "sigmoid": ({"k": 1}, {"k": E, "options": RouterOptions(renormalize=False)}),
+    "sinkhorn": ({"k": 1}, {"k": 2}),
+    "expert_choice": ({"capacity_factor": 1.0}, {"eval_capacity_factor": 1.0}),
+}
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_the_layer_computes_what_the_mlp_did_with_every_router_or_refuses(router):
+    dense = trained()
+    for options in SAME[router]:
+        layer = upcycle(dense, D, E, rngs=nnx.Rngs(1), router=router, dispatch="gather", **options)
+        for train in (False, True):
+            y, _ = layer(tokens(), train=train, key=jax.random.key(2))
+            np.testing.assert_allclose(y, dense(tokens()), rtol=1e-5, atol=1e-5, err_msg=f"{options} {train}")
+    for options in OTHER.get(router, ()):
+        options = {"k": 2} | options | {"router": router, "dispatch": "gather", "rngs": nnx.Rngs(1)}
+        with pytest.raises(
+            ValueError, match=rf"^k is \d of the router {router}, whose weights then do not sum to 1, .*"
+        ):
+            upcycle(dense, D, E, **options)
+        layer = upcycle(dense, D, E, exact=False, **options)
+        both = [layer(tokens(), train=train, key=jax.random.key(2))[0] for train in (False, True)]
+        assert max(np.abs(y - dense(tokens())).max() for y in both) > 0.01
+
+
+def test_one_expert_alone_is_the_mlp():
+    dense = trained()
+    y, _ = upcycle(dense, D, 1, k=1, rngs=nnx.Rngs(1))(tokens())
+    np.testing.assert_allclose(y, dense(tokens()), rtol=1e-5, atol=1e-5)
+
+
+def test_what_makes_no_sense_is_refused():
+    make = lambda rngs: MLP(D, H, rngs=rngs)  # noqa: E731
+    with pytest.raises(
+        ValueError, match=r"^make_shared adds a shared expert to what the MLP computes; leave it out, or"
+    ):
+        upcycle(trained(), D, E, make_shared=make, rngs=nnx.Rngs(1))
+    assert upcycle(trained(), D, E, make_shared=make, exact=False, rngs=nnx.Rngs(1)).shared is not None
+    for options, sentence in (
+        ({"noise": -1.0}, "noise is -1.0; it must be at least 0"),
+        ({"noise": float("nan")}, "noise is nan; it must be a finite number"),
+        ({"exact": "no"}, "exact is 'no'; it must be True or False"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            plain(upcycle)(trained(), D, E, rngs=nnx.Rngs(1), **options)
+
+
+def plain(function):
+    """The function without the tests' own type checks."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function
 
 
 def test_every_expert_is_a_copy_and_the_mlp_stays():

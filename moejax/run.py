@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from moejax import entry
 from moejax.entry import PROGRAM
 from moejax.errors import UserError, of_the_system
+from moejax.training import lifeline
 from moejax.training.interrupt import StopSignal
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return entry.run(lambda: _main(sys.argv[1:] if words is None else words, stop))
 
 
+@lifeline.told()
 def _main(words: Sequence[str], stop: StopSignal) -> int:
     from moejax.commandline import configure, parse, print_help
     from moejax.config import to_json
@@ -107,11 +109,14 @@ def kept(path: Path) -> Iterator[None]:
 def _load(config: "Config") -> "Dataset":
     from moejax.data import OPTIONS, load
     from moejax.data.dataset import first
+    from moejax.training.processes import agree
 
     d = config.data
     options = {name: getattr(d, name) for name in OPTIONS.get(d.name, ())}
     data = load(d.name, source=d.source, directory=d.dir, validation=d.validation, seed=config.seed, **options)
-    return first(data, d.limit, d.evaluation_limit)
+    data = first(data, d.limit, d.evaluation_limit)
+    agree(config, data)
+    return data
 
 
 def _run(config: "Config", folder: "RunFolder", data: "Dataset", stop: StopSignal, *, resume: bool) -> int:

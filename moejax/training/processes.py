@@ -1,22 +1,35 @@
 """Several processes as one run: how they find each other, and what they agree on. JAX's own runtime does the work.
 
 Every process runs the same program on the same configuration and data set; its devices take their share of each batch.
-The first one alone writes and reports. Where one dies the others end as well: at once if they notice in the middle of
-an exchange, else when JAX's coordinator has not heard of it for a while. The run goes on with --resume.
+The first one alone writes and reports. Where one fails or dies the others end as well, by a sentence (`lifeline`); on a
+cluster that JAX knows by itself, when an exchange fails or JAX's coordinator has not heard of it for a while. The run
+goes on with --resume.
 """
 
+import atexit
+import hashlib
+import json
 import os
 import sys
+import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
+from moejax.config import Config, flatten
+from moejax.data.dataset import Dataset, Examples, rows
 from moejax.errors import UserError
+from moejax.training import lifeline
 
-_SECONDS = 30  # without a sign of life, until a process counts as dead
+_SECONDS = 30  # without a sign of life, until JAX counts a process as dead on a cluster
+_PATIENCE = 300  # the same beside a lifeline, which is the first to notice; and for the first process's report
+_OF_A_MACHINE = ("data.dir", "data.source", "data.tokenizer")  # may differ: what is loaded is compared
 
 
 def connect(coordinator: str | None, processes: str | None, process: str | None) -> None:
@@ -27,9 +40,9 @@ def connect(coordinator: str | None, processes: str | None, process: str | None)
     several tasks or a slice of several TPU hosts makes several processes.
 
     Raises:
-      UserError: the three are incomplete or no numbers, or there is nobody to ask.
+      UserError: the three are incomplete or no numbers, there is nobody to ask, or not everybody comes.
     """
-    alive = {"heartbeat_timeout_seconds": _SECONDS, "shutdown_timeout_seconds": _SECONDS}
+    alive = {"heartbeat_timeout_seconds": _SECONDS, "shutdown_timeout_seconds": _PATIENCE}
     if coordinator is None and processes is None and process is None:
         if on_a_cluster(os.environ):
             jax.distributed.initialize(**alive)
@@ -51,7 +64,31 @@ def connect(coordinator: str | None, processes: str | None, process: str | None)
         raise UserError(
             f"--process is {process} of --processes {processes}; give how many there are, and one from 0 to below it."
         )
-    jax.distributed.initialize(coordinator, int(processes), int(process), **alive)
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise UserError(f"--coordinator is {coordinator}; give host:port, the port a number from 1 to 65535.")
+    _meet(host.strip("[]"), int(port), int(process), int(processes))
+
+
+def _meet(host: str, port: int, process: int, count: int) -> None:
+    """Join the other processes at the first one's address, and stay in touch."""
+    where = f"for the first one at {host}:{port}" if process else f"for the others at port {port}"
+    print(
+        f"moejax: process {process} of {count} waits {where}, {lifeline.WAIT:.0f} seconds at most",
+        file=sys.stderr,
+        flush=True,
+    )
+    if process == 0:
+        line, jax_port = lifeline.listen(port, count)
+        address = f"localhost:{jax_port}"
+    else:
+        line, jax_port = lifeline.call(host, port, process, count)
+        address = f"127.0.0.1:{lifeline.relay(host, jax_port)}"
+    jax.distributed.initialize(
+        address, count, process, heartbeat_timeout_seconds=_PATIENCE, shutdown_timeout_seconds=_PATIENCE
+    )
+    atexit.register(line.say, {"bye": True})  # so before JAX's own farewell
+    lifeline.current = line
 
 
 def on_a_cluster(environment: Mapping[str, str]) -> bool:
@@ -68,20 +105,34 @@ def is_first() -> bool:
 @contextmanager
 def together(path: Path) -> Iterator[None]:
     """Inside, end this process with a sentence where an exchange with the others fails; `path` is the run's folder."""
+    again = f"; start all of them again with --resume {path}"
+    if lifeline.current is not None:
+        lifeline.current.advice = again
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except UserError:
+        raise
+    except Exception as error:
         if jax.process_count() == 1:
             raise
-        reason = (str(error).splitlines() or [""])[0]
+        if lifeline.current is not None:
+            time.sleep(lifeline.BEAT)  # if another one is gone, the lifeline now ends this process
+            traceback.print_exc()
+            lifeline.leave(1, [f"{type(error).__name__}: {_first_line(error)}"])
+        if not isinstance(error, jax.errors.JaxRuntimeError):
+            raise
         print(
             f"moejax: process {jax.process_index()} of {jax.process_count()} stops, most likely since another one is"
-            f" gone ({reason}); start all of them again with --resume {path}.",
+            f" gone ({_first_line(error)}){again}.",
             file=sys.stderr,
         )
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # not by way of JAX's own farewell, which waits for the one that is gone
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
 
 
 def any_of(value: bool) -> bool:
@@ -93,11 +144,63 @@ def any_of(value: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(value)).any())
 
 
-def from_first(text: str) -> str:
-    """The first process's text, of at most 4096 bytes, in all of them."""
+def from_all(text: str) -> list[str]:
+    """The texts of all processes, in their order; all have to ask."""
     if jax.process_count() == 1:
-        return text
+        return [text]
     from jax.experimental import multihost_utils
 
-    letters = np.frombuffer(text.encode().ljust(4096, b"\0"), np.uint8)
-    return bytes(multihost_utils.broadcast_one_to_all(letters)).rstrip(b"\0").decode()
+    letters = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(letters)))
+    gathered = multihost_utils.process_allgather(np.pad(letters, (0, max(sizes) - len(letters))))
+    return [bytes(row[:size]).decode() for row, size in zip(gathered, sizes, strict=True)]
+
+
+def from_first(text: str) -> str:
+    """The first process's text in all of them."""
+    return from_all(text)[0]
+
+
+def agree(config: Config, data: Dataset) -> None:
+    """See that all processes have the same configuration, data and versions, before anything is compiled or written.
+
+    Raises:
+      UserError: they do not; the same in every process.
+    """
+    if jax.process_count() == 1:
+        return
+    first, *others = map(json.loads, from_all(json.dumps(_facts(config, data))))
+    for process, facts in enumerate(others, start=1):
+        for name in first | facts:
+            if first.get(name) != facts.get(name):
+                raise UserError(
+                    f"{name} is {first.get(name)} in process 0 and {facts.get(name)} in process {process}; start all"
+                    " processes with the same configuration, data and versions."
+                )
+
+
+def _facts(config: Config, data: Dataset) -> dict[str, Any]:
+    """All that a result hangs on, by name."""
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    return {
+        **{name: value for name, value in flatten(config).items() if name not in _OF_A_MACHINE},
+        **{f"The {name} split": f"{rows(split)} examples ({_digest(split)})" for name, split in splits.items()},
+        **{f"The version of {package}": version(package) for package in ("jax", "jaxlib", "flax", "optax", "numpy")},
+        "The version of moejax": _own_version(),
+    }
+
+
+def _own_version() -> str:
+    try:
+        return version("moejax")
+    except PackageNotFoundError:  # run from its source
+        return "not installed"
+
+
+def _digest(split: Examples) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(split):
+        array = np.ascontiguousarray(split[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array)
+    return digest.hexdigest()[:12]

@@ -1,0 +1,266 @@
+"""A line between the processes of a run, beside JAX's own: who is there, who has failed and why, who is gone.
+
+The first process listens at the coordinator's address and every other one connects to it before JAX is asked. For where
+another process is missing, late or gone, JAX ends a process by SIGABRT and a stack trace; here it ends by a sentence.
+A message is a line of JSON; one that says nothing comes every few seconds.
+"""
+
+import errno
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+from moejax.errors import UserError, of_the_system
+
+WAIT = 120.0  # seconds until all processes have to be there
+SILENCE = 30.0  # seconds without a message, after which a process counts as gone
+BEAT = 5.0  # seconds between two messages
+
+Message = dict[str, Any]
+
+current: "Lifeline | None" = None  # this process's, once there is one
+
+
+class Peer:
+    """A connection to another process."""
+
+    def __init__(self, connection: socket.socket, process: int):
+        self.connection, self.process = connection, process
+        self.lines = connection.makefile("r", encoding="utf-8")
+        self.writing = threading.Lock()
+
+    def send(self, message: Message) -> None:
+        """Send it, if there is still anybody to get it."""
+        with self.writing, suppress(OSError):
+            self.connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self) -> Message | None:
+        """The next message; None at the end of the connection. Raises TimeoutError after a silence."""
+        try:
+            line = self.lines.readline()
+            return json.loads(line) if line.endswith("\n") else None
+        except TimeoutError:
+            raise
+        except (OSError, ValueError):
+            return None
+
+
+class Lifeline:
+    """What this process knows of the others, from the moment when all are there."""
+
+    def __init__(self, process: int, count: int, peers: Sequence[Peer]):
+        self.process, self.count, self.peers = process, count, peers
+        self.advice = ""  # what to do when another process is gone
+        self.ending = threading.Lock()  # held by who ends this process
+        for peer in peers:
+            peer.connection.settimeout(SILENCE)
+            threading.Thread(target=self._listen, args=(peer,), daemon=True).start()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def say(self, message: Message) -> None:
+        """Tell all that this process has a line to."""
+        for peer in self.peers:
+            peer.send(message)
+
+    def end(self, code: int, message: Message, sentences: Sequence[str]) -> NoReturn:
+        """Tell the others, say the sentences, and end; not by way of JAX's farewell, which waits for those that are
+        gone. If this process is ending already, wait for that.
+        """
+        self.ending.acquire()
+        self.say(message)
+        _say(sentences)
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        for peer in self.peers:
+            with suppress(OSError):
+                peer.connection.shutdown(socket.SHUT_WR)
+        time.sleep(0.2)  # what was sent is read before the connection is torn
+        os._exit(code)
+
+    def _listen(self, peer: Peer) -> None:
+        """Read what a process says until it says goodbye; end with it if it fails or is gone."""
+        name, message = f"process {peer.process} of {self.count}", {}
+        while not message.get("bye"):
+            try:
+                message = peer.receive()
+            except TimeoutError:
+                message = {"gone": f"{name} has not been heard of for {SILENCE:.0f} seconds"}
+            if message is None:
+                message = {"gone": f"{name} is gone"}
+            if "failed" in message:
+                self.end(2, message, message["failed"])
+            if "gone" in message:
+                self.end(1, message, [f"{message['gone']}, so this one stops as well{self.advice}."])
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(BEAT)
+            self.say({})
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What ends in sentences inside is told to the other processes, if there are any, and all end at once."""
+    try:
+        yield
+    except UserError as error:
+        fail(error.sentences)
+        raise
+    except OSError as error:
+        fail((of_the_system(error),))
+        raise
+
+
+def fail(sentences: Sequence[str]) -> None:
+    """End this process with these sentences, and the others with it; nothing where there are no others."""
+    if current is not None:
+        who = f"process {current.process} of {current.count} stopped: "
+        current.end(2, {"failed": [who + sentence for sentence in sentences]}, sentences)
+
+
+def _say(sentences: Sequence[str]) -> None:
+    with suppress(OSError, ValueError):  # the terminal may be gone
+        print(*(f"moejax: {sentence}" for sentence in sentences), sep="\n", file=sys.stderr, flush=True)
+
+
+def listen(port: int, count: int) -> tuple[Lifeline, int]:
+    """As the first process: wait for the others and tell them a free port for JAX; the line to them, and that port.
+
+    Raises:
+      UserError: the port cannot be had, or somebody has not come in time.
+    """
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        listener = socket.create_server(("", port), family=family, dualstack_ipv6=both, backlog=count)
+    except (OSError, OverflowError) as error:
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        reason = "another program uses it" if taken else getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--coordinator names port {port}, which this machine cannot listen at: {reason}; choose another one."
+        ) from None
+    peers: dict[int, Peer] = {}
+    end = time.monotonic() + WAIT
+    with listener:
+        while len(peers) < count - 1:
+            listener.settimeout(max(end - time.monotonic(), 0.01))
+            try:
+                peer = _greeted(listener.accept()[0], count)
+            except TimeoutError:
+                missing = ", ".join(str(i) for i in range(1, count) if i not in peers)
+                raise _refused(
+                    peers.values(),
+                    f"Of {count} processes, number {missing} did not come within {WAIT:.0f} seconds; start all of them"
+                    " with the same --coordinator and --processes.",
+                ) from None
+            if peer is None:
+                continue
+            if peer.process in peers or not 0 < peer.process < count:
+                raise _refused(
+                    (*peers.values(), peer),
+                    f"Two processes call themselves --process {peer.process}; give each a number of its own, from 0 to"
+                    f" {count - 1}.",
+                )
+            peers[peer.process] = peer
+    with socket.create_server(("", 0)) as free:
+        jax_port = free.getsockname()[1]
+    for peer in peers.values():
+        peer.send({"jax": jax_port})
+    return Lifeline(0, count, tuple(peers.values())), jax_port
+
+
+def call(host: str, port: int, process: int, count: int) -> tuple[Lifeline, int]:
+    """As another process: find the first one; the line to it, and the port that it has for JAX.
+
+    Raises:
+      UserError: it does not answer, or does not want this process.
+    """
+    end = time.monotonic() + WAIT
+    peer = Peer(_connected(host, port, end), 0)
+    peer.send({"process": process, "of": count})
+    peer.connection.settimeout(max(end - time.monotonic(), 1.0) + SILENCE)  # the first one waits as long, from later on
+    try:
+        message = peer.receive()
+    except TimeoutError:
+        message = None
+    if message and "failed" in message:
+        raise UserError(*message["failed"])
+    if not message or "jax" not in message:
+        raise UserError(
+            f"What listens at --coordinator {host}:{port} is not the first process, or went away again; start all of"
+            " them anew with another port."
+        )
+    return Lifeline(process, count, (peer,)), message["jax"]
+
+
+def _greeted(connection: socket.socket, count: int) -> Peer | None:
+    """Who has connected; None if it is no process of a run. UserError if it is one of another number of processes."""
+    connection.settimeout(BEAT)
+    peer = Peer(connection, -1)
+    with suppress(TimeoutError):
+        message = peer.receive()
+        if isinstance(message, dict) and isinstance(message.get("process"), int):
+            peer.process = message["process"]
+            if message.get("of") != count:
+                raise _refused(
+                    [peer],
+                    f"--processes is {count} here, but {message.get('of')} for process {peer.process}; give the same.",
+                )
+            return peer
+    connection.close()
+    return None
+
+
+def _refused(peers: Any, sentence: str) -> UserError:
+    """The error for this process, told to the others as well."""
+    for peer in peers:
+        peer.send({"failed": [sentence]})
+    return UserError(sentence)
+
+
+def _connected(host: str, port: int, end: float) -> socket.socket:
+    """A connection, as soon as somebody listens there."""
+    while True:
+        try:
+            return socket.create_connection((host, port), timeout=max(end - time.monotonic(), 0.1))
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > end or isinstance(error, OverflowError):
+                reason = getattr(error, "strerror", None) or error
+                raise UserError(
+                    f"Nobody answers at --coordinator {host}:{port} ({reason}), where the first process should be;"
+                    " start it, or see that this machine can reach it."
+                ) from None
+            time.sleep(0.2)
+
+
+def relay(host: str, port: int) -> int:
+    """A port of this machine that leads there, and stays open when that end is gone.
+
+    JAX's client ends its process at once, by SIGABRT, when it loses its coordinator; behind a relay it does not notice
+    before it misses the heartbeats, by which time the lifeline has ended the process by a sentence.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            near = listener.accept()[0]
+            with suppress(UserError):
+                far = _connected(host, port, time.monotonic() + WAIT)
+                far.settimeout(None)
+                threading.Thread(target=_pump, args=(near, far), daemon=True).start()
+                threading.Thread(target=_pump, args=(far, near), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener.getsockname()[1]
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)

@@ -50,6 +50,11 @@ class Peer:
         except (OSError, ValueError):
             return None
 
+    def close(self) -> None:
+        """Hang up."""
+        self.lines.close()
+        self.connection.close()
+
 
 class Lifeline:
     """What this process knows of the others, from the moment when all are there."""
@@ -189,14 +194,15 @@ def call(host: str, port: int, process: int, count: int) -> tuple[Lifeline, int]
         message = peer.receive()
     except TimeoutError:
         message = None
-    if message and "failed" in message:
+    if isinstance(message, dict) and "jax" in message:
+        return Lifeline(process, count, (peer,)), message["jax"]
+    peer.close()
+    if isinstance(message, dict) and "failed" in message:
         raise UserError(*message["failed"])
-    if not message or "jax" not in message:
-        raise UserError(
-            f"What listens at --coordinator {host}:{port} is not the first process, or went away again; start all of"
-            " them anew with another port."
-        )
-    return Lifeline(process, count, (peer,)), message["jax"]
+    raise UserError(
+        f"What listens at --coordinator {host}:{port} is not the first process, or went away again; start all of them"
+        " anew with another port."
+    )
 
 
 def _greeted(connection: socket.socket, count: int) -> Peer | None:
@@ -213,7 +219,7 @@ def _greeted(connection: socket.socket, count: int) -> Peer | None:
                     f"--processes is {count} here, but {message.get('of')} for process {peer.process}; give the same.",
                 )
             return peer
-    connection.close()
+    peer.close()
     return None
 
 
@@ -221,6 +227,7 @@ def _refused(peers: Any, sentence: str) -> UserError:
     """The error for this process, told to the others as well."""
     for peer in peers:
         peer.send({"failed": [sentence]})
+        peer.close()
     return UserError(sentence)
 
 

@@ -1,5 +1,6 @@
 """Several processes: who joins, and whole runs of two and of four that equal one, stop, die and go on."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -15,6 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from moejax.errors import UserError
+from moejax.training import processes
 from moejax.training.processes import connect, on_a_cluster
 
 SMALL = [
@@ -34,6 +37,8 @@ SMALL = [
         ((None, "2", "0"), "--coordinator is None, --processes 2"),
         (("here:1", "2", None), "--process None; give all three"),
         (("here:1", "2", "2"), "--process is 2 of --processes 2; give how many"),
+        (("here:port", "2", "1"), "--coordinator is here:port; give host:port, the port a number"),
+        (("here:99999", "2", "1"), "--coordinator is here:99999; give host:port, the port a number"),
         (("here:1", "two", "0"), "--process is 0 of --processes two; give how many"),
     ],
 )
@@ -51,8 +56,43 @@ def test_only_one_of_several_looks_for_others():
     assert on_a_cluster({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"})
 
 
-def launch(count: int, *words: str, devices: int = 2) -> list[subprocess.Popen]:
-    """So many processes of one run, each with so many devices."""
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c, d: (dataclasses.replace(c, seed=4), d), r"seed is 0 in process 0 and 4 in process 1; start all"),
+        (
+            lambda c, d: (c, dataclasses.replace(d, validation=d.test)),
+            r"The validation split is 30 examples \(\w+\) in",
+        ),
+        (lambda c, d: (c, dataclasses.replace(d, train=turned(d.train))), r"The train split is 90 examples \(\w+\) in"),
+    ],
+)
+def test_processes_that_differ_are_one_sentence_in_each(config, dataset, monkeypatch, change, sentence):
+    raised = []
+    for mine in (config, dataset), change(config, dataset):
+        facts = [json.dumps(processes._facts(*pair)) for pair in ((config, dataset), change(config, dataset))]
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(processes, "from_all", lambda text, facts=facts: facts)
+        with pytest.raises(UserError, match=sentence) as error:
+            processes.agree(*mine)
+        raised.append(str(error.value))
+    assert raised[0] == raised[1]
+
+
+def turned(examples):
+    return {name: array[::-1] for name, array in examples.items()}
+
+
+def test_where_a_machine_keeps_its_data_may_differ(config, dataset, monkeypatch):
+    elsewhere = dataclasses.replace(config, data=dataclasses.replace(config.data, dir="/elsewhere", source="dir"))
+    facts = [json.dumps(processes._facts(c, dataset)) for c in (config, elsewhere)]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "from_all", lambda text: facts)
+    processes.agree(config, dataset)
+
+
+def launch(count: int, *words: str, devices: int = 2, own: Sequence[tuple[str, ...]] = ()) -> list[subprocess.Popen]:
+    """So many processes of one run, each with so many devices; `own`: the words of each alone."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -67,7 +107,14 @@ def launch(count: int, *words: str, devices: int = 2) -> list[subprocess.Popen]:
     place = ("--coordinator", address, "--processes", str(count), "--process")
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "moejax.run", *words, *((*place, str(i)) if count > 1 else ())],
+            [
+                sys.executable,
+                "-m",
+                "moejax.run",
+                *words,
+                *(own[i] if own else ()),
+                *((*place, str(i)) if count > 1 else ()),
+            ],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -137,19 +184,44 @@ def test_processes_are_one_run_and_go_on_where_they_stopped(alone, tmp_path, cou
     assert_same(path, alone)
 
 
+def test_a_difference_ends_both_processes_before_anything_is_made(tmp_path):
+    path = tmp_path / "run"
+    rates = ("1e-3", "2e-3")
+    started = launch(2, *SMALL, "--out", str(path), own=[("--train.learning_rate", rate) for rate in rates])
+    for code, out, err in finish(started):
+        assert code == 2, err
+        assert "train.learning_rate is 0.001 in process 0 and 0.002 in process 1; start all processes" in err
+        assert "Traceback" not in err
+        assert "compiling" not in out
+    assert not path.exists()
+
+
 @pytest.mark.slow
-def test_when_one_process_dies_the_other_ends_and_the_run_goes_on(alone, tmp_path):
+def test_what_fails_in_one_process_is_said_by_both_at_once(tmp_path):
+    path = tmp_path / "run"
+    started = launch(2, *SMALL, "--out", str(path), own=[(), ("--data.source", "dir", "--data.dir", "/nowhere")])
+    start = time.monotonic()
+    [(code, _, err), (other_code, _, other_err)] = finish(started)
+    assert code == other_code == 2
+    assert "moejax: process 1 of 2 stopped: --data.dir=/nowhere is not a folder" in err
+    assert "moejax: --data.dir=/nowhere is not a folder" in other_err
+    assert "Traceback" not in err + other_err
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_when_one_process_dies_the_other_ends_and_the_run_goes_on(alone, tmp_path, who):
     path = tmp_path / "run"
     started = launch(2, *SMALL, "--parallel.expert", "2", "--out", str(path))
     wait_for(lambda: any((path / "checkpoints").glob("*/sha256.json")))
-    started[1].kill()
+    started[who].kill()
     killed = time.monotonic()
-    [(code, out, err), _] = finish(started)
-    assert time.monotonic() - killed < 60
-    assert code != 0
-    # In the middle of an exchange it says so itself; between two, JAX ends it, and what to do was said at the start.
-    assert f"--resume {path}" in out
-    assert f"start all of them again with --resume {path}" in err or "another task died" in err
+    code, _, err = finish(started)[1 - who]
+    assert time.monotonic() - killed < 20
+    assert code == 1
+    assert f"process {who} of 2 is gone, so this one stops as well; start all of them again with --resume {path}" in err
+    assert "Traceback" not in err
     [(code, _, err)] = finish(launch(1, "--resume", str(path), "--parallel.expert", "1", devices=1))
     assert code == 0, err
     assert_same(path, alone)

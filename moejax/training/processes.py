@@ -110,7 +110,7 @@ def together(path: Path) -> Iterator[None]:
         lifeline.current.advice = again
     try:
         yield
-    except UserError:
+    except (UserError, OSError):
         raise
     except Exception as error:
         if jax.process_count() == 1:
@@ -118,7 +118,7 @@ def together(path: Path) -> Iterator[None]:
         if lifeline.current is not None:
             time.sleep(lifeline.BEAT)  # if another one is gone, the lifeline now ends this process
             traceback.print_exc()
-            lifeline.leave(1, [f"{type(error).__name__}: {_first_line(error)}"])
+            lifeline.fail([f"{type(error).__name__}: {_first_line(error)}"])
         if not isinstance(error, jax.errors.JaxRuntimeError):
             raise
         print(

@@ -1,0 +1,84 @@
+"""What is no number ends a run in a sentence about what made it, and is never a checkpoint or a result."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+from small_run import StopAfter
+
+from moejax.config import Config, MoeConfig, TrainConfig
+from moejax.errors import UserError
+from moejax.training.fit import Fit
+from moejax.training.folder import RunFolder
+from moejax.training.progress import Progress
+
+NEVER = 10**9
+
+
+def start(path, config, dataset, **train) -> Fit:
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
+    return Fit(config, dataset, RunFolder.create(path, config), Progress())
+
+
+def assert_nothing_was_kept(fit: Fit) -> None:
+    assert not list(fit.folder.checkpoints.glob("[0-9]*"))
+    assert fit.folder.read_summary() is None
+    for line in (fit.folder.path / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+
+
+def test_a_step_that_leaves_no_finite_parameters_is_noticed_at_the_evaluation_after_it(config, dataset, tmp_path):
+    fit = start(
+        tmp_path / "run", config, dataset, epochs=1, batch_size=90, learning_rate=1e38, clip_norm=None, warmup=0.0
+    )
+    with pytest.raises(UserError, match=r"After step 1 .* not .*finite.*; lower train\.learning_rate \(1e\+38\)"):
+        fit.train(StopAfter(NEVER))
+    assert_nothing_was_kept(fit)
+
+
+def test_a_state_that_is_not_finite_is_no_checkpoint_though_its_loss_is(config, dataset, tmp_path):
+    fit = start(tmp_path / "run", config, dataset)
+    broken = jax.tree.map(lambda a: a * jnp.inf if a.dtype == jnp.float32 else a, fit.state.optimizer)
+    fit.state = fit.state._replace(optimizer=broken)
+    with pytest.raises(UserError, match="not all parameters are finite"):
+        fit._save(0.9)
+    assert_nothing_was_kept(fit)
+
+
+def test_a_test_that_is_not_finite_is_no_result(config, dataset, tmp_path):
+    fit = start(tmp_path / "run", config, dataset)
+    fit.state = jax.tree.map(lambda a: a + jnp.inf if a.dtype == jnp.float32 else a, fit.state)
+    with pytest.raises(UserError, match="an evaluation's loss is not a finite number"):
+        fit.test()
+    assert_nothing_was_kept(fit)
+
+
+def test_the_learning_rate_is_not_blamed_for_what_augmentation_did(config, dataset, tmp_path):
+    fit = start(tmp_path / "run", config, dataset, elastic=1e38)
+    with pytest.raises(UserError) as raised:
+        fit.train(StopAfter(NEVER))
+    assert "not a finite number from step 1 on; lower train.elastic (1e+38)" in str(raised.value)
+    assert "train.learning_rate" not in str(raised.value)
+    assert_nothing_was_kept(fit)
+
+
+@pytest.mark.parametrize(
+    ("config", "learnt", "cause"),
+    [
+        (Config(), True, "; lower train.learning_rate (0.002). "),
+        (Config(), False, "; nothing had been learnt yet, so look at the data and the options of moe.*. "),
+        (Config(moe=MoeConfig(scale=1e30)), True, "; lower moe.scale (1e+30). "),
+        (
+            Config(train=TrainConfig(learning_rate=1e9, elastic=1e30)),
+            True,
+            "; lower train.learning_rate (1e+09) and train.elastic (1e+30). ",
+        ),
+        (Config(train=TrainConfig(learning_rate=1e9, elastic=1e30)), False, "; lower train.elastic (1e+30). "),
+    ],
+)
+def test_the_sentence_names_the_likely_cause(config, learnt, cause):
+    from moejax.training.finite import not_finite
+
+    assert cause in str(not_finite("It is not finite", config, learnt=learnt, kept="runs/x"))

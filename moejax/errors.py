@@ -12,7 +12,7 @@ class UserError(Exception):
         return "\n".join(self.sentences)
 
 
-def of_the_system(error: OSError) -> str:
-    """A sentence about a full disk, a missing permission, a folder that is gone."""
-    reason = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {reason}." if error.filename else f"{reason}."
+def of_the_system(error: OSError, place: object = None) -> str:
+    """A sentence about a full disk, a missing permission, a folder that is gone; of `place`, if it names no file."""
+    reason, place = error.strerror or str(error) or type(error).__name__, error.filename or place
+    return f"{place}: {reason}." if place else f"{reason}."

@@ -4,7 +4,6 @@ What a user can cause ends in sentences on stderr and exit code 2, never in a tr
 """
 
 import os
-import re
 import signal
 import sys
 import time
@@ -49,17 +48,8 @@ def _main(words: Sequence[str], stop: StopSignal) -> int:
     if "print_config" in arguments.flags:
         print(to_json(config), end="")
         return 0
-    out = arguments.options["out"] if "out" in arguments.options else default_folder(config.name)
+    out = arguments.options.get("out", f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     return _start(config, out, arguments, stop)
-
-
-def default_folder(name: str) -> str:
-    """Where a run of that name goes; UserError for a name that would lead elsewhere."""
-    if not re.fullmatch(r"\w[\w .+-]*", name) or len(os.fsencode(name)) > 200:
-        raise UserError(
-            f"name is {name!r}, and a run's folder is called so; use up to 200 letters, digits, - and _, or give --out."
-        )
-    return f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _start(config: "Config", out: str, arguments: "Arguments", stop: StopSignal) -> int:
@@ -101,7 +91,7 @@ def kept(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            of_the_system(error),
+            of_the_system(error, path),
             f"What was saved stays in {path}; once that is mended, continue with  {PROGRAM} --resume {path}",
         ) from None
 
@@ -175,7 +165,7 @@ def _report(path: Path, stop: StopSignal) -> Path:
     try:
         return render(path)
     except OSError as error:
-        raise UserError(of_the_system(error), f"But {again}") from None
+        raise UserError(of_the_system(error, path), f"But {again}") from None
 
 
 def _prepare_jax(arguments: "Arguments") -> None:

@@ -7,11 +7,17 @@ and casts a wrong dtype silently: the manifest has a sha256 of every file, which
 dtypes are compared before anything is restored.
 """
 
+import contextlib
+import errno
+import gc
 import hashlib
+import io
 import json
+import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +60,9 @@ class Checkpoints:
         if is_first():
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        self._checkpointer.save(partial / "state", args=ocp.args.StandardSave(_flatten(state)))
+        with _errors_of_the_system(partial):
+            _check_room(self.folder, state)
+            self._checkpointer.save(partial / "state", args=ocp.args.StandardSave(_flatten(state)))
         if not is_first():
             return
         for name, content in (files or {}).items():
@@ -144,6 +152,34 @@ class Checkpoints:
 def _flatten(state: TrainState) -> dict[str, jax.Array | jax.ShapeDtypeStruct]:
     """Arrays by path, such as `.model.blocks[0].moe.router.value`: readable, and free of this library's classes."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
+
+
+def _check_room(folder: Path, state: TrainState) -> None:
+    """OSError if the disk is too full for the state: half a checkpoint would only take what room is left."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**20  # what orbax says about each array
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: a checkpoint needs {needed / 1e6:,.0f} MB", folder)
+
+
+@contextlib.contextmanager
+def _errors_of_the_system(folder: Path) -> Iterator[None]:
+    """Inside, orbax's errors of writing are OSErrors, and what its threads say of them beside is not heard."""
+    level, code = logging.root.manager.disable, None
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            try:
+                yield
+            except ValueError as error:  # as tensorstore calls them all
+                code = re.search(r"os_error_code='(\d+)'", str(error))
+                if code is None:
+                    raise
+            if code:
+                gc.collect()  # what orbax began and did not end would be heard of later
+    finally:
+        logging.disable(level)
+    if code:
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder))
 
 
 def _shape(array) -> str:

@@ -72,3 +72,12 @@ def test_an_unknown_benchmark_is_one_sentence():
     result = subprocess.run([sys.executable, "-m", "benchmarks", "layer"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert "there is no benchmark layer; choose of limit," in result.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--quick"]])
+def test_without_names_there_is_the_plan_and_nothing_is_measured(options):
+    command = [sys.executable, "-m", "benchmarks", *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert "  convergence      11 min  seconds to 98.5 % on MNIST" in result.stdout
+    assert result.stdout.endswith("Name some of them, or all, which takes about 49 minutes on two CPU cores.\n")

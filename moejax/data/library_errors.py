@@ -9,17 +9,22 @@ from moejax.errors import UserError
 
 @contextlib.contextmanager
 def said_as(sentence: Callable[[str], str]) -> Iterator[None]:
-    """Whatever is raised within becomes the UserError `sentence(problem)`.
+    """Whatever is raised within becomes the UserError `sentence(problem)`, unless it is a UserError already.
 
     Compiled libraries panic on some files, which is no `Exception`.
     """
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except (UserError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         lines = str(error).strip().splitlines()
         raise UserError(sentence(lines[0] if lines else type(error).__name__)) from error
+
+
+def importing(package: str) -> contextlib.AbstractContextManager[None]:
+    """For the import of a library: some read variables of the environment there, and raise anything at a bad one."""
+    return said_as(lambda problem: f"The package {package} cannot be imported ({problem}): mend what that is about.")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 
 from moejax.data import find
 from moejax.data.dataset import Examples
-from moejax.data.library_errors import quiet_panics, said_as
+from moejax.data.library_errors import importing, quiet_panics, said_as
 from moejax.errors import UserError
 
 PAD = 0
@@ -123,8 +123,9 @@ def encode_pairs(tokenizer, text: Examples, length: int) -> Examples:
 
 def _wrapped(text: str):
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no PyTorch: tokenizers need none
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
+    with importing("transformers"):
+        from tokenizers import Tokenizer
+        from transformers import PreTrainedTokenizerFast
 
     with quiet_panics():
         tokenizer = Tokenizer.from_str(text)

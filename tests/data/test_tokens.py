@@ -126,7 +126,7 @@ def test_an_altered_tokenizer_in_the_cache_is_made_again(cache):
     ids = tokens.encode(tokens.trained("x", SENTENCES, 60), SENTENCES, 9)
     (kept,) = (cache / "x").iterdir()
     text = kept.read_text()
-    kept.write_text(text.replace('"s"', '"$"').replace('"t"', '"s"').replace('"$"', '"t"'))
-    assert kept.read_text() != text
+    altered = json.loads(text) | {"normalizer": None}  # a good tokenizer, but one that heeds case
+    kept.write_text(json.dumps(altered))
     np.testing.assert_array_equal(tokens.encode(tokens.trained("x", SENTENCES, 60), SENTENCES, 9), ids)
     assert kept.read_text() == text

@@ -98,6 +98,9 @@ def test_other_weights_are_one_sentence(bert):
     config = config_of(bert["config"] | {"hidden_size": 12}, **DENSE)
     with pytest.raises(UserError, match=r"word_embeddings.weight of shape \(50, 16\) where this .* needs \(50, 12\)"):
         bert_weights.select(bert["weights"], config)
+    whole = bert["weights"] | {"pooler.dense.bias": np.zeros(16, np.int32)}
+    with pytest.raises(UserError, match=r"have pooler.dense.bias of type int32, expected floats"):
+        bert_weights.select(whole, config_of(bert["config"], **DENSE))
     without = {name: value for name, value in bert["weights"].items() if name != "pooler.dense.bias"}
     with pytest.raises(UserError, match=r"have pooler.dense.bias of shape None"):
         bert_weights.select(without, config_of(bert["config"], **DENSE))

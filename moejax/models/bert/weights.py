@@ -56,9 +56,13 @@ def pretrained(config: Config) -> dict[str, ndarray]:
 
 
 def select(weights: Mapping[str, ndarray], config: Config) -> dict[str, ndarray]:
-    """The arrays that this configuration needs; UserError if one is missing or of another shape."""
+    """The arrays that this configuration needs; UserError if one is missing, of another shape or not of floats."""
     for name, shape in shapes(config).items():
         found = weights[name].shape if name in weights else None
+        if found is not None and weights[name].dtype.kind != "f":
+            raise UserError(
+                f"The pre-trained weights have {name} of type {weights[name].dtype}, expected floats: name others."
+            )
         if found != shape:
             raise UserError(
                 f"The pre-trained weights have {name} of shape {found} where this configuration needs {shape}; set"

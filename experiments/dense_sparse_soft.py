@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from study import Row, Run, Study, arguments, collect, fewer, log, spread
+from study import Row, Run, Study, arguments, collect, fewer, log, million, spread
 
 from moejax import entry
 from moejax.data import load
@@ -69,7 +69,7 @@ def _line(data: str, comparison: str, layer: str, rows: list[Row]) -> list[str]:
         "–" if layer == "dense" else _behind(mine, dense),
         f"{ORIGINAL[layer]:.2f} %" if known else "–",
         f"{mine[0]['parameters']:,}",
-        f"{mine[0]['flops_per_example'] / 1e6:.2f}",
+        million(mine[:1], "flops_per_example"),
         spread([row["curve"][-1][1] for row in mine], "{:.0f}") + " s",
     ]
 

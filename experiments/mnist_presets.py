@@ -9,7 +9,7 @@ Times are for two CPU cores. Each run is the command `python -m moejax.run --con
 import statistics
 import sys
 
-from study import Row, Run, Study, arguments, collect, fewer, spread
+from study import Row, Run, Study, arguments, collect, fewer, million, spread
 
 from moejax import entry
 from moejax.report.markdown import markdown
@@ -36,7 +36,7 @@ def _line(preset: str, rows: list[Row]) -> list[str]:
         str(len(mine)),
         spread([row["test_accuracy"] for row in mine], "{:.2f}%"),
         f"{mean('parameters'):,.0f}",
-        f"{mean('flops_per_example') / 1e6:.2f}",
+        million(mine, "flops_per_example"),
         f"{mean('examples_per_second'):,.0f}",
         f"{mean('seconds'):.0f} s",
         f"{mean('dropped'):.2%}",

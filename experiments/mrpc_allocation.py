@@ -11,14 +11,13 @@ models with dropout, where the majority answer has 68.4 and 66.5 %: above it, an
 of its last epoch; test was run once for each seed.
 """
 
-import json
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from study import Row, Run, Study, arguments, collect, fewer, log, spread
+from study import Row, Run, Study, arguments, collect, fewer, log, spread, summary
 
 from moejax import entry
 from moejax.report.markdown import markdown
@@ -108,10 +107,10 @@ def _line(name: str, rows: list[Row], best: bool) -> list[str]:
 
 def dev(folder: Path) -> Row:
     """The dev scores of the state that was tested."""
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    [tested] = [record for record in log(folder, "validation") if record["step"] == summary["tested_step"]]
+    result = summary(folder)
+    [tested] = [record for record in log(folder, "validation") if record["step"] == result["tested_step"]]
     scores = {"dev_accuracy": tested["accuracy"], "dev_f1": tested["f1"]}
-    return {**scores, "dev_majority": summary["validation_majority"]}
+    return {**scores, "dev_majority": result["validation_majority"]}
 
 
 def main() -> None:

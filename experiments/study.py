@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import filelock
 
+from moejax import metrics_log
+from moejax.errors import UserError
 from moejax.files import write_whole
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +59,7 @@ class Study:
 
     def _read(self) -> list[Row]:
         file = self.folder / "results.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+        return _read(file, list) if file.exists() else []
 
 
 class Run(NamedTuple):
@@ -91,8 +93,8 @@ def collect(study: Study, runs: Iterable[Run], also: Callable[[Path], Row] = lam
 
 def _collect_one(study: Study, run: Run, folder: Path, also: Callable[[Path], Row]) -> None:
     seconds = _main_job(run.words, folder)
-    summary, env = (json.loads((folder / f"{file}.json").read_text(encoding="utf-8")) for file in ("summary", "env"))
-    measured = {name: summary[name] for name in KEPT if name in summary}
+    result, env = summary(folder), _read(folder / "env.json", dict)
+    measured = {name: result[name] for name in KEPT if name in result}
     env["command"] = " ".join(["python -m moejax.run", *run.words])  # without this machine's folder
     study.add({**run.key, "seconds": seconds, **measured, **also(folder), "environment": env})
 
@@ -106,7 +108,7 @@ def _main_job(words: Sequence[str], out: Path) -> float:
     if status:
         raise SystemExit(status)  # it has said why
     seconds = time.perf_counter() - start
-    return json.loads((out / "summary.json").read_text(encoding="utf-8"))["seconds"] if resumed else round(seconds, 2)
+    return summary(out)["seconds"] if resumed else round(seconds, 2)
 
 
 def fewer(examples: int) -> list[str]:
@@ -114,10 +116,33 @@ def fewer(examples: int) -> list[str]:
     return ["--data.limit", str(examples), "--data.evaluation_limit", "128"]
 
 
+def summary(folder: Path) -> Row:
+    """A finished run's summary.json."""
+    return _read(folder / "summary.json", dict)
+
+
 def log(folder: Path, kind: str) -> list[Row]:
     """The records of a kind ("train", "validation", "test") in a run's metrics.jsonl, in their order."""
-    records = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    records, problems = metrics_log.read(folder / metrics_log.NAME)
+    if problems:
+        raise UserError(*problems, f"Delete {folder} to have the run made again.")
     return [record for record in records if record["kind"] == kind]
+
+
+def _read(file: Path, kind: type) -> Any:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        raise UserError(f"{file} is not what was written; delete it, or the run that it belongs to, and start again.")
+    return value
+
+
+def million(rows: Sequence[Row], name: str) -> str:
+    """The mean in millions; a dash where a row has none, such as the FLOPs of a program with a loop."""
+    values = [row.get(name) for row in rows]
+    return "–" if None in values else f"{statistics.mean(values) / 1e6:.2f}"
 
 
 def spread(values: Sequence[float], form: str = "{:.2f}") -> str:

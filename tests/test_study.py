@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from moejax.errors import UserError
+
 
 @pytest.fixture
 def study(import_experiment, monkeypatch, tmp_path):
@@ -35,3 +37,24 @@ def test_two_processes_given_the_same_study_share_its_runs(study, monkeypatch, c
     assert "another process makes this run" in capsys.readouterr().out
     assert [row["preset"] for row in filled.rows] == ["b", "a"]
     assert (filled.folder / "table.md").read_text() == "2 rows\n"
+
+
+@pytest.mark.parametrize("name", ["summary.json", "env.json", "metrics.jsonl"])
+def test_a_damaged_file_of_a_run_is_one_sentence(study, monkeypatch, tmp_path, name):
+    def main_job(words, out):
+        out.mkdir(parents=True)
+        for file in ("summary.json", "env.json", "metrics.jsonl"):
+            (out / file).write_text("[1]\n{}" if file == name else "{}")
+        return 1.0
+
+    monkeypatch.setattr(study, "_main_job", main_job)
+    mine = study.Study("small", lambda rows: "")
+    with pytest.raises(UserError, match=f"{name}.* is not what was written"):
+        study.collect(mine, [study.Run({"preset": "a"}, [])], lambda folder: {"n": len(study.log(folder, "train"))})
+    assert mine.rows == []
+
+
+def test_what_was_not_counted_is_a_dash(study):
+    rows = [{"flops_per_example": 2e6}, {"flops_per_example": None}]
+    assert study.million(rows, "flops_per_example") == "–"
+    assert study.million(rows[:1], "flops_per_example") == "2.00"

@@ -6,13 +6,13 @@ Everything a page shows is derived from a `Record`. A run may have been interrup
 
 import json
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from moejax import metrics_log
 from moejax.errors import UserError
 
 # The arrays of `routing.npz` and their axes. Axes of one name have one size; n counts evaluations, s sample images.
@@ -139,7 +139,7 @@ def _read_object(path: Path, remarks: list[str]) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         value = None
     if isinstance(value, dict):
         return value
@@ -148,22 +148,12 @@ def _read_object(path: Path, remarks: list[str]) -> dict[str, Any]:
 
 
 def _read_lines(path: Path, remarks: list[str]) -> list[dict[str, Any]]:
-    """The objects that say their `kind` and `step`. A crash cuts the last line: that one is dropped silently."""
+    """The records. A crash cuts the last line: that one is dropped silently."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    lines, broken = [], []
-    for row, line in enumerate(text):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            broken.append(row)
-            continue
-        if isinstance(value, dict) and "kind" in value and isinstance(value.get("step"), int):
-            lines.append(value)
-    inside = [row for row in broken if row != len(text) - 1 and text[row].strip()]
-    if inside:
-        remarks.append(f"{len(inside)} unreadable line(s) of {path.name} were left out.")
+    lines, broken = metrics_log.read(path, numbers=())
+    if broken:
+        remarks.append(f"{len(broken)} unreadable line(s) of {path.name} were left out.")
     return lines
 
 
@@ -182,7 +172,7 @@ def _read_routing(path: Path, remarks: list[str]) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {key: arrays[key] for key in AXES if key in arrays}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except Exception:  # a damaged archive raises what its damage leads to: of zip, zlib, NumPy's headers, memory
         remarks.append(f"{path.name} could not be read; the pictures of the routing are left out.")
         return {}
 
@@ -213,6 +203,6 @@ def _routing_so_far(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
         return {}
     try:
         entropy, dropped = np.array([rows[step] for step in sorted(rows)], np.float32).transpose(1, 0, 2)
-    except ValueError:  # a list of another length: the run was resumed with another model
+    except (TypeError, ValueError):  # no lists of numbers, or of another length
         return {}
     return {"step": np.array(sorted(rows)), "gate_entropy": entropy, "dropped": dropped}

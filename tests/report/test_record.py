@@ -42,6 +42,37 @@ def test_only_the_last_line_may_be_cut_silently(tmp_path):
     assert record.train["step"][:2].tolist() == [10, 30]
 
 
+@pytest.mark.parametrize(
+    "line", [b"\xff\xfe", b"[1]", b'{"kinD": "train", "step": 20}', b'{"kind": "train", "steP": 20}', b"[" * 10_000]
+)
+def test_a_damaged_line_in_the_middle_is_remarked_on(tmp_path, line):
+    run = write_run(tmp_path / "run")
+    first, _, *others = (run / "metrics.jsonl").read_bytes().splitlines()
+    (run / "metrics.jsonl").write_bytes(b"\n".join([first, line, *others]))
+    record = read(run)
+    assert record.remarks == ("1 unreadable line(s) of metrics.jsonl were left out.",)
+    assert record.train["step"][:2].tolist() == [10, 30]
+
+
+@pytest.mark.parametrize("name", ["env.json", "summary.json"])
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff", b"[" * 100_000])
+def test_a_damaged_object_is_remarked_on(tmp_path, name, content):
+    run = write_run(tmp_path / "run")
+    (run / name).write_bytes(content)
+    assert f"{name} could not be read and was left out." in read(run).remarks
+
+
+def test_an_archive_damaged_inside_is_remarked_on(tmp_path):
+    run = write_run(tmp_path / "run")
+    np.savez_compressed(run / "routing.npz", load=np.random.default_rng(0).random((30, 2, 8)))
+    good = (run / "routing.npz").read_bytes()
+    for place in range(0, len(good), 97):
+        (run / "routing.npz").write_bytes(good[:place] + bytes([good[place] ^ 0xFF]) + good[place + 1 :])
+        read(run)
+    (run / "routing.npz").write_bytes(good[:200] + bytes(200) + good[400:])
+    assert "routing.npz could not be read; the pictures of the routing are left out." in read(run).remarks
+
+
 def test_a_resumed_run_counts_a_repeated_step_once(tmp_path):
     run = write_run(tmp_path / "run")
     again = [{**line, "loss": 7.0} for line in metrics(50)]

@@ -2,7 +2,7 @@
 
 from moejax.config.bounds import BOUNDS, abridged
 from moejax.config.contradictions import contradictions, path_problem
-from moejax.config.mesh_shape import mesh_problems, nearest_divisor
+from moejax.config.mesh_shape import data_devices, mesh_problems, nearest_divisor
 from moejax.config.overlay import flatten, from_json, overlay, to_json
 from moejax.config.schema import Config, DataConfig, ModelConfig, MoeConfig, ParallelConfig, TrainConfig
 
@@ -16,6 +16,7 @@ __all__ = [
     "TrainConfig",
     "abridged",
     "contradictions",
+    "data_devices",
     "flatten",
     "from_json",
     "mesh_problems",

@@ -1,5 +1,7 @@
 """What makes no sense in the shape of a mesh: beside the experts, the batch and, where they are known, the devices."""
 
+from collections.abc import Callable
+
 from moejax.config.schema import Config
 
 
@@ -25,11 +27,24 @@ def mesh_problems(config: Config, devices: int | None = None) -> list[str]:
             f"parallel.data × parallel.expert is {p.data} × {p.expert}, but there are {devices} devices; use"
             f" {devices // expert} × {expert}."
         ]
-    mesh = devices if p.data is None else p.data * p.expert
+    mesh = None if devices is None else p.expert * data_devices(config, devices)
+    mesh = mesh if p.data is None else p.data * p.expert
     if mesh is not None and batch > 0 and batch % mesh:
         near = max(mesh, mesh * round(batch / mesh))
         return [f"train.batch_size is {batch}, which {mesh} devices cannot share evenly; use {near}."]
     return []
+
+
+def data_devices(config: Config, devices: int, fits: Callable[[int], bool] = lambda shares: True) -> int:
+    """How many of the devices lie along `data`: what the configuration says, else as many as share a batch evenly.
+
+    `fits`: whether so many shares of a batch are as good as the whole. Where no number does, all: a problem.
+    """
+    p, most = config.parallel, devices // config.parallel.expert
+    if p.data is not None:
+        return p.data
+    shares = ((n, n * p.expert) for n in range(most, 0, -1))
+    return next((n for n, mesh in shares if config.train.batch_size % mesh == 0 and fits(mesh)), most)
 
 
 def nearest_divisor(wish: int, *numbers: int) -> int:

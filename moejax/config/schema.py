@@ -237,7 +237,8 @@ class ParallelConfig:
     strategy: Literal["jit", "pmap"] = "jit"
     """One program over a mesh of devices, or the same program on each device (data parallelism alone)."""
     data: int | None = None
-    """Devices along `data`, which share the examples of a batch; none: all devices that `expert` leaves."""
+    """Devices along `data`, which share the examples of a batch; none: of the devices that `expert` leaves, as many as
+    share a batch evenly."""
     expert: int = 1
     """Devices along `expert`, which share the experts, and the examples as well."""
     reads: Literal["auto", "all", "share"] = "auto"

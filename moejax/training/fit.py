@@ -11,9 +11,8 @@ import numpy as np
 from flax import nnx
 
 from moejax import metrics_log
-from moejax.config import Config, nearest_divisor
+from moejax.config import Config
 from moejax.data.dataset import Dataset, Examples, rows
-from moejax.dispatch import default_group_size
 from moejax.errors import UserError
 from moejax.models import after_step, build_model, pretrained
 from moejax.parameters import parameters
@@ -51,6 +50,8 @@ class Fit:
         self.started = time.perf_counter()
 
         self.parallel = Parallel.of(config)
+        if self.parallel.note:
+            progress.message(f"note: {self.parallel.note}")
         make = partial(make_optimizer, train, self.steps)
         optimizer, self.other_optimizer = (make(flat=self.parallel.splits_experts == other) for other in (False, True))
         self.learning_rate = learning_rate_schedule(train, self.steps)
@@ -65,7 +66,6 @@ class Fit:
         given = self.parallel.made(parameter_key, config.seed), pretrained(config)
         shapes = jax.eval_shape(init, *given)
         frozen.check(shapes.model, train.frozen)
-        check_groups(config, shapes.model, self.parallel)
         init_lowered = self.parallel.over_devices(init, shapes).lower(*given)
         with ThreadPoolExecutor(1) as pool:
             init_program = pool.submit(init_lowered.compile)
@@ -293,17 +293,3 @@ def majority(examples: Examples) -> float:
 
 def _rounded(values: np.ndarray) -> list:
     return np.round(values, 6).tolist()
-
-
-def check_groups(config: Config, model: nnx.Module, parallel: Parallel) -> None:
-    """UserError if tokens would compete for slots in other groups than on one device."""
-    moe = config.moe
-    if parallel.strategy != "pmap" or moe.layer != "sparse" or moe.dispatch == "grouped":
-        return
-    size, tokens = moe.group_size or default_group_size(moe.hidden), model.tokens
-    examples = config.train.batch_size // parallel.mesh.size
-    if examples * tokens % size:
-        raise UserError(
-            f"moe.group_size is {size}, but with parallel.strategy pmap the {examples * tokens} tokens of a device make"
-            f" no whole groups of it; use {nearest_divisor(size, examples * tokens)}, or strategy jit."
-        )

@@ -11,18 +11,21 @@ Losses, metrics and dropped tokens are those of the whole batch in each case, an
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from jaxtyping import Array, PyTree
 
-from moejax.config import Config, mesh_problems
+from moejax.config import Config, data_devices, mesh_problems, nearest_divisor
 from moejax.data.dataset import Examples
+from moejax.dispatch import default_group_size
 from moejax.errors import UserError
 from moejax.mesh import DATA, EXPERTS, TOKENS, WHOLE, make_mesh
+from moejax.models import build_model
 from moejax.training.collectives import ALONE, Collectives, along
 from moejax.training.feed import Feed, Shares, from_all, from_shares
 from moejax.training.objective import Batch
@@ -42,6 +45,7 @@ class Parallel:
     strategy: str
     mesh: Mesh | None  # None: one device
     reads_shares: bool = False  # each process brings what its devices take of a batch; else each holds all examples
+    unused: int = 0  # devices beyond those that share a batch evenly
 
     @classmethod
     def of(cls, config: Config) -> "Parallel":
@@ -52,9 +56,28 @@ class Parallel:
         if p.strategy == "pmap" and jax.process_count() > 1:
             raise UserError(f"parallel.strategy is pmap, but there are {jax.process_count()} processes; use jit.")
         shares = p.reads == "share" or (p.reads == "auto" and jax.process_count() > 1)
-        if len(devices) == 1:
-            return cls("jit", None, shares)
-        return cls(p.strategy, make_mesh(len(devices) // p.expert, p.expert, devices), shares)
+        data = data_devices(config, len(devices), partial(keeps_groups, config))
+        used = data * p.expert
+        if used < len(devices) and jax.process_count() > 1:
+            raise UserError(
+                f"train.batch_size is {config.train.batch_size}, which the {len(devices)} devices of"
+                f" {jax.process_count()} processes cannot share evenly; choose a multiple of {len(devices)}."
+            )
+        if not keeps_groups(config, used):
+            raise UserError(_broken_groups(config, used))
+        mesh = None if used == 1 else make_mesh(data, p.expert, devices[:used])
+        return cls("jit" if mesh is None else p.strategy, mesh, shares, unused=len(devices) - used)
+
+    @property
+    def note(self) -> str | None:
+        """What to tell about devices that have nothing to do."""
+        if not self.unused:
+            return None
+        used = 1 if self.mesh is None else self.mesh.size
+        return (
+            f"{used} of {used + self.unused} devices share a batch evenly, in whole groups of tokens under pmap; the"
+            " others are left alone (another train.batch_size or parallel.strategy may use them)."
+        )
 
     @property
     def across(self) -> Collectives:
@@ -129,6 +152,43 @@ class Parallel:
 
     def _shardings(self, tree: PyTree) -> PyTree[NamedSharding]:
         return jax.tree.map_with_path(lambda path, leaf: NamedSharding(self.mesh, spec(path)), tree)
+
+
+def keeps_groups(config: Config, shares: int) -> bool:
+    """Whether tokens compete with the same others when the devices of a pmap take so many shares of a batch.
+
+    Over a mesh they always do. An encoder packs each share's tokens by themselves.
+    """
+    moe, batch = config.moe, config.train.batch_size
+    dropless = moe.dispatch == "grouped" or moe.capacity_factor is None
+    compete = moe.layer == "sparse" and not (dropless and moe.router not in ("sinkhorn", "expert_choice"))
+    if config.parallel.strategy != "pmap" or shares == 1 or not compete:
+        return True
+    whole = batch // shares * tokens_of_an_example(config) % _group_size(config) == 0
+    return whole and config.model.name != "encoder"
+
+
+def _broken_groups(config: Config, shares: int) -> str:
+    if config.model.name == "encoder":
+        return (
+            f"parallel.strategy is pmap, but model.name encoder packs a batch's tokens into groups for moe.dispatch"
+            f" {config.moe.dispatch} that reach across devices; use grouped, or strategy jit."
+        )
+    size, tokens = _group_size(config), config.train.batch_size // shares * tokens_of_an_example(config)
+    return (
+        f"moe.group_size is {size}, but with parallel.strategy pmap the {tokens} tokens of a device make no whole"
+        f" groups of it; use {nearest_divisor(size, tokens)}, or strategy jit."
+    )
+
+
+def _group_size(config: Config) -> int:
+    return config.moe.group_size or default_group_size(config.moe.hidden)
+
+
+@lru_cache(1)
+def tokens_of_an_example(config: Config) -> int:
+    """Tokens that an example has in each of the model's MoE layers."""
+    return jax.eval_shape(lambda: build_model(config, 2, nnx.Rngs(0))).tokens
 
 
 def spec(path: tuple) -> PartitionSpec:

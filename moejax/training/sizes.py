@@ -9,6 +9,7 @@ from moejax.errors import UserError
 from moejax.models import build_model
 from moejax.training import frozen
 from moejax.training.memory import check_memory
+from moejax.training.parallel import Parallel
 
 STEPS = 2**31 - 1  # they are counted in int32
 
@@ -18,6 +19,7 @@ def check(config: Config, data: Dataset) -> None:
     check_sizes(config, data)
     model = jax.eval_shape(lambda: build_model(config, data.num_classes, nnx.Rngs(0)))
     frozen.check(model, config.train.frozen)
+    Parallel.of(config)
     check_memory(config, data, model)
 
 

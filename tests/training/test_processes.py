@@ -141,11 +141,12 @@ def wait_for(condition, seconds: float = 200) -> None:
 
 
 def parameters(path: Path) -> dict[str, np.ndarray]:
-    manager = ocp.CheckpointManager((path / "checkpoints").absolute(), item_handlers=ocp.StandardCheckpointHandler())
-    step, here = max(manager.all_steps()), jax.numpy.zeros(()).sharding
-    saved = manager.item_metadata(step).tree
+    steps = [int(folder.name) for folder in (path / "checkpoints").iterdir() if folder.name.isdecimal()]
+    folder, here = (path / "checkpoints" / str(max(steps)) / "state").absolute(), jax.numpy.zeros(()).sharding
+    checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    saved = checkpointer.metadata(folder).item_metadata.tree
     like = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here) for name, a in saved.items()}
-    arrays = manager.restore(step, args=ocp.args.StandardRestore(like))
+    arrays = checkpointer.restore(folder, args=ocp.args.StandardRestore(like))
     return {name: np.asarray(array) for name, array in arrays.items() if name.startswith(".model")}
 
 
@@ -199,12 +200,13 @@ def test_a_difference_ends_both_processes_before_anything_is_made(tmp_path):
 @pytest.mark.slow
 def test_what_fails_in_one_process_is_said_by_both_at_once(tmp_path):
     path = tmp_path / "run"
-    started = launch(2, *SMALL, "--out", str(path), own=[(), ("--data.source", "dir", "--data.dir", "/nowhere")])
+    own = [(), ("--data.source", "dir", "--data.dir", str(tmp_path))]
+    started = launch(2, *SMALL, "--out", str(path), own=own)
     start = time.monotonic()
     [(code, _, err), (other_code, _, other_err)] = finish(started)
     assert code == other_code == 2
-    assert "moejax: process 1 of 2 stopped: --data.dir=/nowhere is not a folder" in err
-    assert "moejax: --data.dir=/nowhere is not a folder" in other_err
+    assert f"moejax: process 1 of 2 stopped: {tmp_path} holds no mnist" in err
+    assert f"moejax: {tmp_path} holds no mnist" in other_err
     assert "Traceback" not in err + other_err
     assert time.monotonic() - start < 30
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -179,6 +180,7 @@ def _prepare_jax(arguments: "Arguments") -> None:
     programs = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_folder("xla"))
     jax.config.update("jax_compilation_cache_dir", programs)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    warnings.filterwarnings("ignore", "Error .* persistent compilation cache")  # it costs the next run's time only
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `StopSignal`
     connect(*(arguments.options.get(name) for name in PROCESSES))
 

@@ -4,9 +4,9 @@ Every file is verified wherever it comes from, and whatever is wrong with one is
 nothing to offer raises `UnavailableError`, on which `first_that_works` goes on to the next.
 """
 
+import contextlib
 import dataclasses
 import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from moejax.data import web
 from moejax.data.verify import File, accept, packed
 from moejax.errors import UserError
+from moejax.files import write_whole
 
 T = TypeVar("T")
 
@@ -175,21 +176,14 @@ def mirrored(name: str, files: Sequence[File], mirrors: Sequence[str | Mapping[s
 
 
 def keep(name: str, file_name: str, raw: bytes) -> None:
-    """Puts a verified file into the cache, whole or not at all: a temporary file beside it, then a rename.
+    """Puts a verified file into the cache, whole or not at all.
 
     A cache that cannot be written costs only the next run's time, so it is no error.
     """
     path = cache_folder(name) / file_name
-    temporary = path.with_name(f".{file_name}.{secrets.token_hex(4)}.part")  # a second process has its own
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(raw)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError:
-        pass
+        write_whole(path, raw)
 
 
 def _locate(folder: Path, file: File) -> Path | None:

@@ -1,0 +1,151 @@
+"""A run whose disk fills up, whose folder goes away or has another writer: a sentence, and what was saved stays."""
+
+import collections
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from moejax import run
+from moejax.config import Config, to_json
+from moejax.errors import UserError
+from moejax.training import folder as folders
+from moejax.training.folder import RunFolder
+from moejax.training.progress import Progress
+
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+from moejax.run import main
+sys.exit(main(sys.argv[2:]))
+"""
+SMALL = [
+    *("--config", "mnist_tiny", "--data.source", "embedded", "--data.limit", "320", "--train.epochs", "3"),
+    *("--train.batch_size", "16", "--train.chunk", "5"),
+]
+
+
+@pytest.fixture
+def begin(monkeypatch, tmp_path, dataset, config):
+    """begin(): the small run, by its command line; the exit code."""
+    monkeypatch.setattr(run, "_load", lambda _: dataset)
+    (tmp_path / "small.json").write_text(to_json(config), encoding="utf-8")
+    return lambda: run.main(["--config", str(tmp_path / "small.json"), "--out", str(tmp_path / "run")])
+
+
+def after_updates(monkeypatch, count: int, action) -> None:
+    """Do it when progress was reported so many times."""
+    update, seen = Progress.update, []
+
+    def counted(self, status):
+        update(self, status)
+        seen.append(status)
+        if len(seen) == count:
+            action()
+
+    monkeypatch.setattr(Progress, "update", counted)
+
+
+def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_from_what_was_saved(begin, monkeypatch, capsys, tmp_path):
+    path, usage = tmp_path / "run", shutil.disk_usage
+    none_left = collections.namedtuple("Usage", "total used free")(10, 10, 0)
+    after_updates(monkeypatch, 3, lambda: monkeypatch.setattr(shutil, "disk_usage", lambda _: none_left))
+    assert begin() == 2  # chunks end at 3, 6, 9, 12; the first epoch at 6
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert "No space left on device: a checkpoint needs 1 MB" in said[0]
+    assert said[1].startswith(f"moejax: What was saved stays in {path}; once that is mended, continue with ")
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    assert run.main(["--resume", str(path)]) == 0
+    assert "resuming after step 6 of 12" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_gone_is_a_sentence_and_not_made_again(begin, monkeypatch, capsys, tmp_path):
+    after_updates(monkeypatch, 1, lambda: shutil.rmtree(tmp_path / "run"))
+    assert begin() == 2
+    assert f"{tmp_path / 'run'}" in capsys.readouterr().err.splitlines()[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_whose_report_cannot_be_written_says_how_to_draw_it(begin, monkeypatch, capsys, tmp_path):
+    after_updates(monkeypatch, 1, lambda: (tmp_path / "run" / "figures").write_text("in the way", encoding="utf-8"))
+    assert begin() == 2
+    said = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'run' / 'figures'}: File exists." in said[0]
+    assert said[1].endswith(
+        f"But the run is finished; draw its report with  python -m moejax.report {tmp_path / 'run'}"
+    )
+    assert json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))["tested_step"] == 12
+
+
+@pytest.mark.parametrize("limit", [900, 20_000])  # as the folder is made; as orbax writes
+def test_files_that_may_not_grow_are_sentences_without_tracebacks(tmp_path, limit):
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(limit), *SMALL, "--out", str(tmp_path / "run")],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    said = done.stderr.splitlines()
+    assert len(said) <= 2
+    assert all(line.startswith("moejax: ") for line in said)
+    assert "File too large." in said[0]
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from moejax.training.folder import RunFolder
+with RunFolder(Path(sys.argv[1])):
+    print("holds", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_run_folder_has_one_writer_and_its_lock_dies_with_its_process(begin, capsys, tmp_path):
+    path = RunFolder.create(tmp_path / "run", Config()).path
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    with subprocess.Popen([sys.executable, "-c", HOLDS, str(path)], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        assert run.main(["--resume", str(path)]) == 2
+        assert f"Another process is writing {path}; wait until it ends" in capsys.readouterr().err
+        assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+        other.kill()
+    with RunFolder(path):
+        pass
+
+
+def test_of_two_that_make_the_same_folder_one_is_refused(monkeypatch, config, tmp_path):
+    environment = folders.environment
+
+    def meanwhile():
+        monkeypatch.setattr(folders, "environment", environment)
+        with pytest.raises(UserError, match="Another process is writing"):
+            RunFolder.create(tmp_path / "run", Config())
+        return environment()
+
+    monkeypatch.setattr(folders, "environment", meanwhile)
+    RunFolder.create(tmp_path / "run", config)
+    assert RunFolder.open(tmp_path / "run")[1] == config
+
+
+def test_a_folder_is_a_run_only_when_all_of_it_is_there(monkeypatch, config, tmp_path):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folders, "environment", full)
+    with pytest.raises(UserError, match=r"Cannot write to --out .*: No space left on device\."):
+        RunFolder.create(tmp_path / "run", config)
+    monkeypatch.undo()
+    assert RunFolder.create(tmp_path / "run", config).path.exists()  # nothing is in the way
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/b", "..", ".", "", "a\\b", "x" * 300])
+def test_a_name_cannot_lead_out_of_the_runs(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["--config", "mnist_tiny", f"--name={name}", "--data.dir", str(tmp_path / "nowhere")]) == 2
+    assert "name is " in capsys.readouterr().err

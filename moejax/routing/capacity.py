@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from moejax.arguments import number, refuse, whole
 from moejax.routing.decision import TopKRouting
 from moejax.routing.position import position_in_expert
 
@@ -14,6 +15,8 @@ def expert_capacity(tokens: int, num_experts: int, k: int, capacity_factor: floa
 
     At least 1, at most `tokens`, since a token sits in an expert at most once.
     """
+    refuse(whole("tokens", tokens, 0) + whole("num_experts", num_experts) + whole("k", k, 1))
+    refuse(number("capacity_factor", capacity_factor, above=0.0))
     slots = round(capacity_factor * k * tokens / num_experts, 6)  # 1.1 · 100 / 2 is 55, not 55.000000000000007
     return min(tokens, max(1, math.ceil(slots)))
 
@@ -27,6 +30,9 @@ def assign(routing: TopKRouting, capacity: int, priority: Float[Array, "g t"] | 
     nothing to its token's output.
     """
     g, t, k = routing.experts.shape
+    refuse(whole("capacity", capacity))
+    if priority is not None and priority.shape != (g, t):
+        raise ValueError(f"priority has the shape {priority.shape}; the tokens' is {(g, t)}.")
     experts = routing.experts
     if priority is not None:
         order = jnp.argsort(-priority, axis=-1, stable=True)[..., None]

@@ -110,10 +110,17 @@ Routing = DenseRouting | TopKRouting | ExpertChoiceRouting | SoftRouting
 SparseRouting = TopKRouting | ExpertChoiceRouting
 
 
+def check_mask(mask: Bool[Array, "g t"] | None, logits: Float[Array, "g t *rest"]) -> None:
+    """Raise ValueError for a mask of another shape than the tokens': it would broadcast to something else."""
+    if mask is not None and mask.shape != logits.shape[:2]:
+        raise ValueError(f"mask has the shape {mask.shape}; the tokens' is {logits.shape[:2]}, groups and tokens.")
+
+
 def mask_tokens(routing: TopKRouting, mask: Bool[Array, "g t"] | None) -> TopKRouting:
     """Take the padding, where `mask` is False, out of a choice: it will take no slot and count nowhere."""
     if mask is None:
         return routing
+    check_mask(mask, routing.logits)
     real = mask[..., None]
     return routing._replace(
         experts=jnp.where(real, routing.experts, -1),

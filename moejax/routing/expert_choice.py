@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from moejax.routing.decision import ExpertChoiceRouting
+from moejax.arguments import refuse, whole
+from moejax.routing.decision import ExpertChoiceRouting, check_mask
 from moejax.routing.top_k import best
 
 
@@ -19,6 +20,8 @@ def expert_choice(
 
     Ties go to the earlier token. Padding is taken only when no other token is left, and then the slot stays empty.
     """
+    check_mask(mask, logits)
+    refuse(whole("capacity", capacity, 1, logits.shape[1]))
     probs = jax.nn.softmax(logits, axis=-1)
     scores = probs.swapaxes(1, 2)  # g e t
     if mask is not None:

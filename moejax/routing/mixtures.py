@@ -1,10 +1,13 @@
 """Routers that choose nothing: every expert gets every token, or every slot a mixture of tokens."""
 
+from numbers import Real
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from moejax.routing.decision import DenseRouting, SoftRouting
+from moejax.arguments import number, refuse
+from moejax.routing.decision import DenseRouting, SoftRouting, check_mask
 
 
 def dense_routing(
@@ -13,16 +16,21 @@ def dense_routing(
     mask: Bool[Array, "g t"] | None = None,
 ) -> DenseRouting:
     """Weigh all experts by softmax(logits / temperature): near 0 it decides, large it averages."""
+    check_mask(mask, logits)
+    if isinstance(temperature, Real):
+        refuse(number("temperature", temperature, above=0.0))
     return DenseRouting(logits, jax.nn.softmax(logits / temperature, axis=-1), mask)
 
 
 def anneal(start: float, end: float, progress: Float[Array, ""] | float) -> Float[Array, ""] | float:
     """Temperature after the share `progress` (0 to 1) of the training, geometrically from `start` to `end`."""
+    refuse(number("start", start, above=0.0) + number("end", end, above=0.0))
     return start * (end / start) ** progress
 
 
 def soft_routing(logits: Float[Array, "g t e c"], mask: Bool[Array, "g t"] | None = None) -> SoftRouting:
     """Two softmaxes of one array: over the tokens for dispatch, over all slots of all experts for combine."""
+    check_mask(mask, logits)
     if mask is None:
         return SoftRouting(logits, jax.nn.softmax(logits, axis=1), jax.nn.softmax(logits, axis=(2, 3)))
     real = mask[:, :, None, None]

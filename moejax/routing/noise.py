@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from moejax.arguments import number, refuse
 from moejax.routing.decision import TopKRouting
 from moejax.routing.top_k import best, softmax_top_k, top_k_softmax
 
 
 def jitter(key: Key[Array, ""], x: Float[Array, "g t d"], amount: float) -> Float[Array, "g t d"]:
     """Multiply the router's input by U(1 - amount, 1 + amount) (Switch, Fedus et al. 2021, section 2.2: 0.01)."""
+    refuse(number("amount", amount, least=0.0, below=1.0))
     return x * jax.random.uniform(key, x.shape, x.dtype, 1 - amount, 1 + amount)
 
 
@@ -24,6 +26,8 @@ def noisy_top_k(
     The 0.01, which the authors' code adds, keeps `chance` and its gradient finite when the noise is learnt away.
     `logits` of the result are the noisy ones; `chance` is the smooth load estimator of appendix A, for `load_loss`.
     """
+    if spread.shape != clean.shape:
+        raise ValueError(f"spread has the shape {spread.shape}; that of the logits is {clean.shape}.")
     if key is None:
         return top_k_softmax(clean, k)
     deviation = jax.nn.softplus(spread) + 0.01

@@ -13,7 +13,8 @@ _BLOCK = 32  # choices: of 8 to 256 the fastest for 64 experts on a CPU, and nea
 def position_in_expert(experts: Int[Array, "g n"], num_experts: int) -> Int[Array, "g n"]:
     """How many in the same row, before each choice, chose the same expert; where the expert is negative, anything."""
     g, n = experts.shape
-    blocks = jnp.pad(experts, ((0, 0), (0, -n % _BLOCK)), constant_values=-1).reshape(g, -1, _BLOCK)
+    rows = -(-n // _BLOCK)
+    blocks = jnp.pad(experts, ((0, 0), (0, rows * _BLOCK - n)), constant_values=-1).reshape(g, rows, _BLOCK)
     alike = blocks[..., :, None] == blocks[..., None, :]
     earlier = jnp.tri(_BLOCK, k=-1, dtype=bool)[None, None]
     within = jnp.sum(alike & earlier, axis=-1, dtype=jnp.int32)
@@ -21,4 +22,4 @@ def position_in_expert(experts: Int[Array, "g n"], num_experts: int) -> Int[Arra
     counts = jnp.sum(blocks[..., None] == each, axis=-2, dtype=jnp.int32)  # in a block, of each expert
     before = jnp.cumsum(counts, axis=1) - counts
     position = within + jnp.take_along_axis(before, blocks, axis=-1)
-    return position.reshape(g, -1)[:, :n]
+    return position.reshape(g, rows * _BLOCK)[:, :n]

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from moejax.arguments import number, refuse
 from moejax.routing.decision import TopKRouting
 from moejax.routing.top_k import best, limit_to_groups
 
@@ -25,9 +26,10 @@ def sigmoid_top_k(
     the scores of all experts, normalised (equation 18, for the balance loss). A group of experts is scored by its best
     two.
     """
+    refuse(number("scale", scale, above=0.0))
     scores = jax.nn.sigmoid(logits)
     biased = scores if bias is None else scores + bias[None, None]
-    best_of_group = min(2, logits.shape[-1] // expert_groups)
+    best_of_group = 1 if expert_groups == logits.shape[-1] else 2
     experts = best(limit_to_groups(biased, expert_groups, chosen_groups, best_of_group), k)
     # s / Σs as a softmax of log s: finite, and with finite gradients, also where all scores vanish.
     log_scores = jax.nn.log_sigmoid(logits)
@@ -41,4 +43,5 @@ def update_bias(bias: Float[Array, " e"], load: Float[Array, " e"], rate: float)
 
     `load` is each expert's share of the step's choices, before capacity (`metrics.load`). DeepSeek-V3: rate 0.001.
     """
+    refuse(number("rate", rate, least=0.0))
     return bias + rate * jnp.sign(load.mean() - load)

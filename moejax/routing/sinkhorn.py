@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from moejax.routing.decision import TopKRouting
+from moejax.arguments import number, refuse, whole
+from moejax.routing.decision import TopKRouting, check_mask
 from moejax.routing.top_k import best
 
 
@@ -30,25 +31,36 @@ def sinkhorn(
 ) -> Float[Array, "g t e"]:
     """Logarithm of the plan exp(logits + a_t + b_e), of rows that sum to 1/t and columns that sum to 1/e.
 
-    Rows and columns are normalised in turn until no row's sum is off by more than `tolerance` of itself, or for
-    `max_iterations`; padding has no part in it. Group by group; of its result, only the order within a row matters.
+    Rows and columns of a group are normalised in turn until none of its rows' sums is off by more than `tolerance` of
+    itself, or for `max_iterations`; then its plan stays, however long other groups take. Padding has no part in it. Of
+    the result, only the order within a row matters.
     """
-    num_experts = logits.shape[-1]
+    check_mask(mask, logits)
+    refuse(number("tolerance", tolerance, least=0.0) + whole("max_iterations", max_iterations))
     real = jnp.ones((*logits.shape[:2], 1), bool) if mask is None else mask[..., None]
-    rows = jnp.maximum(real.sum(1, keepdims=True), 1)  # g 1 1
+    rows = jnp.maximum(real.sum(1, keepdims=True), 1).astype(logits.dtype)  # g 1 1
+    columns = jnp.full_like(rows, logits.shape[-1])
 
-    def normalise(axis: int, plan: Float[Array, "g t e"], share: Array) -> Float[Array, "g t e"]:
+    def normalise(axis: int, plan: Float[Array, "g t e"], share: Float[Array, "g 1 1"]) -> Float[Array, "g t e"]:
         total = jax.nn.logsumexp(plan, axis=axis, keepdims=True, where=real)
         return plan - jnp.where(jnp.isfinite(total), total, 0) - jnp.log(share)
 
-    def unbalanced(carry: tuple[Array, Array]) -> Array:
-        plan, iteration = carry
+    def iterate(plan: Float[Array, "g t e"]) -> Float[Array, "g t e"]:
+        return normalise(1, normalise(2, plan, rows), columns)
+
+    def unbalanced(plan: Float[Array, "g t e"]) -> Bool[Array, "g 1 1"]:
         sums = jnp.exp(jax.nn.logsumexp(plan, axis=2, keepdims=True)) * rows
-        return (iteration < max_iterations) & (jnp.abs(jnp.where(real, sums - 1, 0)).max() > tolerance)
+        return jnp.abs(jnp.where(real, sums - 1, 0)).max(axis=1, keepdims=True, initial=0) > tolerance
 
-    def iterate(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        plan, iteration = carry
-        return normalise(1, normalise(2, plan, rows), jnp.float32(num_experts)), iteration + 1
+    def goes_on(carry: tuple[Array, Array, Array]) -> Array:
+        _, iteration, open_groups = carry
+        return (iteration < max_iterations) & open_groups.any()
 
-    plan, _ = jax.lax.while_loop(unbalanced, iterate, iterate((logits, jnp.int32(0))))
+    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        plan, iteration, open_groups = carry
+        plan = jnp.where(open_groups, iterate(plan), plan)
+        return plan, iteration + 1, unbalanced(plan)
+
+    first = iterate(logits)
+    plan, *_ = jax.lax.while_loop(goes_on, step, (first, jnp.int32(1), unbalanced(first)))
     return plan

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from moejax.arguments import refuse, whole
 from moejax.mesh import TOKENS, on_each_device
 from moejax.routing.decision import TopKRouting
 
@@ -54,6 +55,7 @@ def switch(logits: Float[Array, "g t e"]) -> TopKRouting:
 
 def best(scores: Float[Array, "g t e"], k: int) -> Int[Array, "g t k"]:
     """Indices of the k highest scores, best first. The choice itself has no gradient."""
+    refuse(whole("k", k, 1, scores.shape[-1]))
     return _highest(scores, k)[1]
 
 
@@ -74,6 +76,9 @@ def limit_to_groups(
     them. A group scores the sum of its `best_of_group` highest: 1 in DeepSeek-V2 (2024, section 2.1.2), 2 in
     DeepSeek-V3 (2024, section 2.1.2).
     """
+    refuse(whole("expert_groups", expert_groups) or whole("chosen_groups", chosen_groups, 1, expert_groups))
+    if scores.shape[-1] % expert_groups:
+        raise ValueError(f"expert_groups is {expert_groups}, which does not divide the {scores.shape[-1]} experts.")
     if expert_groups == chosen_groups:
         return scores
     members = scores.reshape(*scores.shape[:-1], expert_groups, -1)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from moejax.arguments import refuse, whole
 from moejax.routing.decision import TopKRouting
 from moejax.routing.top_k import best
 
@@ -15,6 +16,7 @@ def hash_routing(ids: Int[Array, "g t"], num_experts: int, k: int, seed: int = 0
     Ids are whole numbers of any size: vocabulary entries, positions. Equal ids always meet the same k experts, those of
     one of 4096 rows that `seed` draws.
     """
+    refuse(whole("k", k, 1, num_experts))
     table = np.random.default_rng(seed).random((_TABLE, num_experts)).argsort(-1)[:, :k]
     # Multiplication by an odd number permutes the ids, so that near ids do not fall on near rows (Knuth 6.4).
     rows = (ids.astype(jnp.uint32) * jnp.uint32(2654435769)) >> jnp.uint32(32 - _TABLE_BITS)

@@ -1,0 +1,20 @@
+"""What the strictness of this suite (shape checks, eight devices, rank promotion) would hide: tests without it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+
+
+@pytest.mark.parametrize("name", ["plain_layers", "plain_arguments", "plain_float64"])
+def test_what_a_user_meets(name):
+    alone = ["--noconftest", "-o", "addopts=", "-q", "--tb=short", str(FOLDER / f"{name}.py")]
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *alone], cwd=FOLDER.parent, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

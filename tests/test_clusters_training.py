@@ -8,12 +8,28 @@ import pytest
 
 from moejax.data import clusters
 from moejax.models import build_model
+from moejax.presets import PRESETS
 from moejax.presets.clusters import mixture, single
 from moejax.training.loop import make_init, make_keys, make_update, parameter_key
 from moejax.training.objective import make_objective
 from moejax.training.optimizer import make_optimizer
 
 N, STEPS = 48, 4
+
+
+@pytest.mark.parametrize("kind", ["linear", "nonlinear"])
+@pytest.mark.parametrize(("preset", "rule"), [("moe", "ours"), ("authors", "authors"), ("paper", "paper")])
+def test_each_rule_of_the_study_is_a_preset_of_its_name(import_experiment, preset, rule, kind):
+    asked = import_experiment("understanding_moe").configuration(f"moe_{kind}", rule, "s1")
+    assert PRESETS[f"clusters_{preset}_{kind}"].config == asked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["s1", "s2", "s3", "s4"])
+def test_the_preset_that_a_user_types_is_as_good_as_the_noise_allows(clusters_training, setting):
+    config = PRESETS["clusters_moe_nonlinear"].config
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, setting=setting))
+    assert clusters_training.train(config, [77]).accuracy > (0.9985 if setting in ("s1", "s3") else 0.994)
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Progress while a run trains: a live panel on a terminal, one plain line a chunk elsewhere."""
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOBase
@@ -9,15 +10,16 @@ from typing import Any
 
 import numpy as np
 from numpy import ndarray
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from moejax.entry import discard
 from moejax.errors import of_the_system
 
 _BAR = "▁▂▃▄▅▆▇█"
+_GAP = 3  # between columns
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Lasting:
 class Progress:
     """Shows `Status` and messages; `console` decides whether that is live or plain."""
 
-    def __init__(self, console: Console | None = None):
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
+        self._clock, self._first = clock, None
         self.console = console or Console(file=Lasting(sys.stdout), highlight=False)
         self._live: Live | None = None
 
@@ -88,31 +91,63 @@ class Progress:
 
     def update(self, status: Status) -> None:
         """The latest numbers."""
+        now = self._clock()
+        first_step, since = self._first = self._first or (status.step, now)
+        done = status.step - first_step
+        facts = _facts(status, (now - since) / done * (status.steps - status.step) if done else None)
         if self._live is not None:
-            self._live.update(panel(status))
+            self._live.update(Panel(facts, status.step / status.steps))
         else:
-            self.message(line(status))
+            self.message("  ".join(_said(*fact) for fact in facts))
 
 
-def line(s: Status) -> str:
-    """All of a status on one line."""
-    return (
-        f"epoch {s.epoch}/{s.epochs}  step {s.step}/{s.steps}  loss {s.loss:.4f}  accuracy {s.accuracy:.2%}"
-        f"  {s.examples_per_second:,.0f} examples/s  dropped {s.dropped:.2%}  load {' '.join(map(bar, s.load))}"
-    )
+def _facts(s: Status, left: float | None) -> list[tuple[str, str]]:
+    """Names and values; `left`: seconds to the last step, None before anyone can tell."""
+    return [
+        ("epoch", f"{s.epoch}/{s.epochs}"),
+        ("step", f"{s.step}/{s.steps}"),
+        *([] if left is None else [("left", duration(left))]),
+        ("loss", f"{s.loss:.4f}"),
+        ("accuracy", f"{s.accuracy:.2%}"),
+        ("examples/s", f"{s.examples_per_second:,.0f}"),
+        ("dropped", f"{s.dropped:.2%}"),
+        ("load by layer", "  ".join(map(bar, s.load))),
+    ]
 
 
-def panel(s: Status) -> Group:
-    """The same as a small table over a bar of steps."""
-    table = Table.grid(padding=(0, 3))
-    table.add_row("epoch", "step", "loss", "accuracy", "examples/s", "dropped", "load by layer", style="dim")
-    table.add_row(
-        f"{s.epoch}/{s.epochs}", f"{s.step}/{s.steps}", f"{s.loss:.4f}", f"{s.accuracy:.2%}",
-        f"{s.examples_per_second:,.0f}", f"{s.dropped:.2%}", "  ".join(map(bar, s.load)),
-    )  # fmt: skip
-    width = 60
-    done = round(width * s.step / s.steps)
-    return Group(table, Text("━" * done, style="green").append("━" * (width - done), style="dim"))
+def _said(name: str, value: str) -> str:
+    return f"{value} {name}" if name == "examples/s" else f"{name.removesuffix(' by layer')} {value}"
+
+
+class Panel:
+    """Names over their values, in as many rows as the terminal needs, then a bar of steps."""
+
+    def __init__(self, facts: Sequence[tuple[str, str]], done: float):
+        self.facts, self.done = facts, done
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
+        rows, room = [], 0
+        for name, value in self.facts:
+            needs = max(len(name), len(value)) + _GAP
+            if needs > room:
+                rows, room = [*rows, []], options.max_width + _GAP
+            rows[-1].append((name, value))
+            room -= needs
+        for row in rows:
+            table = Table.grid(*(Column(overflow="fold") for _ in row), padding=(0, _GAP, 0, 0), pad_edge=False)
+            table.add_row(*(name for name, _ in row), style="dim")
+            table.add_row(*(value for _, value in row))
+            yield table
+        width = min(60, options.max_width)
+        done = round(width * self.done)
+        yield Text("━" * done, style="green").append("━" * (width - done), style="dim")
+
+
+def duration(seconds: float) -> str:
+    """Minutes and seconds, and hours where there are any."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def bar(load: ndarray) -> str:

@@ -57,7 +57,7 @@ FLAT = {"moe.hidden": 8, "model.second_hidden": 8}
 # which moves no attention: a low rate keeps what follows close.
 LOW, LOWEST = {"train.learning_rate": 1e-4}, {"train.learning_rate": 1e-5}
 SMALL = {
-    "clusters_moe_nonlinear": (clusters, {"train.stop_rise": None, "train.stop_below": None}, 4),
+    "clusters_authors_nonlinear": (clusters, {"train.stop_rise": None, "train.stop_below": None}, 4),
     "mnist_guided": (images, FLAT | LOW | {"train.activations": False}, 2),
     "mnist_flat_sparse": (images, FLAT | LOW, 2),
     "mnist_lstm": (images, {"model.width": 8, "moe.hidden": 8, "train.dtype": "float32"}, 2),
@@ -107,7 +107,7 @@ def weights_made_up(monkeypatch):
     monkeypatch.setitem(models.PRETRAINED, "encoder", (made_up_weights, bert_weights.fill))
 
 
-QUICK = ("clusters_moe_nonlinear", "mnist_flat_sparse")  # half a minute each
+QUICK = ("clusters_authors_nonlinear", "mnist_flat_sparse")  # half a minute each
 
 
 @pytest.mark.parametrize(

@@ -200,13 +200,13 @@ def test_a_difference_ends_both_processes_before_anything_is_made(tmp_path):
 @pytest.mark.slow
 def test_what_fails_in_one_process_is_said_by_both_at_once(tmp_path):
     path = tmp_path / "run"
-    own = [(), ("--data.source", "dir", "--data.dir", str(tmp_path))]
-    started = launch(2, *SMALL, "--out", str(path), own=own)
+    own = [("--data.source", "embedded"), ("--data.source", "dir", "--data.dir", str(tmp_path))]
+    started = launch(2, *SMALL[:2], *SMALL[4:], "--out", str(path), own=own)
     start = time.monotonic()
     [(code, _, err), (other_code, _, other_err)] = finish(started)
     assert code == other_code == 2
-    assert f"moejax: process 1 of 2 stopped: {tmp_path} holds no mnist" in err
-    assert f"moejax: {tmp_path} holds no mnist" in other_err
+    assert f"moejax: process 1 of 2 stopped: --data.dir={tmp_path} has no folder mnist/" in err
+    assert f"moejax: --data.dir={tmp_path} has no folder mnist/" in other_err
     assert "Traceback" not in err + other_err
     assert time.monotonic() - start < 30
 

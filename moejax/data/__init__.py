@@ -8,9 +8,11 @@ Importing this costs numpy only: a library that a source needs is imported when 
 """
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
+from moejax.arguments import whole
 from moejax.data import clusters, mnist, mrpc, mrpc_pieces
 from moejax.data.dataset import Dataset, Examples
 from moejax.errors import UserError
@@ -59,8 +61,11 @@ def load(
       options: what `OPTIONS` names for this data set.
 
     Raises:
-      UserError: a name is unknown, a file is missing or damaged, or no source works.
+      UserError: a name is unknown, a number is none, a file is missing or damaged, or no source works.
     """
+    # The least and the most to hold out differ by data set.
+    for problem in whole("validation", validation, -sys.maxsize) + whole("seed", seed, 0):
+        raise UserError(problem)
     if name in MADE:
         if source != "auto" or directory is not None:
             raise UserError(f"--data.name={name} is made, not read: leave out --data.source and --data.dir.")

@@ -26,6 +26,9 @@ def trained(name: str, sentences: Sequence[str], vocabulary: int):
     """A tokenizer of at most so many pieces of words, by byte-pair encoding (Sennrich et al. 2016), in lower case.
 
     The same sentences give the same ids. `name` is the data set's, for the cache.
+
+    Raises:
+      UserError: the letters of the sentences alone are more.
     """
     version = importlib.metadata.version("tokenizers")  # another one may neither train the same nor read this one's
     digest = hashlib.sha256("\n".join([version, str(vocabulary), *sentences]).encode()).hexdigest()
@@ -33,7 +36,13 @@ def trained(name: str, sentences: Sequence[str], vocabulary: int):
     if text is None:
         text = _train(sentences, vocabulary)
         find.keep(name, _file_name(digest, text.encode()), text.encode())
-    return _wrapped(text)
+    tokenizer = _wrapped(text)
+    if len(tokenizer) > vocabulary:  # every letter is a token, however few are asked for
+        raise UserError(
+            f"--data.vocabulary={vocabulary} is too small for the {len(tokenizer)} letters and marks of the sentences: "
+            f"give that many at least."
+        )
+    return tokenizer
 
 
 def _kept(name: str, digest: str) -> str | None:

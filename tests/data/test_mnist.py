@@ -165,6 +165,23 @@ def test_an_impossible_validation_is_said_before_anything_is_fetched(tiny, valid
         load(tiny.images, "mirror", validation=validation)
 
 
+@pytest.mark.parametrize("name", ["mnist", "mrpc_pieces", "clusters"])
+def test_numbers_that_are_none_are_one_sentence(name):
+    plain = data.load
+    while hasattr(plain, "__wrapped__"):  # without the tests' own type checks
+        plain = plain.__wrapped__
+    for options, sentence in (
+        ({"validation": 2.5}, "validation is 2.5; it must be a whole number."),
+        ({"validation": "5"}, "validation is '5'; it must be a whole number."),
+        ({"validation": True}, "validation is True; it must be a whole number."),
+        ({"seed": -1}, "seed is -1; it must be at least 0."),
+        ({"seed": None}, "seed is None; it must be a whole number."),
+    ):
+        with pytest.raises(UserError) as error:
+            plain(name, **options)
+        assert str(error.value) == sentence
+
+
 def test_what_a_library_gives_is_checked(tiny):
     image = np.zeros((40, 28, 28), np.uint8)
     train = {"image": image, "label": np.zeros(40, np.int32)}

@@ -36,6 +36,14 @@ def test_long_sentences_are_cut_and_unknown_letters_are_one_token():
     assert tokenizer.unk_token_id in rows[2]
 
 
+def test_a_vocabulary_holds_every_letter_at_least(cache):
+    with pytest.raises(
+        UserError, match=r"^--data\.vocabulary=20 is too small for the 22 letters and marks of the sent"
+    ):
+        tokens.trained("x", SENTENCES, 20)
+    assert tokens.encode(tokens.trained("x", SENTENCES, 22), SENTENCES, 40).max() < 22
+
+
 def test_a_damaged_cache_is_made_again(cache):
     tokens.trained("x", SENTENCES, 60)
     (kept,) = (cache / "x").iterdir()

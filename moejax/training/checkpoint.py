@@ -60,8 +60,8 @@ class Checkpoints:
         if is_first():
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
+            _check_room(partial, state)
         with _errors_of_the_system(partial):
-            _check_room(self.folder, state)
             self._checkpointer.save(partial / "state", args=ocp.args.StandardSave(_flatten(state)))
         if not is_first():
             return

@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding
 
 from benchmarks.crossing import bytes_crossing, expected
 from moejax import MLP, SparseMoE, load_balance_loss
+from moejax.experts import apply_linear
 from moejax.mesh import TOKENS, make_mesh
 from moejax.routing import limit_to_groups
 from moejax.training.parallel import spec
@@ -85,3 +86,32 @@ def test_bytes_are_read_from_a_program():
       %e = f32[9]{0} add(%f, %all-gather)
     """
     assert bytes_crossing(text) == {"all-to-all": 48, "all-gather": 47, "all-reduce": 4}
+
+
+def test_what_the_router_looks_at_lies_as_the_tokens_do():
+    layer = jax.eval_shape(lambda: SparseMoE(5, E, lambda rngs: MLP(D, H, rngs=rngs), rngs=nnx.Rngs(0)))
+    x, seen = (jax.ShapeDtypeStruct((8, T, width), jnp.float32) for width in (D, 5))
+    with jax.set_mesh(make_mesh(2, 4, jax.devices())):
+        program = jax.make_jaxpr(lambda layer, x, seen: layer(x, router_input=seen))(layer, x, seen)
+    laid_out = [e.invars[0].aval.shape for e in program.eqns if e.primitive.name == "sharding_constraint"]
+    assert {x.shape, seen.shape} <= set(laid_out)
+
+
+class Drawing(MLP):
+    """Zeros every number of its output by a coin."""
+
+    draws = True
+
+    def __call__(self, x, linear=apply_linear, *, key=None):
+        y = super().__call__(x, linear)
+        return y if key is None else jnp.where(jax.random.bernoulli(key, shape=y.shape), y, 0)
+
+
+def test_experts_on_several_devices_draw_apart():
+    # All tokens alike and one expert a device: equal draws would drop the same numbers of each device's rows.
+    make = jax.jit(lambda: SparseMoE(D, E, lambda rngs: Drawing(D, 4, rngs=rngs), dispatch="grouped", rngs=nnx.Rngs(0)))
+    x = jnp.ones((8, T, D))
+    with jax.set_mesh(make_mesh(8, 1, jax.devices())):
+        y, _ = jax.jit(lambda layer, x: layer(x, train=True, key=jax.random.key(0)))(make(), x)
+    kept = jnp.asarray(y) != 0
+    assert all((kept[0] != kept[g]).any() for g in range(1, 8))

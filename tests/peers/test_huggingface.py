@@ -56,6 +56,16 @@ def test_equals_live(live, name):
     assert backward <= TOLERANCE
 
 
+def test_a_renormalised_single_choice_by_sigmoid_equals_live(live):
+    """The block's one weight is the scale; our own router keeps the sigmoid, which has a gradient."""
+    block, config = live.huggingface_block("deepseek_v3", 1, live.NORM | live.GROUPS, **live.TINY)
+    case = {"kind": "deepseek_v3", "config": config, "weights": live.weights_of(block)}
+    case |= live.answer(block, live.tokens(block, (2, 10, live.TINY["d"])))
+    [(forward, backward, routing)] = errors(case, layer_of(case))
+    assert max(forward, backward) <= TOLERANCE
+    np.testing.assert_array_equal(routing.weights, np.full((2, 10, 1), 2.5, np.float32))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "k", "more"),

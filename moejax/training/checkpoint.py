@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -165,9 +166,10 @@ def _check_room(folder: Path, state: TrainState) -> None:
 def _errors_of_the_system(folder: Path) -> Iterator[None]:
     """Inside, orbax's errors of writing are OSErrors, and what its threads say of them beside is not heard."""
     level, code = logging.root.manager.disable, None
+    alone = jax.process_count() == 1  # else another process's last words come here meanwhile
     logging.disable(logging.CRITICAL)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO() if alone else sys.stderr):
             try:
                 yield
             except ValueError as error:  # as tensorstore calls them all

@@ -80,6 +80,11 @@ def all_of(layer, x, router_input, mask):
     return jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(layer, x, router_input)
 
 
+@partial(jax.jit, static_argnames="train")
+def call(layer, x, **options):
+    return layer(x, **options)
+
+
 def assert_same(a, b):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), a, b)
 
@@ -92,10 +97,10 @@ def test_masks_of_every_shape_that_broadcasts_are_the_full_mask(name):
     layer, x = make(name), draw(G, T, D)
     row, column = np.arange(T) < 4, np.arange(G)[:, None] < 2
     for small in (row, row[None], column):
-        (y, routing), (want, of_full) = (layer(x, mask=mask) for mask in (small, np.broadcast_to(small, (G, T))))
+        (y, routing), (want, of_full) = (call(layer, x, mask=mask) for mask in (small, np.broadcast_to(small, (G, T))))
         np.testing.assert_array_equal(y, want)
         assert routing.mask.shape == of_full.mask.shape
-        assert_same(every_loss(routing), every_loss(of_full))
+        assert_same(routing, of_full)
 
 
 @in_each_kind
@@ -143,8 +148,8 @@ def test_tokens_come_with_any_axes_before_them_or_none_and_from_numpy(name):
     want, _ = layer(jnp.asarray(x).reshape(2 * G, T, D), mask=jnp.asarray(mask).reshape(2 * G, T))
     assert isinstance(y, jax.Array)
     np.testing.assert_allclose(y.reshape(want.shape), want, rtol=1e-5, atol=1e-6)
-    y, _ = layer(x[0, 0], mask=mask[0, 0])
-    want, _ = layer(x[0, :1], mask=mask[0, :1])
+    y, _ = call(layer, x[0, 0], mask=mask[0, 0])
+    want, _ = call(layer, x[0, :1], mask=mask[0, :1])
     np.testing.assert_array_equal(y, want[0])
 
 
@@ -160,7 +165,7 @@ def test_no_tokens_at_all_give_no_output_and_finite_losses_and_gradients(name):
 def test_no_tokens_of_any_shape(name):
     for shape in ((G, 0), (0,), (2, 0, T)):
         for train in (False, True):
-            assert make(name)(draw(*shape, D), train=train)[0].shape == (*shape, D)
+            assert call(make(name), draw(*shape, D), train=train)[0].shape == (*shape, D)
 
 
 def test_a_large_group_costs_what_its_tokens_need():
@@ -221,10 +226,10 @@ class Dropping(MLP):
 @pytest.mark.parametrize("name", ["dense", "soft", "gather", "grouped"])
 def test_experts_that_draw_get_a_key_under_every_dispatch_or_say_so(name):
     layer, x = LAYERS[name](D, E, dropping, rngs=nnx.Rngs(0)), draw(G, T, D)
-    one, again, other = (layer(x, train=True, key=jax.random.key(seed))[0] for seed in (0, 0, 1))
+    one, again, other = (call(layer, x, train=True, key=jax.random.key(seed))[0] for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - other).max() > 1e-3
-    np.testing.assert_array_equal(layer(x)[0], layer(x, key=jax.random.key(0))[0])
+    np.testing.assert_array_equal(call(layer, x)[0], call(layer, x, key=jax.random.key(0))[0])
     with pytest.raises(ValueError, match="key is None, but Dropping draws random numbers in training; pass key="):
         layer(x, train=True)
 

@@ -4,6 +4,7 @@ Its examples come in the order of its own shuffle, so the rows that a seed holds
 """
 
 import importlib.util
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -51,8 +52,9 @@ def read(
         if name.startswith("glue/"):
             import tensorflow_datasets.text.glue  # a data source knows its builder only once that is imported
     except ImportError as error:
-        raise UserError(f"--data.source=tfds needs the package {error.name}: pip install 'moejax[tfds]'.") from error
+        raise UserError(f"--data.source=tfds needs the package {error.name}: pip install {error.name}.") from error
 
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it warns of what is said in a sentence below
     try:
         builder = tensorflow_datasets.builder(name, data_dir=directory, file_format="array_record")
         if not builder.is_prepared():
@@ -62,7 +64,7 @@ def read(
     except UserError:
         raise
     except ModuleNotFoundError as error:
-        raise UserError(f"--data.source=tfds needs the package {error.name}: pip install 'moejax[tfds]'.") from error
+        raise UserError(f"--data.source=tfds needs the package {error.name}: pip install {error.name}.") from error
     except Exception as error:  # of any kind: a large library and a network lie below
         problem = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -77,7 +79,7 @@ def _check_preparable(name: str, folder: str, host: str, tensorflow: bool) -> No
     if tensorflow and importlib.util.find_spec("tensorflow") is None:
         raise UserError(
             f"--data.source=tfds finds no {name} prepared in {folder}, and preparing it needs TensorFlow: "
-            f"pip install 'moejax[tfds]'."
+            "pip install tensorflow."
         )
     try:
         web.probe(host)

@@ -1,6 +1,7 @@
 """The source `tfds` on a data set that the library itself prepared in a test's folder, without TensorFlow."""
 
 import importlib.util
+import subprocess
 import sys
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_a_prepared_folder(tiny, prepared):
 
 def test_preparing_needs_tensorflow(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"finds no mnist prepared in .*needs TensorFlow: pip install 'moejax\[tfds\]'"):
+    with pytest.raises(UserError, match=r"finds no mnist prepared in .*needs TensorFlow: pip install tensorflow\."):
         tfds.read("mnist", str(tmp_path))
 
 
@@ -88,5 +89,17 @@ def test_what_the_library_raises_is_one_sentence(tmp_path, monkeypatch):
 
 def test_the_library_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'moejax\[tfds\]'"):
+    with pytest.raises(UserError, match=r"package tensorflow_datasets: pip install tensorflow_datasets\."):
         tfds.read("mnist", None)
+
+
+def test_nothing_is_said_but_the_sentence(tmp_path):
+    code = (
+        "import importlib.util; importlib.util.find_spec = lambda name: None\n"
+        "from moejax.data import tfds\nfrom moejax.errors import UserError\n"
+        f"try: tfds.read('mnist', {str(tmp_path)!r})\nexcept UserError as error: print(error)"
+    )
+    (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)  # begun and left, which the library warns of
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.endswith("needs TensorFlow: pip install tensorflow.\n")

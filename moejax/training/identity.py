@@ -13,9 +13,9 @@ _MAY_CHANGE = ("parallel.", "data.dir", "data.source", "train.tested")
 
 
 def identity(config: Config, data: Dataset) -> dict[str, Any]:
-    """The configuration's fields by name, and a digest of all examples: as JSON can hold it."""
+    """The configuration's fields by name, and a digest of each split: as JSON can hold it."""
     fields = {name: value for name, value in flatten(config).items() if not name.startswith(_MAY_CHANGE)}
-    return {"config": fields, "data": digest(data)}
+    return {"config": fields, "data": [digest(split) for split in (data.train, data.validation, data.test)]}
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:

@@ -7,7 +7,6 @@ goes on with --resume.
 """
 
 import atexit
-import hashlib
 import json
 import os
 import sys
@@ -23,7 +22,7 @@ import jax
 import numpy as np
 
 from moejax.config import Config, flatten
-from moejax.data.dataset import Dataset, Examples, rows
+from moejax.data.dataset import Dataset, digest, rows
 from moejax.errors import UserError
 from moejax.training import lifeline
 
@@ -184,7 +183,7 @@ def _facts(config: Config, data: Dataset) -> dict[str, Any]:
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     return {
         **{name: value for name, value in flatten(config).items() if name not in _OF_A_MACHINE},
-        **{f"The {name} split": f"{rows(split)} examples ({_digest(split)})" for name, split in splits.items()},
+        **{f"The {name} split": f"{rows(split)} examples ({digest(split)[:12]})" for name, split in splits.items()},
         **{f"The version of {package}": version(package) for package in ("jax", "jaxlib", "flax", "optax", "numpy")},
         "The version of moejax": _own_version(),
     }
@@ -195,12 +194,3 @@ def _own_version() -> str:
         return version("moejax")
     except PackageNotFoundError:  # run from its source
         return "not installed"
-
-
-def _digest(split: Examples) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(split):
-        array = np.ascontiguousarray(split[name])
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array)
-    return digest.hexdigest()[:12]

@@ -38,7 +38,7 @@ from moejax.experts import (
 )
 from moejax.inputs import AnyArray, Inputs, into_groups, prepare, ungroup, where_real
 from moejax.makers import MakeExpert, made
-from moejax.mesh import TOKENS, lay_out
+from moejax.mesh import TOKENS, lay_out, on_explicit_axes
 from moejax.routers import DEFAULT_OPTIONS, ROUTERS, Context, DenseRouter, RouterOptions, SoftRouter
 from moejax.routing import DenseRouting, SoftRouting, SparseRouting, expert_capacity
 
@@ -74,6 +74,7 @@ class DenseMoE(nnx.Module):
         )
         self.experts, self.d = stack_experts(make_expert, num_experts, rngs), d
 
+    @on_explicit_axes
     def __call__(
         self,
         x: Float[AnyArray, "*batch t d"],
@@ -164,6 +165,7 @@ class SparseMoE(nnx.Module):
         self.dispatch, self.group_size = dispatch, group_size
         self.capacity_factor, self.eval_capacity_factor = capacity_factor, eval_capacity_factor
 
+    @on_explicit_axes
     def __call__(
         self,
         x: Float[AnyArray, "*batch t d"],
@@ -204,11 +206,16 @@ class SparseMoE(nnx.Module):
         return y, routing
 
     def capacity(self, tokens: int, train: bool = False) -> int | None:
-        """Slots of an expert in a group of so many tokens; None for the grouped dispatch, which has none."""
+        """Slots of an expert in a group of so many tokens; None for the grouped dispatch, which has none.
+
+        A group that holds fewer tokens than `group_size` has the slots of a whole one, as far as it can fill them.
+        """
         if self.dispatch == "grouped":
             return None
         factor = self.capacity_factor if train else self.eval_capacity_factor
-        return tokens if factor is None else expert_capacity(tokens, self.num_experts, self.k, factor)
+        if factor is None:
+            return tokens
+        return min(tokens, expert_capacity(self.group_size or tokens, self.num_experts, self.k, factor))
 
     def shared_output(self, inputs: Inputs, key: Key[Array, ""] | None) -> Float[Array, "g t d2"]:
         """What the shared expert adds to every token; nothing to padding."""
@@ -231,6 +238,7 @@ class SoftMoE(nnx.Module):
         self.router = SoftRouter(d, num_experts, slots, scale=scale, rngs=rngs)
         self.experts, self.d = stack_experts(make_expert, num_experts, rngs), d
 
+    @on_explicit_axes
     def __call__(
         self,
         x: Float[AnyArray, "*batch t d"],

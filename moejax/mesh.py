@@ -9,10 +9,11 @@ say where an array should lie and know no devices; without a mesh in use (`jax.s
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PyTree, Shaped
 from numpy import ndarray
@@ -37,6 +38,42 @@ def devices_in_use() -> int:
     mesh = jax.sharding.get_abstract_mesh()
     ours = mesh.axis_names == DEVICES and all(kind == AxisType.Auto for kind in mesh.axis_types)
     return mesh.size if ours else 1
+
+
+def on_explicit_axes(call: Callable) -> Callable:
+    """Let a layer's `call(layer, x, ...)` take arrays on a mesh with Explicit axes, as `jax.make_mesh` makes them.
+
+    There the layout of every array is part of its type, and each gather would have to say the one of its result. Inside
+    the axes are Auto, as on other meshes; outputs lie as the tokens do, a routing along its groups.
+    """
+
+    @partial(jax.jit, static_argnames=("train",))
+    def on_auto_axes(layer: PyTree, x: Shaped[Array, "..."], **options: Any) -> tuple[Array, PyTree]:
+        mesh = _mesh_of(x)
+        auto = tuple(AxisType.Auto if kind == AxisType.Explicit else kind for kind in mesh.axis_types)
+        with jax.sharding.use_abstract_mesh(AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=auto)):
+            layer, inside, options = jax.tree.map(_without_layout, (layer, x, options))
+            y, routing = call(layer, inside, **options)
+        tokens = (*jax.typeof(x).sharding.spec, *[None] * x.ndim)[: x.ndim - 1]
+        groups = P(tokens[0]) if routing.logits.shape[0] == x.shape[0] else WHOLE
+        places = P(*tokens), jax.tree.map(lambda _: groups, routing)
+        return jax.sharding.reshard((y, routing), jax.tree.map(partial(NamedSharding, mesh), places))
+
+    @wraps(call)
+    def on_any_axes(layer: PyTree, x: Shaped[Array, "..."], **options: Any) -> tuple[Array, PyTree]:
+        explicit = isinstance(x, jax.Array | ndarray) and AxisType.Explicit in _mesh_of(x).axis_types
+        return (on_auto_axes if explicit else call)(layer, x, **options)
+
+    return on_any_axes
+
+
+def _mesh_of(x: Shaped[Array, "..."]) -> AbstractMesh:
+    own = jax.typeof(x).sharding.mesh
+    return jax.sharding.get_abstract_mesh() if own.empty else own
+
+
+def _without_layout(a: Any) -> Any:
+    return jax.sharding.reshard(a, WHOLE) if isinstance(a, jax.Array) else a
 
 
 def lay_out(tree: PyTree[Shaped[Array, "..."]], spec: P) -> PyTree[Shaped[Array, "..."]]:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Shaped
 
 Axes = tuple[int | None, ...]  # of a vmap: which arguments it maps
@@ -63,11 +64,12 @@ class Multilinear:
         return f
 
     def _bind(self, *arguments: Array, axes: tuple[Axes, ...]) -> Array:
-        return self._primitive.bind(*arguments, axes=axes)
+        return self._primitive.bind(*_alike(arguments), axes=axes)
 
     def _abstract(self, *avals: Any, axes: tuple[Axes, ...]) -> Any:
         shape = jax.eval_shape(_mapped(self.f, axes), *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
-        return jax.core.ShapedArray(shape.shape, shape.dtype)
+        like, whole = avals[0], PartitionSpec(*[None] * len(shape.shape))
+        return like.update(shape.shape, shape.dtype, weak_type=False, sharding=like.sharding.update(spec=whole))
 
     def _jvp(self, primals: tuple, tangents: tuple, *, axes: tuple[Axes, ...]) -> tuple[Any, Any]:
         out = self._bind(*primals, axes=axes)
@@ -109,6 +111,16 @@ def multilinear(*transposes: Callable[..., Array]) -> Callable[[Callable[..., Ar
     argument i, which is None then.
     """
     return lambda f: Multilinear(f, transposes)
+
+
+def _alike(arguments: tuple) -> list[Array]:
+    """In a shard_map: the arguments, said to differ along every axis along which one of them does."""
+    varying = [jax.typeof(a).manual_axis_type.varying for a in arguments]
+    together = frozenset().union(*varying)
+    return [
+        jax.lax.pcast(a, tuple(together - own), to="varying") if own != together else a
+        for a, own in zip(arguments, varying, strict=True)
+    ]
 
 
 def _mapped(f: Callable, axes: tuple[Axes, ...]) -> Callable:

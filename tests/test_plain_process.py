@@ -10,9 +10,15 @@ import pytest
 FOLDER = Path(__file__).parent
 
 
-@pytest.mark.parametrize("name", ["plain_layers", "plain_arguments", "plain_float64"])
-def test_what_a_user_meets(name):
-    alone = ["--noconftest", "-o", "addopts=", "-q", "--tb=short", str(FOLDER / f"{name}.py")]
+@pytest.mark.parametrize(
+    ("name", "marked"),
+    [
+        *((name, "not slow") for name in ("plain_layers", "plain_arguments", "plain_float64", "plain_export")),
+        pytest.param("plain_export", "slow", marks=pytest.mark.slow),
+    ],
+)
+def test_what_a_user_meets(name, marked):
+    alone = ["--noconftest", "-o", "addopts=", "-q", "--tb=short", "-m", marked, str(FOLDER / f"{name}.py")]
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *alone], cwd=FOLDER.parent, env=environment, capture_output=True, text=True

@@ -31,7 +31,7 @@ def slot_places(routing: SparseRouting, capacity: int) -> Places:
     g, t, num_experts = routing.probs.shape
     rows = num_experts * g * capacity
     if isinstance(routing, ExpertChoiceRouting):
-        groups, experts, _ = jnp.indices(routing.tokens.shape)
+        groups, experts = jnp.arange(g)[:, None, None], jnp.arange(num_experts)[None, :, None]
         choices = jnp.where(routing.tokens < 0, -1, (groups * t + routing.tokens) * num_experts + experts)
         choices = choices.swapaxes(0, 1).reshape(rows)
         places = inverse(choices, g * t * num_experts).reshape(g * t, num_experts)

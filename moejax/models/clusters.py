@@ -79,6 +79,6 @@ class ClusterClassifier(nnx.Module):
     ) -> tuple[Float[Array, "b 2"], tuple[Routing, ...]]:
         """`batch["patches"]`: [b, p, d]."""
         x = batch["patches"]
-        y, routing = self.moe(x.reshape(len(x), 1, -1), router_input=x.sum(1, keepdims=True), train=train, key=key)
+        y, routing = self.moe(x.reshape(x.shape[0], 1, -1), router_input=x.sum(1, keepdims=True), train=train, key=key)
         logits = y[:, 0].astype(jnp.float32)
         return jax.nn.softmax(logits) if self.double_softmax else logits, (routing,)

@@ -111,5 +111,5 @@ class FlatClassifier(nnx.Module):
         guide = {}
         if train and self.assigned is not None:
             guide["assigned"] = jnp.array(self.assigned)[batch["label"]][:, None]
-        logits, routing = self.moe(x.reshape(len(x), 1, -1), train=train, key=key, **guide)
+        logits, routing = self.moe(x.reshape(x.shape[0], 1, -1), train=train, key=key, **guide)
         return logits[:, 0].astype(jnp.float32), (routing,)

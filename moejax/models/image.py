@@ -63,7 +63,7 @@ class Neighbours(nnx.Module):
         self.convolution = nnx.Linear(m.neighbours**2 * m.width, m.width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        grid = self.norm(x).reshape(len(x), *self.grid, -1)
+        grid = self.norm(x).reshape(x.shape[0], *self.grid, -1)
         return x + jax.nn.gelu(self.convolution(patches(grid, self.kernel, 1))).reshape(x.shape)
 
 
@@ -106,11 +106,11 @@ class ImageClassifier(nnx.Module):
     ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
         """`batch["image"]`: [b, 28, 28] with values 0 to 255; `key`: for routers with noise. The logits are float32."""
         x = self.stem(standardized(batch["image"]))
-        x = x.reshape(len(x), -1, x.shape[-1])
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
         x = x + self.position[...].astype(x.dtype)[None]
         routings = []
         for layer, block in enumerate(self.blocks):
             x, routing = block(x, train=train, key=None if key is None else jax.random.fold_in(key, layer))
             routings.append(routing)
         x = self.norm(x)
-        return self.head(x.reshape(len(x), -1)).astype(jnp.float32), tuple(routings)
+        return self.head(x.reshape(x.shape[0], -1)).astype(jnp.float32), tuple(routings)

@@ -52,4 +52,4 @@ class LSTMClassifier(nnx.Module):
         x = self.first(standardized(batch["image"]))
         x, routing = self.moe(x, train=train, key=key)
         x = self.second(x)
-        return self.head(x.reshape(len(x), -1).astype(jnp.float32)), (routing,)
+        return self.head(x.reshape(x.shape[0], -1).astype(jnp.float32)), (routing,)

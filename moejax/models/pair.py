@@ -63,7 +63,7 @@ class PairClassifier(nnx.Module):
         """
         ids = jnp.stack([batch["first"], batch["second"]], axis=1)
         present = (ids > 0).astype(self.dtype)
-        keep_embedding, keep_pooled, keep_features = self.dropouts(len(ids), train, key)
+        keep_embedding, keep_pooled, keep_features = self.dropouts(ids.shape[0], train, key)
         # The same numbers of all words of a pair, so that the same words stay the same.
         x = self.embeddings[...].astype(self.dtype)[ids] * keep_embedding[:, None, None]
 

@@ -26,7 +26,7 @@ class DenseRouting(NamedTuple):
     def gates(self) -> Float[Array, "g t e"]:
         """Share of each expert in each token's output; sums to 1 over experts, 0 for padding."""
         weights = self.probs if self.guided is None else self.guided
-        return weights if self.mask is None else weights * self.mask[..., None]
+        return weights if self.mask is None else jnp.where(self.mask[..., None], weights, 0)
 
 
 class TopKRouting(NamedTuple):
@@ -48,7 +48,7 @@ class TopKRouting(NamedTuple):
     @property
     def gates(self) -> Float[Array, "g t e"]:
         """Weight of each expert in each token's output; 0 where not chosen or dropped."""
-        return ((self.weights * self.kept)[..., None] * self._chosen()).sum(2)
+        return (jnp.where(self.kept, self.weights, 0)[..., None] * self._chosen()).sum(2)
 
     @property
     def choices(self) -> Float[Array, "g t e"]:
@@ -58,7 +58,7 @@ class TopKRouting(NamedTuple):
     @property
     def carried_out(self) -> Float[Array, "g t e"]:
         """1 where the expert works on the token: the choices that were not dropped."""
-        return (self.kept[..., None] * self._chosen()).sum(2)
+        return jnp.where(self.kept[..., None], self._chosen(), 0).sum(2)
 
     def _chosen(self) -> Float[Array, "g t k e"]:
         return jax.nn.one_hot(self.experts, self.probs.shape[-1], dtype=self.probs.dtype)

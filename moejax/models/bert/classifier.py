@@ -59,7 +59,7 @@ class EncoderClassifier(nnx.Module):
         encoder_key = dropout_key = None
         if key is not None:
             order_key, encoder_key, dropout_key = jax.random.split(key, 3)
-            turned = jax.random.bernoulli(order_key, shape=(len(pieces), 1))
+            turned = jax.random.bernoulli(order_key, shape=(pieces.shape[0], 1))
             pieces, second = (
                 jnp.where(turned, new, old)
                 for new, old in zip(swap_sentences(pieces, second), (pieces, second), strict=True)

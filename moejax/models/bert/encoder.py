@@ -125,7 +125,7 @@ class Encoder(nnx.Module):
     def seen(self, pieces: Int[Array, "b t"], *, train: bool) -> Bool[Array, "b t"]:
         """All but padding, pieces of 0; in training of a batch with more than `room` a pair, only what fits."""
         mask = pieces != PADDING
-        return fitting(mask, len(pieces) * self.room) if train and self.room < pieces.shape[1] else mask
+        return fitting(mask, pieces.shape[0] * self.room) if train and self.room < pieces.shape[1] else mask
 
     def __call__(
         self, pieces: Int[Array, "b t"], second: Bool[Array, "b t"], *, train: bool, key: Key[Array, ""] | None = None

@@ -36,7 +36,7 @@ def pack(x: Float[Array, "b t d"], where: Places | None) -> Float[Array, "g n d"
 
 def unpack(x: Float[Array, "g n d"], where: Places | None, t: int) -> Float[Array, "b t d"]:
     """The tokens where they came from, `t` places an example, zeros for padding; as they are for None."""
-    return x if where is None else combine_rows(x[0], where).reshape(-1, t, x.shape[-1])
+    return x if where is None else combine_rows(x[0], where).astype(x.dtype).reshape(-1, t, x.shape[-1])
 
 
 def pack_ids(ids: Int[Array, "b t"], where: Places | None) -> Int[Array, "g n"]:

@@ -23,12 +23,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_device", jax.devices("cpu")[0])  # a run's one device, unless a test says otherwise
 os.environ["XLA_FLAGS"] = FLAGS  # a program that a test starts has one anyway
 
-# Tests that start the same small run compile its programs once, whichever worker or process of its own they are in: all
-# have the variables from the process that starts them. A limit of size makes JAX lock the folder.
+# Tests that start the same small run compile its programs once, whichever worker they are in: workers have the
+# variables from the process that starts them. A limit of size makes JAX lock the folder. Runs in a process of their own
+# share another one, without a lock: one that is killed as it writes would leave half a pair of files to the others.
 if "MOEJAX_TEST_PROGRAMS" not in os.environ:
     _programs = tempfile.TemporaryDirectory(prefix="moejax-programs-")
-    os.environ["MOEJAX_TEST_PROGRAMS"] = os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
-    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**33)
+    os.environ["MOEJAX_TEST_PROGRAMS"] = _programs.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_programs.name}/of-runs"
 jax.config.update("jax_compilation_cache_dir", os.environ["MOEJAX_TEST_PROGRAMS"])
 jax.config.update("jax_compilation_cache_max_size", 2**33)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -174,8 +174,10 @@ def test_a_large_group_costs_what_its_tokens_need():
         compiled = jax.jit(lambda x: layer(x, train=True)).lower(draw(1, 24, D)).compile()
         return compiled.cost_analysis()["flops"]
 
+    # The slots of a whole group as far as 24 tokens can fill them: as many as they need if nothing is dropped.
     for dispatch in ("einsum", "gather"):
-        assert flops(group_size=4096, dispatch=dispatch) <= 1.01 * flops(group_size=24, dispatch=dispatch)
+        needed = flops(group_size=24, capacity_factor=None, dispatch=dispatch)
+        assert flops(group_size=4096, dispatch=dispatch) <= 1.01 * needed
 
 
 # Padding

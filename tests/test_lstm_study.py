@@ -14,7 +14,8 @@ def test_accuracies_by_epoch_are_weighted_by_steps(study, tmp_path):
     # Two epochs of 5 steps, in lines of 2, 2 and 1 steps.
     train = [(2, 0.4, 0.5), (4, 0.8, 0.7), (5, 1.0, 0.8), (7, 1.4, 0.9), (9, 1.8, 0.9), (10, 2.0, 1.0)]
     records = [{"kind": "train", "step": s, "epoch": e, "accuracy": a} for s, e, a in train]
-    records += [{"kind": "validation", "step": 5, "epoch": 1.0, "accuracy": 0.75}, {"kind": "test", "accuracy": 0.7}]
+    records += [{"kind": kind, "step": 5, "epoch": 1.0, "accuracy": 0.75} for kind in ("validation", "test")]
+    records = [{"loss": 1.0, "seconds": 1.0} | record for record in records]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     # (2 · 0.5 + 2 · 0.7 + 0.8) / 5 and (4 · 0.9 + 1) / 5
     assert study.curves(tmp_path) == {"train_curve": [0.64, 0.92], "validation_curve": [0.75]}

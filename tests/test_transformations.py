@@ -28,12 +28,10 @@ OF_LAYER |= {
 }
 OF_LAYER |= {"groups of 7": (SparseMoE, {"group_size": 7}), "groups of 4": (SparseMoE, {"group_size": 4})}
 FEW = ("dense", "soft", "softmax_top_k einsum", "softmax_top_k gather", "softmax_top_k grouped")
-few = pytest.mark.parametrize("name", FEW)
 
 
-def few_by_default(*more):
-    slow = [pytest.param(name, marks=pytest.mark.slow) for name in OF_LAYER if name not in (*FEW, *more)]
-    return pytest.mark.parametrize("name", [*FEW, *more, *slow])
+def slow_but_for(cases, *few):
+    return [case if case in few else pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
 def make(name, d=D, h=H, **options):
@@ -50,8 +48,13 @@ def squares(layer, x, mask=None):
     return (y**2).sum()
 
 
-@few
-@pytest.mark.parametrize("least", [0, np.inf])
+@pytest.mark.parametrize(
+    ("name", "least"),
+    slow_but_for(
+        [(name, least) for name in FEW for least in (0, np.inf)],
+        *(("softmax_top_k einsum", 0), ("softmax_top_k gather", np.inf), ("softmax_top_k grouped", np.inf)),
+    ),
+)
 def test_forward_mode_agrees_with_reverse_mode_at_all_sizes(name, least, monkeypatch):
     monkeypatch.setattr("moejax.dispatch.slots.LARGE", least)
     layer, x = make(name), draw(0, 3, 5, D)
@@ -115,8 +118,16 @@ def test_no_dtype_is_promoted_implicitly(name):
         jax.eval_shape(jax.value_and_grad(everything, (0, 1), allow_int=True), layer, x, mask)
 
 
-@few_by_default("groups of 7")
-@pytest.mark.parametrize("axes", [("data", "expert"), ("dp", "ep")])
+OURS, THEIRS = ("data", "expert"), ("dp", "ep")
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    slow_but_for(
+        [(name, axes) for name in OF_LAYER for axes in (OURS, THEIRS)],
+        *(("soft", OURS), ("softmax_top_k gather", OURS), ("softmax_top_k grouped", THEIRS)),
+    ),
+)
 def test_explicit_axes_give_the_same_numbers_and_outputs_lie_as_the_tokens_do(name, axes):
     layer, x, mask = make(name), draw(0, 8, 5, D), jnp.asarray(draw(1, 8, 5) > -0.5)
     want = jax.jit(jax.value_and_grad(squares, (0, 1), allow_int=True))(layer, x, mask)
@@ -137,8 +148,18 @@ def test_explicit_axes_give_the_same_numbers_and_outputs_lie_as_the_tokens_do(na
     assert_close(placed(*tokens[:1], mask=tokens[1])[0], layer(x, mask=mask)[0])  # without jit
 
 
-@pytest.mark.parametrize("name", ["softmax_top_k einsum", "softmax_top_k gather", "softmax_top_k grouped"])
-@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize(
+    ("name", "check_vma"),
+    slow_but_for(
+        [
+            (f"softmax_top_k {dispatch}", check)
+            for dispatch in ("einsum", "gather", "grouped")
+            for check in (True, False)
+        ],
+        ("softmax_top_k gather", True),
+        ("softmax_top_k grouped", True),
+    ),
+)
 def test_within_a_users_shard_map(name, check_vma):
     layer, x = make(name), draw(0, 8, 5, D)
     want = jax.jit(jax.grad(squares, (0, 1)))(layer, x)

@@ -97,13 +97,7 @@ def launch(count: int, *words: str, devices: int = 2, own: Sequence[tuple[str, .
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    programs = jax.config.jax_compilation_cache_dir
-    environment = os.environ | {
-        "XLA_FLAGS": flags,
-        "JAX_COMPILATION_CACHE_DIR": programs,
-        "JAX_COMPILATION_CACHE_MAX_SIZE": str(jax.config.jax_compilation_cache_max_size),
-        "JAX_PLATFORMS": "cpu",
-    }
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     place = ("--coordinator", address, "--processes", str(count), "--process")
     return [
         subprocess.Popen(

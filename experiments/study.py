@@ -92,11 +92,18 @@ def collect(study: Study, runs: Iterable[Run], also: Callable[[Path], Row] = lam
 
 
 def _collect_one(study: Study, run: Run, folder: Path, also: Callable[[Path], Row]) -> None:
-    seconds = _main_job(run.words, folder)
+    words = last_of_each(run.words)
+    seconds = _main_job(words, folder)
     result, env = summary(folder), _read(folder / "env.json", dict)
     measured = {name: result[name] for name in KEPT if name in result}
-    env["command"] = " ".join(["python -m moejax.run", *run.words])  # without this machine's folder
+    env["command"] = " ".join(["python -m moejax.run", *words])  # without this machine's folder
     study.add({**run.key, "seconds": seconds, **measured, **also(folder), "environment": env})
+
+
+def last_of_each(words: Sequence[str]) -> list[str]:
+    """Options with their values, of those given twice the last: a small version says again what the study said."""
+    values = dict(zip(words[::2], words[1::2], strict=True))
+    return [word for option in values.items() for word in option]
 
 
 def _main_job(words: Sequence[str], out: Path) -> float:

@@ -22,7 +22,7 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, DTypeLike, Shaped
 
 Axes = tuple[int | None, ...]  # of a vmap: which arguments it maps
 
@@ -88,7 +88,8 @@ class Multilinear:
                     found[i] = ad.Zero(argument.aval)
                 else:
                     others = *arguments[:i], None, *arguments[i + 1 :]
-                    found[i] = _mapped_transpose(self.transposes[i], i, axes)(cotangent, *others)
+                    transpose = _told(self.transposes[i], i, argument.aval.dtype)
+                    found[i] = _mapped_transpose(transpose, i, axes)(cotangent, *others)
         return found
 
     def _batch(self, arguments: tuple, mapped: tuple, *, axes: tuple[Axes, ...]) -> tuple[Any, int]:
@@ -107,8 +108,8 @@ class Multilinear:
 def multilinear(*transposes: Callable[..., Array]) -> Callable[[Callable[..., Array]], Multilinear]:
     """Make a function one that is linear in each of its first arguments, as many as there are transposes.
 
-    `transposes[i](ct, *arguments)`: the derivative by argument i, given `ct`, that by the result. It must not look at
-    argument i, which is None then.
+    `transposes[i](ct, *arguments)`: the derivative by argument i, given `ct`, that by the result. In its place it gets
+    its dtype, which is that of what it has to return.
     """
     return lambda f: Multilinear(f, transposes)
 
@@ -127,6 +128,10 @@ def _mapped(f: Callable, axes: tuple[Axes, ...]) -> Callable:
     for each in axes:
         f = jax.vmap(f, in_axes=each)
     return f
+
+
+def _told(transpose: Callable, i: int, dtype: DTypeLike) -> Callable:
+    return lambda ct, *arguments: transpose(ct, *arguments[:i], dtype, *arguments[i + 1 :])
 
 
 def _mapped_transpose(f: Callable, i: int, axes: tuple[Axes, ...]) -> Callable:

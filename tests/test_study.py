@@ -58,3 +58,9 @@ def test_what_was_not_counted_is_a_dash(study):
     rows = [{"flops_per_example": 2e6}, {"flops_per_example": None}]
     assert study.million(rows, "flops_per_example") == "–"
     assert study.million(rows[:1], "flops_per_example") == "2.00"
+
+
+def test_a_small_version_says_again_what_the_study_said(import_experiment):
+    words = ["--config", "mrpc_mlp", "--moe.hidden", "256", "--seed", "0", "--moe.hidden", "8"]
+    expected = ["--config", "mrpc_mlp", "--moe.hidden", "8", "--seed", "0"]
+    assert import_experiment("study").last_of_each(words) == expected

@@ -20,7 +20,8 @@ def take_tokens(x: Float[Array, "n d"], where: Places) -> Float[Array, "r d"]:
 
 def combine_rows(y: Float[Array, "r d"], where: Places) -> Float[Array, "n d"]:
     """Each token the sum of its rows, weighted, in float32 at least; zeros if it has none."""
-    return _combine(y, where.weights.astype(y.dtype), where.choices, where.places)
+    wide = jnp.promote_types(y.dtype, jnp.float32)
+    return _combine(y, where.weights.astype(wide), where.choices, where.places)
 
 
 @multilinear(lambda ct, x, choices, places: _sum_of_rows(ct, places).astype(ct.dtype))
@@ -29,11 +30,11 @@ def _take(x, choices, places):
 
 
 @multilinear(
-    lambda ct, y, weights, choices, places: _row_weights(weights, choices) * _take_as(weights, ct, choices, places),
-    lambda ct, y, weights, choices, places: _products(y, ct, places),
+    lambda ct, dtype, weights, choices, places: _weighted_rows(ct.astype(dtype), weights, choices, places),
+    lambda ct, y, dtype, choices, places: _products(y, ct, places),
 )
 def _combine(y, weights, choices, places):
-    return _sum_of_rows(y, places, weights)
+    return _sum_of_rows(y, places, weights.astype(y.dtype))  # as `combine_slots` rounds them
 
 
 def _sum_of_rows(
@@ -51,14 +52,12 @@ def _rows(x: Float[Array, "n d"], index: Int[Array, " *r"]) -> Float[Array, "*r 
     return x.at[index].get(mode="fill", fill_value=0, wrap_negative_indices=False)
 
 
-def _take_as(like: Array, ct: Float[Array, "n d"], choices: Int[Array, " r"], places: Int[Array, "n k"]) -> Array:
-    return _take(ct.astype(like.dtype), choices, places)
-
-
-def _row_weights(weights: Float[Array, "n k"], choices: Int[Array, " r"]) -> Float[Array, "r 1"]:
-    return _rows(weights.reshape(-1, 1), choices)
+def _weighted_rows(
+    ct: Float[Array, "n d"], weights: Float[Array, "n k"], choices: Int[Array, " r"], places: Int[Array, "n k"]
+) -> Float[Array, "r d"]:
+    return _rows(weights.reshape(-1, 1), choices).astype(ct.dtype) * _take(ct, choices, places)
 
 
 def _products(y: Float[Array, "r d"], ct: Float[Array, "n d"], places: Int[Array, "n k"]) -> Float[Array, "n k"]:
     products = [jnp.sum(_rows(y, index).astype(ct.dtype) * ct, axis=-1) for index in places.T]
-    return jnp.stack(products, axis=-1).astype(y.dtype)
+    return jnp.stack(products, axis=-1)

@@ -177,7 +177,8 @@ def test_a_damaged_log_is_again_what_it_was_and_says_so(copy, stopped, dataset, 
 def test_a_log_that_was_never_made_is_no_hindrance(run_config, dataset, tmp_path):
     path = RunFolder.create(tmp_path / "run", run_config).path
     (path / "metrics.jsonl").unlink()
-    assert resumed(path, dataset).progress.said == ["resuming after step 0 of 18"]
+    said = [sentence for sentence in resumed(path, dataset).progress.said if "devices" not in sentence]
+    assert said == ["resuming after step 0 of 18"]
     assert (path / "metrics.jsonl").read_bytes() == b""
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from moejax.dispatch import gather_dispatch
+from moejax.dispatch import gather_dispatch, grouped_dispatch
 from moejax.dispatch.places import Places, inverse, slot_places
 from moejax.dispatch.rows import combine_rows, take_tokens
 from moejax.routing import ExpertChoiceRouting, TopKRouting, assign, expert_choice, softmax_top_k
@@ -105,6 +105,20 @@ def test_combining_rows_and_its_gradients_equal_loops():
             dweights[n, j] = y[r] @ dout[n]
     for a, b in zip(got, (out, dy, dweights), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["gather", "grouped"])
+def test_the_outputs_of_a_token_are_added_up_in_float32(way):
+    # 256 + 1 is 256 in bfloat16, whose next number is 258: added up so, five outputs would give 256.
+    values = jnp.array([256.0, 1, 1, 1, 1], jnp.bfloat16)
+    x, everyone = jnp.ones((1, 1, 1), jnp.bfloat16), jnp.arange(5)[None, None]
+    routing = TopKRouting(jnp.zeros((1, 1, 5)), jnp.full((1, 1, 5), 0.2), everyone, jnp.ones((1, 1, 5)))
+    if way == "gather":
+        y = gather_dispatch(lambda slots: slots * values[:, None, None, None], x, assign(routing, 1), 1)
+    else:
+        y = grouped_dispatch(lambda rows, sizes: rows * values[:, None], x, routing)
+    assert y.dtype == jnp.bfloat16
+    assert y[0, 0, 0] == 260
 
 
 def test_both_can_be_differentiated_twice():

@@ -118,7 +118,7 @@ def test_a_signal_while_libraries_are_imported_is_one_sentence(seconds):
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
-    if process.returncode != 2:  # on a fast machine the missing folder was noticed before
+    if "/nowhere" not in said:  # on a fast machine the missing folder was noticed before, and the run was over
         assert (process.returncode, said) == (130, "moejax: interrupted before anything was saved.\n")
 
 

@@ -142,15 +142,20 @@ def _map(experts: nnx.Module, x: Array, key: Key[Array, ""] | None, over_x: int 
 
 def _of_one(linear: nnx.Linear, x: Float[Array, "*n d"]) -> Float[Array, "*n d2"]:
     """The linear map itself, its product the one that knows what to do when it is mapped over all experts."""
-    if not _is_plain(linear):
-        return linear(x)
+    return _applied(linear, x, slot_matmul, lambda bias, rows: bias[None]) if _is_plain(linear) else linear(x)
+
+
+def _applied(
+    linear: nnx.Linear, x: Float[Array, "*n d"], product: Callable[..., Array], spread: Callable[..., Array]
+) -> Float[Array, "*n d2"]:
+    """A plain linear map by another product; `spread` makes its bias one for each of so many rows."""
     bias = None if linear.bias is None else linear.bias[...]
     rows, kernel, bias = linear.promote_dtype(
         (x.reshape(-1, x.shape[-1]), linear.kernel[...], bias), dtype=linear.dtype
     )
-    y = slot_matmul(rows, kernel)
+    y = product(rows, kernel)
     if bias is not None:
-        y = y + bias[None]
+        y = y + spread(bias, y.shape[0])
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
@@ -205,11 +210,5 @@ def _used_otherwise(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
 def _grouped(sizes: Int[Array, " e"], linear: nnx.Linear, x: Float[Array, "n *parts d"]) -> Float[Array, "n *parts d2"]:
     # An expert may cut its rows into parts, such as patches: as many rows more for the linear map.
     sizes = sizes * math.prod(x.shape[1:-1])
-    bias = None if linear.bias is None else linear.bias[...]
-    rows, kernel, bias = linear.promote_dtype(
-        (x.reshape(-1, x.shape[-1]), linear.kernel[...], bias), dtype=linear.dtype
-    )
-    y = grouped_matmul(rows, kernel, sizes)
-    if bias is not None:
-        y = y + rows_of_groups(bias, sizes, y.shape[0])
-    return y.reshape(*x.shape[:-1], y.shape[-1])
+    product = partial(grouped_matmul, sizes=sizes)
+    return _applied(linear, x, product, lambda bias, rows: rows_of_groups(bias, sizes, rows))

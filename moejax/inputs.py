@@ -2,7 +2,7 @@
 
 Zeros and not weights of zero, since 0 · NaN is NaN: what stands in padding reaches no output, no loss and no gradient.
 
-Axis letters: g groups, t tokens of a group, d model width, r width of what the router looks at.
+Axis letters: g groups, t tokens of a group, d model width, r width of the router's input.
 """
 
 import math
@@ -28,7 +28,7 @@ class Inputs(NamedTuple):
 
     @property
     def router_x(self) -> Float[Array, "g t r"]:
-        """What the router looks at."""
+        """The router's input."""
         return self.x if self.router_input is None else self.router_input
 
 
@@ -51,10 +51,10 @@ def prepare(
     if x.ndim < 2:
         raise ValueError(f"x has the shape {x.shape}; tokens come as [..., t, d], one of width d as [1, d].")
     tokens = x.shape[:-1]
-    looked_at = x if router_input is None else jnp.asarray(router_input)
-    if looked_at.shape[-1:] != (router_width,):
+    router_x = x if router_input is None else jnp.asarray(router_input)
+    if router_x.shape[-1:] != (router_width,):
         name = "x" if router_input is None else "router_input"
-        raise ValueError(f"{name} has the shape {looked_at.shape}; the router reads {router_width} numbers a token.")
+        raise ValueError(f"{name} has the shape {router_x.shape}; the router reads {router_width} numbers a token.")
     inputs = Inputs(
         _checked("x", x, tokens, jnp.floating, 1),
         _checked("ids", jnp.arange(x.shape[-2]) if ids is None else ids, tokens, jnp.integer),

@@ -14,12 +14,12 @@ reverse mode the transposes. What computes it may differ by platform, and is cho
     def product_on_cpu(lowering, x, w): ...
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import Primitive
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, DTypeLike, Shaped
@@ -34,6 +34,9 @@ class Lowering(NamedTuple):
     devices: int  # that one call is spread over
 
 
+_OF_PRIMITIVE: dict[Primitive, "Multilinear"] = {}
+
+
 class Multilinear:
     """A function as a primitive of JAX. The result is one array; arguments after the linear ones are integers."""
 
@@ -41,6 +44,7 @@ class Multilinear:
         self.f, self.transposes = f, transposes
         self.__name__, self.__doc__ = f.__name__, f.__doc__
         self._primitive = Primitive(f"moejax_{f.__name__}")
+        _OF_PRIMITIVE[self._primitive] = self
         self._compiled = cache(lambda axes: jax.jit(lambda *arguments: self._bind(*arguments, axes=axes)))
         self._primitive.def_impl(lambda *arguments, axes: self._compiled(axes)(*arguments))
         self._primitive.def_abstract_eval(self._abstract)
@@ -128,6 +132,13 @@ def _mapped(f: Callable, axes: tuple[Axes, ...]) -> Callable:
     for each in axes:
         f = jax.vmap(f, in_axes=each)
     return f
+
+
+def inside(equation: JaxprEqn) -> Iterator[ClosedJaxpr]:
+    """For who walks through a traced program: what an equation stands for if it is such a function, as written."""
+    if function := _OF_PRIMITIVE.get(equation.primitive):
+        arguments = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
+        yield jax.make_jaxpr(_mapped(function.f, equation.params["axes"]))(*arguments)
 
 
 def _told(transpose: Callable, i: int, dtype: DTypeLike) -> Callable:

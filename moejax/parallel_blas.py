@@ -24,7 +24,10 @@ _one_at_a_time = Lock()
 
 
 def cores() -> int:
-    """How many products are made at once: as many as there are processors that this process may use."""
+    """How many cores this process may use, which are fewer than the machine's for one that was pinned to some.
+
+    As many products are made at once.
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

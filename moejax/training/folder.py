@@ -7,7 +7,6 @@ summary.json checkpoints/ activations/ figures/ report.html
 import importlib.metadata
 import io
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from moejax import metrics_log
 from moejax.config import Config, from_json, to_json
 from moejax.errors import UserError, of_the_system
 from moejax.files import write_whole
+from moejax.parallel_blas import cores
 from moejax.training.processes import is_first
 
 
@@ -194,11 +194,6 @@ def describe_cpu(cpuinfo: str) -> str:
     flags = said.get("flags", "").split()
     vectors = [words for flag, words in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags][:1]
     return ", ".join([said["model name"], *vectors]) if "model name" in said else ""
-
-
-def cores() -> int:
-    """How many cores this process may use, which are fewer than the machine's for one that was pinned to some."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
 
 
 def _version(package: str) -> str:

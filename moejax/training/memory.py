@@ -4,20 +4,20 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 from flax import nnx
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import PyTree
 
 from moejax.config import Config, TrainConfig
 from moejax.data.dataset import Dataset
 from moejax.errors import UserError
+from moejax.multilinear import inside
 from moejax.parameters import parameters
 
 # What goes into these or comes out of them are arrays in memory, as good as all of them kept for the backward pass.
-_PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general", "ffi_call", "buffer_callback")
+_PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 
 
 def check_memory(config: Config, data: Dataset, model: nnx.Module) -> None:
@@ -69,12 +69,13 @@ def _products(jaxpr: Jaxpr) -> int:
         if name in _PRODUCTS:
             total += max(_bytes(v.aval) for v in (*equation.invars, *equation.outvars) if id(v) not in given)
         times = params["length"] if name == "scan" else 1
-        total += times * max(map(_products, _inner(params)), default=0)  # of branches one is taken
+        parts = map(_products, _inner(equation))
+        total += times * max(parts, default=0)  # of branches one is taken
     return total
 
 
-def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    for value in params.values():
+def _inner(equation: JaxprEqn) -> Iterator[Jaxpr]:
+    for value in (*equation.params.values(), *inside(equation)):
         for part in value if isinstance(value, tuple | list) else (value,):
             if isinstance(part, ClosedJaxpr | Jaxpr):
                 yield getattr(part, "jaxpr", part)

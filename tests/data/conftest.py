@@ -73,27 +73,20 @@ def real_data() -> str:
 
 
 @pytest.fixture
-def serve():
-    """serve({path: body}) starts a web server on 127.0.0.1 and gives its URL; a body of None is cut off half-way."""
+def answer():
+    """answer(function) starts a web server on 127.0.0.1 that lets `function(handler)` answer, and gives its URL."""
     servers = []
 
-    def start(bodies: dict[str, bytes | None]) -> str:
+    def start(function):
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
-                name = self.path.lstrip("/")
-                if name not in bodies:
-                    self.send_error(404)
-                    return
-                body = bodies[name]
-                self.send_response(200)
-                self.send_header("Content-Length", str(100 if body is None else len(body)))
-                self.end_headers()
-                self.wfile.write(b"\x1f\x8b" if body is None else body)
+                function(self)
 
             def log_message(self, *_):
                 pass
 
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.handle_error = lambda *_: None  # whoever asked may be gone
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}/"
@@ -102,3 +95,24 @@ def serve():
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def serve(answer):
+    """serve({path: body}) starts a web server on 127.0.0.1 and gives its URL; a body of None is cut off half-way."""
+
+    def start(bodies: dict[str, bytes | None]) -> str:
+        def give(handler):
+            name = handler.path.lstrip("/")
+            if name not in bodies:
+                handler.send_error(404)
+                return
+            body = bodies[name]
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(100 if body is None else len(body)))
+            handler.end_headers()
+            handler.wfile.write(b"\x1f\x8b" if body is None else body)
+
+        return answer(give)
+
+    return start

@@ -1,9 +1,7 @@
 """The network is asked once, quickly."""
 
 import gc
-import http.server
 import socket
-import threading
 import time
 
 import pytest
@@ -59,31 +57,6 @@ def test_fetch(serve):
     assert web.fetch(url + "file", limit=4) == b"cont"
     with pytest.raises(OSError, match="404"):
         web.fetch(url + "missing", limit=100)
-
-
-@pytest.fixture
-def answer():
-    """answer(function) starts a web server on 127.0.0.1 that lets `function(handler)` answer, and gives its URL."""
-    servers = []
-
-    def start(function):
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                function(self)
-
-            def log_message(self, *_):
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.handle_error = lambda *_: None  # whoever asked may be gone
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize("part", ["body", "head"])

@@ -88,6 +88,20 @@ def test_a_large_data_set_counts():
         check(config, large)
 
 
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [("mnist_soft", ""), ("mnist_dense", "")]
+    + [("mnist_sparse", f"moe.dispatch={dispatch}") for dispatch in ("einsum", "gather", "grouped")],
+)
+def test_the_hidden_numbers_of_experts_count(preset, changes):
+    def counted(hidden):
+        config, data = case(preset, f"{changes} moe.hidden={hidden}")
+        return memory.activations(config, data, jax.eval_shape(lambda: build_model(config, 10, nnx.Rngs(0))))
+
+    # 64 images of 24 slots at least, in two layers.
+    assert counted(2000) - counted(1000) >= 2 * 64 * 24 * 1000 * 4
+
+
 def test_a_product_counts_once_and_with_what_was_computed_for_it():
     config, data = case("mnist_flat_dense", "moe.hidden=16 model.second_hidden=8 moe.num_experts=4")
     model = jax.eval_shape(lambda: build_model(config, 10, nnx.Rngs(0)))

@@ -26,7 +26,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, Key
 from moejax.arguments import refuse, whole
 from moejax.dispatch import grouped_matmul, rows_of_groups, slot_matmul
 from moejax.makers import MakeExpert, made, refuse_what_changes
-from moejax.mesh import SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, lay_out
+from moejax.sharding import SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, constrain
 
 Activation = Callable[[Array], Array]
 Linear = Callable[[nnx.Linear, Array], Array]
@@ -103,16 +103,16 @@ def apply_experts(
 
     On a mesh the slots cross to the experts' devices and back, each time in an all-to-all.
     """
-    x = lay_out(lay_out(x, SLOTS_BY_TOKEN), SLOTS_BY_EXPERT)
+    x = constrain(constrain(x, SLOTS_BY_TOKEN), SLOTS_BY_EXPERT)
     y = _map(experts, x, key, over_x=0)
-    return lay_out(lay_out(y, SLOTS_BY_EXPERT), SLOTS_BY_TOKEN)
+    return constrain(constrain(y, SLOTS_BY_EXPERT), SLOTS_BY_TOKEN)
 
 
 def apply_experts_to_all(
     experts: nnx.Module, x: Float[Array, "g t d"], key: Key[Array, ""] | None = None
 ) -> Float[Array, "e g t d2"]:
     """Every expert on every token, without E copies of the tokens; `key`: for experts that draw, in training."""
-    return lay_out(_map(experts, x, key, over_x=None), SLOTS_BY_EXPERT)
+    return constrain(_map(experts, x, key, over_x=None), SLOTS_BY_EXPERT)
 
 
 def key_for(

@@ -38,9 +38,9 @@ from moejax.experts import (
 )
 from moejax.inputs import AnyArray, Inputs, into_groups, prepare, ungroup, where_real
 from moejax.makers import MakeExpert, made
-from moejax.mesh import TOKENS, lay_out, on_explicit_axes
 from moejax.routers import DEFAULT_OPTIONS, ROUTERS, Context, DenseRouter, RouterOptions, SoftRouter
 from moejax.routing import DenseRouting, SoftRouting, SparseRouting, expert_capacity
+from moejax.sharding import TOKENS, constrain, on_explicit_axes
 
 SLOT_DISPATCHES = {"einsum": einsum_dispatch, "gather": gather_dispatch}
 
@@ -190,7 +190,7 @@ class SparseMoE(nnx.Module):
         Raises ValueError, in one sentence, for arrays that do not fit, and for noise without a key.
         """
         inputs = prepare(x, self.d, mask=mask, ids=ids, router_input=router_input)
-        groups = lay_out(into_groups(self.group_size, inputs), TOKENS)
+        groups = constrain(into_groups(self.group_size, inputs), TOKENS)
         capacity = self.capacity(groups.x.shape[1], train)
         context = Context(train, key if train else None, groups.mask, groups.ids)
         routing = self.router(groups.router_x, capacity, context)

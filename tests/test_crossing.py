@@ -9,8 +9,8 @@ from jax.sharding import NamedSharding
 from benchmarks.crossing import bytes_crossing, expected
 from moejax import MLP, SparseMoE, load_balance_loss
 from moejax.experts import apply_linear
-from moejax.mesh import TOKENS, make_mesh
 from moejax.routing import limit_to_groups
+from moejax.sharding import TOKENS, make_mesh
 from moejax.training.parallel import spec
 
 E, T, D, H = 8, 32, 128, 512  # experts, tokens of a group, widths

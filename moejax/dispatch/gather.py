@@ -5,8 +5,8 @@ from jaxtyping import Array, Float
 from moejax.dispatch.einsum import SlotExperts
 from moejax.dispatch.places import slot_places
 from moejax.dispatch.rows import combine_rows, take_tokens
-from moejax.mesh import SLOTS_BY_TOKEN, TOKENS, on_each_device
 from moejax.routing import SparseRouting
+from moejax.sharding import SLOTS_BY_TOKEN, TOKENS, shard_map_groups
 
 
 def gather_dispatch(
@@ -25,6 +25,6 @@ def gather_dispatch(
     def empty(y, where):
         return combine_rows(y.reshape(-1, y.shape[-1]), where).astype(y.dtype)
 
-    slots, where = on_each_device(fill, g, takes=TOKENS, gives=(SLOTS_BY_TOKEN, TOKENS))(x, routing)
+    slots, where = shard_map_groups(fill, g, takes=TOKENS, gives=(SLOTS_BY_TOKEN, TOKENS))(x, routing)
     y = experts(slots)
-    return on_each_device(empty, g, takes=(SLOTS_BY_TOKEN, TOKENS), gives=TOKENS)(y, where).reshape(g, t, y.shape[-1])
+    return shard_map_groups(empty, g, takes=(SLOTS_BY_TOKEN, TOKENS), gives=TOKENS)(y, where).reshape(g, t, y.shape[-1])

@@ -18,8 +18,8 @@ from jaxtyping import Array, DTypeLike, Float, Int, Key, PyTree, Shaped
 
 from moejax.dispatch.places import sorted_places
 from moejax.dispatch.rows import combine_rows, take_tokens
-from moejax.mesh import DEVICES, EXPERT, EXPERTS, TOKENS, WHOLE, deals_out, on_each_device
 from moejax.routing import TopKRouting
+from moejax.sharding import DEVICES, EXPERT, EXPERTS, REPLICATED, TOKENS, divides_evenly, shard_map_groups
 
 GroupedExperts = Callable[[Float[Array, "n d"], Int[Array, " e"]], Float[Array, "n d2"]]
 
@@ -52,7 +52,7 @@ def grouped_over_mesh(
 
     `key`: for experts that draw; each device draws for its own rows.
     """
-    if not deals_out(x.shape[0]):
+    if not divides_evenly(x.shape[0]):
         return grouped_dispatch(partial(apply, experts, key=key), x, routing)
 
     def of_a_device(experts, x, routing, key):
@@ -63,7 +63,7 @@ def grouped_over_mesh(
         y, dtype = _sums(partial(apply, experts, key=key), x, own)
         return lax.psum_scatter(y, EXPERT, tiled=True).astype(dtype)
 
-    spread = on_each_device(of_a_device, x.shape[0], takes=(EXPERTS, TOKENS, TOKENS, WHOLE), gives=TOKENS)
+    spread = shard_map_groups(of_a_device, x.shape[0], takes=(EXPERTS, TOKENS, TOKENS, REPLICATED), gives=TOKENS)
     return spread(experts, x, routing, key)
 
 

@@ -14,8 +14,8 @@ from numpy import ndarray
 from moejax import metrics, numpy_call
 from moejax.data.dataset import Examples, rows
 from moejax.layers import ungroup
-from moejax.mesh import TOKENS, lay_out, whole
 from moejax.routing import Routing
+from moejax.sharding import TOKENS, constrain, replicated
 from moejax.training.objective import Batch
 
 
@@ -46,7 +46,7 @@ class Evaluation(NamedTuple):
 @jax.jit
 def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
     """Forward only, with the layers' evaluation settings."""
-    logits, routings = model(lay_out(batch, TOKENS), train=False)
+    logits, routings = model(constrain(batch, TOKENS), train=False)
     examples = len(logits)
 
     def stacked(f):
@@ -68,7 +68,7 @@ def evaluate(model: nnx.Module, data: Examples, batch_size: int) -> Evaluation:
     """Evaluate on all of `data`, in batches of `batch_size` and one smaller one for what is left."""
     examples = rows(data)
     starts = range(0, examples, batch_size)
-    run = whole(evaluate_batch)
+    run = replicated(evaluate_batch)
     results = [run(model, {k: v[s : s + batch_size] for k, v in data.items()}) for s in starts]
     sizes = np.array([len(r.loss) for r in results])
     of_example = functools.partial(_gather, results)

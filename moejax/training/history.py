@@ -11,8 +11,8 @@ from numpy import ndarray
 
 from moejax.data.dataset import Examples
 from moejax.layers import ungroup
-from moejax.mesh import whole
 from moejax.routing import SoftRouting
+from moejax.sharding import replicated
 from moejax.training.evaluate import Evaluation
 from moejax.training.objective import Batch, StepMetrics
 
@@ -93,5 +93,5 @@ def test_pictures(model: nnx.Module, test: Examples, result: Evaluation, num_cla
     }
     if not hasattr(model, "grid"):
         return pictures
-    ways = jax.device_get(whole(_ways)(model, {name: array[samples] for name, array in test.items()}))
+    ways = jax.device_get(replicated(_ways)(model, {name: array[samples] for name, array in test.items()}))
     return pictures | {"token_grid": np.array(model.grid)} | ways

@@ -15,8 +15,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int, Key, PyTree
 
-from moejax.mesh import TOKENS, lay_out
 from moejax.parameters import parameters, with_parameters
+from moejax.sharding import TOKENS, constrain
 from moejax.training.collectives import ALONE, Collectives
 from moejax.training.feed import Feed
 from moejax.training.objective import Batch, Objective, StepMetrics
@@ -111,7 +111,7 @@ def make_chunk(
         batch_of = feed(data, keys.order, state.step)
 
         def take(state: TrainState) -> tuple[TrainState, StepMetrics]:
-            batch = lay_out(batch_of(state.step), TOKENS)
+            batch = constrain(batch_of(state.step), TOKENS)
             return update(state, batch, across.key(jax.random.fold_in(keys.augment, state.step)))
 
         def skip(state: TrainState) -> tuple[TrainState, StepMetrics]:

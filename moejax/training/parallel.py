@@ -24,8 +24,8 @@ from moejax.config import Config, data_devices, mesh_problems, nearest_divisor
 from moejax.data.dataset import Examples
 from moejax.dispatch import default_group_size
 from moejax.errors import UserError
-from moejax.mesh import DATA, EXPERTS, TOKENS, WHOLE, make_mesh
 from moejax.models import build_model
+from moejax.sharding import DATA, EXPERTS, REPLICATED, TOKENS, make_mesh
 from moejax.training.collectives import ALONE, Collectives, along
 from moejax.training.feed import Feed, Shares, from_all, from_shares
 from moejax.training.objective import Batch
@@ -97,7 +97,7 @@ class Parallel:
         """Onto the devices: experts by their axis where `by_expert`, all else on every one."""
         if self.mesh is None:
             return jax.device_put(tree, available_devices()[0])
-        return jax.device_put(tree, self._shardings(tree) if by_expert else NamedSharding(self.mesh, WHOLE))
+        return jax.device_put(tree, self._shardings(tree) if by_expert else NamedSharding(self.mesh, REPLICATED))
 
     def feed(
         self, host: Examples, key: Array, batch_size: int, length: int
@@ -115,7 +115,7 @@ class Parallel:
         """What is made from a seed, on every device of every process."""
         if self.mesh is None:
             return make(seed)
-        return jax.jit(lambda: make(seed), out_shardings=NamedSharding(self.mesh, WHOLE))()
+        return jax.jit(lambda: make(seed), out_shardings=NamedSharding(self.mesh, REPLICATED))()
 
     def shapes(self, tree: PyTree) -> PyTree:
         """Shapes and types of a state, and where it will lie."""
@@ -147,7 +147,7 @@ class Parallel:
             )
             return partial(program.lower(who, state, *others).compile(), who)
         with self.in_use():
-            shardings = self._shardings(state), NamedSharding(self.mesh, WHOLE)
+            shardings = self._shardings(state), NamedSharding(self.mesh, REPLICATED)
             return jax.jit(chunk, donate_argnums=0, out_shardings=shardings).lower(state, *others).compile()
 
     def _shardings(self, tree: PyTree) -> PyTree[NamedSharding]:
@@ -193,4 +193,4 @@ def tokens_of_an_example(config: Config) -> int:
 
 def spec(path: tuple) -> PartitionSpec:
     """Where a parameter lies, or what an optimiser keeps of it: by expert if it is one's."""
-    return EXPERTS if expert_stack(path) else WHOLE
+    return EXPERTS if expert_stack(path) else REPLICATED

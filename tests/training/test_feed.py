@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from moejax.mesh import TOKENS, deal_out, make_mesh
+from moejax.sharding import TOKENS, make_mesh, shard_batch
 from moejax.training.feed import Shares, epoch_order, from_all, from_shares
 from moejax.training.loop import make_keys
 
@@ -73,7 +73,7 @@ def test_a_device_is_brought_its_own_rows_and_no_others():
 @pytest.mark.parametrize(("rows", "of_a_device"), [(80, 10), (84, 84)])
 def test_a_batch_to_evaluate_is_dealt_out_where_its_rows_are_even(rows, of_a_device):
     with jax.set_mesh(mesh_of_eight()):
-        brought = deal_out({"label": counted(rows)})["label"]
+        brought = shard_batch({"label": counted(rows)})["label"]
     assert {part.data.shape for part in brought.addressable_shards} == {(of_a_device,)}
     assert Counted.read == rows  # each row once
     np.testing.assert_array_equal(brought, HOST["label"][:rows])

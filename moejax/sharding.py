@@ -21,7 +21,7 @@ from numpy import ndarray
 DATA, EXPERT = "data", "expert"
 DEVICES = (DATA, EXPERT)
 
-WHOLE = P()  # a copy on every device
+REPLICATED = P()
 TOKENS = P(DEVICES)
 SLOTS_BY_TOKEN = P(None, DEVICES)
 SLOTS_BY_EXPERT = P(EXPERT, DATA)
@@ -29,22 +29,22 @@ EXPERTS = P(EXPERT)
 
 
 def make_mesh(data: int, expert: int, devices: Sequence[jax.Device]) -> Mesh:
-    """The mesh of data × expert devices; those that share experts' tokens, along `expert`, are next to each other."""
+    """A mesh of data × expert devices. Those along `expert`, which exchange slots, are next to each other."""
     return jax.make_mesh((data, expert), DEVICES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 
 
 def devices_in_use() -> int:
-    """How many devices the mesh in use has; 1 without one, and for a program that each device runs by itself."""
+    """How many devices the mesh in use has; 1 without a mesh, and inside `jax.shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
     ours = mesh.axis_names == DEVICES and all(kind == AxisType.Auto for kind in mesh.axis_types)
     return mesh.size if ours else 1
 
 
 def on_explicit_axes(call: Callable) -> Callable:
-    """Let a layer's `call(layer, x, ...)` take arrays on a mesh with Explicit axes, as `jax.make_mesh` makes them.
+    """Let a layer's `call(layer, x, ...)` take arrays on a mesh with Explicit axes, which `jax.make_mesh` makes.
 
-    There the layout of every array is part of its type, and each gather would have to say the one of its result. Inside
-    the axes are Auto, as on other meshes; outputs lie as the tokens do, a routing along its groups.
+    On such axes an array's sharding is part of its type, and every gather would have to name that of its result. So
+    the call runs with Auto axes. Its output is sharded as the tokens are, its routing by group.
     """
 
     @partial(jax.jit, static_argnames=("train",))
@@ -55,7 +55,7 @@ def on_explicit_axes(call: Callable) -> Callable:
             layer, inside, options = jax.tree.map(_without_layout, (layer, x, options))
             y, routing = call(layer, inside, **options)
         tokens = (*jax.typeof(x).sharding.spec, *[None] * x.ndim)[: x.ndim - 1]
-        groups = P(tokens[0]) if routing.logits.shape[0] == x.shape[0] else WHOLE
+        groups = P(tokens[0]) if routing.logits.shape[0] == x.shape[0] else REPLICATED
         places = P(*tokens), jax.tree.map(lambda _: groups, routing)
         return jax.sharding.reshard((y, routing), jax.tree.map(partial(NamedSharding, mesh), places))
 
@@ -73,43 +73,44 @@ def _mesh_of(x: Shaped[Array, "..."]) -> AbstractMesh:
 
 
 def _without_layout(a: Any) -> Any:
-    return jax.sharding.reshard(a, WHOLE) if isinstance(a, jax.Array) else a
+    return jax.sharding.reshard(a, REPLICATED) if isinstance(a, jax.Array) else a
 
 
-def lay_out(tree: PyTree[Shaped[Array, "..."]], spec: P) -> PyTree[Shaped[Array, "..."]]:
-    """The same arrays, laid out so."""
+def constrain(tree: PyTree[Shaped[Array, "..."]], spec: P) -> PyTree[Shaped[Array, "..."]]:
+    """The same arrays, with a sharding constraint."""
     if devices_in_use() == 1:
         return tree
     return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, spec), tree)
 
 
-def whole(program: Callable) -> Callable:
-    """`program(model, batch)`, on a mesh with results whole on every device: every process can read them."""
+def replicated(program: Callable) -> Callable:
+    """`program(model, batch)` on the mesh in use: the batch is sharded, the results are replicated.
+
+    So every process can read them.
+    """
     if devices_in_use() == 1:
         return program
-    on_mesh = jax.jit(program, out_shardings=WHOLE)
-    return lambda model, batch: on_mesh(model, deal_out(batch))
+    on_mesh = jax.jit(program, out_shardings=REPLICATED)
+    return lambda model, batch: on_mesh(model, shard_batch(batch))
 
 
-def deal_out(host: PyTree[Shaped[ndarray, "b ..."]]) -> PyTree[Shaped[Array, "b ..."]]:
-    """Arrays that every process has, on the mesh in use: each device is brought its own rows, or all of them where they
-    cannot be dealt out evenly.
-    """
+def shard_batch(host: PyTree[Shaped[ndarray, "b ..."]]) -> PyTree[Shaped[Array, "b ..."]]:
+    """A batch that every process has, on the mesh in use: sharded by row, or replicated if the rows do not divide."""
     rows = len(jax.tree.leaves(host)[0])
-    where = NamedSharding(jax.sharding.get_mesh(), TOKENS if deals_out(rows) else WHOLE)
+    where = NamedSharding(jax.sharding.get_mesh(), TOKENS if divides_evenly(rows) else REPLICATED)
     return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, where, lambda part: a[part]), host)
 
 
-def deals_out(groups: int) -> bool:
-    """Whether there is a mesh in use, each of whose devices gets as many of the groups (or of other rows)."""
+def divides_evenly(groups: int) -> bool:
+    """Whether a mesh of several devices is in use and their number divides that of the groups."""
     return devices_in_use() > 1 and groups % devices_in_use() == 0
 
 
-def on_each_device(f: Callable, groups: int, *, takes: PyTree[P], gives: PyTree[P]) -> Callable[..., Any]:
-    """`f` on each device's own part of the arrays, so that index tables stay within it.
+def shard_map_groups(f: Callable, groups: int, *, takes: PyTree[P], gives: PyTree[P]) -> Callable[..., Any]:
+    """`f` under `shard_map`, so that its indices stay within a device's own groups.
 
-    The identity where the groups cannot be dealt out evenly: right as well, but then indices reach across devices.
+    `f` itself where the groups do not divide evenly: also right, but then indices reach across devices.
     """
-    if not deals_out(groups):
+    if not divides_evenly(groups):
         return f
     return jax.shard_map(f, in_specs=takes, out_specs=gives, check_vma=False)

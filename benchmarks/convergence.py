@@ -17,7 +17,7 @@ from moejax import data
 from moejax.config import Config
 from moejax.data.dataset import Dataset, first, rows
 from moejax.errors import UserError
-from moejax.models import after_step, build_model
+from moejax.models import build_model
 from moejax.presets import PRESETS
 from moejax.report.markdown import markdown
 from moejax.training.evaluate import evaluate
@@ -41,7 +41,7 @@ class Trainer:
         self.steps = self.per_epoch * train.epochs
         optimizer = make_optimizer(train, self.steps)
         self.init = make_init(partial(build_model, config, dataset.num_classes), optimizer)
-        update = make_update(make_objective(config), optimizer, after_step(self.steps))
+        update = make_update(make_objective(config), optimizer, self.steps)
         state = jax.eval_shape(self.init, parameter_key(0))
         chunk = make_chunk(update, from_all(train.batch_size), every)
         self.chunk, self.compile_seconds = compiled(chunk, state, dataset.train, make_keys(0), 0)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy import ndarray
 
 from moejax.config import Config
-from moejax.models import after_step, build_model
+from moejax.models import build_model
 from moejax.training.feed import epoch_order, from_all
 from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, make_update, parameter_key
 from moejax.training.objective import make_objective
@@ -42,7 +42,7 @@ def make_loops(config: Config, host: dict[str, ndarray], steps: int, schedule: i
     """All three; a call trains one epoch of `steps` steps on the examples, of a `schedule` of so many."""
     size, keys = config.train.batch_size, make_keys(0)
     optimizer = make_optimizer(config.train, schedule)
-    update = make_update(make_objective(config), optimizer, after_step(schedule))
+    update = make_update(make_objective(config), optimizer, schedule)
     init = make_init(lambda rngs: build_model(config, 10, rngs), optimizer)
     state, device = jax.eval_shape(init, parameter_key(0)), jax.device_put(host)
     batch = {name: array[:size] for name, array in host.items()}

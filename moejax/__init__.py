@@ -26,7 +26,7 @@ _HOME = {
         *("grouped_matmul", "grouped_outer"),
     ),
     "losses": (
-        *("load_balance_loss", "importance_loss", "load_loss", "router_z_loss"),
+        *("auxiliary_loss", "load_balance_loss", "importance_loss", "load_loss", "router_z_loss"),
         *("entropy_loss", "usage_loss", "assignment_loss", "mean_square"),
     ),
     "metrics": (
@@ -36,6 +36,7 @@ _HOME = {
     "experts": ("MLP", "GLU", "stack_experts", "apply_experts", "apply_experts_to_all", "apply_experts_to_groups"),
     "routers": ("ROUTERS", "Router", "RouterOptions", "DenseRouter", "SoftRouter"),
     "layers": ("DenseMoE", "SparseMoE", "SoftMoE", "into_groups", "ungroup"),
+    "router_updates": ("update_routers",),
     "huggingface": ("from_huggingface", "to_huggingface"),
     "upcycling": ("upcycle", "upcycle_moments", "upcycle_state"),
     "errors": ("UserError",),

@@ -1,19 +1,57 @@
 """Auxiliary losses: what keeps a router balanced, decided, or on its assignment. Pure functions of the routing.
 
-All are means over all tokens of all groups together, padding left out, and choices are counted before capacity. One
-that means nothing for a kind of routing raises TypeError and names its like.
+Each is a mean over all tokens of all groups, padding left out; choices are counted before capacity. A loss without
+meaning for a kind of routing raises TypeError and names one that has; `auxiliary_loss` leaves it out.
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
+from pydantic import Field
 
-from moejax.routing import DenseRouting, ExpertChoiceRouting, Routing, SoftRouting, TopKRouting
+from moejax.arguments import number, refuse
+from moejax.routing import DenseRouting, ExpertChoiceRouting, Routing, SoftRouting, SparseRouting, TopKRouting
 
 LogitRouting = DenseRouting | TopKRouting | ExpertChoiceRouting
+
+
+def auxiliary_loss(
+    routings: Routing | Sequence[Routing],
+    *,
+    balance: Annotated[float, Field(ge=0, description="Sparse: weight of the load-balance loss.")] = 0.01,
+    z: Annotated[float, Field(ge=0, description="Sparse: weight of the router z-loss.")] = 0.001,
+    importance: Annotated[float, Field(ge=0, description="Weight of CV²(summed gates); Shazeer et al.: 0.1.")] = 0.0,
+    load: Annotated[float, Field(ge=0, description="Weight of CV²(expected load); of routers with noise.")] = 0.0,
+    entropy: Annotated[float, Field(ge=0, description="Weight of a token's mean entropy over experts.")] = 0.0,
+    usage: Annotated[float, Field(ge=0, description="Weight of KL(mean use of the experts ‖ uniform).")] = 0.0,
+    assignment: Annotated[float, Field(ge=0, description="Guided: weight of the cross-entropy.")] = 0.0,
+) -> Float[Array, ""]:
+    """The weighted sum of the losses below over all layers: what a training step adds to its task's loss.
+
+    `routings`: that of one layer or those of several. A loss without meaning for a kind of routing is left out.
+    """
+    terms = {
+        "balance": (balance, load_balance_loss, TopKRouting),
+        "z": (z, router_z_loss, SparseRouting),
+        "importance": (importance, importance_loss, Routing),
+        "load": (load, load_loss, TopKRouting),
+        "entropy": (entropy, entropy_loss, Routing),
+        "usage": (usage, usage_loss, Routing),
+        "assignment": (assignment, assignment_loss, DenseRouting),
+    }
+    refuse([problem for name, (weight, _, _) in terms.items() for problem in number(name, weight, least=0.0)])
+
+    def of_layer(routing: Routing) -> Float[Array, ""]:
+        only(Routing, routing, "auxiliary_loss", "the routing that a layer returns")
+        used = [(weight, loss) for weight, loss, kind in terms.values() if weight and isinstance(routing, kind)]
+        return sum((weight * loss(routing) for weight, loss in used), start=jnp.zeros(()))
+
+    layers = (routings,) if isinstance(routings, Routing) else routings
+    return sum(map(of_layer, layers), start=jnp.zeros(()))
 
 
 def load_balance_loss(routing: Routing) -> Float[Array, ""]:
@@ -84,13 +122,18 @@ def usage_loss(routing: Routing) -> Float[Array, ""]:
     return usage.sum() * math.log(len(usage)) - entropy(usage)
 
 
-def assignment_loss(routing: Routing, assigned: Int[Array, "g t"]) -> Float[Array, ""]:
+def assignment_loss(routing: Routing, assigned: Int[Array, "g t"] | None = None) -> Float[Array, ""]:
     """Mean binary cross-entropy, over tokens and experts, of the probabilities and each token's assigned expert.
 
-    Guided assignment: PyTorch's `binary_cross_entropy(probs, one_hot)`, logarithms not below -100 as there. Raises
-    TypeError for a SoftRouting, whose slots are mixtures of tokens, and ValueError for `assigned` of another shape.
+    Guided assignment: PyTorch's `binary_cross_entropy(probs, one_hot)`, logarithms not below -100 as there. `assigned`:
+    None is what the layer was called with. Raises TypeError for a SoftRouting, whose slots are mixtures of tokens, and
+    ValueError for `assigned` of another shape or where nothing is assigned.
     """
     only(LogitRouting, routing, "assignment_loss", "a dense or sparse layer")
+    if assigned is None:
+        assigned = getattr(routing, "assigned", None)
+    if assigned is None:
+        raise ValueError("assigned is None, and the layer was called without; give each token's expert to either.")
     if jnp.shape(assigned) != routing.probs.shape[:2]:
         raise ValueError(
             f"assigned has shape {jnp.shape(assigned)}, expected an expert for each token, {routing.probs.shape[:2]}."

@@ -1,5 +1,6 @@
 """Auxiliary losses: worked by hand with and without padding, against loops, and against other libraries' formulas."""
 
+import inspect
 import math
 
 import jax
@@ -278,3 +279,42 @@ def test_nothing_but_padding_gives_no_gradient(name):
 def test_the_mean_square_is_over_all_numbers_of_all_arrays():
     module = {"kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "bias": jnp.array([5.0])}
     np.testing.assert_allclose(losses.mean_square(module), (1 + 4 + 9 + 16 + 25) / 5)
+
+
+def test_the_auxiliary_loss_is_the_weighted_sum_over_the_layers():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4)), jnp.float32)
+    sparse, taken = softmax_top_k(logits, 2), expert_choice(logits, 2)
+    assigned = jnp.zeros((2, 5), int)
+    dense, soft = dense_routing(logits)._replace(assigned=assigned), soft_routing(logits[..., None])
+    np.testing.assert_allclose(
+        losses.auxiliary_loss(sparse), 0.01 * balance(sparse) + 0.001 * z_loss(sparse), rtol=1e-6
+    )
+    weights = {
+        "balance": 0.5,
+        "z": 2.0,
+        "importance": 3.0,
+        "load": 5.0,
+        "entropy": 7.0,
+        "usage": 11.0,
+        "assignment": 13.0,
+    }
+    of_all = [
+        sum(w * f(r) for w, f in ((3, importance), (7, entropy), (11, usage))) for r in (sparse, taken, dense, soft)
+    ]
+    of_some = 0.5 * balance(sparse) + 2 * (z_loss(sparse) + z_loss(taken)) + 13 * assignment(dense, assigned)
+    got = jax.jit(lambda *routings: losses.auxiliary_loss(routings, **weights))(sparse, taken, dense, soft)
+    np.testing.assert_allclose(got, sum(of_all) + of_some, rtol=1e-5)
+    assert losses.auxiliary_loss([]) == losses.auxiliary_loss(dense) == 0
+
+
+def test_the_auxiliary_loss_refuses_what_is_no_weight_and_no_routing():
+    routing = dense_routing(jnp.zeros((1, 2, 3)))
+    with pytest.raises(ValueError, match=r"balance is -1.0; it must be at least 0."):
+        losses.auxiliary_loss(routing, balance=-1.0)
+    with pytest.raises(ValueError, match="assigned is None, and the layer was called without"):
+        losses.auxiliary_loss(routing, assignment=1.0)
+    assert {
+        name: p.default
+        for name, p in inspect.signature(losses.auxiliary_loss).parameters.items()
+        if p.default not in (0, p.empty)
+    } == {"balance": 0.01, "z": 0.001}

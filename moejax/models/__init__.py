@@ -8,9 +8,8 @@ image also says `grid`, their rows and columns.
 
 from collections.abc import Callable
 
-import jax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 from numpy import ndarray
 
 from moejax.config import Config
@@ -21,7 +20,7 @@ from moejax.models.image import ImageClassifier
 from moejax.models.lstm import LSTMClassifier
 from moejax.models.pair import PairClassifier
 
-__all__ = ["MODELS", "PRETRAINED", "after_step", "build_model", "pretrained"]
+__all__ = ["MODELS", "PRETRAINED", "build_model", "pretrained"]
 
 # name → (config, number of classes, rngs) → model; `moejax.names.MODELS` says what each is.
 MODELS: dict[str, Callable[..., nnx.Module]] = {
@@ -59,15 +58,3 @@ def pretrained(config: Config) -> dict[str, ndarray]:
         return {}
     find, _ = PRETRAINED[config.model.name]
     return find(config)
-
-
-def after_step(steps: int) -> Callable[[nnx.Module, Float[Array, "l e"], Int[Array, ""]], nnx.Module]:
-    """`(model, load of each layer, step) → model`: what routers change by themselves after each of `steps` steps."""
-
-    def update(model: nnx.Module, load: Float[Array, "l e"], step: Int[Array, ""]) -> nnx.Module:
-        model = jax.tree.map(lambda leaf: leaf, model)  # a copy: the caller's model stays as it is
-        for layer, share in zip(model.moe_layers, load, strict=True):
-            layer.router.after_step(share, step / steps)
-        return model
-
-    return update

@@ -14,7 +14,7 @@ from moejax import metrics_log
 from moejax.config import Config
 from moejax.data.dataset import Dataset, Examples, rows
 from moejax.errors import UserError
-from moejax.models import after_step, build_model, pretrained
+from moejax.models import build_model, pretrained
 from moejax.parameters import parameters
 from moejax.training import frozen, processes
 from moejax.training.average import averaged
@@ -57,7 +57,7 @@ class Fit:
         self.learning_rate = learning_rate_schedule(train, self.steps)
         init = make_init(partial(build_model, config, data.num_classes), optimizer)
         across = self.parallel.across
-        update = make_update(make_objective(config, across), optimizer, after_step(self.steps), across)
+        update = make_update(make_objective(config, across), optimizer, self.steps, across)
         self.keys = self.parallel.made(make_keys, config.seed)
         feed, self.examples = self.parallel.feed(data.train, self.keys.order, train.batch_size, train.chunk)
         chunk = make_chunk(update, feed, train.chunk, across)

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Int, Key, PyTree
 
 from moejax.parameters import parameters, with_parameters
+from moejax.router_updates import update_routers
 from moejax.sharding import TOKENS, constrain
 from moejax.training.collectives import ALONE, Collectives
 from moejax.training.feed import Feed
@@ -37,7 +38,6 @@ class Keys(NamedTuple):
     augment: Key[Array, ""]
 
 
-AfterStep = Callable[[nnx.Module, Array, Array], nnx.Module]
 Update = Callable[[TrainState, Batch, Array], tuple[TrainState, StepMetrics]]
 
 
@@ -69,13 +69,13 @@ def parameter_key(seed: int) -> Key[Array, ""]:
 def make_update(
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    after_step: AfterStep | None = None,
+    steps: int | None = None,
     across: Collectives = ALONE,
 ) -> Update:
     """One step of gradient descent as a pure function (state, batch, key) → (state, metrics).
 
-    It moves the model's parameters and nothing else (`moejax.parameters`).
-    `after_step` then changes what the model changes by itself, given the step's metrics.
+    It moves the model's parameters and nothing else (`moejax.parameters`). In a training of so many `steps`, routers
+    then change what they change by themselves, given the step's load; None: they stay as they are.
     """
 
     optimizer = optax.with_extra_args_support(optimizer)  # some look at the loss
@@ -89,8 +89,9 @@ def make_update(
         gradient, loss = across.mean((gradient, loss))
         change, optimizer_state = optimizer.update(gradient, state.optimizer, learnt, value=loss)
         model, step = with_parameters(state.model, optax.apply_updates(learnt, change)), state.step + 1
-        if after_step is not None:
-            model = after_step(model, metrics.load, step)
+        if steps is not None:
+            model = jax.tree.map(lambda leaf: leaf, model)  # a copy: the caller's state stays as it is
+            update_routers(model.moe_layers, metrics.load, progress=step / steps)
         return TrainState(step, model, optimizer_state), metrics
 
     return update

@@ -1,5 +1,6 @@
 """The objective: what a step minimises and what it reports. A pure function of (model, batch, key)."""
 
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,10 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from moejax import losses, metrics
-from moejax.config import Config, MoeConfig
+from moejax.config import Config
 from moejax.data.augment import augment
 from moejax.parameters import parameters
-from moejax.routing import Routing, SparseRouting, TopKRouting
 from moejax.training.collectives import ALONE, Collectives
 from moejax.training.frozen import hold
 
@@ -32,21 +32,6 @@ class StepMetrics(NamedTuple):
     gate_entropy: Float[Array, "*n l"]  # nats
 
 
-def auxiliary_loss(routing: Routing, moe: MoeConfig) -> Float[Array, ""]:
-    """The weighted auxiliary losses of one layer; those that a routing has no use for are left out."""
-    token_choice = isinstance(routing, TopKRouting)
-    terms = [
-        (moe.balance_weight * token_choice, losses.load_balance_loss),
-        (moe.z_weight * isinstance(routing, SparseRouting), losses.router_z_loss),
-        (moe.importance_weight, losses.importance_loss),
-        (moe.load_weight * token_choice, losses.load_loss),
-        (moe.entropy_weight, losses.entropy_loss),
-        (moe.usage_weight, losses.usage_loss),
-        (moe.assignment_weight, lambda guided: losses.assignment_loss(guided, guided.assigned)),
-    ]
-    return sum((weight * loss(routing) for weight, loss in terms if weight), start=jnp.zeros(()))
-
-
 def disagreement(first: Float[Array, "b y"], second: Float[Array, "b y"]) -> Float[Array, ""]:
     """Mean over examples of the KL divergence between two predictions, mean of both directions, in nats.
 
@@ -63,6 +48,8 @@ def make_objective(config: Config, across: Collectives = ALONE) -> Objective:
     Those, and all metrics, are of the whole batch: where a device holds a share of it, the routings are gathered first.
     """
     t, moe = config.train, config.moe
+    names = list(inspect.signature(losses.auxiliary_loss).parameters)[1:]
+    weights = {name: getattr(moe, f"{name}_weight") for name in names}
 
     def objective(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], StepMetrics]:
         model = hold(model, t.frozen)
@@ -77,7 +64,7 @@ def make_objective(config: Config, across: Collectives = ALONE) -> Objective:
         routings = across.gather(routings)
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), t.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
-        auxiliary = sum(auxiliary_loss(r, moe) for r in routings)
+        auxiliary = losses.auxiliary_loss(routings, **weights)
         if t.consistency:
             auxiliary += t.consistency * disagreement(*jnp.split(logits, 2))
         if moe.l2_weight:

@@ -13,7 +13,7 @@ from moejax.config import MoeConfig, TrainConfig
 from moejax.errors import UserError
 from moejax.experts import MLP
 from moejax.layers import DenseMoE
-from moejax.models import after_step, build_model
+from moejax.models import build_model
 from moejax.parameters import parameters, with_parameters
 from moejax.routers import RouterState
 from moejax.routing import DenseRouting
@@ -76,7 +76,7 @@ def test_decay_leaves_the_balancing_bias_to_the_router(config, dataset, optimize
     config, steps = dataclasses.replace(config, moe=moe, train=train), 10
     adam = make_optimizer(train, steps)
     state = make_init(lambda rngs: build_model(config, 4, rngs), adam)(parameter_key(0))
-    update = jax.jit(make_update(make_objective(config), adam, after_step(steps)))
+    update = jax.jit(make_update(make_objective(config), adam, steps))
     batch, want = {name: jnp.asarray(array[:16]) for name, array in dataset.train.items()}, np.zeros(4)
     for step in range(steps):
         state, metrics = update(state, batch, jax.random.key(step))
@@ -91,7 +91,7 @@ def test_an_annealed_temperature_is_left_to_its_schedule(config, dataset):
     config = dataclasses.replace(config, moe=moe, train=train)
     adam = make_optimizer(train, 4)
     state = make_init(lambda rngs: build_model(config, 4, rngs), adam)(parameter_key(0))
-    update = jax.jit(make_update(make_objective(config), adam, after_step(4)))
+    update = jax.jit(make_update(make_objective(config), adam, 4))
     batch = {name: jnp.asarray(array[:15]) for name, array in dataset.train.items()}
     for step in range(4):
         state, _ = update(state, batch, jax.random.key(step))

@@ -1,0 +1,62 @@
+"""What routers change by themselves after a training step: balancing biases and annealed temperatures."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from moejax.metrics import load
+from moejax.routing import Routing
+
+
+def update_routers(
+    model: nnx.Module | Sequence[nnx.Module],
+    routings: Routing | Iterable[Routing | Float[Array, " e"]],
+    *,
+    progress: Float[Array, ""] | float,
+) -> None:
+    """Let each MoE layer's router change itself, given what it chose in this step. Changes the model in place.
+
+    Call it once a training step, after the optimiser's update. Under `nnx.jit` the caller's model changes; under
+    `jax.jit` return the model from the step, as for any change of it.
+
+    Args:
+      model: its MoE layers are all modules with a `router`, in the order of their numbers in lists or names; or those
+        layers themselves, in a sequence.
+      routings: each layer's routing, in that order, or its load [e] where that is known already.
+      progress: the share of the training that is done, 0 to 1, for what is annealed.
+
+    Raises ValueError, in one sentence, if there is not one routing a layer, or if the layers' order cannot be told.
+    """
+    layers = moe_layers(model) if isinstance(model, nnx.Module) else list(model)
+    of_layers = [routings] if isinstance(routings, Routing) else list(routings)
+    if len(layers) != len(of_layers):
+        raise ValueError(
+            f"update_routers got {len(of_layers)} routings for {len(layers)} MoE layers; give one a layer."
+        )
+    loads = [load(of_layer) if isinstance(of_layer, Routing) else of_layer for of_layer in of_layers]
+    if any(jnp.ndim(share) != 1 for share in loads):
+        shapes = ", ".join(str(jnp.shape(share)) for share in loads)
+        raise ValueError(f"update_routers got loads of the shapes {shapes}; a layer's is [e], under vmap for a stack.")
+    for layer, share in zip(layers, loads, strict=True):
+        layer.router.after_step(share, progress)
+
+
+def moe_layers(model: nnx.Module) -> list[nnx.Module]:
+    """All modules in it that have a router, in the order of the numbers in their paths.
+
+    Raises ValueError if paths differ in more than numbers: which of `encoder.moe` and `decoder.moe` comes first?
+    """
+    found = {
+        ".".join(map(str, path)): module
+        for path, module in nnx.iter_modules(model)
+        if hasattr(getattr(module, "router", None), "after_step")
+    }
+    if len({re.sub(r"\d+", "", path) for path in found}) > 1:
+        raise ValueError(
+            f"the MoE layers {', '.join(found)} have no order; give update_routers the layers themselves, in a list, in"
+            " the order of their routings."
+        )
+    return [found[path] for path in sorted(found, key=lambda path: [int(n) for n in re.findall(r"\d+", path)])]

@@ -19,9 +19,10 @@ from benchmarks.cases import Case, Program, forward, program, sparse, tokens, un
 from benchmarks.interleave import interleave, ratio
 from benchmarks.limit import measure, unavoidable
 from benchmarks.products import forward_with, installed, relative_error
-from moejax.dispatch import combine_dense, grouped_gpu
+from moejax.dispatch import combine_dense
 from moejax.errors import UserError
 from moejax.experts import apply_experts_to_all
+from moejax.kernels import gpu
 from moejax.layers import SparseMoE
 from moejax.report.markdown import markdown
 
@@ -92,7 +93,7 @@ def compare(case: Case, turns: int = TURNS) -> dict:
     """All ways at one shape."""
     made, (x, dy), limit = ways(case), tokens(case), measure(case.dtype, turns, 256 if case == SMALL else None)
     row = {"case": case._asdict() | {"group": case.group_size}, "rate": limit.flops, "layers": {}}
-    row["kernels"] = list(grouped_gpu.working())  # of `grouped`, the first that fit
+    row["kernels"] = list(gpu.working())  # of `grouped`, the first that fit
     row |= unevenness(made["gather"][1], x)
     for passes, (as_passes, arguments) in PASSES.items():
         given, ideal = (x, dy)[:arguments], unavoidable(case, passes)[0] / limit.flops

@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks.cases import Case, program
 from benchmarks.interleave import interleave
-from moejax.dispatch import grouped_matmul
-from moejax.products import matmul
+from moejax.kernels.bfloat16 import matmul
+from moejax.kernels.grouped_matmul import grouped_matmul
 from moejax.report.markdown import markdown
 from moejax.training.folder import cores
 

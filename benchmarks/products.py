@@ -14,7 +14,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from moejax.dispatch import grouped_dispatch, rows_of_groups
+from moejax.dispatch import grouped_dispatch
+from moejax.kernels.grouped_matmul import rows_of_groups
 from moejax.layers import SparseMoE
 from moejax.routers import Context
 
@@ -27,8 +28,8 @@ def ragged_dot() -> Product:
 
 
 def kernels(name: str) -> Product:
-    """Those of `moejax.dispatch.grouped_gpu` by name, whichever our `grouped` uses on this GPU."""
-    module = importlib.import_module(f"moejax.dispatch.grouped_{name}")
+    """Those of `moejax.kernels.gpu` by name, whichever our `grouped` uses on this GPU."""
+    module = importlib.import_module(f"moejax.kernels.gpu_{name}")
 
     @jax.custom_vjp
     def product(x, w, sizes):
@@ -52,7 +53,6 @@ def tokamax() -> Product:
 PRODUCTS: dict[str, Callable[[], Product]] = {
     "ragged_dot": ragged_dot,
     "mosaic": partial(kernels, "mosaic"),
-    "triton": partial(kernels, "triton"),
     "tokamax": tokamax,
 }
 

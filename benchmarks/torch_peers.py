@@ -15,7 +15,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from benchmarks.cases import Case
-from moejax.parallel_blas import cores
+from moejax.kernels.blas_threads import cores
 
 
 class Peer(NamedTuple):

@@ -24,7 +24,8 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
 from moejax.arguments import refuse, whole
-from moejax.dispatch import grouped_matmul, rows_of_groups, slot_matmul
+from moejax.kernels.grouped_matmul import grouped_matmul, rows_of_groups
+from moejax.kernels.slots import slot_matmul
 from moejax.makers import MakeExpert, made, refuse_what_changes
 from moejax.sharding import SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, constrain
 

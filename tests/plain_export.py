@@ -74,7 +74,7 @@ def test_an_exported_layer_and_its_gradient_are_right_for_any_batch(name):
 
 @pytest.mark.parametrize("name", ["softmax_top_k einsum", "softmax_top_k grouped", "soft"])
 def test_an_exported_layer_of_fixed_shapes_calls_no_python_at_any_size(name, monkeypatch):
-    monkeypatch.setattr("moejax.dispatch.slots.LARGE", 0)
+    monkeypatch.setattr("moejax.kernels.slots.LARGE", 0)
     layer, x = make(name), draw(0, 3, 5, D)
     program = jax.jit(lambda x: layer(x)[0])
     assert "xla_buffer_python" in program.lower(x).compile().as_text()

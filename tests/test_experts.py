@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 from reference import mlp, randomly_filled
 
-from moejax.dispatch import slots
 from moejax.experts import (
     GLU,
     MLP,
@@ -20,8 +19,9 @@ from moejax.experts import (
     can_be_grouped,
     stack_experts,
 )
+from moejax.kernels import slots
+from moejax.kernels.cpu_blas import flops
 from moejax.layers import SparseMoE
-from moejax.numpy_call import flops
 
 G, E, C, D, H = 2, 3, 4, 5, 7
 
@@ -181,7 +181,7 @@ def test_experts_can_be_grouped_if_their_call_takes_the_linear_map():
 
 def of_slots(kind, monkeypatch, least, **options):
     """Experts on random slots as a new program, with gradients; BLAS's from so many FLOPs."""
-    monkeypatch.setattr("moejax.dispatch.slots.LARGE", least)
+    monkeypatch.setattr("moejax.kernels.slots.LARGE", least)
     experts = randomly_filled(lambda: stack_experts(lambda rngs: kind(D, H, rngs=rngs, **options), E, nnx.Rngs(0)))
     x, dy = draw(E, G, C, D), draw(E, G, C, D)
 
@@ -208,7 +208,7 @@ def test_large_products_of_slots_are_blas_and_equal_xlas(kind, options, monkeypa
 
 @pytest.mark.parametrize(("dtype", "calls"), [(None, 2), (jnp.bfloat16, 0)])
 def test_what_blas_has_no_product_of_stays_with_xla(dtype, calls, monkeypatch):
-    monkeypatch.setattr("moejax.dispatch.slots.LARGE", 0)
+    monkeypatch.setattr("moejax.kernels.slots.LARGE", 0)
     experts = randomly_filled(lambda: stack_experts(lambda rngs: MLP(D, H, dtype=dtype, rngs=rngs), E, nnx.Rngs(0)))
     program = jax.jit(lambda experts, x: apply_experts(experts, x)).lower(experts, draw(E, G, C, D)).compile()
     assert program.as_text().count('custom_call_target="xla_buffer_python') == calls
@@ -233,7 +233,7 @@ class Scaled(nnx.Module):
 @pytest.mark.parametrize("least", [0, np.inf])
 def test_a_weight_that_passes_by_the_linear_map_belongs_to_its_expert_in_slots(least, monkeypatch):
     # As many experts as hidden numbers: [e] gains times [n, e] rows would be silent.
-    monkeypatch.setattr("moejax.dispatch.slots.LARGE", least)
+    monkeypatch.setattr("moejax.kernels.slots.LARGE", least)
     experts, x = randomly_filled(lambda: stack_experts(Scaled, E, nnx.Rngs(0))), draw(E, G, C, E)
     got = jax.jit(lambda experts, x: apply_experts(experts, x))(experts, x)
     np.testing.assert_allclose(got, [answer(one_of(experts, e), x[e]) for e in range(E)], rtol=1e-5, atol=1e-6)

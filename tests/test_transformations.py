@@ -56,7 +56,7 @@ def squares(layer, x, mask=None):
     ),
 )
 def test_forward_mode_agrees_with_reverse_mode_at_all_sizes(name, least, monkeypatch):
-    monkeypatch.setattr("moejax.dispatch.slots.LARGE", least)
+    monkeypatch.setattr("moejax.kernels.slots.LARGE", least)
     layer, x = make(name), draw(0, 3, 5, D)
     graph, parameters, rest = nnx.split(layer, nnx.Param, ...)
 

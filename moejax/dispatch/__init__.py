@@ -11,10 +11,8 @@
 Each is called as `way(experts, x, routing, ...)` and computes the same outputs and gradients, to rounding. `experts` is
 the only thing it knows of them: a function of [e, g, c, d] for slots, of ([n, d], sizes) for sorted tokens.
 
-`places` holds the index tables of gather and grouped; `rows` moves whole rows by them, in both directions without a
-scatter; `grouped_matmul` is the product that grouped experts are made of, `slots` that of experts with slots. What
-computes them: `grouped_cpu` by `grouped_numpy` or `grouped_blocks`, `grouped_gpu` by `grouped_mosaic` or
-`grouped_triton`, others by `grouped_ragged`.
+`index_tables` says which row holds which token, for gather and grouped; `rows` moves whole rows by it, in both
+directions without a scatter. What computes the experts' products is in `moejax.kernels`.
 """
 
 from moejax.dispatch.einsum import (
@@ -27,8 +25,7 @@ from moejax.dispatch.einsum import (
 )
 from moejax.dispatch.gather import gather_dispatch
 from moejax.dispatch.grouped import grouped_dispatch, grouped_over_mesh
-from moejax.dispatch.grouped_matmul import grouped_matmul, grouped_outer, rows_of_groups
-from moejax.dispatch.slots import slot_matmul
+from moejax.kernels.grouped_matmul import grouped_matmul, grouped_outer
 
 __all__ = [
     "combine_dense",
@@ -41,7 +38,5 @@ __all__ = [
     "grouped_matmul",
     "grouped_outer",
     "grouped_over_mesh",
-    "rows_of_groups",
-    "slot_matmul",
     "sparse_masks",
 ]

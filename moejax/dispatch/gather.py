@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float
 
 from moejax.dispatch.einsum import SlotExperts
-from moejax.dispatch.places import slot_places
+from moejax.dispatch.index_tables import slot_tables
 from moejax.dispatch.rows import combine_rows, take_tokens
 from moejax.routing import SparseRouting
 from moejax.sharding import SLOTS_BY_TOKEN, TOKENS, shard_map_groups
@@ -19,12 +19,13 @@ def gather_dispatch(
     g, t, d = x.shape
 
     def fill(x, routing):
-        where = slot_places(routing, capacity)
-        return take_tokens(x.reshape(-1, d), where).reshape(-1, x.shape[0], capacity, d), where
+        tables = slot_tables(routing, capacity)
+        return take_tokens(x.reshape(-1, d), tables).reshape(-1, x.shape[0], capacity, d), tables
 
-    def empty(y, where):
-        return combine_rows(y.reshape(-1, y.shape[-1]), where).astype(y.dtype)
+    def empty(y, tables):
+        return combine_rows(y.reshape(-1, y.shape[-1]), tables).astype(y.dtype)
 
-    slots, where = shard_map_groups(fill, g, takes=TOKENS, gives=(SLOTS_BY_TOKEN, TOKENS))(x, routing)
+    slots, tables = shard_map_groups(fill, g, takes=TOKENS, gives=(SLOTS_BY_TOKEN, TOKENS))(x, routing)
     y = experts(slots)
-    return shard_map_groups(empty, g, takes=(SLOTS_BY_TOKEN, TOKENS), gives=TOKENS)(y, where).reshape(g, t, y.shape[-1])
+    y = shard_map_groups(empty, g, takes=(SLOTS_BY_TOKEN, TOKENS), gives=TOKENS)(y, tables)
+    return y.reshape(g, t, y.shape[-1])

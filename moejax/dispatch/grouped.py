@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Key, PyTree, Shaped
 
-from moejax.dispatch.places import sorted_places
+from moejax.dispatch.index_tables import sorted_tables
 from moejax.dispatch.rows import combine_rows, take_tokens
 from moejax.routing import TopKRouting
 from moejax.sharding import DEVICES, EXPERT, EXPERTS, REPLICATED, TOKENS, divides_evenly, shard_map_groups
@@ -36,9 +36,9 @@ def grouped_dispatch(experts: GroupedExperts, x: Float[Array, "g t d"], routing:
 def _sums(experts: GroupedExperts, x: Float[Array, "g t d"], routing: TopKRouting) -> tuple[Array, DTypeLike]:
     """What `grouped_dispatch` rounds in the end, and to which type."""
     g, t, d = x.shape
-    where, sizes = sorted_places(routing)
-    y = experts(take_tokens(x.reshape(g * t, d), where), sizes)
-    return combine_rows(y, where).reshape(g, t, y.shape[-1]), y.dtype
+    tables, sizes = sorted_tables(routing)
+    y = experts(take_tokens(x.reshape(g * t, d), tables), sizes)
+    return combine_rows(y, tables).reshape(g, t, y.shape[-1]), y.dtype
 
 
 def grouped_over_mesh(

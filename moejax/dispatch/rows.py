@@ -1,7 +1,7 @@
 """Rows by index, in both directions a gather: the derivative of a gather is a scatter-add, slow on GPU and TPU.
 
-`take_tokens` and `combine_rows` know both index tables (`places.Places`), so each derivative reads by the other one.
-What a token gets from its rows is added up in float32, or wider, whatever the rows are in.
+`take_tokens` and `combine_rows` know both index tables, so each derivative reads by the other one. What a token gets
+from its rows is added up in float32, or wider, whatever the rows are in.
 
 Axis letters: n tokens, k choices of a token, r rows that experts work on, d model width.
 """
@@ -9,41 +9,41 @@ Axis letters: n tokens, k choices of a token, r rows that experts work on, d mod
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from moejax.dispatch.places import Places
-from moejax.multilinear import multilinear
+from moejax.dispatch.index_tables import IndexTables
+from moejax.kernels.multilinear import multilinear
 
 
-def take_tokens(x: Float[Array, "n d"], where: Places) -> Float[Array, "r d"]:
+def take_tokens(x: Float[Array, "n d"], tables: IndexTables) -> Float[Array, "r d"]:
     """Each row its token; zeros in empty rows."""
-    return _take(x, where.choices, where.places)
+    return _take(x, tables.choice_of_row, tables.row_of_choice)
 
 
-def combine_rows(y: Float[Array, "r d"], where: Places) -> Float[Array, "n d"]:
+def combine_rows(y: Float[Array, "r d"], tables: IndexTables) -> Float[Array, "n d"]:
     """Each token the sum of its rows, weighted, in float32 at least; zeros if it has none."""
     wide = jnp.promote_types(y.dtype, jnp.float32)
-    return _combine(y, where.weights.astype(wide), where.choices, where.places)
+    return _combine(y, tables.weights.astype(wide), tables.choice_of_row, tables.row_of_choice)
 
 
-@multilinear(lambda ct, x, choices, places: _sum_of_rows(ct, places).astype(ct.dtype))
-def _take(x, choices, places):
-    return _rows(x, choices // places.shape[1])  # -1 stays -1
+@multilinear(lambda ct, x, choice, row: _sum_of_rows(ct, row).astype(ct.dtype))
+def _take(x, choice, row):
+    return _rows(x, choice // row.shape[1])  # -1 stays -1
 
 
 @multilinear(
-    lambda ct, dtype, weights, choices, places: _weighted_rows(ct.astype(dtype), weights, choices, places),
-    lambda ct, y, dtype, choices, places: _products(y, ct, places),
+    lambda ct, dtype, weights, choice, row: _weighted_rows(ct.astype(dtype), weights, choice, row),
+    lambda ct, y, dtype, choice, row: _products(y, ct, row),
 )
-def _combine(y, weights, choices, places):
-    return _sum_of_rows(y, places, weights.astype(y.dtype))  # as `combine_slots` rounds them
+def _combine(y, weights, choice, row):
+    return _sum_of_rows(y, row, weights.astype(y.dtype))  # as `combine_slots` rounds them
 
 
 def _sum_of_rows(
-    y: Float[Array, "r d"], places: Int[Array, "n k"], weights: Float[Array, "n k"] | None = None
+    y: Float[Array, "r d"], row: Int[Array, "n k"], weights: Float[Array, "n k"] | None = None
 ) -> Float[Array, "n d"]:
     wide = jnp.promote_types(y.dtype, jnp.float32)
-    total = jnp.zeros((places.shape[0], y.shape[1]), wide)
-    for j in range(places.shape[1]):
-        rows = _rows(y, places[:, j]).astype(wide)
+    total = jnp.zeros((row.shape[0], y.shape[1]), wide)
+    for j in range(row.shape[1]):
+        rows = _rows(y, row[:, j]).astype(wide)
         total += rows if weights is None else weights[:, j, None].astype(wide) * rows
     return total
 
@@ -53,11 +53,11 @@ def _rows(x: Float[Array, "n d"], index: Int[Array, " *r"]) -> Float[Array, "*r 
 
 
 def _weighted_rows(
-    ct: Float[Array, "n d"], weights: Float[Array, "n k"], choices: Int[Array, " r"], places: Int[Array, "n k"]
+    ct: Float[Array, "n d"], weights: Float[Array, "n k"], choice: Int[Array, " r"], row: Int[Array, "n k"]
 ) -> Float[Array, "r d"]:
-    return _rows(weights.reshape(-1, 1), choices).astype(ct.dtype) * _take(ct, choices, places)
+    return _rows(weights.reshape(-1, 1), choice).astype(ct.dtype) * _take(ct, choice, row)
 
 
-def _products(y: Float[Array, "r d"], ct: Float[Array, "n d"], places: Int[Array, "n k"]) -> Float[Array, "n k"]:
-    products = [jnp.sum(_rows(y, index).astype(ct.dtype) * ct, axis=-1) for index in places.T]
+def _products(y: Float[Array, "r d"], ct: Float[Array, "n d"], row: Int[Array, "n k"]) -> Float[Array, "n k"]:
+    products = [jnp.sum(_rows(y, index).astype(ct.dtype) * ct, axis=-1) for index in row.T]
     return jnp.stack(products, axis=-1)

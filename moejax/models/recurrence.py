@@ -13,7 +13,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
-from moejax.products import as_bits, from_bits, matmul, matmul_transposed, outer
+from moejax.kernels.bfloat16 import as_bits, from_bits, matmul, matmul_transposed, outer
 
 
 class LSTM(nnx.Module):

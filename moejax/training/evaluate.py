@@ -11,8 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
 
-from moejax import metrics, numpy_call
+from moejax import metrics
 from moejax.data.dataset import Examples, rows
+from moejax.kernels import cpu_blas
 from moejax.layers import ungroup
 from moejax.routing import Routing
 from moejax.sharding import TOKENS, constrain, replicated
@@ -118,7 +119,7 @@ def flops_per_example(model: nnx.Module, data: Examples, batch_size: int) -> flo
     batch = {name: array[:batch_size] for name, array in data.items()}
     model = jax.tree.map(_of_one_device, model)
     compiled = evaluate_batch.lower(model, batch).compile()
-    return None if " while(" in compiled.as_text() else numpy_call.flops(compiled) / rows(batch)
+    return None if " while(" in compiled.as_text() else cpu_blas.flops(compiled) / rows(batch)
 
 
 def _of_one_device(a: Array) -> Array | jax.ShapeDtypeStruct:

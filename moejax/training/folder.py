@@ -23,7 +23,7 @@ from moejax import metrics_log
 from moejax.config import Config, from_json, to_json
 from moejax.errors import UserError, of_the_system
 from moejax.files import write_whole
-from moejax.parallel_blas import cores
+from moejax.kernels.blas_threads import cores
 from moejax.training.processes import is_first
 
 

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from moejax.config import Config, TrainConfig
 from moejax.data.dataset import Dataset
 from moejax.errors import UserError
-from moejax.multilinear import inside
+from moejax.kernels.multilinear import inside
 from moejax.parameters import parameters
 
 # What goes into these or comes out of them are arrays in memory, as good as all of them kept for the backward pass.

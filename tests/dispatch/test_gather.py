@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from moejax.dispatch import gather_dispatch, grouped_dispatch
-from moejax.dispatch.places import Places, inverse, slot_places
+from moejax.dispatch.index_tables import IndexTables, inverse, slot_tables
 from moejax.dispatch.rows import combine_rows, take_tokens
 from moejax.routing import ExpertChoiceRouting, TopKRouting, assign, expert_choice, softmax_top_k
 
@@ -33,7 +33,7 @@ def test_the_inverse_of_the_inverse_is_the_table(order, used):
     np.testing.assert_array_equal(inverse(inverse(jnp.asarray(table), 6), 6), table)
 
 
-def test_places_of_token_choice_by_hand():
+def test_index_tables_of_token_choice_by_hand():
     # Two experts of two slots, two groups of two tokens: rows 0 1 | 2 3 are expert 0's, 4 5 | 6 7 expert 1's.
     routing = TopKRouting(
         logits=jnp.zeros((2, 2, 2)),
@@ -42,14 +42,14 @@ def test_places_of_token_choice_by_hand():
         weights=jnp.array([[[0.9, 0.1], [0.8, 0.2]], [[0.7, 0.3], [0, 0]]]),
         slots=jnp.array([[[0, 0], [1, -1]], [[0, 0], [-1, -1]]]),
     )
-    where = slot_places(routing, 2)
-    np.testing.assert_array_equal(where.places, [[0, 4], [1, -1], [6, 2], [-1, -1]])
+    tables = slot_tables(routing, 2)
+    np.testing.assert_array_equal(tables.row_of_choice, [[0, 4], [1, -1], [6, 2], [-1, -1]])
     # Choices are counted token by token: 0 and 1 are token 0's, and so on.
-    np.testing.assert_array_equal(where.choices, [0, 2, 5, -1, 1, -1, 4, -1])
-    np.testing.assert_allclose(where.weights, [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0, 0]])
+    np.testing.assert_array_equal(tables.choice_of_row, [0, 2, 5, -1, 1, -1, 4, -1])
+    np.testing.assert_allclose(tables.weights, [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0, 0]])
 
 
-def test_places_of_expert_choice_by_hand():
+def test_index_tables_of_expert_choice_by_hand():
     # One group of three tokens, two experts: expert 0 takes tokens 2 and 0, expert 1 token 2 and nobody.
     routing = ExpertChoiceRouting(
         logits=jnp.zeros((1, 3, 2)),
@@ -57,28 +57,28 @@ def test_places_of_expert_choice_by_hand():
         tokens=jnp.array([[[2, 0], [2, -1]]]),
         weights=jnp.array([[[0.9, 0.6], [0.1, 0]]]),
     )
-    where = slot_places(routing, 2)
-    np.testing.assert_array_equal(where.choices, [4, 0, 5, -1])
-    np.testing.assert_array_equal(where.places, [[1, -1], [-1, -1], [0, 2]])
-    np.testing.assert_allclose(where.weights, [[0.6, 0], [0, 0], [0.9, 0.1]])
+    tables = slot_tables(routing, 2)
+    np.testing.assert_array_equal(tables.choice_of_row, [4, 0, 5, -1])
+    np.testing.assert_array_equal(tables.row_of_choice, [[1, -1], [-1, -1], [0, 2]])
+    np.testing.assert_allclose(tables.weights, [[0.6, 0], [0, 0], [0.9, 0.1]])
 
 
-WHERE = Places(
-    choices=jnp.array([3, -1, 0, 6, -1, 7, 2]),
-    places=jnp.array([[2, -1], [6, 0], [-1, -1], [3, 5]]),
+TABLES = IndexTables(
+    choice_of_row=jnp.array([3, -1, 0, 6, -1, 7, 2]),
+    row_of_choice=jnp.array([[2, -1], [6, 0], [-1, -1], [3, 5]]),
     weights=jnp.asarray(draw(0, N, K)),
 )
 
 
 @jax.jit
 def take_and_pull(x, dy):
-    y, pull = jax.vjp(lambda x: take_tokens(x, WHERE), x)
+    y, pull = jax.vjp(lambda x: take_tokens(x, TABLES), x)
     return y, pull(dy)[0]
 
 
 @jax.jit
 def combine_and_pull(y, weights, dout):
-    out, pull = jax.vjp(lambda y, weights: combine_rows(y, WHERE._replace(weights=weights)), y, weights)
+    out, pull = jax.vjp(lambda y, weights: combine_rows(y, TABLES._replace(weights=weights)), y, weights)
     return out, *pull(dout)
 
 
@@ -86,7 +86,7 @@ def test_taking_tokens_and_its_gradient_equal_loops():
     x, dy = draw(1, N, D), draw(2, R, D)
     y, dx = take_and_pull(x, dy)
     want_y, want_dx = np.zeros((R, D)), np.zeros((N, D))
-    for r, choice in enumerate(np.asarray(WHERE.choices)):
+    for r, choice in enumerate(np.asarray(TABLES.choice_of_row)):
         if choice >= 0:
             want_y[r] = x[choice // K]
             want_dx[choice // K] += dy[r]
@@ -98,7 +98,7 @@ def test_combining_rows_and_its_gradients_equal_loops():
     y, weights, dout = draw(1, R, D), draw(2, N, K), draw(3, N, D)
     got = combine_and_pull(y, weights, dout)
     out, dy, dweights = np.zeros((N, D)), np.zeros((R, D)), np.zeros((N, K))
-    for (n, j), r in np.ndenumerate(np.asarray(WHERE.places)):
+    for (n, j), r in np.ndenumerate(np.asarray(TABLES.row_of_choice)):
         if r >= 0:
             out[n] += weights[n, j] * y[r]
             dy[r] = weights[n, j] * dout[n]
@@ -124,7 +124,7 @@ def test_the_outputs_of_a_token_are_added_up_in_float32(way):
 def test_both_can_be_differentiated_twice():
     # A quadratic form of x: its second derivative along v is the form of v, whatever moves the rows.
     def form(x):
-        return (combine_rows(take_tokens(x, WHERE), WHERE) ** 2).sum()
+        return (combine_rows(take_tokens(x, TABLES), TABLES) ** 2).sum()
 
     x, v = jnp.asarray(draw(4, N, D)), jnp.asarray(draw(5, N, D))
     curvature = jax.jit(jax.grad(lambda x: jnp.vdot(jax.grad(form)(x), v)))(x)

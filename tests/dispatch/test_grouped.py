@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import chosen
 
-from moejax.dispatch import grouped_dispatch, grouped_matmul
-from moejax.dispatch.places import sorted_places
+from moejax.dispatch import grouped_dispatch
+from moejax.dispatch.index_tables import sorted_tables
+from moejax.kernels.grouped_matmul import grouped_matmul
 from moejax.routing import assign, mask_tokens, softmax_top_k
 
 few = settings(deadline=None, max_examples=25)
@@ -20,21 +21,21 @@ def draw(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def test_places_sort_the_choices_by_expert_and_within_it_by_token():
+def test_index_tables_sort_the_choices_by_expert_and_within_it_by_token():
     # Choices in order, token by token: 1 0 | 1 2 | 0 2, so expert 0 has choices 1 and 4, 1 has 0 and 2, 2 has 3 and 5.
-    where, sizes = sorted_places(chosen([[[1, 0], [1, 2]], [[0, 2], [-1, -1]]], 4))
+    tables, sizes = sorted_tables(chosen([[[1, 0], [1, 2]], [[0, 2], [-1, -1]]], 4))
     np.testing.assert_array_equal(sizes, [2, 2, 2, 0])
-    np.testing.assert_array_equal(where.choices, [1, 4, 0, 2, 3, 5, -1, -1])
-    np.testing.assert_array_equal(where.places, [[2, 0], [3, 4], [1, 5], [-1, -1]])
-    np.testing.assert_allclose(where.weights, np.full((4, 2), 0.5))
+    np.testing.assert_array_equal(tables.choice_of_row, [1, 4, 0, 2, 3, 5, -1, -1])
+    np.testing.assert_array_equal(tables.row_of_choice, [[2, 0], [3, 4], [1, 5], [-1, -1]])
+    np.testing.assert_allclose(tables.weights, np.full((4, 2), 0.5))
 
 
 def test_dropped_choices_become_empty_rows():
     routing = assign(chosen([[[0], [0], [1]]], 2), 1)
-    where, sizes = sorted_places(routing)
+    tables, sizes = sorted_tables(routing)
     np.testing.assert_array_equal(sizes, [1, 1])
-    np.testing.assert_array_equal(where.choices, [0, 2, -1])
-    np.testing.assert_array_equal(where.places, [[0], [-1], [1]])
+    np.testing.assert_array_equal(tables.choice_of_row, [0, 2, -1])
+    np.testing.assert_array_equal(tables.row_of_choice, [[0], [-1], [1]])
 
 
 def test_experts_get_each_row_once_and_nothing_else():

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from reference import draw
 
-from moejax.dispatch import einsum_dispatch, gather_dispatch, grouped_dispatch, grouped_matmul
+from moejax.dispatch import einsum_dispatch, gather_dispatch, grouped_dispatch
 from moejax.experts import GLU, MLP, apply_experts, apply_experts_to_groups, stack_experts
+from moejax.kernels.grouped_matmul import grouped_matmul
+from moejax.kernels.multilinear import inside
 from moejax.losses import importance_loss, load_balance_loss, router_z_loss
 from moejax.metrics import dropped, load
-from moejax.multilinear import inside
 from moejax.routing import assign, expert_choice, mask_tokens, softmax_top_k
 
 few = settings(deadline=None, max_examples=10)

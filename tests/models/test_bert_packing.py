@@ -16,8 +16,8 @@ MASK = jnp.array([[True, True, False], [True, False, False], [True, True, True]]
 
 def test_a_packing_by_hand():
     where = packing(MASK, 8)
-    np.testing.assert_array_equal(where.choices, [0, 1, 3, 6, 7, 8, -1, -1])
-    np.testing.assert_array_equal(where.places.reshape(3, 3), [[0, 1, -1], [2, -1, -1], [3, 4, 5]])
+    np.testing.assert_array_equal(where.choice_of_row, [0, 1, 3, 6, 7, 8, -1, -1])
+    np.testing.assert_array_equal(where.row_of_choice.reshape(3, 3), [[0, 1, -1], [2, -1, -1], [3, 4, 5]])
     ids = jnp.arange(10, 19).reshape(3, 3)
     np.testing.assert_array_equal(pack_ids(ids, where), [[10, 11, 13, 16, 17, 18, 0, 0]])
     np.testing.assert_array_equal(pack_ids(ids, None), ids)
@@ -25,8 +25,8 @@ def test_a_packing_by_hand():
 
 def test_what_does_not_fit_is_cut_from_the_end():
     where = packing(MASK, 4)
-    np.testing.assert_array_equal(where.choices, [0, 1, 3, 6])
-    np.testing.assert_array_equal(where.places.reshape(3, 3), [[0, 1, -1], [2, -1, -1], [3, -1, -1]])
+    np.testing.assert_array_equal(where.choice_of_row, [0, 1, 3, 6])
+    np.testing.assert_array_equal(where.row_of_choice.reshape(3, 3), [[0, 1, -1], [2, -1, -1], [3, -1, -1]])
 
 
 @pytest.mark.parametrize("rows", [6, 8, 20])
@@ -50,7 +50,7 @@ def test_there_and_back(rows):
 
 def test_of_too_many_the_longest_examples_lose_their_last_ones():
     np.testing.assert_array_equal(fitting(MASK, 5), [[1, 1, 0], [1, 0, 0], [1, 1, 0]])
-    np.testing.assert_array_equal(packing(MASK, 5).choices, [0, 1, 3, 6, 7])
+    np.testing.assert_array_equal(packing(MASK, 5).choice_of_row, [0, 1, 3, 6, 7])
     np.testing.assert_array_equal(fitting(MASK, 3)[:, 0], [1, 1, 1])  # no example is lost as a whole
     np.testing.assert_array_equal(fitting(MASK, 6), MASK)
 

@@ -16,12 +16,12 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
 from moejax.config import Config, ModelConfig
 from moejax.data.mrpc_pieces import PADDING
-from moejax.dispatch.places import Places
+from moejax.dispatch.index_tables import IndexTables
 from moejax.experts import MLP
+from moejax.kernels.bfloat16 import matmul
 from moejax.models.bert.packing import fitting, pack, pack_ids, packing, unpack
 from moejax.models.dropout import dropout
 from moejax.models.layer import layer_maker
-from moejax.products import matmul
 from moejax.routing import Routing
 
 POSITIONS, SEGMENTS = 512, 2
@@ -64,7 +64,7 @@ class Attention(nnx.Module):
         self.output = nnx.Linear(m.width, m.width, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "g n d"], mask: Bool[Array, "b t"], where: Places | None
+        self, x: Float[Array, "g n d"], mask: Bool[Array, "b t"], where: IndexTables | None
     ) -> Float[Array, "g n d"]:
         b, t = mask.shape
         q, k, v = jnp.split(
@@ -96,7 +96,7 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "g n d"],
         mask: Bool[Array, "b t"],
-        where: Places | None,
+        where: IndexTables | None,
         *,
         train: bool,
         key: Key[Array, ""] | None,
@@ -106,7 +106,7 @@ class Block(nnx.Module):
         if self.moe is None:
             y, routing = self.mlp(x, linear=mixed), None
         else:
-            real = mask if where is None else (where.choices >= 0)[None]
+            real = mask if where is None else (where.choice_of_row >= 0)[None]
             y, routing = self.moe(x.astype(self.dtype), train=train, key=keys[1], mask=real)
         return self.norm(x + dropout(keys[2], y.astype(jnp.float32), self.rate)), routing
 

@@ -8,19 +8,19 @@ Axis letters: b examples, t places of an example, n tokens packed, d width.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from moejax.dispatch.places import Places, inverse
+from moejax.dispatch.index_tables import IndexTables, inverse
 from moejax.dispatch.rows import combine_rows, take_tokens
 
 
-def packing(mask: Bool[Array, "b t"], rows: int) -> Places:
+def packing(mask: Bool[Array, "b t"], rows: int) -> IndexTables:
     """Where each token goes: those that fit, in their order, to the first of `rows` rows.
 
     A packing is a dispatch to one expert, and moves rows as that does: a gather in both directions.
     """
     real = fitting(mask, rows).reshape(-1)
-    places = jnp.where(real, jnp.cumsum(real) - 1, -1)
-    choices = inverse(places, min(rows, mask.size))
-    return Places(choices, places[:, None], jnp.ones((mask.size, 1)))
+    row = jnp.where(real, jnp.cumsum(real) - 1, -1)
+    choice = inverse(row, min(rows, mask.size))
+    return IndexTables(choice, row[:, None], jnp.ones((mask.size, 1)))
 
 
 def fitting(mask: Bool[Array, "b t"], rows: int) -> Bool[Array, "b t"]:
@@ -29,18 +29,18 @@ def fitting(mask: Bool[Array, "b t"], rows: int) -> Bool[Array, "b t"]:
     return mask & (place_by_place <= rows)
 
 
-def pack(x: Float[Array, "b t d"], where: Places | None) -> Float[Array, "g n d"]:
+def pack(x: Float[Array, "b t d"], tables: IndexTables | None) -> Float[Array, "g n d"]:
     """The tokens as one group, zeros in empty rows; as they are for None."""
-    return x if where is None else take_tokens(x.reshape(-1, x.shape[-1]), where)[None]
+    return x if tables is None else take_tokens(x.reshape(-1, x.shape[-1]), tables)[None]
 
 
-def unpack(x: Float[Array, "g n d"], where: Places | None, t: int) -> Float[Array, "b t d"]:
+def unpack(x: Float[Array, "g n d"], tables: IndexTables | None, t: int) -> Float[Array, "b t d"]:
     """The tokens where they came from, `t` places an example, zeros for padding; as they are for None."""
-    return x if where is None else combine_rows(x[0], where).astype(x.dtype).reshape(-1, t, x.shape[-1])
+    return x if tables is None else combine_rows(x[0], tables).astype(x.dtype).reshape(-1, t, x.shape[-1])
 
 
-def pack_ids(ids: Int[Array, "b t"], where: Places | None) -> Int[Array, "g n"]:
+def pack_ids(ids: Int[Array, "b t"], tables: IndexTables | None) -> Int[Array, "g n"]:
     """Numbers of the tokens as one group, 0 in empty rows; as they are for None."""
-    if where is None:
+    if tables is None:
         return ids
-    return ids.reshape(-1).at[where.choices].get(mode="fill", fill_value=0, wrap_negative_indices=False)[None]
+    return ids.reshape(-1).at[tables.choice_of_row].get(mode="fill", fill_value=0, wrap_negative_indices=False)[None]

@@ -1,10 +1,9 @@
 """Which kernels compute grouped matrix products on this GPU: the first that fit and were right when tried on it.
 
     mosaic   Hopper, numbers of 16 bits, widths of whole tiles
-    triton   any NVIDIA GPU
     ragged   XLA's own, slower by far; with a warning that says why. Also in exported programs, for any GPU
 
-Each is a module grouped_NAME with `matmul` and `outer`; kernels say by `fits` what they can multiply.
+Each is a module gpu_NAME with `matmul` and `outer`; kernels say by `fits` what they can multiply.
 """
 
 import functools
@@ -17,10 +16,10 @@ import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from moejax.dispatch import grouped_ragged
-from moejax.multilinear import Lowering
+from moejax.kernels import ragged
+from moejax.kernels.multilinear import Lowering
 
-KERNELS = ("mosaic", "triton")  # imported where there is a GPU alone: Pallas takes long
+KERNELS = ("mosaic",)  # imported where there is a GPU alone: Pallas takes long
 _TOLERANCE = 0.02  # of bfloat16, as a share of the answer's length
 
 
@@ -34,7 +33,7 @@ def matmul(
 ) -> Float[Array, "r h"]:
     """`grouped_matmul`, without a derivative."""
     h = w.shape[1] if transposed else w.shape[2]
-    kernels = grouped_ragged if lowering.exported else chosen(x.shape[1], h, x.dtype)
+    kernels = ragged if lowering.exported else chosen(x.shape[1], h, x.dtype)
     return sequential_vmap(lambda x, w, sizes: kernels.matmul(x, w, sizes, transposed))(x, w, sizes)
 
 
@@ -42,13 +41,13 @@ def outer(
     lowering: Lowering, x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e"]
 ) -> Float[Array, "e d h"]:
     """`grouped_outer`, without a derivative."""
-    kernels = grouped_ragged if lowering.exported else chosen(x.shape[1], dy.shape[1], x.dtype)
+    kernels = ragged if lowering.exported else chosen(x.shape[1], dy.shape[1], x.dtype)
     return sequential_vmap(kernels.outer)(x, dy, sizes)
 
 
 def chosen(d: int, h: int, dtype: DTypeLike) -> ModuleType:
     """The kernels for rows of d and matrices of d × h."""
-    return next((kernels for kernels in working().values() if kernels.fits(d, h, dtype)), grouped_ragged)
+    return next((kernels for kernels in working().values() if kernels.fits(d, h, dtype)), ragged)
 
 
 @functools.cache
@@ -59,7 +58,7 @@ def working() -> dict[str, ModuleType]:
     found, failures = {}, []
     for name in KERNELS:
         try:
-            kernels = importlib.import_module(f"moejax.dispatch.grouped_{name}")
+            kernels = importlib.import_module(f"moejax.kernels.gpu_{name}")
             error = greatest_error(kernels)
         except Exception as failure:  # of a compiler that knows this GPU or this version of JAX not well enough
             failures.append(f"{name} failed ({type(failure).__name__}: {failure}".splitlines()[0][:200] + ")")
@@ -89,7 +88,7 @@ def greatest_error(kernels: ModuleType) -> float:
         return [product.astype(jnp.float32) for product in three]
 
     with jax.ensure_compile_time_eval():  # also in the middle of tracing
-        answers, right = (jax.jit(lambda k=k: products(k))() for k in (kernels, grouped_ragged))
+        answers, right = (jax.jit(lambda k=k: products(k))() for k in (kernels, ragged))
         errors = [jnp.linalg.norm(a - b) / jnp.linalg.norm(b) for a, b in zip(answers, right, strict=True)]
         worst = float(jnp.stack(errors).max())
     return worst if worst == worst else float("inf")

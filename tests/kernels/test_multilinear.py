@@ -10,8 +10,8 @@ from jax import export
 from jax.custom_batching import custom_vmap
 from reference import draw
 
-from moejax.multilinear import Lowering, multilinear
-from moejax.numpy_call import numpy_call
+from moejax.kernels.cpu_blas import numpy_call
+from moejax.kernels.multilinear import Lowering, multilinear
 
 lowered: list[Lowering] = []
 

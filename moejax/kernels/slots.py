@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
-from moejax.dispatch import grouped_cpu, grouped_numpy
-from moejax.multilinear import Lowering, multilinear
+from moejax.kernels import cpu, cpu_blas
+from moejax.kernels.multilinear import Lowering, multilinear
 
 LARGE = 5e8  # FLOPs from which the library was seen to win
 
@@ -52,7 +52,7 @@ def _on_cpu(plain: Callable, grouped: Callable) -> Callable:
         @of_one.def_vmap
         def of_all(experts, mapped, a, b):
             of_each = jax.vmap(plain, [0 if m else None for m in mapped])
-            if all(mapped) and grouped_numpy.serves(a.dtype) and _flops(of_each, a, b) >= LARGE:
+            if all(mapped) and cpu_blas.serves(a.dtype) and _flops(of_each, a, b) >= LARGE:
                 return grouped(lowering, a, b), True
             return of_each(a, b), True
 
@@ -69,14 +69,14 @@ def _flops(product: Callable, a: Float[Array, "e _ _"], b: Float[Array, "e _ _"]
 
 def _grouped_matmul(transposed, lowering, x, w):
     e, n, d = x.shape
-    y = grouped_cpu.matmul(lowering, x.reshape(e * n, d), w, jnp.full(e, n, jnp.int32), transposed=transposed)
+    y = cpu.matmul(lowering, x.reshape(e * n, d), w, jnp.full(e, n, jnp.int32), transposed=transposed)
     return y.reshape(e, n, y.shape[-1])
 
 
 def _grouped_outer(lowering, x, dy):
     e, n, _ = x.shape
     rows = (a.reshape(e * n, a.shape[-1]) for a in (x, dy))
-    return grouped_cpu.outer(lowering, *rows, jnp.full(e, n, jnp.int32))
+    return cpu.outer(lowering, *rows, jnp.full(e, n, jnp.int32))
 
 
 _matmul.on_cpu(_on_cpu(lambda x, w: x @ w, partial(_grouped_matmul, False)))

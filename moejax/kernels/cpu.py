@@ -2,7 +2,7 @@
 
 An exported program may run in another process, and calls none of this one's Python: blocks of rows as well. Where the
 number of rows is open, `lax.ragged_dot`: a masked dense product, E times the work. Each of the two is a module
-grouped_NAME with `matmul` and `outer` of runs of rows.
+cpu_NAME with `matmul` and `outer` of runs of rows.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from moejax.dispatch import grouped_blocks, grouped_numpy, grouped_ragged
-from moejax.multilinear import Lowering
+from moejax.kernels import cpu_blas, cpu_blocks, ragged
+from moejax.kernels.multilinear import Lowering
 
 
 def matmul(
@@ -27,7 +27,7 @@ def matmul(
 ) -> Float[Array, "r h"]:
     """`grouped_matmul`, without a derivative."""
     if not isinstance(x.shape[0], int):  # exported with an open batch size
-        return grouped_ragged.matmul(x, w, sizes, transposed)
+        return ragged.matmul(x, w, sizes, transposed)
     product = partial(chosen(lowering, x.dtype).matmul, transposed=transposed)
     return _folded(product)(x, w, jnp.cumsum(sizes) - sizes, sizes)
 
@@ -37,13 +37,13 @@ def outer(
 ) -> Float[Array, "e d h"]:
     """`grouped_outer`, without a derivative."""
     if not isinstance(x.shape[0], int):
-        return grouped_ragged.outer(x, dy, sizes)
+        return ragged.outer(x, dy, sizes)
     return _folded(chosen(lowering, x.dtype).outer)(x, dy, jnp.cumsum(sizes) - sizes, sizes)
 
 
 def chosen(lowering: Lowering, dtype: DTypeLike) -> ModuleType:
     """What computes products of such numbers, in such a program."""
-    return grouped_numpy if grouped_numpy.serves(dtype) and not lowering.exported else grouped_blocks
+    return cpu_blas if cpu_blas.serves(dtype) and not lowering.exported else cpu_blocks
 
 
 def _folded(product: Callable) -> Callable:

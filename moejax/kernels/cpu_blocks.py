@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from moejax import products
-from moejax.products import as_bits, from_bits
+from moejax.kernels import bfloat16
+from moejax.kernels.bfloat16 import as_bits, from_bits
 
 # Rows of a block. Larger ones use the processor better; the smallest that holds the rest of a run wastes the least.
 # Each size takes a tenth of a second to compile, thrice a product with its derivatives.
@@ -36,7 +36,7 @@ def matmul(
 
     def product(e, first, rows):
         block, matrix = lax.dynamic_slice_in_dim(x, first, rows), lax.dynamic_index_in_dim(w, e, keepdims=False)
-        out = (products.matmul_transposed if transposed else products.matmul)(
+        out = (bfloat16.matmul_transposed if transposed else bfloat16.matmul)(
             from_bits(block, dtype), from_bits(matrix, dtype)
         )
         return as_bits(out.astype(dtype))
@@ -74,7 +74,7 @@ def outer(
     dtype, x, dy = x.dtype, as_bits(x), as_bits(dy)
 
     def product(rows):
-        return products.outer(*(from_bits(a, dtype) for a in rows))
+        return bfloat16.outer(*(from_bits(a, dtype) for a in rows))
 
     def expert(e, out):
         run = Run(starts[e], sizes[e])

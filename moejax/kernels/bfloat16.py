@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Shaped
 
-from moejax.multilinear import multilinear
+from moejax.kernels.multilinear import multilinear
 
 
 def matmul(x: Float[Array, "*n d"], w: Float[Array, "d h"]) -> Float[Array, "*n h"]:

@@ -6,7 +6,7 @@
 The two are each other's derivatives, so both can be differentiated any number of times, in both directions. Runs may
 have any length, also none; rows beyond the last run give zeros.
 
-On CPU a library of products computes them (`grouped_cpu`), on NVIDIA GPUs kernels (`grouped_gpu`), elsewhere
+On CPU a library of products computes them (`cpu`), on NVIDIA GPUs kernels (`gpu`), elsewhere
 `lax.ragged_dot`.
 
 Axis letters: r rows, e experts, d and h widths.
@@ -17,8 +17,8 @@ from functools import partial
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from moejax.dispatch import grouped_cpu, grouped_gpu, grouped_ragged
-from moejax.multilinear import multilinear
+from moejax.kernels import cpu, gpu, ragged
+from moejax.kernels.multilinear import multilinear
 
 
 def grouped_matmul(
@@ -36,7 +36,7 @@ def grouped_matmul(
     lambda ct, x, w, sizes: _outer(x, ct, sizes),
 )
 def _matmul(x, w, sizes):
-    return grouped_ragged.matmul(x, w, sizes)
+    return ragged.matmul(x, w, sizes)
 
 
 @multilinear(
@@ -44,7 +44,7 @@ def _matmul(x, w, sizes):
     lambda ct, x, w, sizes: _outer(ct, x, sizes),
 )
 def _matmul_transposed(x, w, sizes):
-    return grouped_ragged.matmul(x, w, sizes, True)
+    return ragged.matmul(x, w, sizes, True)
 
 
 def grouped_outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e"]) -> Float[Array, "e d h"]:
@@ -57,15 +57,15 @@ def grouped_outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Ar
     lambda ct, x, dy, sizes: _matmul(x, ct, sizes),
 )
 def _outer(x, dy, sizes):
-    return grouped_ragged.outer(x, dy, sizes)
+    return ragged.outer(x, dy, sizes)
 
 
-_matmul.on_cpu(grouped_cpu.matmul)
-_matmul.on_cuda(grouped_gpu.matmul)
-_matmul_transposed.on_cpu(partial(grouped_cpu.matmul, transposed=True))
-_matmul_transposed.on_cuda(partial(grouped_gpu.matmul, transposed=True))
-_outer.on_cpu(grouped_cpu.outer)
-_outer.on_cuda(grouped_gpu.outer)
+_matmul.on_cpu(cpu.matmul)
+_matmul.on_cuda(gpu.matmul)
+_matmul_transposed.on_cpu(partial(cpu.matmul, transposed=True))
+_matmul_transposed.on_cuda(partial(gpu.matmul, transposed=True))
+_outer.on_cpu(cpu.outer)
+_outer.on_cuda(gpu.outer)
 
 
 def rows_of_groups(bias: Float[Array, "e h"], sizes: Int[Array, " e"], rows: int) -> Float[Array, "{rows} h"]:

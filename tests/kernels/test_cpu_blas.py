@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moejax import parallel_blas
-from moejax.numpy_call import numpy_call
+from moejax.kernels import blas_threads
+from moejax.kernels.cpu_blas import numpy_call
 
 
 def add_columns(x, number, out):
@@ -62,7 +62,7 @@ def test_every_piece_once():
         with lock:
             done.append(piece[0])
 
-    parallel_blas.run(product, [(i,) for i in range(100)])
+    blas_threads.run(product, [(i,) for i in range(100)])
     assert sorted(done) == list(range(100))
 
 
@@ -76,7 +76,7 @@ def test_products_of_arrays_and_of_their_transposes(m, k, n, dtype):
         b = rng.normal(size=(n, k) if turned_b else (k, n)).astype(dtype)
         b = b.T if turned_b else b
         out = np.full((m, n), np.nan, dtype)
-        parallel_blas.multiply(a, b, out)
+        blas_threads.multiply(a, b, out)
         np.testing.assert_allclose(out, a @ b, rtol=1e-5, atol=1e-6)
 
 
@@ -86,7 +86,8 @@ def test_threads_are_the_processors_and_nobody_elses_settings_change():
 import os, threading
 import jax, jax.numpy as jnp, numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
-from moejax import grouped_matmul, parallel_blas
+from moejax import grouped_matmul
+from moejax.kernels import blas_threads
 
 def others():
     found = [x for x in threadpool_info() if "scipy_openblas32" not in x["filepath"]]
@@ -94,18 +95,18 @@ def others():
 
 before, allowed = others(), os.sched_getaffinity(0)
 used = set()
-multiply = parallel_blas.multiply
+multiply = blas_threads.multiply
 def noting(a, b, out):
     used.add(threading.get_ident())
     seen.append((others(), os.sched_getaffinity(0)))
     multiply(a, b, out)
-parallel_blas.multiply = noting
+blas_threads.multiply = noting
 seen = []
 x, w, sizes = jnp.ones((4000, 256)), jnp.ones((4, 256, 512)), jnp.full(4, 1000, jnp.int32)
 for _ in range(3):
     y = jax.block_until_ready(jax.jit(grouped_matmul)(x, w, sizes))
 assert (np.asarray(y) == 256).all()
-assert len(used) == min(parallel_blas.cores(), 8) > 1 or parallel_blas.cores() == 1, used
+assert len(used) == min(blas_threads.cores(), 8) > 1 or blas_threads.cores() == 1, used
 assert all(s == (before, allowed) for s in seen), seen
 limits = threadpool_limits(1)  # a user's, set during a product of ours or not, is left and restored by the user alone
 limits.restore_original_limits()
@@ -141,5 +142,5 @@ def test_an_exception_of_any_thread_arrives_after_all_have_stopped():
         raise ZeroDivisionError(piece)
 
     with pytest.raises(ZeroDivisionError):
-        parallel_blas.run(product, [(i,) for i in range(8)])
-    parallel_blas.run(lambda piece: None, [(0,)])
+        blas_threads.run(product, [(i,) for i in range(8)])
+    blas_threads.run(lambda piece: None, [(0,)])

@@ -4,21 +4,23 @@ XLA knows no product of a number of rows that is not known before it compiles. A
 faster than XLA.
 """
 
+import re
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, DTypeLike, Float, Int
+from jax.experimental.buffer_callback import buffer_callback
+from jaxtyping import Array, DTypeLike, Float, Int, Shaped
 
-from moejax import parallel_blas
-from moejax.numpy_call import numpy_call
+from moejax.kernels import blas_threads
 
 
 def serves(dtype: DTypeLike) -> bool:
     """Whether there is a fast product of such numbers."""
-    return parallel_blas.serves(jnp.dtype(dtype))
+    return blas_threads.serves(jnp.dtype(dtype))
 
 
 def matmul(
@@ -48,7 +50,7 @@ def _fill_products(x: np.ndarray, w: np.ndarray, starts: np.ndarray, sizes: np.n
         y[last:start] = 0
         last = start + size
     y[last:] = 0
-    parallel_blas.run(partial(_fill_product, x, w, starts, y), _pieces(sizes, sizes))
+    blas_threads.run(partial(_fill_product, x, w, starts, y), _pieces(sizes, sizes))
 
 
 def _fill_products_transposed(
@@ -60,12 +62,12 @@ def _fill_products_transposed(
 def _fill_product(x: np.ndarray, w: np.ndarray, starts: np.ndarray, y: np.ndarray, piece: tuple[int, int, int]) -> None:
     e, low, high = piece
     rows = slice(starts[e] + low, starts[e] + high)
-    parallel_blas.multiply(x[rows], w[e], y[rows])
+    blas_threads.multiply(x[rows], w[e], y[rows])
 
 
 def _fill_outers(x: np.ndarray, dy: np.ndarray, starts: np.ndarray, sizes: np.ndarray, dw: np.ndarray) -> None:
     pieces = _pieces(sizes, np.full_like(sizes, x.shape[1]))
-    parallel_blas.run(partial(_fill_outer, x, dy, starts, sizes, dw), pieces)
+    blas_threads.run(partial(_fill_outer, x, dy, starts, sizes, dw), pieces)
 
 
 def _fill_outer(
@@ -78,15 +80,37 @@ def _fill_outer(
 ) -> None:
     e, low, high = piece
     rows = slice(starts[e], starts[e] + sizes[e])
-    parallel_blas.multiply(x[rows, low:high].T, dy[rows], dw[e, low:high])
+    blas_threads.multiply(x[rows, low:high].T, dy[rows], dw[e, low:high])
 
 
 def _pieces(sizes: np.ndarray, lengths: np.ndarray) -> list[tuple[int, int, int]]:
     """(expert, from, to) of parts of its length: one, or as many as its run is half shares of a core long."""
-    share = max(1, int(sizes.sum()) // (2 * parallel_blas.cores()))
+    share = max(1, int(sizes.sum()) // (2 * blas_threads.cores()))
     pieces = []
     for e, (size, length) in enumerate(zip(sizes.tolist(), lengths.tolist(), strict=True)):
         parts = max(1, -(-size // share))
         bounds = [length * i // parts for i in range(parts + 1)]
         pieces += [(e, low, high) for low, high in pairwise(bounds)]
     return pieces
+
+
+def numpy_call(
+    f: Callable[..., None], result: jax.ShapeDtypeStruct, *arguments: Shaped[Array, "..."], flops: int = 0
+) -> Shaped[Array, "..."]:
+    """Let a program on CPU call the Python function `f`, which fills an array of `result`'s shape and type.
+
+    `f` gets the arguments and that array as NumPy arrays, none of them copied; it must not write to the arguments.
+    `flops`: what it computes, for `flops` below.
+    """
+
+    def callback(context: object, out: object, *buffers: object) -> None:
+        f(*map(np.asarray, buffers), np.asarray(out))
+
+    with jax.named_scope(f"numpy_flops_{flops}"):
+        return buffer_callback(callback, result)(*arguments)
+
+
+def flops(compiled: jax.stages.Compiled) -> float:
+    """FLOPs of a program: those that XLA counts, and those that its calls of NumPy say of themselves."""
+    calls = re.findall(r'custom_call_target="xla_buffer_python.*numpy_flops_(\d+)', compiled.as_text())
+    return compiled.cost_analysis()["flops"] + sum(map(int, calls))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moejax.products import as_bits, from_bits, matmul, matmul_transposed, outer
+from moejax.kernels.bfloat16 import as_bits, from_bits, matmul, matmul_transposed, outer
 
 
 def draw(seed, *shape, dtype="float32"):

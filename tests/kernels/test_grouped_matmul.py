@@ -12,17 +12,9 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from reference import draw
 
-from moejax import parallel_blas
-from moejax.dispatch import (
-    grouped_blocks,
-    grouped_cpu,
-    grouped_matmul,
-    grouped_numpy,
-    grouped_outer,
-    grouped_ragged,
-    rows_of_groups,
-)
-from moejax.multilinear import Lowering
+from moejax.kernels import blas_threads, cpu, cpu_blas, cpu_blocks, ragged
+from moejax.kernels.grouped_matmul import grouped_matmul, grouped_outer, rows_of_groups
+from moejax.kernels.multilinear import Lowering
 
 few = settings(deadline=None, max_examples=25)
 E, D, H = 5, 3, 4
@@ -67,17 +59,17 @@ def dense(x, w, sizes):
 
 
 def blocks(x, w, sizes, transposed):
-    return grouped_blocks.matmul(x, w, jnp.cumsum(sizes) - sizes, sizes, transposed)
+    return cpu_blocks.matmul(x, w, jnp.cumsum(sizes) - sizes, sizes, transposed)
 
 
 def blocks_outer(x, dy, sizes):
-    return grouped_blocks.outer(x, dy, jnp.cumsum(sizes) - sizes, sizes)
+    return cpu_blocks.outer(x, dy, jnp.cumsum(sizes) - sizes, sizes)
 
 
 PATHS = (
     (grouped_matmul, grouped_outer),  # BLAS, for float32 on CPU
     (blocks, blocks_outer),
-    (grouped_ragged.matmul, grouped_ragged.outer),
+    (ragged.matmul, ragged.outer),
 )
 
 
@@ -184,16 +176,16 @@ def test_bfloat16_in_bfloat16_out():
 def test_blas_computes_what_it_has_a_product_of_unless_the_program_is_exported():
     def names(lowering):
         dtypes = ("float32", "float64", "bfloat16", "float16")
-        return [grouped_cpu.chosen(lowering, dtype).__name__.rsplit("_", 1)[1] for dtype in dtypes]
+        return [cpu.chosen(lowering, dtype).__name__.rsplit("_", 1)[1] for dtype in dtypes]
 
-    assert names(Lowering(exported=False, devices=1)) == ["numpy", "numpy", "blocks", "blocks"]
+    assert names(Lowering(exported=False, devices=1)) == ["blas", "blas", "blocks", "blocks"]
     assert names(Lowering(exported=True, devices=1)) == ["blocks"] * 4
 
 
 @few
 @given(st.lists(st.integers(0, 300), min_size=E, max_size=E), st.integers(0, 9))
 def test_pieces_are_every_run_once(sizes, width):
-    pieces = grouped_numpy._pieces(np.array(sizes), np.full(E, width))
+    pieces = cpu_blas._pieces(np.array(sizes), np.full(E, width))
     for e in range(E):
         bounds = [(low, high) for expert, low, high in pieces if expert == e]
         assert bounds[0][0] == 0
@@ -202,8 +194,8 @@ def test_pieces_are_every_run_once(sizes, width):
 
 
 def test_a_run_that_is_all_rows_is_shared_by_all_cores():
-    pieces = grouped_numpy._pieces(np.array([0, 512, 0]), np.array([0, 512, 0]))
-    assert sum(e == 1 for e, *_ in pieces) == 2 * parallel_blas.cores()
+    pieces = cpu_blas._pieces(np.array([0, 512, 0]), np.array([0, 512, 0]))
+    assert sum(e == 1 for e, *_ in pieces) == 2 * blas_threads.cores()
 
 
 def test_long_sums_of_bfloat16_are_kept_in_float32():

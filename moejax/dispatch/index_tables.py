@@ -1,0 +1,58 @@
+"""The index tables by which rows move, each the inverse of the other. Experts work on rows.
+
+    choice_of_row[r] = n · k + j    row r holds token n, for its choice j; -1: the row is empty
+    row_of_choice[n, j] = r         the row of token n's choice j; -1: dropped, or padding
+
+Tokens are counted through all groups, n = group · t + token. For expert choice, k is E: "choice j" is expert j.
+
+Building a table scatters integers, one a choice; no activation is ever scattered.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from moejax.routing import ExpertChoiceRouting, SparseRouting, TopKRouting, position_in_expert
+
+
+class IndexTables(NamedTuple):
+    """Row → (token, choice), (token, choice) → row, and each choice's weight."""
+
+    choice_of_row: Int[Array, " r"]
+    row_of_choice: Int[Array, "n k"]
+    weights: Float[Array, "n k"]
+
+
+def slot_tables(routing: SparseRouting, capacity: int) -> IndexTables:
+    """Rows are the slots of all experts in order (expert, group, slot)."""
+    g, t, num_experts = routing.probs.shape
+    rows = num_experts * g * capacity
+    if isinstance(routing, ExpertChoiceRouting):
+        groups, experts = jnp.arange(g)[:, None, None], jnp.arange(num_experts)[None, :, None]
+        choice = jnp.where(routing.tokens < 0, -1, (groups * t + routing.tokens) * num_experts + experts)
+        choice = choice.swapaxes(0, 1).reshape(rows)
+        row = inverse(choice, g * t * num_experts).reshape(g * t, num_experts)
+        return IndexTables(choice, row, routing.gates.reshape(g * t, num_experts))
+    groups = jnp.arange(g)[:, None, None]
+    row = jnp.where(routing.kept, (routing.experts * g + groups) * capacity + routing.slots, -1)
+    row = row.reshape(g * t, -1)
+    return IndexTables(inverse(row.reshape(-1), rows), row, routing.weights.reshape(row.shape))
+
+
+def sorted_tables(routing: TopKRouting) -> tuple[IndexTables, Int[Array, " e"]]:
+    """Rows are the choices that are dispatched, sorted by expert, then empty ones; and the rows of each expert."""
+    g, t, k = routing.experts.shape
+    experts = jnp.where(routing.kept, routing.experts, -1).reshape(-1)
+    sizes = routing.carried_out.sum((0, 1), dtype=jnp.int32)
+    starts = jnp.cumsum(sizes) - sizes
+    position = position_in_expert(experts[None], len(sizes))[0]
+    row = jnp.where(experts < 0, -1, starts[experts] + position)
+    tables = IndexTables(inverse(row, row.size), row.reshape(g * t, k), routing.weights.reshape(g * t, k))
+    return tables, sizes
+
+
+def inverse(table: Int[Array, " m"], size: int) -> Int[Array, " n"]:
+    """`out[table[i]] = i`, -1 where nothing points; entries of -1 point nowhere."""
+    targets = jnp.where(table < 0, size, table)
+    return jnp.full(size, -1, table.dtype).at[targets].set(jnp.arange(table.size, dtype=table.dtype), mode="drop")

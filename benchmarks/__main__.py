@@ -37,7 +37,7 @@ TOOLS = ("compare", "draw")
 def main() -> int:
     """Run what is asked for; the exit status."""
     if sys.argv[1:2] and sys.argv[1] in TOOLS:
-        return importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
+        return importlib.import_module(f"benchmarks.harness.{sys.argv[1]}").main(sys.argv[2:])
     listing = "\n".join(f"  {name:<14} {MINUTES[name]:>4g} min  {line}" for name, line in NAMES.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -55,8 +55,8 @@ def main() -> int:
         print(f"{listing}\n\nName some of them, or all, which takes about {minutes:g} minutes on two CPU cores.")
         return 2
     names = list(dict.fromkeys(n for name in asked.names for n in (everything if name == "all" else [name])))
-    from benchmarks import memory, quick  # not before: their imports take seconds
-    from benchmarks.measure import failed
+    from benchmarks.harness import memory, quick  # not before: their imports take seconds
+    from benchmarks.harness.measure import failed
 
     memory.keep_freed()
     if asked.quick:  # small shapes take longer to compile than to compute, and share a GPU's memory
@@ -66,7 +66,7 @@ def main() -> int:
         if "gpu" in names:
             # The largest shapes need more of the memory than JAX takes by itself.
             os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
-            importlib.import_module("benchmarks.gpu_layers").check()
+            importlib.import_module("benchmarks.suite.gpu_layers").check()
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

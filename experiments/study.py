@@ -1,7 +1,7 @@
 """What the studies share: runs that are collected once, and tables made of nothing but what was collected.
 
-A study is a script beside this file. Its rows stand in experiments/results/STUDY/results.json, each under a key (such
-as preset and seed) with what was measured and the machine it was measured on; the table of them in table.md beside it.
+A study is a folder beside this file. Its rows stand in its results.json, each under a key (such as preset and seed)
+with what was measured and the machine it was measured on; the table of them in table.md beside it.
 A row that is there is not measured again, so a study may be interrupted and goes on where it stopped; delete rows to
 have them measured anew. With `--quick` it makes a small version of every row in runs/quick/STUDY, from nothing, in
 under a minute: to see that it works, not what it finds. Give the same command twice and two processes share its runs.
@@ -34,7 +34,7 @@ class Study:
 
     def __init__(self, name: str, table: Callable[[list[Row]], str], quick: bool = False):
         self.name, self.table, self.quick = name, table, quick
-        self.folder = ROOT / ("runs/quick" if quick else "experiments/results") / name
+        self.folder = ROOT / ("runs/quick" if quick else "experiments") / name
         self.runs = ROOT / "runs" / ("quick/" if quick else "") / f"{name}-runs"
         if quick:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -161,9 +161,13 @@ def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
     return mean + (" %" if form.endswith("%") else "")
 
 
-def arguments(doc: str) -> argparse.ArgumentParser:
-    """A parser with `--quick` and the script's docstring as its help."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(study: str, doc: str) -> argparse.ArgumentParser:
+    """A parser with `--quick` and the study's docstring as its help."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m experiments {study}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--quick", action="store_true", help="a small version of everything in under a minute")
     return parser
 

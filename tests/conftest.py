@@ -1,10 +1,7 @@
 """Strict: eight CPU devices, rank promotion and warnings are errors, array shapes are checked at run time."""
 
-import importlib
 import os
-import sys
 import tempfile
-from pathlib import Path
 
 # Tests compile far longer than they compute, so LLVM need not optimise.
 FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
@@ -15,7 +12,6 @@ from jaxtyping import install_import_hook
 install_import_hook("moejax", "beartype.beartype")
 
 import jax
-import pytest
 
 from small_run import config, dataset  # noqa: F401  (fixtures)
 
@@ -33,14 +29,3 @@ if "MOEJAX_TEST_PROGRAMS" not in os.environ:
 jax.config.update("jax_compilation_cache_dir", os.environ["MOEJAX_TEST_PROGRAMS"])
 jax.config.update("jax_compilation_cache_max_size", 2**33)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-
-
-@pytest.fixture
-def import_experiment(monkeypatch):
-    """A script of experiments/ by its name, as it imports its siblings; all of them are forgotten after the test."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    yield importlib.import_module
-    for script in EXPERIMENTS.glob("*.py"):
-        sys.modules.pop(script.stem, None)

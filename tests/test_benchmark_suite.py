@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import compare, convergence, draw, gpu_layers, peers, scaling, training
-from benchmarks.cases import Case, forward, sparse, tokens, with_gradients
-from benchmarks.interleave import interleave
-from benchmarks.layers import BASE, cases
-from benchmarks.loops import make_loops, random_images
-from benchmarks.products import forward_with, ragged_dot, relative_error
+from benchmarks.harness import compare, draw
+from benchmarks.harness.interleave import interleave
+from benchmarks.peers.grouped_products import forward_with, ragged_dot, relative_error
+from benchmarks.suite import convergence, gpu_layers, peers, scaling, training
+from benchmarks.suite.cases import Case, forward, sparse, tokens, with_gradients
+from benchmarks.suite.layers import BASE, cases
+from benchmarks.suite.loops import make_loops, random_images
 from moejax.data.dataset import Dataset
 from moejax.errors import UserError
 from moejax.presets import PRESETS
@@ -111,9 +112,9 @@ def test_the_table_of_peers_leaves_blank_what_was_not_measured(peer_rows):
 def test_without_pytorch_there_is_one_sentence_and_the_rest(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     for module in (peers, training):
-        for name in ("torch_peers", "torch_training", "torch_models"):
-            monkeypatch.delitem(sys.modules, f"benchmarks.{name}", raising=False)
-            monkeypatch.delattr(f"benchmarks.{name}", raising=False)
+        for name in ("layers", "training", "models"):
+            monkeypatch.delitem(sys.modules, f"benchmarks.peers.{name}", raising=False)
+            monkeypatch.delattr(f"benchmarks.peers.{name}", raising=False)
         assert module.pytorch() is None
         assert "pip install 'moejax[peers]'" in capsys.readouterr().out
     row = {
@@ -235,7 +236,7 @@ def test_peers_are_drawn(tmp_path, peer_rows):
 
 def test_peers_in_pytorch_have_our_slots_flops_and_choices():
     pytest.importorskip("torch", reason="the peers need torch: pip install moejax[peers]")
-    theirs = importlib.import_module("benchmarks.torch_peers")
+    theirs = importlib.import_module("benchmarks.peers.layers")
     assert [theirs.gated(h) for h in (256, 1024, 12)] == [168, 680, 8]
     for group, experts, slots in ((64, 8, 20), (256, 64, 10), (256, 16, 40)):
         case = Case(group, 8, 4 * group, experts, 2)
@@ -245,7 +246,7 @@ def test_peers_in_pytorch_have_our_slots_flops_and_choices():
 def test_a_peer_with_our_weights_answers_as_ours_and_drops_the_same():
     torch = pytest.importorskip("torch", reason="the peers need torch: pip install moejax[peers]")
     pytest.importorskip("mixture_of_experts", reason="pip install moejax[peers]")
-    theirs = importlib.import_module("benchmarks.torch_peers")
+    theirs = importlib.import_module("benchmarks.peers.layers")
     case = Case(tokens=64, d=8, h=64, experts=4, k=2, skew=1.0)
     x, ours = tokens(case)[0], sparse(case, "gather")
     ours.experts.activation = functools.partial(jax.nn.gelu, approximate=False)  # as theirs is

@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks.cases import Case, layers, program, sparse, tokens
-from benchmarks.limit import Limit, unavoidable
+from benchmarks.suite.cases import Case, layers, program, sparse, tokens
+from benchmarks.suite.limit import Limit, unavoidable
 
 ROOT = Path(__file__).parent.parent
 FAULTS = """
 import resource
-from benchmarks import memory
+from benchmarks.harness import memory
 print(memory.keep_freed())
 for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

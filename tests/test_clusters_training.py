@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.understanding_moe import training as clusters_training
+from experiments.understanding_moe.run import configuration
 from moejax.data import clusters
 from moejax.models import build_model
 from moejax.presets import PRESETS
@@ -19,22 +21,17 @@ N, STEPS = 48, 4
 
 @pytest.mark.parametrize("kind", ["linear", "nonlinear"])
 @pytest.mark.parametrize(("preset", "rule"), [("moe", "ours"), ("authors", "authors"), ("paper", "paper")])
-def test_each_rule_of_the_study_is_a_preset_of_its_name(import_experiment, preset, rule, kind):
-    asked = import_experiment("understanding_moe").configuration(f"moe_{kind}", rule, "s1")
+def test_each_rule_of_the_study_is_a_preset_of_its_name(preset, rule, kind):
+    asked = configuration(f"moe_{kind}", rule, "s1")
     assert PRESETS[f"clusters_{preset}_{kind}"].config == asked
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", ["s1", "s2", "s3", "s4"])
-def test_the_preset_that_a_user_types_is_as_good_as_the_noise_allows(clusters_training, setting):
+def test_the_preset_that_a_user_types_is_as_good_as_the_noise_allows(setting):
     config = PRESETS["clusters_moe_nonlinear"].config
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, setting=setting))
     assert clusters_training.train(config, [77]).accuracy > (0.9985 if setting in ("s1", "s3") else 0.994)
-
-
-@pytest.fixture
-def clusters_training(import_experiment):
-    return import_experiment("clusters_training")
 
 
 MIXTURE = mixture("nonlinear"), {"learning_rate": 0.05, "stop_rise": None, "stop_below": 0.69}
@@ -43,7 +40,7 @@ SINGLE = single("nonlinear", filters=8), {}  # in blocks
 
 @pytest.mark.parametrize("mapped", ["in turn", "at once"])
 @pytest.mark.parametrize(("config", "changes"), [MIXTURE, SINGLE], ids=["mixture", "single"])
-def test_seeds_together_take_the_steps_of_each_alone(clusters_training, monkeypatch, config, changes, mapped):
+def test_seeds_together_take_the_steps_of_each_alone(monkeypatch, config, changes, mapped):
     monkeypatch.setattr(clusters, "TRAIN", N)
     monkeypatch.setattr(clusters, "TEST", 32)
     monkeypatch.setattr(clusters_training, "BLOCK", N // 3)

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from benchmarks.crossing import bytes_crossing, expected
+from benchmarks.suite.crossing import bytes_crossing, expected
 from moejax import MLP, SparseMoE, load_balance_loss
 from moejax.experts import apply_linear
 from moejax.routing import limit_to_groups

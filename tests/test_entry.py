@@ -21,8 +21,9 @@ HELP = (
     ["-m", "moejax.report", "--help"],
     ["-m", "benchmarks", "--help"],
     ["-m", "benchmarks", "compare", "--help"],
-    ["experiments/dense_sparse_soft.py", "--help"],
-    ["experiments/understanding_moe.py", "--help"],
+    ["-m", "experiments", "--help"],
+    ["-m", "experiments", "dense_sparse_soft", "--help"],
+    ["-m", "experiments", "understanding_moe", "--help"],
 )
 WATCH = """
 import sys
@@ -73,7 +74,7 @@ def test_a_report_is_drawn_in_the_c_locale_and_where_the_inherited_backend_is_no
 
 
 def test_benchmarks_and_studies_draw_where_the_inherited_backend_is_not_installed():
-    for arguments in (["-m", "benchmarks", "draw", "nowhere/layers.json"], ["experiments/lstm_moe.py", "--help"]):
+    for arguments in (["-m", "benchmarks", "draw", "nowhere/layers.json"], ["-m", "experiments", "lstm_moe", "--help"]):
         done = start(arguments, MPLBACKEND="nonsense")
         assert b"Traceback" not in done.stderr, done.stderr
 

@@ -2,15 +2,10 @@
 
 import json
 
-import pytest
+from experiments.lstm_moe import run as study
 
 
-@pytest.fixture
-def study(import_experiment):
-    return import_experiment("lstm_moe")
-
-
-def test_accuracies_by_epoch_are_weighted_by_steps(study, tmp_path):
+def test_accuracies_by_epoch_are_weighted_by_steps(tmp_path):
     # Two epochs of 5 steps, in lines of 2, 2 and 1 steps.
     train = [(2, 0.4, 0.5), (4, 0.8, 0.7), (5, 1.0, 0.8), (7, 1.4, 0.9), (9, 1.8, 0.9), (10, 2.0, 1.0)]
     records = [{"kind": "train", "step": s, "epoch": e, "accuracy": a} for s, e, a in train]
@@ -21,7 +16,7 @@ def test_accuracies_by_epoch_are_weighted_by_steps(study, tmp_path):
     assert study.curves(tmp_path) == {"train_curve": [0.64, 0.92], "validation_curve": [0.75]}
 
 
-def test_each_run_stands_beside_the_originals_of_its_shape_with_the_nearest_number_of_epochs(study):
+def test_each_run_stands_beside_the_originals_of_its_shape_with_the_nearest_number_of_epochs():
     row = {"seed": 0, "train_examples": 55000, "train_curve": [0.9, 0.995], "validation_curve": [], "parameters": 7}
     row |= {"test_accuracy": 0.9931, "examples_per_second": 1000.0, "seconds": 120.0, "least_load": 0.5}
     shapes = [(10, 512, 20, "affine"), (10, 512, 10, "crop"), (10, 512, 10, "crop+blur"), (5, 512, 10, "crop")]

@@ -3,39 +3,31 @@
 import importlib
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
+from experiments.tables import with_tables
+
 ROOT = Path(__file__).parent.parent
-STUDIES = sorted((ROOT / "experiments" / "results").glob("*/results.json"))
+STUDIES = sorted((ROOT / "experiments").glob("*/results.json"))
 BENCHMARKS = sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))
 
 
-@pytest.fixture(autouse=True)
-def scripts_can_be_imported(import_experiment, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
-    yield
-    for name in [name for name in sys.modules if name.split(".")[0] == "benchmarks"]:
-        del sys.modules[name]
-
-
 def test_readme_shows_the_tables_of_the_results():
-    readme = importlib.import_module("readme")
     text = (ROOT / "README.md").read_text()
-    assert text == readme.with_tables(text), "python experiments/readme.py writes the tables anew"
+    assert text == with_tables(text), "python -m experiments.tables writes them anew"
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=[file.parent.name for file in STUDIES])
 def test_a_study_s_table_is_made_of_its_rows(file):
-    script = importlib.import_module(file.parent.name)
+    script = importlib.import_module(f"experiments.{file.parent.name}.run")
     assert (file.parent / "table.md").read_text() == script.table(json.loads(file.read_text()))
 
 
 @pytest.mark.parametrize("file", BENCHMARKS, ids=[file.stem for file in BENCHMARKS])
 def test_a_benchmark_s_table_is_made_of_its_rows(file):
-    script = importlib.import_module(f"benchmarks.{file.stem}")
+    script = importlib.import_module(f"benchmarks.suite.{file.stem}")
     assert file.with_suffix(".md").read_text() == script.table(json.loads(file.read_text())["rows"])
 
 

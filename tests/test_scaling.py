@@ -5,7 +5,20 @@ import dataclasses
 import pytest
 from test_crossing import GROUPS, D, H, T, compiled, sizes
 
-from benchmarks.scaling import COARSE, FINE, H100, V5P, Model, Nodes, Torus, best_degrees, degrees, flops, predict, run
+from benchmarks.suite.scaling import (
+    COARSE,
+    FINE,
+    H100,
+    V5P,
+    Model,
+    Nodes,
+    Torus,
+    best_degrees,
+    degrees,
+    flops,
+    predict,
+    run,
+)
 
 
 @pytest.mark.parametrize(("data", "expert"), [(1, 2), (2, 2), (1, 4), (2, 4), (1, 8)])

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
+from experiments import study as shared
 from moejax.errors import UserError
 
 
 @pytest.fixture
-def study(import_experiment, monkeypatch, tmp_path):
-    module = import_experiment("study")
-    monkeypatch.setattr(module, "ROOT", tmp_path)
-    return module
+def study(monkeypatch, tmp_path):
+    monkeypatch.setattr(shared, "ROOT", tmp_path)
+    return shared
 
 
 def test_two_processes_given_the_same_study_share_its_runs(study, monkeypatch, capsys):
@@ -60,7 +60,7 @@ def test_what_was_not_counted_is_a_dash(study):
     assert study.million(rows[:1], "flops_per_example") == "2.00"
 
 
-def test_a_small_version_says_again_what_the_study_said(import_experiment):
+def test_a_small_version_says_again_what_the_study_said():
     words = ["--config", "mrpc_mlp", "--moe.hidden", "256", "--seed", "0", "--moe.hidden", "8"]
     expected = ["--config", "mrpc_mlp", "--moe.hidden", "8", "--seed", "0"]
-    assert import_experiment("study").last_of_each(words) == expected
+    assert shared.last_of_each(words) == expected

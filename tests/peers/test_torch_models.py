@@ -20,7 +20,7 @@ CASES = [("mnist_dense", "loop"), ("mnist_sparse", "loop"), ("mnist_sparse", "ei
 @pytest.fixture
 def torch_models():
     pytest.importorskip("torch", reason="the peers need torch: pip install moejax[peers]")
-    return importlib.import_module("benchmarks.torch_models")
+    return importlib.import_module("benchmarks.peers.models")
 
 
 def batch(config, count=16):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_run import StopAfter
 
-from benchmarks.crossing import bytes_crossing
+from benchmarks.suite.crossing import bytes_crossing
 from moejax.config import MoeConfig, ParallelConfig
 from moejax.errors import UserError
 from moejax.training.fit import Fit

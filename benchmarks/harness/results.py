@@ -1,0 +1,36 @@
+"""Where a benchmark's numbers go: `benchmarks/results/<device>/<name>.json`, with versions, device and commit.
+
+Beside it stands `<name>.md`, the table that the benchmark makes of them.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moejax.files import write_whole
+from moejax.training.folder import environment
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+# Taken once: results that are written anew make a clean checkout one with changes.
+_environment = functools.cache(environment)
+
+
+def write(name: str, rows: list[Mapping[str, Any]], table: str, *, device: str | None = None, **settings: Any) -> Path:
+    """Write the rows of one benchmark and the table of them; returns the file of rows.
+
+    `device` is said of what was not measured on this one.
+    """
+    env = _environment()
+    if device is not None:
+        env = env | {"device": device}
+    folder = re.sub(r"[^a-z0-9]+", "-", str(env["device"]).lower()).strip("-")
+    path = RESULTS / folder / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps({"settings": settings, "rows": rows, "environment": env}, indent=1) + "\n")
+    write_whole(path.with_suffix(".md"), table)
+    return path

@@ -10,7 +10,7 @@ TINY = {"d": 8, "h": 12, "experts": 8}
 NORM, RAW = {"norm_topk_prob": True}, {"norm_topk_prob": False}
 GROUPS = {"n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "n_shared_experts": 2}
 
-# Name: kind, k, and what else its configuration says.
+# Name: model type, k, and what else its configuration says.
 CASES = {
     "mixtral": ("mixtral", 2, {}),
     "mixtral_k1": ("mixtral", 1, {}),
@@ -21,35 +21,56 @@ CASES = {
     "granitemoe": ("granitemoe", 2, {"hidden_act": "gelu"}),
     "deepseek_v3": ("deepseek_v3", 3, NORM | GROUPS),
     "deepseek_v3_raw": ("deepseek_v3", 2, RAW | GROUPS | {"n_group": 1, "topk_group": 1, "n_shared_experts": 1}),
-    "switch": ("switch", 1, {"expert_capacity": 2}),
+    "deepseek_v2": ("deepseek_v2", 3, GROUPS | {"topk_method": "group_limited_greedy"}),
+    "deepseek_v2_greedy": ("deepseek_v2", 2, GROUPS | {"topk_method": "greedy"}),
+    "glm4_moe": ("glm4_moe", 3, NORM | GROUPS | {"n_shared_experts": 1}),
+    "qwen3_next": ("qwen3_next", 2, NORM | {"shared_expert_intermediate_size": 10}),
+    "qwen3_vl_moe": ("qwen3_vl_moe", 2, {}),
+    "gpt_oss": ("gpt_oss", 2, {"swiglu_limit": 1.0}),
+    "switch": ("switch_transformers", 1, {"expert_capacity": 2}),
 }
 
 BLOCKS = {
-    "mixtral": ("mixtral", "MixtralConfig", "MixtralSparseMoeBlock"),
-    "olmoe": ("olmoe", "OlmoeConfig", "OlmoeSparseMoeBlock"),
-    "qwen3_moe": ("qwen3_moe", "Qwen3MoeConfig", "Qwen3MoeSparseMoeBlock"),
-    "qwen2_moe": ("qwen2_moe", "Qwen2MoeConfig", "Qwen2MoeSparseMoeBlock"),
-    "granitemoe": ("granitemoe", "GraniteMoeConfig", "GraniteMoeMoE"),
-    "deepseek_v3": ("deepseek_v3", "DeepseekV3Config", "DeepseekV3MoE"),
-    "switch": ("switch_transformers", "SwitchTransformersConfig", "SwitchTransformersSparseMLP"),
+    "mixtral": ("MixtralConfig", "MixtralSparseMoeBlock"),
+    "olmoe": ("OlmoeConfig", "OlmoeSparseMoeBlock"),
+    "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeSparseMoeBlock"),
+    "qwen2_moe": ("Qwen2MoeConfig", "Qwen2MoeSparseMoeBlock"),
+    "granitemoe": ("GraniteMoeConfig", "GraniteMoeMoE"),
+    "deepseek_v3": ("DeepseekV3Config", "DeepseekV3MoE"),
+    "deepseek_v2": ("DeepseekV2Config", "DeepseekV2Moe"),
+    "glm4_moe": ("Glm4MoeConfig", "Glm4MoeMoE"),
+    "qwen3_next": ("Qwen3NextConfig", "Qwen3NextSparseMoeBlock"),
+    "qwen3_vl_moe": ("Qwen3VLMoeTextConfig", "Qwen3VLMoeTextSparseMoeBlock"),
+    "gpt_oss": ("GptOssConfig", "GptOssMLP"),
+    "switch_transformers": ("SwitchTransformersConfig", "SwitchTransformersSparseMLP"),
 }
 
 
-def huggingface_block(kind, k, more, *, d, h, experts, seed=0, bias=0.2):
+WIDTHS = dict.fromkeys(("mixtral", "olmoe", "granitemoe", "gpt_oss"), "intermediate_size")
+COUNTS = dict.fromkeys(("mixtral", "granitemoe", "gpt_oss"), "num_local_experts")
+COUNTS |= dict.fromkeys(("deepseek_v2", "deepseek_v3", "glm4_moe"), "n_routed_experts")
+
+
+def huggingface_config(kind, k, more, *, d, h, experts):
+    """The entries of a configuration that make it this one."""
+    if kind == "switch_transformers":
+        return {"d_model": d, "d_ff": h, "num_experts": experts, "dense_act_fn": "relu"} | more
+    width, count = WIDTHS.get(kind, "moe_intermediate_size"), COUNTS.get(kind, "num_experts")
+    return {"hidden_size": d, width: h, count: experts, "num_experts_per_tok": k, "hidden_act": "silu"} | more
+
+
+def huggingface_class(kind, name):
+    """A class of transformers."""
+    return getattr(importlib.import_module(f"transformers.models.{kind}.modeling_{kind}"), name)
+
+
+def huggingface_block(kind, k, more, *, seed=0, bias=0.2, **sizes):
     """The live block with random weights, and the entries of its configuration that were set."""
-    if kind == "switch":
-        config = {"d_model": d, "d_ff": h, "num_experts": experts, "dense_act_fn": "relu"}
-    else:
-        width = "moe_intermediate_size" if kind in ("qwen3_moe", "qwen2_moe", "deepseek_v3") else "intermediate_size"
-        number = {"mixtral": "num_local_experts", "granitemoe": "num_local_experts", "deepseek_v3": "n_routed_experts"}
-        config = {"hidden_size": d, width: h, number.get(kind, "num_experts"): experts, "num_experts_per_tok": k}
-        config |= {"hidden_act": "silu"}
-    config |= more
-    module, config_class, block_class = BLOCKS[kind]
-    module = importlib.import_module(f"transformers.models.{module}.modeling_{module}")
-    theirs = getattr(module, config_class)(**config)
-    theirs._experts_implementation = "eager"  # the definition, not one of its kernels
-    return randomise(getattr(module, block_class)(theirs), seed, bias), config
+    entries = huggingface_config(kind, k, more, **sizes)
+    config_class, block_class = BLOCKS[kind]
+    config = huggingface_class(kind, config_class)(**entries, num_attention_heads=2)
+    config._experts_implementation = "eager"  # the definition, not one of its kernels
+    return randomise(huggingface_class(kind, block_class)(config), seed, bias), entries | {"model_type": kind}
 
 
 def draw(seed):
@@ -99,6 +120,7 @@ def answer(block, x, seed=0):
     """x, y, a cotangent, and the gradient of Σ y · cotangent by x, as numpy arrays."""
     x = x.clone().requires_grad_()
     y = block(x)
+    y = y[0] if isinstance(y, tuple) else y  # gpt-oss: and the weights
     cotangent = torch.randn(y.shape, generator=draw(seed + 2))
     (gradient,) = torch.autograd.grad(y, x, cotangent)
     arrays = {"x": x, "y": y, "cotangent": cotangent, "x_gradient": gradient}
@@ -106,11 +128,11 @@ def answer(block, x, seed=0):
 
 
 def huggingface_case(name):
-    """Kind, configuration, weights and answers of one small case."""
+    """Configuration, weights and answers of one small case."""
     kind, k, more = CASES[name]
     block, config = huggingface_block(kind, k, more, **TINY)
     arrays = answer(block, tokens(block, (2, 10, TINY["d"])))
-    return {"kind": kind, "config": config, "weights": weights_of(block)} | arrays
+    return {"config": config, "weights": weights_of(block)} | arrays
 
 
 def soft_case():

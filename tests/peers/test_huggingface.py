@@ -15,7 +15,7 @@ from flax import nnx
 from peer_answers import GOLDEN, TOLERANCE, answer_fast, errors, load
 
 from moejax.experts import MLP
-from moejax.huggingface import KINDS, from_huggingface, to_huggingface
+from moejax.huggingface import FAMILIES, from_huggingface, to_huggingface
 from moejax.layers import SparseMoE
 
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz") if not path.stem.endswith("_pytorch"))
@@ -29,11 +29,15 @@ def live():
 
 
 def layer_of(case, **options):
-    return from_huggingface(case["kind"], case["weights"], case["config"], **options)
+    return from_huggingface(case["weights"], case["config"], **options)
 
 
-def test_every_kind_is_recorded():
-    assert {load(name)["kind"] for name in NAMES} == set(KINDS)
+def family_of(case):
+    return case["config"]["model_type"]
+
+
+def test_every_family_is_recorded():
+    assert {family_of(load(name)) for name in NAMES} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,7 +49,7 @@ def test_equals_recorded(name):
         assert forward <= TOLERANCE, dispatch
         assert backward <= TOLERANCE, dispatch
         # The recorded Switch drops, under every dispatch and in each sequence by itself; none other does.
-        assert bool(routing.kept.all()) == (case["kind"] != "switch"), dispatch
+        assert bool(routing.kept.all()) == (family_of(case) != "switch_transformers"), dispatch
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,7 +63,7 @@ def test_equals_live(live, name):
 def test_a_renormalised_single_choice_by_sigmoid_equals_live(live):
     """The block's one weight is the scale; our own router keeps the sigmoid, which has a gradient."""
     block, config = live.huggingface_block("deepseek_v3", 1, live.NORM | live.GROUPS, **live.TINY)
-    case = {"kind": "deepseek_v3", "config": config, "weights": live.weights_of(block)}
+    case = {"config": config, "weights": live.weights_of(block)}
     case |= live.answer(block, live.tokens(block, (2, 10, live.TINY["d"])))
     [(forward, backward, routing)] = errors(case, layer_of(case))
     assert max(forward, backward) <= TOLERANCE
@@ -80,14 +84,14 @@ def test_a_renormalised_single_choice_by_sigmoid_equals_live(live):
         ("olmoe", 8, {"norm_topk_prob": False}),
         ("granitemoe", 8, {}),
         # Not ReLU: among 11 million hidden numbers some are 0 but for rounding, and its derivative jumps there.
-        ("switch", 1, {"expert_capacity": 4096, "dense_act_fn": "gelu"}),
+        ("switch_transformers", 1, {"expert_capacity": 4096, "dense_act_fn": "gelu"}),
     ],
     ids=["mixtral", "qwen2_moe", "deepseek_v3", "olmoe", "granitemoe", "switch"],
 )
 def test_equals_live_large(live, kind, k, more):
     """4096 tokens, width 1024, 64 experts of width 2816: kernels may go other ways here than at small shapes."""
     block, config = live.huggingface_block(kind, k, more, **LARGE, bias=0.02)
-    case = {"kind": kind, "config": config, "weights": live.weights_of(block)}
+    case = {"config": config, "weights": live.weights_of(block)}
     case |= live.answer(block, live.tokens(block, (1, 4096, LARGE["d"])))
     layer = layer_of(case, dispatch="grouped")
     del block, case["weights"]  # gigabytes
@@ -108,7 +112,7 @@ def test_equals_live_large(live, kind, k, more):
 @pytest.mark.parametrize("name", NAMES)
 def test_round_trip_is_exact(name):
     case = load(name)
-    back = to_huggingface(case["kind"], layer_of(case))
+    back = to_huggingface(layer_of(case), family_of(case))
     assert back.keys() == case["weights"].keys()
     for key, value in case["weights"].items():
         assert back[key].dtype == value.dtype
@@ -120,14 +124,14 @@ def test_the_layer_keeps_no_hold_of_the_arrays_it_was_given():
     layer = layer_of(case)
     for value in case["weights"].values():
         value[:] = 0
-    assert all(value.any() for value in to_huggingface("deepseek_v3", layer).values())
+    assert all(value.any() for value in to_huggingface(layer, "deepseek_v3").values())
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16])
 def test_weights_keep_their_dtype(dtype):
     case = load("qwen2_moe")
     case["weights"] = {name: value.astype(dtype) for name, value in case["weights"].items()}
-    back = to_huggingface("qwen2_moe", layer_of(case))
+    back = to_huggingface(layer_of(case), "qwen2_moe")
     for name, value in case["weights"].items():
         assert back[name].dtype == dtype
         np.testing.assert_array_equal(back[name], value, err_msg=name)
@@ -141,7 +145,10 @@ def test_switch_with_a_capacity_factor_forgets_the_slots():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"kind": "mixtrall"}, "kind is 'mixtrall'; the names are mixtral, olmoe, qwen3_moe"),
+        (
+            {"config": {"model_type": "llama"}},
+            "config's model_type is 'llama'; the names are mixtral, olmoe, qwen2_moe",
+        ),
         ({"without": "gate.weight"}, "the weights have no gate.weight, which a mixtral block needs."),
         (
             {"weights": {"gate.bias": np.zeros(8)}},
@@ -162,7 +169,6 @@ def test_switch_with_a_capacity_factor_forgets_the_slots():
 )
 def test_bad_input_is_named(change, sentence):
     case = load("mixtral")
-    case["kind"] = change.get("kind", case["kind"])
     case["weights"] |= change.get("weights", {})
     case["config"] |= change.get("config", {})
     case["weights"].pop(change.get("without"), None)
@@ -174,6 +180,8 @@ def test_bad_input_is_named(change, sentence):
 def test_a_layer_that_is_not_made_like_the_block_is_named():
     layer = jax.eval_shape(lambda: SparseMoE(4, 3, lambda rngs: MLP(4, 5, rngs=rngs), rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match=re.escape("have no experts.gate_up.kernel, which a mixtral")):
-        to_huggingface("mixtral", layer)
-    with pytest.raises(ValueError, match=re.escape("have experts.down.bias, experts.up.bias, for which a switch")):
-        to_huggingface("switch", layer)
+        to_huggingface(layer, "mixtral")
+    with pytest.raises(
+        ValueError, match=re.escape("have experts.down.bias, experts.up.bias, for which a switch_transformers")
+    ):
+        to_huggingface(layer, "switch_transformers")

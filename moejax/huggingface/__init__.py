@@ -1,0 +1,100 @@
+"""The MoE blocks of Hugging Face's transformers as a `SparseMoE`: their weights in, and out again bit by bit.
+
+    layer = from_huggingface(model.state_dict(), model.config, layer=3)
+    weights = to_huggingface(layer, "mixtral")       the block's state dict, as NumPy arrays
+
+The layer computes what the block of transformers 5 does at evaluation; jitter and dropout, which some blocks add in
+training, are left out. Neither torch nor transformers is needed. `FAMILIES` names the models.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from moejax.huggingface.arrays import as_numpy, names_of, parts
+from moejax.huggingface.blocks import block_prefix
+from moejax.huggingface.families import FAMILIES, Entries
+from moejax.huggingface.make import make_layer
+from moejax.layers import SparseMoE
+
+__all__ = ["FAMILIES", "from_huggingface", "to_huggingface"]
+
+QUANTISED = ("_scale_inv", "_scale", "_scales", "_blocks", ".qweight", ".qzeros")
+
+
+def from_huggingface(
+    weights: Mapping[str, Any], config: Any, *, layer: int | str | None = None, **layer_options: Any
+) -> SparseMoE:
+    """The layer that computes what Hugging Face's block does.
+
+    Args:
+      weights: the state dict of the block, or of anything around it up to the whole model, by the names that
+        transformers has in memory or those of published files. Arrays are PyTorch's, NumPy's or JAX's; their dtypes
+        stay as they are, but that JAX by itself makes float64 float32.
+      config: the model's configuration, or what its `config.json` holds.
+      layer: which layer, where the weights have several: its number, or the beginning of its arrays' names.
+      layer_options: of `SparseMoE`. Unless they say otherwise the dispatch is "grouped" and nothing is dropped; Switch
+        drops what exceeds the `expert_capacity` of its configuration in a sequence, one group of the layer's input.
+
+    Raises ValueError, in one sentence, for a model that is not in `FAMILIES` or that this layer does not compute, an
+    incomplete configuration, a layer without experts, and weights that are missing, unknown, quantised or misshapen.
+    """
+    read = Entries(config)
+    family = read.family
+    prefix = block_prefix(weights, family, layer)
+    moe = jax.eval_shape(partial(make_layer, read, layer_options))
+    arrays = {name.removeprefix(prefix): as_numpy(weights[name]) for name in weights if name.startswith(prefix)}
+    if quantised := sorted(name for name in arrays if name.endswith(QUANTISED)):
+        raise ValueError(f"the weights are quantised, as {prefix}{quantised[0]} shows; dequantise them first.")
+
+    # In memory and in files the names differ, and sometimes the order of axes: the one that fits best.
+    ways = [
+        parts(moe, names, input_first)
+        for names in (family.names, family.names | family.published)
+        for input_first in (family.input_first, not family.input_first)
+    ]
+
+    def fitting(way) -> int:
+        return sum(name in arrays and arrays[name].shape == part.shape for part in way for name in part.names)
+
+    way = max(ways, key=fitting)
+    _check_names("weights", set(arrays), names_of(way), read.model_type)
+    for part in way:
+        for name in part.names:
+            if arrays[name].shape != part.shape:
+                raise ValueError(
+                    f"{prefix}{name} has the shape {arrays[name].shape}; the configuration makes it {part.shape}."
+                )
+        part.variable.set_value(part.join([arrays[name] for name in part.names]))
+    return moe
+
+
+def to_huggingface(layer: SparseMoE, model_type: str) -> dict[str, np.ndarray]:
+    """The layer's weights by the names and in the shapes that transformers' block has in memory.
+
+    Raises ValueError, in one sentence, for an unknown model type and a layer whose parameters are not the block's.
+    """
+    if model_type not in FAMILIES:
+        raise ValueError(f"model_type is {model_type!r}; the names are {', '.join(FAMILIES)}.")
+    family = FAMILIES[model_type]
+    have = {".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(layer))}
+    _check_names("layer's parameters", have, set(family.names), model_type)
+    return {
+        name: array for part in parts(layer, family.names, family.input_first) for name, array in part.split().items()
+    }
+
+
+def _check_names(what: str, have: set[str], want: set[str], model_type: str) -> None:
+    if missing := want - have:
+        raise ValueError(f"the {what} have no {_listed(missing)}, which a {model_type} block needs.")
+    if unknown := have - want:
+        raise ValueError(f"the {what} have {_listed(unknown)}, for which a {model_type} block has no place.")
+
+
+def _listed(names: set[str], most: int = 6) -> str:
+    shown = ", ".join(sorted(names)[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,6 +1,7 @@
 """The MoE blocks of Hugging Face's transformers as a `SparseMoE`: their weights in, and out again bit by bit.
 
     layer = from_huggingface(model.state_dict(), model.config, layer=3)
+    layer = from_huggingface(PublishedFiles(folder), json.loads((folder / "config.json").read_text()), layer=3)
     weights = to_huggingface(layer, "mixtral")       the block's state dict, as NumPy arrays
 
 The layer computes what the block of transformers 5 does at evaluation; jitter and dropout, which some blocks add in
@@ -18,10 +19,11 @@ from flax import nnx
 from moejax.huggingface.arrays import as_numpy, names_of, parts
 from moejax.huggingface.blocks import block_prefix
 from moejax.huggingface.families import FAMILIES, Entries
+from moejax.huggingface.files import PublishedFiles
 from moejax.huggingface.make import make_layer
 from moejax.layers import SparseMoE
 
-__all__ = ["FAMILIES", "from_huggingface", "to_huggingface"]
+__all__ = ["FAMILIES", "PublishedFiles", "from_huggingface", "to_huggingface"]
 
 QUANTISED = ("_scale_inv", "_scale", "_scales", "_blocks", ".qweight", ".qzeros")
 

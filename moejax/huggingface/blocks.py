@@ -26,7 +26,7 @@ def block_prefix(names: Collection[str], family: Family, layer: int | str | None
     if layer is None:
         raise ValueError(f"layer is None, but the weights have several MoE layers: {_listed(prefixes)}; pick one.")
     if found:
-        raise ValueError(f"layer is {layer!r}, which could be {' or '.join(found)}; pass one of these.")
+        raise ValueError(f"layer is {layer!r}, which could be {' or '.join(prefix.rstrip('.') for prefix in found)}; pass one of these.")
     raise ValueError(f"layer is {layer!r}; the MoE layers of these weights are {_listed(prefixes)}.")
 
 
@@ -44,7 +44,7 @@ def _listed(prefixes: list[str]) -> str:
     """Their numbers where these are all different, else the names themselves."""
     numbers = sorted({number for prefix in prefixes if (number := _number(prefix)) is not None})
     if len(numbers) < len(prefixes):
-        return ", ".join(prefix or "one without a number" for prefix in prefixes)
+        return ", ".join(prefix.rstrip(".") or "one without a number" for prefix in prefixes)
     if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
         return f"{numbers[0]} to {numbers[-1]}"
     return ", ".join(map(str, numbers))

@@ -30,21 +30,21 @@ CASES = {
     "switch": ("switch_transformers", 1, {"expert_capacity": 2}),
 }
 
+# What the names of its classes begin with; and its block.
 BLOCKS = {
-    "mixtral": ("MixtralConfig", "MixtralSparseMoeBlock"),
-    "olmoe": ("OlmoeConfig", "OlmoeSparseMoeBlock"),
-    "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeSparseMoeBlock"),
-    "qwen2_moe": ("Qwen2MoeConfig", "Qwen2MoeSparseMoeBlock"),
-    "granitemoe": ("GraniteMoeConfig", "GraniteMoeMoE"),
-    "deepseek_v3": ("DeepseekV3Config", "DeepseekV3MoE"),
-    "deepseek_v2": ("DeepseekV2Config", "DeepseekV2Moe"),
-    "glm4_moe": ("Glm4MoeConfig", "Glm4MoeMoE"),
-    "qwen3_next": ("Qwen3NextConfig", "Qwen3NextSparseMoeBlock"),
-    "qwen3_vl_moe": ("Qwen3VLMoeTextConfig", "Qwen3VLMoeTextSparseMoeBlock"),
-    "gpt_oss": ("GptOssConfig", "GptOssMLP"),
-    "switch_transformers": ("SwitchTransformersConfig", "SwitchTransformersSparseMLP"),
+    "mixtral": ("Mixtral", "SparseMoeBlock"),
+    "olmoe": ("Olmoe", "SparseMoeBlock"),
+    "qwen2_moe": ("Qwen2Moe", "SparseMoeBlock"),
+    "qwen3_moe": ("Qwen3Moe", "SparseMoeBlock"),
+    "qwen3_next": ("Qwen3Next", "SparseMoeBlock"),
+    "qwen3_vl_moe": ("Qwen3VLMoeText", "SparseMoeBlock"),
+    "deepseek_v2": ("DeepseekV2", "Moe"),
+    "deepseek_v3": ("DeepseekV3", "MoE"),
+    "glm4_moe": ("Glm4Moe", "MoE"),
+    "granitemoe": ("GraniteMoe", "MoE"),
+    "gpt_oss": ("GptOss", "MLP"),
+    "switch_transformers": ("SwitchTransformers", "SparseMLP"),
 }
-
 
 WIDTHS = dict.fromkeys(("mixtral", "olmoe", "granitemoe", "gpt_oss"), "intermediate_size")
 COUNTS = dict.fromkeys(("mixtral", "granitemoe", "gpt_oss"), "num_local_experts")
@@ -61,16 +61,27 @@ def huggingface_config(kind, k, more, *, d, h, experts):
 
 def huggingface_class(kind, name):
     """A class of transformers."""
-    return getattr(importlib.import_module(f"transformers.models.{kind}.modeling_{kind}"), name)
+    return getattr(importlib.import_module(f"transformers.models.{kind}.modeling_{kind}"), BLOCKS[kind][0] + name)
 
 
 def huggingface_block(kind, k, more, *, seed=0, bias=0.2, **sizes):
     """The live block with random weights, and the entries of its configuration that were set."""
     entries = huggingface_config(kind, k, more, **sizes)
-    config_class, block_class = BLOCKS[kind]
-    config = huggingface_class(kind, config_class)(**entries, num_attention_heads=2)
+    config = huggingface_class(kind, "Config")(**entries, num_attention_heads=2)
     config._experts_implementation = "eager"  # the definition, not one of its kernels
-    return randomise(huggingface_class(kind, block_class)(config), seed, bias), entries | {"model_type": kind}
+    block = huggingface_class(kind, BLOCKS[kind][1])(config)
+    return randomise(block, seed, bias), entries | {"model_type": kind}
+
+
+def huggingface_model(kind):
+    """A whole model of 3 layers in bfloat16, all with random weights, and its MoE blocks by name."""
+    _, k, more = next(case for case in CASES.values() if case[0] == kind)
+    entries = huggingface_config(kind, k, more, **TINY) | {"num_hidden_layers": 3, "num_attention_heads": 2}
+    entries |= {"vocab_size": 16, "pad_token_id": 0, "eos_token_id": 1, "first_k_dense_replace": 1}
+    model = huggingface_class(kind, "Model")(huggingface_class(kind, "Config")(**entries))
+    block_class = huggingface_class(kind, BLOCKS[kind][1])
+    model = randomise(model, seed=0).to(torch.bfloat16)
+    return model, {name: module for name, module in model.named_modules() if type(module) is block_class}
 
 
 def draw(seed):

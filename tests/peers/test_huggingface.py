@@ -5,7 +5,10 @@ real models. All in float32, max |Δ| ≤ 5e-6, as a share of the largest value 
 """
 
 import importlib
+import json
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,7 @@ from flax import nnx
 from peer_answers import GOLDEN, TOLERANCE, answer_fast, errors, load
 
 from moejax.experts import MLP
-from moejax.huggingface import FAMILIES, from_huggingface, to_huggingface
+from moejax.huggingface import FAMILIES, PublishedFiles, from_huggingface, to_huggingface
 from moejax.layers import SparseMoE
 
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz") if not path.stem.endswith("_pytorch"))
@@ -83,10 +86,16 @@ def test_a_renormalised_single_choice_by_sigmoid_equals_live(live):
         ),
         ("olmoe", 8, {"norm_topk_prob": False}),
         ("granitemoe", 8, {}),
+        ("gpt_oss", 4, {}),
+        (
+            *("deepseek_v2", 6),
+            {"n_group": 8, "topk_group": 3, "topk_method": "group_limited_greedy"}
+            | {"routed_scaling_factor": 16.0, "n_shared_experts": 2},
+        ),
         # Not ReLU: among 11 million hidden numbers some are 0 but for rounding, and its derivative jumps there.
         ("switch_transformers", 1, {"expert_capacity": 4096, "dense_act_fn": "gelu"}),
     ],
-    ids=["mixtral", "qwen2_moe", "deepseek_v3", "olmoe", "granitemoe", "switch"],
+    ids=["mixtral", "qwen2_moe", "deepseek_v3", "olmoe", "granitemoe", "gpt_oss", "deepseek_v2", "switch"],
 )
 def test_equals_live_large(live, kind, k, more):
     """4096 tokens, width 1024, 64 experts of width 2816: kernels may go other ways here than at small shapes."""
@@ -117,6 +126,75 @@ def test_round_trip_is_exact(name):
     for key, value in case["weights"].items():
         assert back[key].dtype == value.dtype
         np.testing.assert_array_equal(back[key], value, err_msg=key)
+
+
+def assert_same(ours, theirs):
+    """Names, types, shapes and bits; `theirs`: PyTorch's."""
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        assert f"torch.{array.dtype}" == str(theirs[name].dtype), name
+        np.testing.assert_array_equal(array.astype(np.float32), theirs[name].float().numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.filterwarnings("ignore")  # transformers' own
+def test_any_layer_of_a_whole_model_in_bfloat16_in_memory_and_as_published(live, family, tmp_path):
+    model, blocks = live.huggingface_model(family)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    published, config = PublishedFiles(tmp_path), json.loads((tmp_path / "config.json").read_text())
+    for name, block in blocks.items():
+        # Switch has an encoder and a decoder, whose layers have the same numbers.
+        number = name.removesuffix(".mlp") if family == "switch_transformers" else int(re.search(r"\d+", name)[0])
+        for weights, entries in ((model.state_dict(), model.config), (published, config)):
+            layer = from_huggingface(weights, entries, layer=number)
+            assert_same(to_huggingface(layer, family), block.state_dict())
+
+
+def test_a_block_by_published_names_with_or_without_a_prefix():
+    case = load("mixtral")
+    gate_up, down = (case["weights"].pop(f"experts.{name}_proj") for name in ("gate_up", "down"))
+    for e in range(8):
+        case["weights"] |= {f"experts.{e}.w1.weight": gate_up[e, :12], f"experts.{e}.w3.weight": gate_up[e, 12:]}
+        case["weights"] |= {f"experts.{e}.w2.weight": down[e]}
+    for prefix in ("", "block_sparse_moe.", "model.layers.12.block_sparse_moe."):
+        weights = {prefix + name: array for name, array in case["weights"].items()} | {"lm_head.weight": down}
+        weights = weights if prefix else case["weights"]
+        back = to_huggingface(from_huggingface(weights, case["config"]), "mixtral")
+        np.testing.assert_array_equal(back["experts.gate_up_proj"], gate_up)
+        np.testing.assert_array_equal(back["experts.down_proj"], down)
+        np.testing.assert_array_equal(back["gate.weight"], case["weights"]["gate.weight"])
+
+
+def test_neither_torch_nor_transformers_is_imported():
+    code = """
+import sys
+sys.path.insert(0, "tests/peers")
+from peer_answers import load
+from moejax import from_huggingface
+case = load("gpt_oss")
+from_huggingface(case["weights"], case["config"])
+print([name for name in ("torch", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "layer", "sentence"),
+    [
+        (["l.1.", "l.2.", "l.3."], None, "layer is None, but the weights have several MoE layers: 1 to 3; pick one."),
+        (["l.3.", "l.1."], 2, "layer is 2; the MoE layers of these weights are 1, 3."),
+        (["l.3."], "l.1", "layer is 'l.1'; the MoE layers of these weights are 3."),
+        ([""], 2, "layer is 2; the MoE layers of these weights are one without a number."),
+        (["a.1.", "b.1."], 1, "layer is 1, which could be a.1 or b.1; pass one of these."),
+        (["a.1.", "b.1."], 2, "layer is 2; the MoE layers of these weights are a.1, b.1."),
+    ],
+)
+def test_a_layer_that_is_not_there_or_not_the_only_one_is_named(prefixes, layer, sentence):
+    case = load("mixtral")
+    weights = {prefix + name: array for prefix in prefixes for name, array in case["weights"].items()}
+    with pytest.raises(ValueError, match="^" + re.escape(sentence)):
+        from_huggingface(weights, case["config"], layer=layer)
 
 
 def test_the_layer_keeps_no_hold_of_the_arrays_it_was_given():
@@ -165,6 +243,14 @@ def test_switch_with_a_capacity_factor_forgets_the_slots():
         ({"config": {"hidden_act": "tanhh"}}, "hidden_act is 'tanhh'; the names are silu,"),
         ({"unset": "num_experts_per_tok"}, "config has no 'num_experts_per_tok', which a mixtral block needs."),
         ({"config": {"num_experts_per_tok": 9}}, "k is 9"),
+        (
+            {"weights": {"experts.gate_up_proj_blocks": np.zeros(8)}},
+            "the weights are quantised, as experts.gate_up_proj_blocks shows; dequantise them first.",
+        ),
+        (
+            {"config": {"model_type": "deepseek_v3", "topk_method": "greedy"}},
+            "config's topk_method is 'greedy'; a deepseek_v3 block is computed here for 'noaux_tc' alone.",
+        ),
     ],
 )
 def test_bad_input_is_named(change, sentence):

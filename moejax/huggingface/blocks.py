@@ -26,7 +26,8 @@ def block_prefix(names: Collection[str], family: Family, layer: int | str | None
     if layer is None:
         raise ValueError(f"layer is None, but the weights have several MoE layers: {_listed(prefixes)}; pick one.")
     if found:
-        raise ValueError(f"layer is {layer!r}, which could be {' or '.join(prefix.rstrip('.') for prefix in found)}; pass one of these.")
+        candidates = " or ".join(prefix.rstrip(".") for prefix in found)
+        raise ValueError(f"layer is {layer!r}, which could be {candidates}; pass one of these.")
     raise ValueError(f"layer is {layer!r}; the MoE layers of these weights are {_listed(prefixes)}.")
 
 

@@ -39,6 +39,7 @@ _HOME = {
     "router_updates": ("update_routers",),
     "huggingface": ("from_huggingface", "to_huggingface"),
     "upcycling": ("upcycle", "upcycle_moments", "upcycle_state"),
+    "sharding": ("MeshAxes",),
     "errors": ("UserError",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

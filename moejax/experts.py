@@ -27,7 +27,7 @@ from moejax.arguments import refuse, whole
 from moejax.kernels.grouped_matmul import grouped_matmul, rows_of_groups
 from moejax.kernels.slots import slot_matmul
 from moejax.makers import MakeExpert, made, refuse_what_changes
-from moejax.sharding import SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, constrain
+from moejax.sharding import DEFAULT_AXES, EXPERTS, SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, MeshAxes, constrain
 
 Activation = Callable[[Array], Array]
 Linear = Callable[[nnx.Linear, Array], Array]
@@ -85,8 +85,10 @@ class GLU(nnx.Module):
         return linear(self.down, self.activation(gate) * up)
 
 
-def stack_experts(make: MakeExpert, num_experts: int, rngs: nnx.Rngs) -> Any:
+def stack_experts(make: MakeExpert, num_experts: int, rngs: nnx.Rngs, mesh_axes: MeshAxes = DEFAULT_AXES) -> Any:
     """E independently initialised copies as one module: every parameter gains a leading axis e.
+
+    That axis is in their partition metadata (`nnx.get_partition_spec`) under the name of experts' mesh axes.
 
     Raises ValueError, in one sentence, if `make` is no function of `rngs` or makes what vmap cannot run.
     """
@@ -94,6 +96,11 @@ def stack_experts(make: MakeExpert, num_experts: int, rngs: nnx.Rngs) -> Any:
     one = partial(made, make, name="make_expert")
     experts = nnx.split_rngs(splits=num_experts)(nnx.vmap(one, in_axes=0, out_axes=0))(rngs)
     refuse_what_changes(experts, "make_expert")
+    for _, node in nnx.iter_graph(experts):
+        if isinstance(node, nnx.Variable):
+            of_one = node.get_metadata("out_sharding", None) or (None,) * (node.ndim - 1)
+            # Metadata alone: eager sharding would constrain the array now, and fail without a mesh.
+            node.set_metadata(out_sharding=(*mesh_axes.spec(EXPERTS), *of_one), eager_sharding=False)
     return experts
 
 

@@ -6,6 +6,8 @@ g is all of `batch` (1 for [t, d]), and its routing has the axes [g, t, ...]. Wh
 zeros from the start whatever it was, it takes no slot, counts in no loss and gets zeros. If there is no token at all,
 the routing is that of one token of padding.
 
+On a mesh of devices, `mesh_axes` names the axes that tokens and experts are sharded over.
+
 In training, routers with noise and experts that draw need a `key`, another one in every step.
 
 Axis letters: g groups, t tokens of a group, e experts, c slots of an expert, d model width.
@@ -40,7 +42,7 @@ from moejax.inputs import AnyArray, Inputs, into_groups, prepare, ungroup, where
 from moejax.makers import MakeExpert, made
 from moejax.routers import DEFAULT_OPTIONS, ROUTERS, Context, DenseRouter, RouterOptions, SoftRouter
 from moejax.routing import DenseRouting, SoftRouting, SparseRouting, expert_capacity
-from moejax.sharding import TOKENS, constrain, on_explicit_axes
+from moejax.sharding import DEFAULT_AXES, TOKENS, MeshAxes, constrain, over_mesh
 
 SLOT_DISPATCHES = {"einsum": einsum_dispatch, "gather": gather_dispatch}
 
@@ -61,6 +63,7 @@ class DenseMoE(nnx.Module):
         learn_temperature: bool = False,
         final_temperature: float | None = None,
         make_gate: MakeExpert | None = None,
+        mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,
     ):
         self.router = DenseRouter(
@@ -72,9 +75,10 @@ class DenseMoE(nnx.Module):
             make_gate=make_gate,
             rngs=rngs,
         )
-        self.experts, self.d = stack_experts(make_expert, num_experts, rngs), d
+        self.experts, self.d = stack_experts(make_expert, num_experts, rngs, mesh_axes), d
+        self.mesh_axes = mesh_axes
 
-    @on_explicit_axes
+    @over_mesh
     def __call__(
         self,
         x: Float[AnyArray, "*batch t d"],
@@ -136,6 +140,7 @@ class SparseMoE(nnx.Module):
         group_size: int | None = None,
         make_shared: MakeExpert | None = None,
         shared_gate: bool = False,
+        mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,
     ):
         problems = sparse_problems(
@@ -153,7 +158,7 @@ class SparseMoE(nnx.Module):
         if shared_gate and make_shared is None:
             raise ValueError("shared_gate is True, but make_shared is None, so that there is no answer to multiply.")
         self.router = ROUTERS[router](d, num_experts, k, options, rngs=rngs)
-        self.experts = stack_experts(make_expert, num_experts, rngs)
+        self.experts = stack_experts(make_expert, num_experts, rngs, mesh_axes)
         if dispatch == "grouped" and not can_be_grouped(self.experts):
             raise ValueError(
                 f"dispatch is 'grouped', which needs experts whose call takes `linear` (as MLP and GLU do), not"
@@ -161,11 +166,11 @@ class SparseMoE(nnx.Module):
             )
         self.shared = None if make_shared is None else made(make_shared, rngs, "make_shared")
         self.shared_gate = nnx.Linear(d, 1, use_bias=False, rngs=rngs) if shared_gate else None
-        self.d, self.num_experts, self.k = d, num_experts, k
+        self.d, self.num_experts, self.k, self.mesh_axes = d, num_experts, k, mesh_axes
         self.dispatch, self.group_size = dispatch, group_size
         self.capacity_factor, self.eval_capacity_factor = capacity_factor, eval_capacity_factor
 
-    @on_explicit_axes
+    @over_mesh
     def __call__(
         self,
         x: Float[AnyArray, "*batch t d"],
@@ -233,12 +238,21 @@ class SoftMoE(nnx.Module):
     """
 
     def __init__(
-        self, d: int, num_experts: int, make_expert: MakeExpert, *, slots: int, scale: float = 1.0, rngs: nnx.Rngs
+        self,
+        d: int,
+        num_experts: int,
+        make_expert: MakeExpert,
+        *,
+        slots: int,
+        scale: float = 1.0,
+        mesh_axes: MeshAxes = DEFAULT_AXES,
+        rngs: nnx.Rngs,
     ):
         self.router = SoftRouter(d, num_experts, slots, scale=scale, rngs=rngs)
-        self.experts, self.d = stack_experts(make_expert, num_experts, rngs), d
+        self.experts, self.d = stack_experts(make_expert, num_experts, rngs, mesh_axes), d
+        self.mesh_axes = mesh_axes
 
-    @on_explicit_axes
+    @over_mesh
     def __call__(
         self,
         x: Float[AnyArray, "*batch t d"],

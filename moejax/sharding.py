@@ -1,14 +1,18 @@
-"""A mesh of devices with two named axes, and where a layer's arrays lie on it.
+"""Where a layer's arrays lie on a mesh of devices.
 
-    tokens  [g, ...]      groups over all devices                       x, logits, what a router decides
-    slots   [e, g, c, d]  as the tokens, or experts over `expert` and groups over `data`
-    experts [e, ...]      over `expert`, copied along `data`
+    tokens  [g, ...]      groups over all of tokens' axes                  x, logits, a routing
+    slots   [e, g, c, d]  as tokens; or experts over experts' axes and groups over the other ones
+    experts [e, ...]      over experts' axes, replicated along the other ones
 
-From one layout of the slots to the other is an all-to-all along `expert`: the only time that activations cross. Layers
-say where an array should lie and know no devices; without a mesh in use (`jax.set_mesh`) all of this is the identity.
+From one sharding of the slots to the other is an all-to-all along experts' axes: the only time that activations cross.
+`MeshAxes` says which axes of a mesh these are. Without a mesh in use all of this is the identity.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
 
@@ -18,69 +22,174 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PyTree, Shaped
 from numpy import ndarray
 
-DATA, EXPERT = "data", "expert"
-DEVICES = (DATA, EXPERT)
-
+# Of roles instead of a mesh's own names, which `MeshAxes.spec` puts in their place.
 REPLICATED = P()
-TOKENS = P(DEVICES)
-SLOTS_BY_TOKEN = P(None, DEVICES)
-SLOTS_BY_EXPERT = P(EXPERT, DATA)
-EXPERTS = P(EXPERT)
+TOKENS = P("tokens")
+SLOTS_BY_TOKEN = P(None, "tokens")
+SLOTS_BY_EXPERT = P("experts", "others")
+EXPERTS = P("experts")
+
+
+@dataclass(frozen=True)
+class MeshAxes:
+    """Which axes of a mesh tokens and experts are sharded over: for each a name, several, or none, `()`.
+
+    Experts' axes are some of tokens': tokens cross along them. A layer takes any mesh that has these axes, Auto or
+    Explicit, of `jax.set_mesh` or else of its arguments. Inside `jax.shard_map`, axes that are Manual are left alone:
+    there each device has tokens of its own and, along those axes, all experts.
+
+    Raises ValueError, in one sentence, for what are no names, and for experts' axes that are not among tokens'.
+    """
+
+    tokens: str | tuple[str, ...] = ("data", "expert")
+    experts: str | tuple[str, ...] = "expert"
+
+    def __post_init__(self):
+        for field in ("tokens", "experts"):
+            value = getattr(self, field)
+            names = (value,) if isinstance(value, str) else value
+            if not (isinstance(names, tuple | list) and all(isinstance(name, str) for name in names)):
+                raise ValueError(f"{field} is {value!r}; it must be the name of a mesh axis, or a tuple of names.")
+            object.__setattr__(self, field, tuple(names))
+        if not {*self.experts} <= {*self.tokens}:
+            both = MeshAxes(tokens=(*self.tokens, *(a for a in self.experts if a not in self.tokens)))
+            raise ValueError(
+                f"experts is {self.experts}, not all of which are in tokens, {self.tokens}; tokens cross between the"
+                f" devices that share the experts, so add them there: tokens={both.tokens}."
+            )
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Tokens' axes along which experts are replicated."""
+        return tuple(name for name in self.tokens if name not in self.experts)
+
+    def spec(self, of_roles: P) -> P:
+        """A mesh's own names in place of `tokens`, `experts` and `others`."""
+        # Devices that share experts take consecutive groups, so that one all-to-all turns the slots.
+        names = {"tokens": self.others + self.experts, "experts": self.experts, "others": self.others}
+        return P(*(names[role] if role else None for role in of_roles))
+
+    def on(self, mesh: AbstractMesh) -> "MeshAxes":
+        """Those axes that are the compiler's to shard over and not Manual; none without a mesh.
+
+        Raises ValueError, in one sentence, where the mesh has no axes of these names.
+        """
+        left = _not_manual(mesh)
+        if left and not {*self.tokens} <= {*mesh.axis_names}:
+            fix = MeshAxes(mesh.axis_names, mesh.axis_names[1:][-1:])
+            raise ValueError(
+                f"The mesh in use has the axes {mesh.axis_names}, but the layer's {self} names others; name the mesh's"
+                f" own, such as mesh_axes={fix}, or none, mesh_axes=MeshAxes((), ())."
+            )
+        return MeshAxes(*(tuple(name for name in names if name in left) for names in (self.tokens, self.experts)))
+
+
+DEFAULT_AXES = MeshAxes()
+_LAYERS_AXES = ContextVar("_LAYERS_AXES", default=None)
+
+
+def _not_manual(mesh: AbstractMesh) -> tuple[str, ...]:
+    return tuple(a for a, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual)
+
+
+@contextmanager
+def _layers(axes: MeshAxes) -> Iterator[None]:
+    """Inside, functions of this module use a layer's axes; elsewhere the default ones, where a mesh has them."""
+    before = _LAYERS_AXES.set(axes)
+    try:
+        yield
+    finally:
+        _LAYERS_AXES.reset(before)
+
+
+def axes_in_use() -> MeshAxes:
+    """The axes to shard over by `constrain` and `shard_map_groups`."""
+    if axes := _LAYERS_AXES.get():
+        return axes
+    mesh = jax.sharding.get_abstract_mesh()
+    ours = {*DEFAULT_AXES.tokens} <= {*mesh.axis_names} and AxisType.Explicit not in mesh.axis_types
+    return DEFAULT_AXES.on(mesh) if ours else MeshAxes((), ())
+
+
+def devices_along(axes: Sequence[str]) -> int:
+    """How many devices these axes of the mesh in use have together."""
+    return math.prod(jax.sharding.get_abstract_mesh().shape[name] for name in axes)
+
+
+def over_mesh(call: Callable) -> Callable:
+    """Let a layer's `call(layer, x, ...)` use a mesh by its `mesh_axes`.
+
+    The mesh is that of `jax.set_mesh`, or else the one on which an argument lies. Explicit axes, of which an array's
+    sharding is part of its type, are Auto inside: else every gather would have to name the sharding of its result. With
+    them the output is sharded as `x` is, the routing by group.
+    """
+
+    @partial(jax.jit, static_argnames=("mesh", "train"))
+    def on_mesh(layer: PyTree, x: Shaped[Array, "..."], *, mesh: AbstractMesh, **options: Any) -> tuple[Array, PyTree]:
+        auto = mesh.update_axis_types(dict.fromkeys(_not_manual(mesh), AxisType.Auto))
+        with jax.sharding.use_abstract_mesh(auto), _layers(layer.mesh_axes.on(mesh)):
+            if auto == mesh:
+                return call(layer, x, **options)
+            layer, inside, options = jax.tree.map(_on_auto_axes, (layer, x, options))
+            y, routing = call(layer, inside, **options)
+            groups = axes_in_use().spec(TOKENS if divides_evenly(len(routing.logits)) else REPLICATED)
+        tokens = (*jax.typeof(x).sharding.spec, *[None] * x.ndim)[: x.ndim - 1]
+        specs = P(*tokens), jax.tree.map(lambda _: groups, routing)
+        return jax.sharding.reshard((y, routing), jax.tree.map(partial(NamedSharding, mesh), specs))
+
+    @wraps(call)
+    def on_any_mesh(layer: PyTree, x: Shaped[Array, "..."], **options: Any) -> tuple[Array, PyTree]:
+        mesh = _mesh_of((x, layer, options))
+        if not layer.mesh_axes.on(mesh).tokens:
+            return call(layer, x, **options)
+        return on_mesh(layer, x, mesh=mesh, **options)
+
+    return on_any_mesh
+
+
+def _on_auto_axes(a: Any) -> Any:
+    return jax.sharding.reshard(a, REPLICATED) if isinstance(a, jax.Array) else a
+
+
+def _mesh_of(arguments: PyTree) -> AbstractMesh:
+    mesh = jax.sharding.get_abstract_mesh()
+    arrays = (a for a in jax.tree.leaves(arguments) if isinstance(a, jax.Array))
+    own = (jax.typeof(a).sharding.mesh for a in arrays)
+    return next((own for own in own if not own.empty), mesh) if mesh.empty else mesh
+
+
+def constrain(tree: PyTree[Shaped[Array, "..."]], spec: P) -> PyTree[Shaped[Array, "..."]]:
+    """The same arrays, with a sharding constraint; `spec` is of roles."""
+    axes = axes_in_use()
+    if not axes.tokens:
+        return tree
+    return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, axes.spec(spec)), tree)
+
+
+def divides_evenly(groups: int) -> bool:
+    """Whether a mesh is in use and the devices that tokens are sharded over divide the number of groups."""
+    axes = axes_in_use()
+    return bool(axes.tokens) and groups % devices_along(axes.tokens) == 0
+
+
+def shard_map_groups(f: Callable, groups: int, *, takes: PyTree[P], gives: PyTree[P]) -> Callable[..., Any]:
+    """`f` under `shard_map`, so that its indices stay within a device's own groups; specs are of roles.
+
+    `f` itself where the groups do not divide evenly: also right, but then indices reach across devices.
+    """
+    if not divides_evenly(groups):
+        return f
+    takes, gives = jax.tree.map(axes_in_use().spec, (takes, gives))
+    manual = {*_not_manual(jax.sharding.get_abstract_mesh())}
+    return jax.shard_map(f, in_specs=takes, out_specs=gives, axis_names=manual, check_vma=False)
+
+
+# For runs
 
 
 def make_mesh(data: int, expert: int, devices: Sequence[jax.Device]) -> Mesh:
     """A mesh of data × expert devices. Those along `expert`, which exchange slots, are next to each other."""
-    return jax.make_mesh((data, expert), DEVICES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
-
-
-def devices_in_use() -> int:
-    """How many devices the mesh in use has; 1 without a mesh, and inside `jax.shard_map`."""
-    mesh = jax.sharding.get_abstract_mesh()
-    ours = mesh.axis_names == DEVICES and all(kind == AxisType.Auto for kind in mesh.axis_types)
-    return mesh.size if ours else 1
-
-
-def on_explicit_axes(call: Callable) -> Callable:
-    """Let a layer's `call(layer, x, ...)` take arrays on a mesh with Explicit axes, which `jax.make_mesh` makes.
-
-    On such axes an array's sharding is part of its type, and every gather would have to name that of its result. So
-    the call runs with Auto axes. Its output is sharded as the tokens are, its routing by group.
-    """
-
-    @partial(jax.jit, static_argnames=("train",))
-    def on_auto_axes(layer: PyTree, x: Shaped[Array, "..."], **options: Any) -> tuple[Array, PyTree]:
-        mesh = _mesh_of(x)
-        auto = tuple(AxisType.Auto if kind == AxisType.Explicit else kind for kind in mesh.axis_types)
-        with jax.sharding.use_abstract_mesh(AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=auto)):
-            layer, inside, options = jax.tree.map(_without_layout, (layer, x, options))
-            y, routing = call(layer, inside, **options)
-        tokens = (*jax.typeof(x).sharding.spec, *[None] * x.ndim)[: x.ndim - 1]
-        groups = P(tokens[0]) if routing.logits.shape[0] == x.shape[0] else REPLICATED
-        places = P(*tokens), jax.tree.map(lambda _: groups, routing)
-        return jax.sharding.reshard((y, routing), jax.tree.map(partial(NamedSharding, mesh), places))
-
-    @wraps(call)
-    def on_any_axes(layer: PyTree, x: Shaped[Array, "..."], **options: Any) -> tuple[Array, PyTree]:
-        explicit = isinstance(x, jax.Array | ndarray) and AxisType.Explicit in _mesh_of(x).axis_types
-        return (on_auto_axes if explicit else call)(layer, x, **options)
-
-    return on_any_axes
-
-
-def _mesh_of(x: Shaped[Array, "..."]) -> AbstractMesh:
-    own = jax.typeof(x).sharding.mesh
-    return jax.sharding.get_abstract_mesh() if own.empty else own
-
-
-def _without_layout(a: Any) -> Any:
-    return jax.sharding.reshard(a, REPLICATED) if isinstance(a, jax.Array) else a
-
-
-def constrain(tree: PyTree[Shaped[Array, "..."]], spec: P) -> PyTree[Shaped[Array, "..."]]:
-    """The same arrays, with a sharding constraint."""
-    if devices_in_use() == 1:
-        return tree
-    return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, spec), tree)
+    return jax.make_mesh((data, expert), DEFAULT_AXES.tokens, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def replicated(program: Callable) -> Callable:
@@ -88,7 +197,7 @@ def replicated(program: Callable) -> Callable:
 
     So every process can read them.
     """
-    if devices_in_use() == 1:
+    if not axes_in_use().tokens:
         return program
     on_mesh = jax.jit(program, out_shardings=REPLICATED)
     return lambda model, batch: on_mesh(model, shard_batch(batch))
@@ -97,20 +206,6 @@ def replicated(program: Callable) -> Callable:
 def shard_batch(host: PyTree[Shaped[ndarray, "b ..."]]) -> PyTree[Shaped[Array, "b ..."]]:
     """A batch that every process has, on the mesh in use: sharded by row, or replicated if the rows do not divide."""
     rows = len(jax.tree.leaves(host)[0])
-    where = NamedSharding(jax.sharding.get_mesh(), TOKENS if divides_evenly(rows) else REPLICATED)
+    spec = axes_in_use().spec(TOKENS if divides_evenly(rows) else REPLICATED)
+    where = NamedSharding(jax.sharding.get_mesh(), spec)
     return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, where, lambda part: a[part]), host)
-
-
-def divides_evenly(groups: int) -> bool:
-    """Whether a mesh of several devices is in use and their number divides that of the groups."""
-    return devices_in_use() > 1 and groups % devices_in_use() == 0
-
-
-def shard_map_groups(f: Callable, groups: int, *, takes: PyTree[P], gives: PyTree[P]) -> Callable[..., Any]:
-    """`f` under `shard_map`, so that its indices stay within a device's own groups.
-
-    `f` itself where the groups do not divide evenly: also right, but then indices reach across devices.
-    """
-    if not divides_evenly(groups):
-        return f
-    return jax.shard_map(f, in_specs=takes, out_specs=gives, check_vma=False)

@@ -10,8 +10,7 @@ from benchmarks.suite.crossing import bytes_crossing, expected
 from moejax import MLP, SparseMoE, load_balance_loss
 from moejax.experts import apply_linear
 from moejax.routing import limit_to_groups
-from moejax.sharding import TOKENS, make_mesh
-from moejax.training.parallel import spec
+from moejax.sharding import DEFAULT_AXES, TOKENS, make_mesh
 
 E, T, D, H = 8, 32, 128, 512  # experts, tokens of a group, widths
 GROUPS = 2  # of a device
@@ -38,9 +37,11 @@ def compiled(dispatch: str, data: int, expert: int) -> jax.stages.Compiled:
     assert len(jax.devices()) == 8, "these tests need the eight virtual devices of conftest.py"
     mesh = make_mesh(data, expert, jax.devices()[: data * expert])
     network = jax.eval_shape(lambda: Network(dispatch))
-    where = jax.tree.map_with_path(lambda path, _: NamedSharding(mesh, spec(path)), network)
+    where = nnx.get_named_sharding(network, mesh)
     network = jax.tree.map(lambda p, s: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=s), network, where)
-    x = jax.ShapeDtypeStruct((GROUPS * data * expert, T, D), jnp.float32, sharding=NamedSharding(mesh, TOKENS))
+    x = jax.ShapeDtypeStruct(
+        (GROUPS * data * expert, T, D), jnp.float32, sharding=NamedSharding(mesh, DEFAULT_AXES.spec(TOKENS))
+    )
     with jax.set_mesh(mesh):
         return jax.jit(step, out_shardings=where).lower(network, x).compile()
 
@@ -71,7 +72,7 @@ def test_a_device_sends_as_much_when_devices_and_tokens_grow_together(dispatch):
 
 def test_a_choice_limited_to_groups_of_experts_stays_on_each_device():
     mesh = make_mesh(2, 4, jax.devices())
-    scores = jax.ShapeDtypeStruct((8, T, E), jnp.float32, sharding=NamedSharding(mesh, TOKENS))
+    scores = jax.ShapeDtypeStruct((8, T, E), jnp.float32, sharding=NamedSharding(mesh, DEFAULT_AXES.spec(TOKENS)))
     with jax.set_mesh(mesh):
         program = jax.jit(lambda scores: limit_to_groups(scores, 4, 2, 2)).lower(scores).compile()
     assert bytes_crossing(program.as_text()) == {}

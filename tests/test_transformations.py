@@ -17,6 +17,7 @@ from moejax.experts import MLP
 from moejax.layers import DenseMoE, SoftMoE, SparseMoE
 from moejax.routers import ROUTERS
 from moejax.routing import DenseRouting, ExpertChoiceRouting, TopKRouting
+from moejax.sharding import MeshAxes
 
 D, H, E = 6, 8, 4
 OF_LAYER = {"dense": (DenseMoE, {}), "soft": (SoftMoE, {"slots": 2})}
@@ -129,7 +130,8 @@ OURS, THEIRS = ("data", "expert"), ("dp", "ep")
     ),
 )
 def test_explicit_axes_give_the_same_numbers_and_outputs_lie_as_the_tokens_do(name, axes):
-    layer, x, mask = make(name), draw(0, 8, 5, D), jnp.asarray(draw(1, 8, 5) > -0.5)
+    layer = make(name, mesh_axes=MeshAxes(axes, axes[1]))
+    x, mask = draw(0, 8, 5, D), jnp.asarray(draw(1, 8, 5) > -0.5)
     want = jax.jit(jax.value_and_grad(squares, (0, 1), allow_int=True))(layer, x, mask)
     mesh = jax.make_mesh((4, 2), axes, axis_types=(AxisType.Explicit,) * 2, devices=jax.devices())
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, Key, PyTree, Shaped
 from moejax.dispatch.index_tables import sorted_tables
 from moejax.dispatch.rows import combine_rows, take_tokens
 from moejax.routing import TopKRouting
-from moejax.sharding import DEVICES, EXPERT, EXPERTS, REPLICATED, TOKENS, divides_evenly, shard_map_groups
+from moejax.sharding import EXPERTS, REPLICATED, TOKENS, axes_in_use, divides_evenly, shard_map_groups
 
 GroupedExperts = Callable[[Float[Array, "n d"], Int[Array, " e"]], Float[Array, "n d2"]]
 
@@ -54,21 +54,24 @@ def grouped_over_mesh(
     """
     if not divides_evenly(x.shape[0]):
         return grouped_dispatch(partial(apply, experts, key=key), x, routing)
+    axes = axes_in_use()
 
     def of_a_device(experts, x, routing, key):
-        x, routing = jax.tree.map(lambda a: lax.all_gather(a, EXPERT, tiled=True), (x, routing))
         if key is not None:
-            key = jax.random.fold_in(key, lax.axis_index(DEVICES))
-        own = _own(routing, len(jax.tree.leaves(experts)[0]))
-        y, dtype = _sums(partial(apply, experts, key=key), x, own)
-        return lax.psum_scatter(y, EXPERT, tiled=True).astype(dtype)
+            key = jax.random.fold_in(key, lax.axis_index(axes.tokens))
+        if not axes.experts:
+            return grouped_dispatch(partial(apply, experts, key=key), x, routing)
+        x, routing = jax.tree.map(lambda a: lax.all_gather(a, axes.experts, tiled=True), (x, routing))
+        local = _local(routing, lax.axis_index(axes.experts), len(jax.tree.leaves(experts)[0]))
+        y, dtype = _sums(partial(apply, experts, key=key), x, local)
+        return lax.psum_scatter(y, axes.experts, tiled=True).astype(dtype)
 
     spread = shard_map_groups(of_a_device, x.shape[0], takes=(EXPERTS, TOKENS, TOKENS, REPLICATED), gives=TOKENS)
     return spread(experts, x, routing, key)
 
 
-def _own(routing: TopKRouting, experts: int) -> TopKRouting:
-    """The choices that fall on this device's experts, so many, numbered from 0; the others count as dropped."""
-    number = routing.experts - lax.axis_index(EXPERT) * experts
-    own = routing.kept & (number >= 0) & (number < experts)
-    return routing._replace(experts=jnp.where(own, number, -1), probs=routing.probs[..., :experts], slots=None)
+def _local(routing: TopKRouting, device: Int[Array, ""], experts: int) -> TopKRouting:
+    """The choices of a device's local experts, so many, numbered from 0; the others count as dropped."""
+    number = routing.experts - device * experts
+    local = routing.kept & (number >= 0) & (number < experts)
+    return routing._replace(experts=jnp.where(local, number, -1), probs=routing.probs[..., :experts], slots=None)

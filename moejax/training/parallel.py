@@ -17,7 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PyTree
 
 from moejax.config import Config, data_devices, mesh_problems, nearest_divisor
@@ -25,11 +26,10 @@ from moejax.data.dataset import Examples
 from moejax.dispatch import default_group_size
 from moejax.errors import UserError
 from moejax.models import build_model
-from moejax.sharding import DATA, EXPERTS, REPLICATED, TOKENS, make_mesh
+from moejax.sharding import DEFAULT_AXES, REPLICATED, make_mesh
 from moejax.training.collectives import ALONE, Collectives, along
 from moejax.training.feed import Feed, Shares, from_all, from_shares
 from moejax.training.objective import Batch
-from moejax.training.optimizer import expert_stack
 
 
 def available_devices() -> Sequence[jax.Device]:
@@ -82,7 +82,7 @@ class Parallel:
     @property
     def across(self) -> Collectives:
         """What a step has to say of other devices."""
-        return along(DATA, self.mesh.size) if self.strategy == "pmap" and self.mesh else ALONE
+        return along("data", self.mesh.size) if self.strategy == "pmap" and self.mesh else ALONE
 
     @property
     def splits_experts(self) -> bool:
@@ -108,7 +108,7 @@ class Parallel:
             return from_all(batch_size, self.across), lambda first, stop: held
         where = SingleDeviceSharding(available_devices()[0])
         if self.mesh is not None:
-            where = NamedSharding(self.mesh, PartitionSpec(None, *TOKENS))  # steps, batch, ...
+            where = NamedSharding(self.mesh, DEFAULT_AXES.spec(P(None, "tokens")))  # steps, batch, ...
         return from_shares(length), Shares(host, key, batch_size, length, where)
 
     def made(self, make: Callable[[int], PyTree[Any]], seed: int) -> PyTree[Any]:
@@ -139,7 +139,7 @@ class Parallel:
             who = np.arange(self.mesh.local_mesh.size)  # one argument must be a device's own
             program = jax.pmap(
                 lambda _, *arguments: chunk(*arguments),
-                axis_name=DATA,
+                axis_name="data",
                 devices=self.mesh.devices.ravel().tolist(),
                 in_axes=(0, *[None] * (1 + len(others))),
                 out_axes=None,
@@ -151,7 +151,8 @@ class Parallel:
             return jax.jit(chunk, donate_argnums=0, out_shardings=shardings).lower(state, *others).compile()
 
     def _shardings(self, tree: PyTree) -> PyTree[NamedSharding]:
-        return jax.tree.map_with_path(lambda path, leaf: NamedSharding(self.mesh, spec(path)), tree)
+        """By the metadata of experts' parameters, which an optimiser's state of them has as well; all else replicated."""
+        return nnx.get_named_sharding(tree, self.mesh)
 
 
 def keeps_groups(config: Config, shares: int) -> bool:
@@ -189,8 +190,3 @@ def _group_size(config: Config) -> int:
 def tokens_of_an_example(config: Config) -> int:
     """Tokens that an example has in each of the model's MoE layers."""
     return jax.eval_shape(lambda: build_model(config, 2, nnx.Rngs(0))).tokens
-
-
-def spec(path: tuple) -> PartitionSpec:
-    """Where a parameter lies, or what an optimiser keeps of it: by expert if it is one's."""
-    return EXPERTS if expert_stack(path) else REPLICATED

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from moejax.sharding import TOKENS, make_mesh, shard_batch
+from moejax.sharding import make_mesh, shard_batch
 from moejax.training.feed import Shares, epoch_order, from_all, from_shares
 from moejax.training.loop import make_keys
 
@@ -63,7 +63,7 @@ def mesh_of_eight():
 
 
 def test_a_device_is_brought_its_own_rows_and_no_others():
-    where = NamedSharding(mesh_of_eight(), PartitionSpec(None, *TOKENS))
+    where = NamedSharding(mesh_of_eight(), PartitionSpec(None, ("data", "expert")))
     brought = shares(where, {"label": counted(84)})(0, LENGTH)["label"]
     assert Counted.read == LENGTH * BATCH  # each row once, by one device
     assert {part.data.shape for part in brought.addressable_shards} == {(LENGTH, BATCH // 8)}

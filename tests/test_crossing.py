@@ -94,8 +94,9 @@ def test_what_the_router_looks_at_lies_as_the_tokens_do():
     x, seen = (jax.ShapeDtypeStruct((8, T, width), jnp.float32) for width in (D, 5))
     with jax.set_mesh(make_mesh(2, 4, jax.devices())):
         program = jax.make_jaxpr(lambda layer, x, seen: layer(x, router_input=seen))(layer, x, seen)
-    laid_out = [e.invars[0].aval.shape for e in program.eqns if e.primitive.name == "sharding_constraint"]
-    assert {x.shape, seen.shape} <= set(laid_out)
+    inside = [e for call in program.eqns for e in call.params["jaxpr"].eqns]
+    constrained = [e.invars[0].aval.shape for e in inside if e.primitive.name == "sharding_constraint"]
+    assert {x.shape, seen.shape} <= set(constrained)
 
 
 class Drawing(MLP):

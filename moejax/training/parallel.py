@@ -151,7 +151,7 @@ class Parallel:
             return jax.jit(chunk, donate_argnums=0, out_shardings=shardings).lower(state, *others).compile()
 
     def _shardings(self, tree: PyTree) -> PyTree[NamedSharding]:
-        """By the metadata of experts' parameters, which an optimiser's state of them has as well; all else replicated."""
+        """Experts, and what an optimiser keeps of them, by their partition metadata; all else replicated."""
         return nnx.get_named_sharding(tree, self.mesh)
 
 

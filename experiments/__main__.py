@@ -1,7 +1,9 @@
 """python -m experiments STUDY [options]: make the runs that are missing, then the table and the pictures of all.
 
-With --help after its name a study says its question, its commands and their times. --quick makes a small version of
-everything in about a minute; without a name, of every study, in one process.
+Without a name: which studies there are. With --help after its name a study says its question, its commands and their
+times. --quick makes a small version of everything in under a minute; without a name, of every study, in one process.
+
+python -m experiments readmes: put the results' tables into the READMEs, which studies do by themselves.
 """
 
 import argparse
@@ -22,28 +24,44 @@ STUDIES = {
 }
 
 
-def main() -> None:
-    """Run the study that is asked for."""
+def main() -> int:
+    """Run the study that is asked for; the exit status."""
     if sys.argv[1:2] and sys.argv[1] in STUDIES:
-        return _study(sys.argv[1], sys.argv[2:])
+        study(sys.argv[1], sys.argv[2:])
+        return 0
     listing = "\n".join(f"  {name:<18} {line}" for name, line in STUDIES.items())
     parser = argparse.ArgumentParser(
         prog="python -m experiments",
         description=f"{__doc__}\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", nargs="?", choices=STUDIES, metavar="STUDY", help="which, with its options after it")
+    parser.add_argument("name", nargs="?", choices=[*STUDIES, "readmes"], metavar="STUDY", help="which; or readmes")
     parser.add_argument("--quick", action="store_true", help="a small version of every study; keeps nothing")
-    if not parser.parse_args().quick:
-        parser.error(f"name a study, of {', '.join(STUDIES)}; or --quick for a small version of each")
+    asked = parser.parse_args()
+    if asked.name == "readmes":
+        from experiments import readmes
+        from experiments import study as shared
+
+        readmes.write(shared.ROOT)
+    elif asked.quick:
+        quick()
+    else:
+        print(f"{listing}\n\nName one of them, or --quick for a small version of each.")
+        return 2
+    return 0
+
+
+def study(name: str, words: list[str]) -> None:
+    """One study, with its options."""
+    importlib.import_module(f"experiments.{name}.run").main(words)
+
+
+def quick() -> None:
+    """All of them."""
     for name in STUDIES:
         start = time.perf_counter()
-        _study(name, ["--quick"])
-        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-
-
-def _study(name: str, words: list[str]) -> None:
-    importlib.import_module(f"experiments.{name}.run").main(words)
+        study(name, ["--quick"])
+        print(f"{name} --quick: {time.perf_counter() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the studies share: runs that are collected once, and tables made of nothing but what was collected.
 
 A study is a folder beside this file. Its rows stand in its results.json, each under a key (such as preset and seed)
-with what was measured and the machine it was measured on; the table of them in table.md beside it.
+with what was measured and the machine it was measured on; the table of them in table.md beside it, and in the READMEs.
 A row that is there is not measured again, so a study may be interrupted and goes on where it stopped; delete rows to
 have them measured anew. With `--quick` it makes a small version of every row in runs/quick/STUDY, from nothing, in
 under a minute: to see that it works, not what it finds. Give the same command twice and two processes share its runs.
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import filelock
 
+from experiments import readmes
 from moejax import metrics_log
 from moejax.errors import UserError
 from moejax.files import write_whole
@@ -56,6 +57,7 @@ class Study:
             self.rows = [*self._read(), row]
             write_whole(self.folder / "results.json", json.dumps(self.rows, indent=1) + "\n")
             write_whole(self.folder / "table.md", self.table(self.rows))
+            readmes.write(ROOT)
 
     def _read(self) -> list[Row]:
         file = self.folder / "results.json"

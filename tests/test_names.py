@@ -1,4 +1,4 @@
-"""The one table of names: what it lists is what there is, and what README prints."""
+"""The one table of names: what it lists is what there is, and what its README prints."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from moejax.models import MODELS
 from moejax.models.layer import layer_maker
 from moejax.routers import ROUTERS
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parent.parent / "moejax" / "routing" / "README.md").read_text()
 
 
 def test_every_name_has_its_implementation():

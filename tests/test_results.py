@@ -1,22 +1,22 @@
-"""No figure is typed by hand: README's tables are the results' tables, and those are made of the results' JSON."""
+"""No figure is typed by hand: the READMEs' tables are the results' tables, and those are made of the results' JSON."""
 
 import importlib
 import json
-import re
-from pathlib import Path
 
 import pytest
 
-from experiments.tables import with_tables
+from experiments.readmes import TABLE, readmes, with_tables, write
+from experiments.study import ROOT
 
-ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "experiments").glob("*/results.json"))
 BENCHMARKS = sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))
+READMES = readmes(ROOT)
 
 
-def test_readme_shows_the_tables_of_the_results():
-    text = (ROOT / "README.md").read_text()
-    assert text == with_tables(text), "python -m experiments.tables writes them anew"
+@pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_readmes_show_the_tables_of_the_results(file):
+    text = file.read_text()
+    assert text == with_tables(text, file.parent), "python -m experiments readmes writes the tables anew"
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=[file.parent.name for file in STUDIES])
@@ -31,6 +31,18 @@ def test_a_benchmark_s_table_is_made_of_its_rows(file):
     assert file.with_suffix(".md").read_text() == script.table(json.loads(file.read_text())["rows"])
 
 
-def test_readme_shows_every_study():
-    shown = re.findall(r"^<!-- (\S+\.md) -->$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert {str(file.parent.relative_to(ROOT) / "table.md") for file in STUDIES} <= set(shown)
+def test_every_table_is_shown():
+    shown = {file.parent / found[1] for file in READMES for found in TABLE.finditer(file.read_text())}
+    assert {file.parent / "table.md" for file in STUDIES} <= shown
+    assert {file.with_suffix(".md") for file in BENCHMARKS} <= shown
+
+
+def test_a_new_table_goes_into_the_readmes_that_show_it_and_nothing_else_changes(tmp_path):
+    room = tmp_path / "experiments" / "study"
+    room.mkdir(parents=True)
+    (room / "table.md").write_text("| new |\n|---|\n")
+    (room / "README.md").write_text("a\n\n<!-- table.md -->\n| old |\n|---|\n| row |\n\nb\n")
+    (tmp_path / "README.md").write_text("c\n\n<!-- experiments/study/table.md -->\n")
+    write(tmp_path)
+    assert (room / "README.md").read_text() == "a\n\n<!-- table.md -->\n| new |\n|---|\n\nb\n"
+    assert (tmp_path / "README.md").read_text() == "c\n\n<!-- experiments/study/table.md -->\n| new |\n|---|\n"

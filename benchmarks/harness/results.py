@@ -1,6 +1,6 @@
 """Where a benchmark's numbers go: `benchmarks/results/<device>/<name>.json`, with versions, device and commit.
 
-Beside it stands `<name>.md`, the table that the benchmark makes of them.
+Beside it stands `<name>.md`, the table that the benchmark makes of them; the READMEs that show it get the new one.
 """
 
 import functools
@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments import readmes
 from moejax.files import write_whole
 from moejax.training.folder import environment
 
-RESULTS = Path(__file__).parent.parent / "results"
+ROOT = Path(__file__).parent.parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 # Taken once: results that are written anew make a clean checkout one with changes.
@@ -33,4 +35,5 @@ def write(name: str, rows: list[Mapping[str, Any]], table: str, *, device: str |
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps({"settings": settings, "rows": rows, "environment": env}, indent=1) + "\n")
     write_whole(path.with_suffix(".md"), table)
+    readmes.write(ROOT)
     return path

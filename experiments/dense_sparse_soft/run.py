@@ -1,19 +1,10 @@
 """Which layer wins, dense, sparse or soft: as it was once compared, and at equal parameters and equal FLOPs?
 
-    python -m experiments dense_sparse_soft --data.dir DIR                             all of it, five seeds
+    python -m experiments dense_sparse_soft --data.dir DIR                             all of it, five seeds: 6 hours
     python -m experiments dense_sparse_soft --data.dir DIR --only parameters FLOPs --data fashion_mnist --seeds 0
 
-The second command, one seed of the fair comparison, takes 11 minutes on one CPU core, one of the flat one 22. DIR holds
-mnist/ and fashion_mnist/. Interrupted, it goes on where it stopped; a data set that is not found is left out.
-
-*flat* is the published layout: an image is one token, 5 experts of 784-256-256-10 under a linear gate (dense), 10 of
-784-20-20-10 of which noisy top-5 chooses (sparse), 10 of 784-256-256-10 (soft), 50 epochs. With one token to mix, that
-soft layer is a dense one by another name, and the three differ in parameters and FLOPs by far. *parameters* is the fair
-comparison: one backbone, whose presets `mnist_dense`, `mnist_sparse` and `mnist_soft` differ in nothing but the layer,
-and count alike; there 25 tokens an image. *FLOPs* is the same with the experts' hidden width raised until an image
-costs what it costs in the dense one. Expect every flat figure above the published one; at equal FLOPs the dense layer a
-fifth of a point ahead on Fashion-MNIST, about what two seeds differ by, and all level on MNIST; at equal parameters the
-soft one nearly level in the least time.
+The second command takes 11 minutes on one CPU core. DIR holds mnist/ and fashion_mnist/; a data set that is not found
+is left out. The README beside this file says what is compared.
 """
 
 import itertools

@@ -3,12 +3,9 @@
     python -m experiments guided_moe            five seeds of both, guided also with 4 and 12 experts: 12 minutes
     python -m experiments guided_moe --seeds 0  one seed of each
 
-Times are for two CPU cores. Ten labels, ten experts, five epochs, all 10,000 test images. In training a guided model's
-gate is pulled to the expert that the label is assigned to; at the test it is the learnt gate alone. Expect the same
-accuracy from both, and only from the guided one a gate whose diagonal (the share of a label's own expert in its images'
-output) is near 1; with 4 experts for 10 labels, and with 12 of which 2 are assigned none, the same. Each run is
-the command `python -m moejax.run --config PRESET --seed N`; its folder holds the CSV files, and the checkpoint of every
-epoch. Beside an original's accuracy, after five epochs on its validation images, stands ours on the test images.
+Times are for two CPU cores. Each run is `python -m moejax.run --config PRESET --seed N`. Expect the same accuracy from
+both, and only from the guided one a gate whose diagonal (the share of a label's own expert in the output for its
+images) is near 1.
 """
 
 import statistics

@@ -1,9 +1,9 @@
 """Do dense, sparse and soft learn MNIST equally well, and what does each cost?
 
     python -m experiments mnist_presets                                      three presets, seed 0: 4 minutes
-    python -m experiments mnist_presets --presets mnist_best --seeds 0 1 2   the longer preset
+    python -m experiments mnist_presets --presets mnist_best --seeds 0 1 2   the longer preset: 3 hours
 
-Times are for two CPU cores. Each run is the command `python -m moejax.run --config PRESET --seed N`.
+Times are for two CPU cores. Each run is `python -m moejax.run --config PRESET --seed N`.
 """
 
 import statistics

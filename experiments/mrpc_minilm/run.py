@@ -3,14 +3,8 @@
     python -m experiments mrpc_minilm                         both models, seeds 0 1 2: 85 minutes
     python -m experiments mrpc_minilm --models moe --seeds 0  one run: 15 minutes
 
-Times are for one CPU core that multiplies bfloat16, its neighbour at work. Each run is
-`python -m moejax.run --config mrpc_minilm --seed N`; without MoE it is the same command with `--moe.num_experts 1
---moe.k 1`: one expert that all tokens go to with a weight of 1, which is the feed-forward layer itself, by the same
-products. The first run fetches MiniLM (83 MB). Dev is the dev split, looked at after every epoch; the state of the best
-epoch sees the test pairs, once. Expect 80 to 83 % on dev, a point or two less on test, and no difference between the
-two models beyond that between seeds.
-
-A run leaves its checkpoints in runs/mrpc_minilm-runs: about 800 MB each, which may be deleted once its row is there.
+Times are for one CPU core that multiplies bfloat16. The first run fetches MiniLM (83 MB). Expect 80 to 83 % on dev, a
+point or two less on test, and no difference between the two models beyond that between seeds.
 """
 
 import statistics

@@ -1,12 +1,11 @@
 """When does a mixture of experts learn what no single expert can? Synthetic clusters after Chen et al. 2022.
 
-    python -m experiments understanding_moe                     all of it
+    python -m experiments understanding_moe                     all of it: 2 hours
     python -m experiments understanding_moe --rules authors     the mixtures by the authors' rule, and the pictures
-    python -m experiments understanding_moe --rules 128 512     the single models
+    python -m experiments understanding_moe --rules 128 512     the single models: 77 minutes
 
-All seeds of a setting train in one program. On one CPU core the authors' 80 mixtures took 14 minutes, the single models
-77. Expect a nonlinear mixture near 99 % and its experts a cluster or two each, a linear one below and undivided, and
-single models far below.
+Times are for one CPU core; all seeds of a setting train in one program. Expect a nonlinear mixture near 99 % and its
+experts a cluster or two each, a linear one below and undivided, and single models far below.
 """
 
 import dataclasses

@@ -1,0 +1,31 @@
+"""Put the results' tables into the READMEs:  python -m experiments readmes
+
+A table stands behind a line `<!-- FILE.md -->`, which names its file as seen from the README. Studies and benchmarks
+put theirs in when they have measured something; a test holds the two together.
+"""
+
+import re
+from pathlib import Path
+
+from moejax.files import write_whole
+
+TABLE = re.compile(r"^<!-- (\S+\.md) -->\n(?:\|.*\n)*", re.MULTILINE)
+
+
+def readmes(root: Path) -> list[Path]:
+    """All of the project at `root`."""
+    rooms = (root / name for name in ("moejax", "experiments", "benchmarks"))
+    return [*root.glob("README.md"), *(file for room in rooms for file in sorted(room.rglob("README.md")))]
+
+
+def with_tables(text: str, folder: Path) -> str:
+    """The text of a README in that folder, with each table as its file has it."""
+    return TABLE.sub(lambda found: f"<!-- {found[1]} -->\n{(folder / found[1]).read_text(encoding='utf-8')}", text)
+
+
+def write(root: Path) -> None:
+    """Write those anew whose tables have changed."""
+    for file in readmes(root):
+        text = file.read_text(encoding="utf-8")
+        if (new := with_tables(text, file.parent)) != text:
+            write_whole(file, new)

@@ -1,12 +1,11 @@
-"""Experts: any Flax module, E copies of it stacked along a leading axis and applied under one vmap.
+"""Experts: E copies of any Flax module, stacked along a leading axis and run under one vmap.
 
-The module must be a pure function of its parameters and its input: state that it changes while it runs (the counter of
-`nnx.Dropout`, the averages of `nnx.BatchNorm`) does not leave the vmap, and is refused. One that draws random numbers
-in training says so by an attribute `draws` and is then called as `expert(x, key=…)`, each expert with a key of its own.
+A module must be a pure function of its parameters and its input. One that changes a variable as it runs (the counter of
+`nnx.Dropout`, the averages of `nnx.BatchNorm`) is refused: under vmap the change would be lost. One that draws random
+numbers in training sets `draws = True`; it is then called as `expert(x, key=…)`, each copy with a key of its own.
 
-An expert whose call has a second argument `linear`, by which it applies all its linear maps, can also be applied to
-rows sorted by expert, any number for each: the same module with each linear map replaced by its grouped form. `MLP` and
-`GLU` are such experts. All of its parameters must belong to those linear maps.
+The grouped dispatch sorts tokens by expert, any number for each. It takes experts whose call has a second argument
+`linear` and that use their parameters through it alone, as in `linear(self.up, x)`: `MLP`, `GLU`, and your own.
 
 Axis letters: e experts, g groups, c slots of an expert, n rows, d model width, h hidden width.
 """
@@ -21,25 +20,33 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.nn.initializers import Initializer
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
 from moejax.arguments import refuse, whole
 from moejax.kernels.grouped_matmul import grouped_matmul, rows_of_groups
 from moejax.kernels.slots import slot_matmul
 from moejax.makers import MakeExpert, made, refuse_what_changes
+from moejax.randomness import require_rngs
 from moejax.sharding import DEFAULT_AXES, EXPERTS, SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, MeshAxes, constrain
 
 Activation = Callable[[Array], Array]
 Linear = Callable[[nnx.Linear, Array], Array]
+Precision = lax.PrecisionLike  # of a product of two float32 arrays, where the device has a faster one of fewer bits
+
+_lecun, _zeros = nnx.initializers.lecun_normal(), nnx.initializers.zeros_init()  # the defaults of nnx.Linear
 
 
 def apply_linear(linear: nnx.Linear, x: Array) -> Array:
-    """The linear map itself: what `linear` is for an expert by itself."""
+    """`linear(x)`: what an expert's argument `linear` is when the expert runs by itself."""
     return linear(x)
 
 
 class MLP(nnx.Module):
-    """Two linear maps with an activation between them: the feed-forward block of a transformer."""
+    """Two linear maps with an activation between them: the feed-forward block of a transformer.
+
+    `activation` aside, the options are those of `nnx.Linear`, for both maps.
+    """
 
     def __init__(
         self,
@@ -49,10 +56,16 @@ class MLP(nnx.Module):
         activation: Activation = jax.nn.gelu,
         use_bias: bool = True,
         dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: Precision = None,
+        kernel_init: Initializer = _lecun,
+        bias_init: Initializer = _zeros,
         rngs: nnx.Rngs,
     ):
-        self.up = nnx.Linear(d, h, use_bias=use_bias, dtype=dtype, rngs=rngs)
-        self.down = nnx.Linear(h, d, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        refuse(whole("d", d) + whole("h", h))
+        linear = partial(nnx.Linear, use_bias=use_bias, dtype=dtype, param_dtype=param_dtype, precision=precision)
+        linear = partial(linear, kernel_init=kernel_init, bias_init=bias_init, rngs=require_rngs(rngs))
+        self.up, self.down = linear(d, h), linear(h, d)
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch d"], linear: Linear = apply_linear) -> Float[Array, "*batch d"]:
@@ -60,10 +73,10 @@ class MLP(nnx.Module):
 
 
 class GLU(nnx.Module):
-    """Gated linear unit: one linear map to 2h, the activation of its first half gates the second, one map back.
+    """Gated linear unit: one linear map to 2h, where the activation of the first half gates the second; one map back.
 
-    With SiLU the SwiGLU of Shazeer 2020 ("GLU Variants Improve Transformer", equation 6), the expert of Mixtral, OLMoE,
-    Qwen-MoE and DeepSeek.
+    With SiLU it is SwiGLU (Shazeer 2020, "GLU Variants Improve Transformer", equation 6), the expert of Mixtral, OLMoE,
+    Qwen-MoE and DeepSeek. `activation` aside, the options are those of `nnx.Linear`, for both maps.
     """
 
     def __init__(
@@ -74,10 +87,16 @@ class GLU(nnx.Module):
         activation: Activation = jax.nn.silu,
         use_bias: bool = False,
         dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: Precision = None,
+        kernel_init: Initializer = _lecun,
+        bias_init: Initializer = _zeros,
         rngs: nnx.Rngs,
     ):
-        self.gate_up = nnx.Linear(d, 2 * h, use_bias=use_bias, dtype=dtype, rngs=rngs)
-        self.down = nnx.Linear(h, d, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        refuse(whole("d", d) + whole("h", h))
+        linear = partial(nnx.Linear, use_bias=use_bias, dtype=dtype, param_dtype=param_dtype, precision=precision)
+        linear = partial(linear, kernel_init=kernel_init, bias_init=bias_init, rngs=require_rngs(rngs))
+        self.gate_up, self.down = linear(d, 2 * h), linear(h, d)
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch d"], linear: Linear = apply_linear) -> Float[Array, "*batch d"]:
@@ -90,9 +109,10 @@ def stack_experts(make: MakeExpert, num_experts: int, rngs: nnx.Rngs, mesh_axes:
 
     That axis is in their partition metadata (`nnx.get_partition_spec`) under the name of experts' mesh axes.
 
-    Raises ValueError, in one sentence, if `make` is no function of `rngs` or makes what vmap cannot run.
+    Raises ValueError if `make` is no function of `rngs`, or if what it makes cannot run under vmap.
     """
     refuse(whole("num_experts", num_experts))
+    require_rngs(rngs)
     one = partial(made, make, name="make_expert")
     experts = nnx.split_rngs(splits=num_experts)(nnx.vmap(one, in_axes=0, out_axes=0))(rngs)
     refuse_what_changes(experts, "make_expert")
@@ -123,23 +143,6 @@ def apply_experts_to_all(
     return constrain(_map(experts, x, key, over_x=None), SLOTS_BY_EXPERT)
 
 
-def key_for(
-    module: nnx.Module | None, key: Key[Array, ""] | None, train: bool, stream: int = 2
-) -> Key[Array, ""] | None:
-    """The key for a module that draws in training, a stream of its own beside the router's noise; None for others.
-
-    Raises ValueError if such a module gets none.
-    """
-    if not (train and getattr(module, "draws", False)):
-        return None
-    if key is None:
-        raise ValueError(
-            f"key is None, but {type(module).__name__} draws random numbers in training; pass key=jax.random.key(…),"
-            " another one in every step."
-        )
-    return jax.random.fold_in(key, stream)
-
-
 def _map(experts: nnx.Module, x: Array, key: Key[Array, ""] | None, over_x: int | None) -> Array:
     options = {"linear": _of_one} if can_be_grouped(experts) else {}
     if key is None:
@@ -149,14 +152,14 @@ def _map(experts: nnx.Module, x: Array, key: Key[Array, ""] | None, over_x: int 
 
 
 def _of_one(linear: nnx.Linear, x: Float[Array, "*n d"]) -> Float[Array, "*n d2"]:
-    """The linear map itself, its product the one that knows what to do when it is mapped over all experts."""
-    return _applied(linear, x, slot_matmul, lambda bias, rows: bias[None]) if _is_plain(linear) else linear(x)
+    """`linear(x)`; a plain map by a product that is a fast one for all experts at once under vmap."""
+    return linear(x) if _more_than_plain(linear) else _applied(linear, x, slot_matmul, lambda bias, rows: bias[None])
 
 
 def _applied(
     linear: nnx.Linear, x: Float[Array, "*n d"], product: Callable[..., Array], spread: Callable[..., Array]
 ) -> Float[Array, "*n d2"]:
-    """A plain linear map by another product; `spread` makes its bias one for each of so many rows."""
+    """A plain linear map by another product; `spread(bias, rows)` is the bias of each row, or one for all."""
     bias = None if linear.bias is None else linear.bias[...]
     rows, kernel, bias = linear.promote_dtype(
         (x.reshape(-1, x.shape[-1]), linear.kernel[...], bias), dtype=linear.dtype
@@ -167,48 +170,56 @@ def _applied(
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
-def _is_plain(linear: nnx.Module) -> bool:
-    """Whether a linear map is x · kernel + bias and nothing else."""
-    return type(linear) is nnx.Linear and linear.dot_general is lax.dot_general and linear.precision is None
+def _more_than_plain(linear: nnx.Module) -> str:
+    """What a linear map has beyond x · kernel + bias, in words; empty for a plain one."""
+    if type(linear) is not nnx.Linear:
+        return f"the class {type(linear).__name__}"
+    for name in ("precision", "preferred_element_type"):
+        if (value := getattr(linear, name)) is not None:
+            return f"{name} {value}"
+    return "" if linear.dot_general is lax.dot_general else "a dot_general of its own"
 
 
 def can_be_grouped(experts: nnx.Module) -> bool:
-    """Whether the experts can be applied to rows sorted by expert: whether their call takes `linear`."""
+    """Whether the experts' call takes `linear`, and so whether they can run on rows sorted by expert."""
     return "linear" in inspect.signature(experts.__call__).parameters
 
 
 def apply_experts_to_groups(
     experts: nnx.Module, x: Float[Array, "n d"], sizes: Int[Array, " e"], key: Key[Array, ""] | None = None
 ) -> Float[Array, "n d2"]:
-    """Each expert on its own rows: the first `sizes[0]` of them the first one's, and so on.
+    """Each expert on its own rows: the first `sizes[0]` rows are the first expert's, and so on.
 
-    `key`: for experts that draw, in training; they draw for all rows at once. Raises ValueError for experts that use a
-    parameter otherwise than by `linear`: nobody would know which row's.
+    `key`: for experts that draw, in training; they draw for all rows at once. Raises ValueError for experts that have a
+    parameter which is in no plain linear map: a grouped product cannot apply it.
     """
-    if others := _used_otherwise(experts, x):
+    if others := _not_grouped(experts, x):
         raise ValueError(
-            f"dispatch is 'grouped', which needs experts that apply all their parameters by `linear`, but"
-            f" {type(experts).__name__} has {', '.join(others)} beside those; use 'gather'."
+            f"dispatch is 'grouped', which needs experts that apply all their parameters by `linear`, as x · kernel +"
+            f" bias, but {type(experts).__name__} has {', '.join(others)}; use 'gather'."
         )
     linear = partial(_grouped, sizes)
     return experts(x, linear=linear) if key is None else experts(x, linear=linear, key=key)
 
 
-def _used_otherwise(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
-    """The experts' variables that belong to no plain linear map which `linear` is called with."""
-    by_linear: set[int] = set()
+def _not_grouped(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
+    """What a grouped product would leave out, in words: maps that are not plain, and parameters beside the maps."""
+    maps: list[nnx.Module] = []
     others: list[str] = []
 
-    def see(linear: nnx.Linear, x: Array) -> Array:
-        if _is_plain(linear):
-            by_linear.update(map(id, (linear.kernel, linear.bias)))
+    def linear(linear: nnx.Linear, x: Array) -> Array:
+        maps.append(linear)
         return linear(x)
 
     def look(expert: nnx.Module, x: Array) -> None:
-        expert(x, linear=see)
+        expert(x, linear=linear)
+        inside = {id(node) for linear in maps for _, node in nnx.iter_graph(linear)}
         for path, node in nnx.iter_graph(expert):
-            if isinstance(node, nnx.Variable) and id(node) not in by_linear:
-                others.append(".".join(map(str, path)))
+            name = ".".join(map(str, path))
+            if isinstance(node, nnx.Variable) and id(node) not in inside:
+                others.append(f"{name} beside those")
+            elif any(node is linear for linear in maps) and (more := _more_than_plain(node)):
+                others.append(f"{name} with {more}")
 
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), experts)
     jax.eval_shape(look, one, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
@@ -216,7 +227,7 @@ def _used_otherwise(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
 
 
 def _grouped(sizes: Int[Array, " e"], linear: nnx.Linear, x: Float[Array, "n *parts d"]) -> Float[Array, "n *parts d2"]:
-    # An expert may cut its rows into parts, such as patches: as many rows more for the linear map.
+    # An expert may cut each row into parts, such as patches: then each group has as many times more rows.
     sizes = sizes * math.prod(x.shape[1:-1])
     product = partial(grouped_matmul, sizes=sizes)
     return _applied(linear, x, product, lambda bias, rows: rows_of_groups(bias, sizes, rows))

@@ -8,7 +8,8 @@ the routing is that of one token of padding.
 
 On a mesh of devices, `mesh_axes` names the axes that tokens and experts are sharded over.
 
-In training, routers with noise and experts that draw need a `key`, another one in every step.
+In training, routers with noise and experts that draw need a `key`, another one in every step; or `rngs`, whose stream
+`dropout` gives one, as `nnx.Dropout` has it (under `jax.jit` return `rngs` too, or its counter stands still).
 
 Axis letters: g groups, t tokens of a group, e experts, c slots of an expert, d model width.
 """
@@ -35,11 +36,11 @@ from moejax.experts import (
     apply_experts_to_all,
     apply_experts_to_groups,
     can_be_grouped,
-    key_for,
     stack_experts,
 )
 from moejax.inputs import AnyArray, Inputs, into_groups, prepare, ungroup, where_real
 from moejax.makers import MakeExpert, made
+from moejax.randomness import key_for, key_of_step
 from moejax.routers import DEFAULT_OPTIONS, ROUTERS, Context, DenseRouter, RouterOptions, SoftRouter
 from moejax.routing import DenseRouting, SoftRouting, SparseRouting, expert_capacity
 from moejax.sharding import DEFAULT_AXES, TOKENS, MeshAxes, constrain, over_mesh
@@ -85,6 +86,7 @@ class DenseMoE(nnx.Module):
         *,
         train: bool = False,
         key: Key[Array, ""] | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
         mask: Bool[AnyArray, "*#batch #t"] | None = None,
         router_input: Float[AnyArray, "*#batch #t r"] | None = None,
         assigned: Int[AnyArray, "*#batch #t"] | None = None,
@@ -95,6 +97,7 @@ class DenseMoE(nnx.Module):
           router_input: what the router looks at, d numbers a token; None: the tokens themselves.
           assigned: in guided training, the expert that each token is meant for.
         """
+        key = key_of_step(key, rngs, train)
         inputs = prepare(x, self.d, mask=mask, router_input=router_input, assigned=assigned)
         routing = self.router(
             inputs.router_x,
@@ -177,6 +180,7 @@ class SparseMoE(nnx.Module):
         *,
         train: bool = False,
         key: Key[Array, ""] | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
         mask: Bool[AnyArray, "*#batch #t"] | None = None,
         ids: Int[AnyArray, "*#batch #t"] | None = None,
         router_input: Float[AnyArray, "*#batch #t r"] | None = None,
@@ -194,6 +198,7 @@ class SparseMoE(nnx.Module):
 
         Raises ValueError, in one sentence, for arrays that do not fit, and for noise without a key.
         """
+        key = key_of_step(key, rngs, train)
         inputs = prepare(x, self.d, mask=mask, ids=ids, router_input=router_input)
         groups = constrain(into_groups(self.group_size, inputs), TOKENS)
         capacity = self.capacity(groups.x.shape[1], train)
@@ -259,10 +264,12 @@ class SoftMoE(nnx.Module):
         *,
         train: bool = False,
         key: Key[Array, ""] | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
         mask: Bool[AnyArray, "*#batch #t"] | None = None,
         router_input: Float[AnyArray, "*#batch #t r"] | None = None,
     ) -> tuple[Float[Array, "*batch t d2"], SoftRouting]:
         """Apply the layer; `router_input`: what the router looks at, d numbers a token; None: the tokens themselves."""
+        key = key_of_step(key, rngs, train)
         inputs = prepare(x, self.d, mask=mask, router_input=router_input)
         routing = self.router(inputs.router_x, inputs.mask)
         slots = dispatch_tokens(routing.dispatch, inputs.x)

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from moejax import routing
-from moejax.experts import MLP, stack_experts
+from moejax.experts import GLU, MLP, stack_experts
 from moejax.layers import DenseMoE, SoftMoE, SparseMoE
 from moejax.routers import ROUTERS, DenseRouter, RouterOptions, SoftRouter
 
@@ -164,5 +164,29 @@ MASK = jnp.ones((1, 5), bool)
     ],
 )
 def test_pure_functions_refuse(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()
+
+
+NOISY = SparseMoE(D, E, mlp, router="vmoe", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (partial(MLP, D, 5, rngs=0), r"rngs is a int; give flax.nnx.Rngs\(0\)"),
+        (partial(GLU, D, 5, rngs=jax.random.key(0)), "rngs is a PRNGKeyArray; give flax.nnx.Rngs"),
+        (partial(GLU, D, 0, rngs=nnx.Rngs(0)), "h is 0; it must be at least 1"),
+        (partial(stack_experts, mlp, E, None), "rngs is a NoneType; give flax.nnx.Rngs"),
+        (partial(NOISY, jnp.ones((2, D)), rngs=0), r"rngs is a int; give a flax.nnx.Rngs, or key="),
+        (partial(NOISY, jnp.ones((2, D)), key=0), r"key is a int; give jax.random.key\(0\)"),
+        (partial(NOISY, jnp.ones((2, D)), key=KEY, rngs=nnx.Rngs(0)), "key and rngs are both given; give one of them"),
+        (
+            partial(NOISY, jnp.ones((2, D)), train=True, rngs=nnx.Rngs(params=0)),
+            "rngs has the streams params; it needs dropout or default",
+        ),
+    ],
+)
+def test_random_streams_that_are_none_are_one_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()

@@ -236,6 +236,19 @@ def test_experts_that_draw_get_a_key_under_every_dispatch_or_say_so(name):
         layer(x, train=True)
 
 
+def test_rngs_give_a_key_as_they_give_dropout_one():
+    layer, x = LAYERS["gather"](D, E, dropping, router="vmoe", rngs=nnx.Rngs(0)), draw(G, T, D)
+    for rngs in (nnx.Rngs(3), nnx.Rngs(0, dropout=3), nnx.Rngs(params=0, dropout=3), nnx.Rngs(dropout=3).dropout):
+        first, second = (layer(x, train=True, rngs=rngs)[0] for _ in range(2))
+        stream = nnx.Rngs(3)["dropout"]
+        np.testing.assert_array_equal(first, layer(x, train=True, key=stream())[0])
+        np.testing.assert_array_equal(second, layer(x, train=True, key=stream())[0])
+        assert np.abs(first - second).max() > 1e-3
+        before = int(getattr(rngs, "dropout", rngs).count[...])
+        np.testing.assert_array_equal(layer(x, rngs=rngs)[0], layer(x)[0])
+        assert int(getattr(rngs, "dropout", rngs).count[...]) == before  # nothing is drawn at evaluation
+
+
 def test_a_shared_expert_and_a_gate_that_draw_get_a_key_or_say_so():
     x = draw(G, T, D)
     shared = SparseMoE(D, E, mlp, make_shared=dropping, rngs=nnx.Rngs(0))

@@ -249,8 +249,40 @@ class Precise(nnx.Module):
         return linear(self.map, x)
 
 
-@pytest.mark.parametrize(("expert", "name"), [(Scaled, "gain"), (Precise, "map.bias, map.kernel")])
-def test_grouped_refuses_experts_with_weights_that_pass_by_the_linear_map(expert, name):
+@pytest.mark.parametrize(("expert", "words"), [(Scaled, "gain beside those"), (Precise, "map with precision highest")])
+def test_grouped_refuses_experts_with_weights_that_pass_by_the_linear_map(expert, words):
     layer = SparseMoE(E, E, expert, dispatch="grouped", rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=f"{expert.__name__} has {name} beside those; use 'gather'."):
+    with pytest.raises(ValueError, match=f"{expert.__name__} has {words}; use 'gather'."):
         layer(draw(1, 4, E))
+
+
+@pytest.mark.parametrize("dispatch", ["einsum", "gather", "grouped"])
+@pytest.mark.parametrize("kind", [MLP, GLU])
+def test_parameters_begin_and_are_kept_as_nnx_linear_has_them(kind, dispatch):
+    ones, thirds = nnx.initializers.constant(0.5), nnx.initializers.constant(1 / 3)
+    options = {"param_dtype": jnp.bfloat16, "kernel_init": ones, "bias_init": thirds, "use_bias": True}
+    layer = SparseMoE(
+        D, E, lambda rngs: kind(D, H, rngs=rngs, **options), dispatch=dispatch, capacity_factor=None, rngs=nnx.Rngs(0)
+    )
+    leaves = jax.tree.leaves(layer.experts)
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("bfloat16")}
+    assert {float(leaf.ravel()[0]) for leaf in leaves} == {0.5, float(jnp.bfloat16(1 / 3))}
+    x = draw(G, C, D)
+    y, _ = jax.jit(lambda layer, x: layer(x))(layer, x)
+    assert y.dtype == jnp.float32  # as nnx.Linear promotes
+    np.testing.assert_allclose(y, answer(one_of(layer.experts, 0), x), rtol=1e-5, atol=1e-6)  # all are alike
+
+
+@pytest.mark.parametrize("dispatch", ["einsum", "gather", "grouped"])
+@pytest.mark.parametrize("kind", [MLP, GLU])
+def test_precision_is_kept_or_refused(kind, dispatch):
+    def make(rngs):
+        return kind(D, H, precision="highest", rngs=rngs)
+
+    layer = SparseMoE(D, E, make, dispatch=dispatch, rngs=nnx.Rngs(0))
+    if dispatch == "grouped":
+        with pytest.raises(ValueError, match=r"has down with precision highest, .*up with precision highest; use"):
+            layer(draw(G, C, D))
+        return
+    program = str(jax.make_jaxpr(lambda experts, x: apply_experts(experts, x))(layer.experts, draw(E, G, C, D)))
+    assert program.count("dot_general[") == program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == 2

@@ -1,7 +1,8 @@
 """Our sparse layer computes what Hugging Face's MoE blocks compute: forward, and the gradient by the input.
 
 Against recorded answers everywhere; against live blocks where torch is installed, in the slow tests at the shapes of
-real models. All in float32, max |Δ| ≤ 5e-6, as a share of the largest value where that is above 1.
+real models. All in float32, max |Δ| ≤ 1e-6 for small blocks and ≤ 5e-6 for large ones, as a share of the largest value where that is
+above 1.
 """
 
 import importlib
@@ -22,6 +23,7 @@ from moejax.huggingface import FAMILIES, PublishedFiles, from_huggingface, to_hu
 from moejax.layers import SparseMoE
 
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz") if not path.stem.endswith("_pytorch"))
+SMALL_TOLERANCE = 1e-6
 LARGE = {"d": 1024, "h": 2816, "experts": 64}
 
 
@@ -49,8 +51,8 @@ def test_equals_recorded(name):
     dispatches = ["einsum", "gather", "grouped"]
     answers = errors(case, *(layer_of(case, dispatch=dispatch) for dispatch in dispatches))
     for dispatch, (forward, backward, routing) in zip(dispatches, answers, strict=True):
-        assert forward <= TOLERANCE, dispatch
-        assert backward <= TOLERANCE, dispatch
+        assert forward <= SMALL_TOLERANCE, dispatch
+        assert backward <= SMALL_TOLERANCE, dispatch
         # The recorded Switch drops, under every dispatch and in each sequence by itself; none other does.
         assert bool(routing.kept.all()) == (family_of(case) != "switch_transformers"), dispatch
 
@@ -59,8 +61,8 @@ def test_equals_recorded(name):
 def test_equals_live(live, name):
     case = live.huggingface_case(name)
     [(forward, backward, _)] = errors(case, layer_of(case))
-    assert forward <= TOLERANCE
-    assert backward <= TOLERANCE
+    assert forward <= SMALL_TOLERANCE
+    assert backward <= SMALL_TOLERANCE
 
 
 def test_a_renormalised_single_choice_by_sigmoid_equals_live(live):
@@ -69,7 +71,7 @@ def test_a_renormalised_single_choice_by_sigmoid_equals_live(live):
     case = {"config": config, "weights": live.weights_of(block)}
     case |= live.answer(block, live.tokens(block, (2, 10, live.TINY["d"])))
     [(forward, backward, routing)] = errors(case, layer_of(case))
-    assert max(forward, backward) <= TOLERANCE
+    assert max(forward, backward) <= SMALL_TOLERANCE
     np.testing.assert_array_equal(routing.weights, np.full((2, 10, 1), 2.5, np.float32))
 
 

@@ -40,7 +40,7 @@ from moejax.experts import (
 )
 from moejax.inputs import AnyArray, Inputs, into_groups, prepare, ungroup, where_real
 from moejax.makers import MakeExpert, made
-from moejax.randomness import key_for, key_of_step
+from moejax.randomness import draw_key, key_for
 from moejax.routers import DEFAULT_OPTIONS, ROUTERS, Context, DenseRouter, RouterOptions, SoftRouter
 from moejax.routing import DenseRouting, SoftRouting, SparseRouting, expert_capacity
 from moejax.sharding import DEFAULT_AXES, TOKENS, MeshAxes, constrain, over_mesh
@@ -79,6 +79,7 @@ class DenseMoE(nnx.Module):
         self.experts, self.d = stack_experts(make_expert, num_experts, rngs, mesh_axes), d
         self.mesh_axes = mesh_axes
 
+    @draw_key
     @over_mesh
     def __call__(
         self,
@@ -86,7 +87,7 @@ class DenseMoE(nnx.Module):
         *,
         train: bool = False,
         key: Key[Array, ""] | None = None,
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,  # gives `key`: see draw_key
         mask: Bool[AnyArray, "*#batch #t"] | None = None,
         router_input: Float[AnyArray, "*#batch #t r"] | None = None,
         assigned: Int[AnyArray, "*#batch #t"] | None = None,
@@ -97,7 +98,6 @@ class DenseMoE(nnx.Module):
           router_input: what the router looks at, d numbers a token; None: the tokens themselves.
           assigned: in guided training, the expert that each token is meant for.
         """
-        key = key_of_step(key, rngs, train)
         inputs = prepare(x, self.d, mask=mask, router_input=router_input, assigned=assigned)
         routing = self.router(
             inputs.router_x,
@@ -173,6 +173,7 @@ class SparseMoE(nnx.Module):
         self.dispatch, self.group_size = dispatch, group_size
         self.capacity_factor, self.eval_capacity_factor = capacity_factor, eval_capacity_factor
 
+    @draw_key
     @over_mesh
     def __call__(
         self,
@@ -180,7 +181,7 @@ class SparseMoE(nnx.Module):
         *,
         train: bool = False,
         key: Key[Array, ""] | None = None,
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,  # gives `key`: see draw_key
         mask: Bool[AnyArray, "*#batch #t"] | None = None,
         ids: Int[AnyArray, "*#batch #t"] | None = None,
         router_input: Float[AnyArray, "*#batch #t r"] | None = None,
@@ -198,7 +199,6 @@ class SparseMoE(nnx.Module):
 
         Raises ValueError, in one sentence, for arrays that do not fit, and for noise without a key.
         """
-        key = key_of_step(key, rngs, train)
         inputs = prepare(x, self.d, mask=mask, ids=ids, router_input=router_input)
         groups = constrain(into_groups(self.group_size, inputs), TOKENS)
         capacity = self.capacity(groups.x.shape[1], train)
@@ -257,6 +257,7 @@ class SoftMoE(nnx.Module):
         self.experts, self.d = stack_experts(make_expert, num_experts, rngs, mesh_axes), d
         self.mesh_axes = mesh_axes
 
+    @draw_key
     @over_mesh
     def __call__(
         self,
@@ -264,12 +265,11 @@ class SoftMoE(nnx.Module):
         *,
         train: bool = False,
         key: Key[Array, ""] | None = None,
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,  # gives `key`: see draw_key
         mask: Bool[AnyArray, "*#batch #t"] | None = None,
         router_input: Float[AnyArray, "*#batch #t r"] | None = None,
     ) -> tuple[Float[Array, "*batch t d2"], SoftRouting]:
         """Apply the layer; `router_input`: what the router looks at, d numbers a token; None: the tokens themselves."""
-        key = key_of_step(key, rngs, train)
         inputs = prepare(x, self.d, mask=mask, router_input=router_input)
         routing = self.router(inputs.router_x, inputs.mask)
         slots = dispatch_tokens(routing.dispatch, inputs.x)

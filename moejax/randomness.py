@@ -1,10 +1,14 @@
 """Random numbers: Flax's `rngs` for parameters, a key a step for noise, and a stream of it for each that draws."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, PyTree
+
+Call = TypeVar("Call", bound=Callable)
 
 
 def require_rngs(rngs: Any) -> nnx.Rngs:
@@ -12,6 +16,20 @@ def require_rngs(rngs: Any) -> nnx.Rngs:
     if not isinstance(rngs, nnx.Rngs):
         raise ValueError(f"rngs is a {type(rngs).__name__}; give flax.nnx.Rngs(0), or of another seed.")
     return rngs
+
+
+def draw_key(call: Call) -> Call:
+    """Let a layer's `call(layer, x, …)` take `rngs` in place of `key`.
+
+    The key is drawn before the call compiles anything: inside a program the counters of `rngs` would stand still.
+    """
+
+    @wraps(call)
+    def with_key(layer: nnx.Module, x: Any, *, rngs: Any = None, **options: Any) -> tuple[Array, PyTree]:
+        key = key_of_step(options.pop("key", None), rngs, options.get("train", False))
+        return call(layer, x, key=key, **options)
+
+    return with_key
 
 
 def key_of_step(

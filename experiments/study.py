@@ -95,7 +95,7 @@ def collect(study: Study, runs: Iterable[Run], also: Callable[[Path], Row] = lam
 
 def _collect_one(study: Study, run: Run, folder: Path, also: Callable[[Path], Row]) -> None:
     words = last_of_each(run.words)
-    seconds = _main_job(words, folder)
+    seconds = (_main_job_here if study.quick else _main_job)(words, folder)
     result, env = summary(folder), _read(folder / "env.json", dict)
     measured = {name: result[name] for name in KEPT if name in result}
     env["command"] = " ".join(["python -m moejax.run", *words])  # without this machine's folder
@@ -118,6 +118,16 @@ def _main_job(words: Sequence[str], out: Path) -> float:
         raise SystemExit(status)  # it has said why
     seconds = time.perf_counter() - start
     return summary(out)["seconds"] if resumed else round(seconds, 2)
+
+
+def _main_job_here(words: Sequence[str], out: Path) -> float:
+    """Run it in this process, which small versions share: most of their time would go into imports."""
+    from moejax import run
+
+    start = time.perf_counter()
+    if status := run.main([*words, "--out", str(out)]):
+        raise SystemExit(status)
+    return round(time.perf_counter() - start, 2)
 
 
 def fewer(examples: int) -> list[str]:

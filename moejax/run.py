@@ -179,7 +179,8 @@ def _prepare_jax(arguments: "Arguments") -> None:
 
     programs = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_folder("xla"))
     jax.config.update("jax_compilation_cache_dir", programs)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     warnings.filterwarnings("ignore", "Error .* persistent compilation cache")  # it costs the next run's time only
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `StopSignal`
     connect(*(arguments.options.get(name) for name in PROCESSES))

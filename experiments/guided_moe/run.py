@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     numbers = [10] if asked.quick else asked.experts
     kinds = [("mnist_guided", e) for e in numbers] + [("mnist_base", e) for e in numbers if e == 10]
     kinds.sort(key=lambda kind: numbers.index(kind[1]))
-    smaller = [*fewer(2000), "--train.epochs", "2"] if asked.quick else []
+    smaller = [*fewer(1000), "--train.epochs", "2"] if asked.quick else []
     runs = [
         Run(
             {"preset": preset, "experts": experts, "seed": seed},

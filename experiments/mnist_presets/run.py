@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     asked = parser.parse_args(arguments)
     study = Study("mnist_presets", table, asked.quick)
-    smaller = [*fewer(2000), "--train.epochs", "1"] if asked.quick else []
+    smaller = [*fewer(512), "--train.epochs", "1"] if asked.quick else []
     collect(
         study,
         [

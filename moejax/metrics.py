@@ -7,10 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from moejax.losses import distribution, mean_over_tokens, only
 from moejax.routing import ExpertChoiceRouting, Routing, TopKRouting
+
+Load = Float[Array, " *n e"]
 
 
 def load(routing: Routing, *, after_capacity: bool = False) -> Float[Array, " e"]:
@@ -28,28 +31,26 @@ def load(routing: Routing, *, after_capacity: bool = False) -> Float[Array, " e"
     return total / jnp.maximum(total.sum(), 1e-9)
 
 
-def relative_load(load: Float[Array, " *n e"]) -> Float[Array, " *n e"]:
-    """Load over the ideal one, an equal share: 1 for all experts is perfect balance."""
-    _check_load(load, "relative_load")
-    return load * load.shape[-1]
+def relative_load(of: Routing | Load) -> Load:
+    """Load over an equal share of it: 1 for all experts is perfect balance. `of`: a routing or loads, as below."""
+    loads = _loads(of, "relative_load")
+    return loads * loads.shape[-1]
 
 
-def max_violation(load: Float[Array, " *n e"]) -> Float[Array, " *n"]:
+def max_violation(of: Routing | Load) -> Float[Array, " *n"]:
     """MaxVio: the largest load over the mean load, minus 1; 0 is perfect balance (Wang et al. 2024, section 4.1)."""
-    _check_load(load, "max_violation")
-    return relative_load(load).max(-1) - 1
+    return relative_load(_loads(of, "max_violation")).max(-1) - 1
 
 
-def dead_experts(load: Float[Array, " *n e"], share: float = 0.1) -> Int[Array, " *n"]:
+def dead_experts(of: Routing | Load, share: float = 0.1) -> Int[Array, " *n"]:
     """Number of experts whose load is below `share` of an equal one."""
-    _check_load(load, "dead_experts")
-    return jnp.sum(relative_load(load) < share, axis=-1)
+    return jnp.sum(relative_load(_loads(of, "dead_experts")) < share, axis=-1)
 
 
-def diversity(load: Float[Array, " *n e"]) -> Float[Array, " *n"]:
+def diversity(of: Routing | Load) -> Float[Array, " *n"]:
     """exp(entropy of the load) / E: the share of the experts that are in use, 1/E if one alone, 1 if all alike."""
-    _check_load(load, "diversity")
-    return jnp.exp(jax.scipy.special.entr(load).sum(-1)) / load.shape[-1]
+    loads = _loads(of, "diversity")
+    return jnp.exp(jax.scipy.special.entr(loads).sum(-1)) / loads.shape[-1]
 
 
 def dropped(routing: Routing) -> Float[Array, ""]:
@@ -76,17 +77,23 @@ def confidence(routing: Routing) -> Float[Array, ""]:
     return mean_over_tokens(routing, distribution(routing, "confidence").max(-1))
 
 
-def label_counts(gates: Float[Array, "n e"], labels: Int[Array, " n"], num_labels: int) -> Float[Array, "y e"]:
-    """How much of each label's examples each expert got: the sum of their gates. The table of the next two.
+def label_counts(
+    of: Routing | Float[Array, "*n e"], labels: Int[Array, "*#n"], num_labels: int
+) -> Float[Array, "{num_labels} e"]:
+    """How much of each label's tokens each expert got, the sum of their gates: the table of the next two.
 
-    `gates`: one row an example, so a routing's [g, t, e] are summed over its tokens or reshaped to [g · t, e] first.
+    `of`: a routing, or gates as a routing has them; `labels`: one for each token, or what broadcasts to that.
     """
-    if jnp.ndim(gates) != 2 or jnp.shape(labels) != jnp.shape(gates)[:1]:
+    gates = of.gates if isinstance(of, Routing) else of
+    tokens = jnp.shape(gates)[:-1]
+    fits = jnp.ndim(labels) == len(tokens) > 0 and all(a in (1, b) for a, b in zip(labels.shape, tokens, strict=True))
+    if not fits:
         raise ValueError(
-            f"label_counts got gates {jnp.shape(gates)} and labels {jnp.shape(labels)}, expected [n, e] and [n];"
-            " reshape a routing's gates."
+            f"label_counts got gates {jnp.shape(gates)} and labels {jnp.shape(labels)}; give a label for each token,"
+            f" {tokens}."
         )
-    return jax.nn.one_hot(labels, num_labels, dtype=gates.dtype).T @ gates
+    one_hot = jax.nn.one_hot(jnp.broadcast_to(labels, tokens), num_labels, dtype=gates.dtype)
+    return one_hot.reshape(-1, num_labels).T @ gates.reshape(-1, gates.shape[-1])
 
 
 def dispatch_entropy(counts: Float[Array, "y e"]) -> Float[Array, ""]:
@@ -115,26 +122,15 @@ def label_information(counts: Float[Array, "y e"]) -> Float[Array, ""]:
     return jnp.where(mean > 1e-9, information / jnp.maximum(mean, 1e-9), 0.0)
 
 
-def _check_load(load: Any, name: str) -> None:
-    if isinstance(load, Routing) or jnp.ndim(load) == 0:
-        raise TypeError(f"{name} is of a load, [..., e], not of a {type(load).__name__}; use metrics.load(routing).")
+def _loads(of: Any, name: str) -> Load:
+    """The load [..., e] of a routing, or loads themselves: several layers', or a mean over batches."""
+    if isinstance(of, Routing):
+        return load(of)
+    if not isinstance(of, jax.Array | np.ndarray) or of.ndim == 0:
+        raise TypeError(f"{name} is of a routing or a load [..., e], not of a {type(of).__name__}.")
+    return jnp.asarray(of)
 
 
 def _check_counts(counts: Any, name: str) -> None:
     if isinstance(counts, Routing) or jnp.ndim(counts) != 2:
         raise TypeError(f"{name} is of a table [y, e], not of a {type(counts).__name__}; use metrics.label_counts.")
-
-
-__all__ = [
-    "confidence",
-    "dead_experts",
-    "dispatch_entropy",
-    "diversity",
-    "dropped",
-    "gate_entropy",
-    "label_counts",
-    "label_information",
-    "load",
-    "max_violation",
-    "relative_load",
-]

@@ -215,15 +215,17 @@ def test_what_is_no_routing_or_no_table_is_one_sentence():
         with pytest.raises(TypeError, match=rf"^{name} is of a .*Routing, not of a tuple; use "):
             plain(function)((jnp.zeros(3), routing))
     for name in ("relative_load", "max_violation", "dead_experts", "diversity"):
-        with pytest.raises(TypeError, match=rf"^{name} is of a load, .*, not of a TopKRouting; use metrics\.load"):
-            plain(getattr(metrics, name))(routing)
+        for wrong in ((jnp.zeros(3), routing), 0.5):
+            with pytest.raises(TypeError, match=rf"^{name} is of a routing or a load .*, not of a (tuple|float)\."):
+                plain(getattr(metrics, name))(wrong)
     for name in ("dispatch_entropy", "label_information"):
         with pytest.raises(
             TypeError, match=rf"^{name} is of a table \[y, e\], not of a TopKRouting; use metrics\.label"
         ):
             plain(getattr(metrics, name))(routing)
     with pytest.raises(
-        ValueError, match=r"^label_counts got gates \(2, 5, 3\) and labels \(5,\), expected \[n, e\] and"
+        ValueError,
+        match=r"^label_counts got gates \(2, 5, 3\) and labels \(5,\); give a label for each token, \(2, 5\)",
     ):
         plain(metrics.label_counts)(routing.gates, jnp.zeros(5, int), 2)
     with pytest.raises(ValueError, match=r"^assigned has shape \(5,\), expected an expert for each token, \(2, 5\)"):

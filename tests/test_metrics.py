@@ -110,6 +110,13 @@ def test_diversity_is_the_share_of_experts_in_use():
     np.testing.assert_allclose(metrics.diversity(SHARES), want, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["relative_load", "max_violation", "dead_experts", "diversity"])
+def test_metrics_of_a_load_take_a_routing_too(name):
+    metric = getattr(metrics, name)
+    for routing in (sparse(1), dense(), soft([[1, 2], [3, 4]]), expert_choice(jnp.asarray(LOGITS), 1)):
+        np.testing.assert_array_equal(metric(routing), metric(metrics.load(routing)))
+
+
 def test_dropped_is_the_share_of_choices_without_a_slot():
     # One slot an expert. k = 1: in group 0 the second token finds expert 0 taken, so 1 of 4.
     # k = 2: there it is 1 of 4 choices; in group 1 the tokens swap experts 0, 1 and 2, 0: token 1's 0 is taken.
@@ -173,6 +180,13 @@ LABELS = jnp.array([0, 0, 0, 1, 1])
 
 def test_label_counts_add_up_the_gates_of_each_label():
     np.testing.assert_allclose(metrics.label_counts(GATES, LABELS, 3), [[2.5, 0.5], [0.25, 1.75], [0, 0]])
+
+
+def test_label_counts_of_a_routing_are_those_of_its_tokens():
+    # k = 1, experts 0, 0 | 0, 2: labels of tokens, and of whole groups.
+    for labels, want in (([[1, 0], [0, 0]], [[2, 0, 1], [1, 0, 0]]), ([[1], [0]], [[1, 0, 1], [2, 0, 0]])):
+        counts = metrics.label_counts(sparse(1)._replace(weights=jnp.ones((2, 2, 1))), jnp.array(labels), 2)
+        np.testing.assert_allclose(counts, want)
 
 
 def test_padding_without_gates_counts_for_no_label():

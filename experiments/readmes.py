@@ -9,6 +9,10 @@ from pathlib import Path
 
 from moejax.files import write_whole
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
+FIGURE = re.compile(
+    r"[\d.]+(?: ± [\d.]+)?(?: (?:%|s|min)(?!\w))?(?:, \d+)*"
+)  # stays in one line, whatever the column's width
 TABLE = re.compile(r"^<!-- (\S+\.md) -->\n(?:\|.*\n)*", re.MULTILINE)
 
 
@@ -19,8 +23,13 @@ def readmes(root: Path) -> list[Path]:
 
 
 def with_tables(text: str, folder: Path) -> str:
-    """The text of a README in that folder, with each table as its file has it."""
-    return TABLE.sub(lambda found: f"<!-- {found[1]} -->\n{(folder / found[1]).read_text(encoding='utf-8')}", text)
+    """The text of a README in that folder, with each table as its file has it, but for spaces inside a figure."""
+
+    def table(found: re.Match) -> str:
+        rows = (folder / found[1]).read_text(encoding="utf-8")
+        return f"<!-- {found[1]} -->\n{FIGURE.sub(lambda figure: figure[0].replace(' ', NO_BREAK), rows)}"
+
+    return TABLE.sub(table, text)
 
 
 def write(root: Path) -> None:

@@ -40,9 +40,10 @@ def test_every_table_is_shown():
 def test_a_new_table_goes_into_the_readmes_that_show_it_and_nothing_else_changes(tmp_path):
     room = tmp_path / "experiments" / "study"
     room.mkdir(parents=True)
-    (room / "table.md").write_text("| new |\n|---|\n")
+    (room / "table.md").write_text("| new, 1, 2 |\n|---|\n| 1 ± 2 % |\n")
     (room / "README.md").write_text("a\n\n<!-- table.md -->\n| old |\n|---|\n| row |\n\nb\n")
     (tmp_path / "README.md").write_text("c\n\n<!-- experiments/study/table.md -->\n")
     write(tmp_path)
-    assert (room / "README.md").read_text() == "a\n\n<!-- table.md -->\n| new |\n|---|\n\nb\n"
-    assert (tmp_path / "README.md").read_text() == "c\n\n<!-- experiments/study/table.md -->\n| new |\n|---|\n"
+    table = "| new, 1,~2 |\n|---|\n| 1~±~2~% |\n".replace("~", "\N{NO-BREAK SPACE}")  # a figure stays in one line
+    assert (room / "README.md").read_text() == f"a\n\n<!-- table.md -->\n{table}\nb\n"
+    assert (tmp_path / "README.md").read_text() == f"c\n\n<!-- experiments/study/table.md -->\n{table}"

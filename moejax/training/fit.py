@@ -22,7 +22,7 @@ from moejax.training.checkpoint import Checkpoints
 from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, routing_facts
 from moejax.training.finite import all_finite, finite_rows, not_finite
 from moejax.training.folder import RunFolder, describe_device
-from moejax.training.history import RoutingHistory, test_pictures
+from moejax.training.history import RoutingHistory, pictures_of_test
 from moejax.training.identity import check_same, identity
 from moejax.training.interrupt import StopSignal
 from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, make_update, parameter_key
@@ -125,7 +125,7 @@ class Fit:
         self._log_evaluation("test", result)
         self._write_metrics("train", "validation", "test")
         with self.parallel.in_use():
-            pictures = test_pictures(model, data.test, result, data.num_classes)
+            pictures = pictures_of_test(model, data.test, result, data.num_classes)
         self.folder.write_routing(self.history.to_arrays() | pictures)
         summary = {
             "config": self.config.name,

@@ -65,7 +65,7 @@ def _ways(model: nnx.Module, batch: Batch) -> dict[str, Array]:
     return ways
 
 
-def test_pictures(model: nnx.Module, test: Examples, result: Evaluation, num_classes: int) -> dict[str, ndarray]:
+def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_classes: int) -> dict[str, ndarray]:
     """Arrays for the report, all of the test set: who goes where by label and, of images, which go where.
 
     `label_expert` [layer, label, expert] sums the experts' shares over the examples of a label; `confusion` [true,

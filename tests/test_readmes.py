@@ -125,8 +125,8 @@ def test_the_code_of_the_first_readme_runs():
     experts = importlib.import_module("moejax.experts")
     names |= {"kernel": layer.router.kernel[...], "capacity": layer.capacity(49, train=False)}
     names |= {
-        "softmax_top_k": moejax.softmax_top_k,
-        "assign": moejax.assign,
+        "softmax_top_k": moejax.routing.softmax_top_k,
+        "assign": moejax.routing.assign,
         "einsum_dispatch": dispatch.einsum_dispatch,
     }
     names["experts"] = lambda slots: experts.apply_experts(layer.experts, slots)

@@ -126,15 +126,6 @@ def test_imports_are_light(command):
     assert done.returncode == 0, done.stderr
 
 
-def test_public_names_are_where_the_package_says(capsys):
-    import moejax
-
-    for name in moejax.__all__:
-        assert getattr(moejax, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = moejax.nothing
-
-
 def test_a_small_run_from_start_to_report(monkeypatch, capsys, tmp_path, dataset, config):
     monkeypatch.setattr(run, "_load", lambda _: dataset)
     (tmp_path / "small.json").write_text(to_json(config))

@@ -14,13 +14,14 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+import moejax
 from moejax.config import Config, flatten
 from moejax.data.dataset import Dataset, digest, rows
 from moejax.errors import UserError
@@ -185,12 +186,5 @@ def _facts(config: Config, data: Dataset) -> dict[str, Any]:
         **{name: value for name, value in flatten(config).items() if name not in _OF_A_MACHINE},
         **{f"The {name} split": f"{rows(split)} examples ({digest(split)[:12]})" for name, split in splits.items()},
         **{f"The version of {package}": version(package) for package in ("jax", "jaxlib", "flax", "optax", "numpy")},
-        "The version of moejax": _own_version(),
+        "The version of moejax": moejax.__version__,
     }
-
-
-def _own_version() -> str:
-    try:
-        return version("moejax")
-    except PackageNotFoundError:  # run from its source
-        return "not installed"

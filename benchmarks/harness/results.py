@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments import readmes
 from moejax.files import write_whole
-from moejax.training.folder import environment
+from moejax.training.environment import environment
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

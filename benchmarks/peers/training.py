@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from benchmarks.peers.models import ImageClassifier
 from benchmarks.suite.loops import Loop
 from moejax.config import Config, TrainConfig
-from moejax.training.folder import cores
+from moejax.kernels.blas_threads import cores
 
 
 def make_loop(config: Config, host: dict[str, ndarray], steps: int, schedule: int, dispatch: str = "loop") -> Loop:

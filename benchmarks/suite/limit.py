@@ -16,9 +16,9 @@ import numpy as np
 from benchmarks.harness.interleave import interleave
 from benchmarks.suite.cases import Case, program
 from moejax.kernels.bfloat16 import matmul
+from moejax.kernels.blas_threads import cores
 from moejax.kernels.grouped_matmul import grouped_matmul
 from moejax.report.markdown import markdown
-from moejax.training.folder import cores
 
 TURNS, REST = 7, 0.1  # a library's threads may wait for more at full speed, and slow down who comes next
 LIBRARIES = ("XLA", "NumPy", "PyTorch")

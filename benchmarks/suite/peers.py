@@ -19,8 +19,8 @@ from benchmarks.harness.interleave import interleave, ratio
 from benchmarks.peers.grouped_products import forward_with, ragged_dot
 from benchmarks.suite.cases import Case, forward_backward, layers, program, tokens, unevenness, with_gradients
 from benchmarks.suite.limit import unavoidable
+from moejax.kernels.blas_threads import cores
 from moejax.report.markdown import markdown
-from moejax.training.folder import cores
 
 TURNS, REST = 7, 0.05
 CASES = (

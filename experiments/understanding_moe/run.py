@@ -95,7 +95,7 @@ def measure(study: Study, model: str, rule: str, setting: str, quick: bool) -> N
     if not seeds:
         return
     from experiments.understanding_moe.training import train
-    from moejax.training.folder import environment
+    from moejax.training.environment import environment
 
     config = configuration(model, rule, setting)
     n = QUICK_EXAMPLES if quick else TRAIN

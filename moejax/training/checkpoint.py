@@ -1,10 +1,10 @@
 """Checkpoints: the latest and the best state of a run, or that of every epoch, verified before use.
 
-A checkpoint is a folder named by its step: the state as orbax writes it (each process its part), files of the run as
-they stood, and a manifest. All of it is written under another name, forced onto the disk and then renamed. So what has
-a step's name is whole, and older ones are deleted only after that. Orbax does not notice a flipped bit in array data,
-and casts a wrong dtype silently: the manifest has a sha256 of every file, which is checked first, and names, shapes and
-dtypes are compared before anything is restored.
+A checkpoint is a folder named by its step: the state as orbax writes it (each process its part), the run's files of
+that moment, and a manifest. It is written as STEP.partial, forced onto the disk and renamed: a folder named by a step is
+whole. Older checkpoints are deleted only after that. Orbax does not notice a flipped bit and casts a wrong dtype without
+a word, so before a state is restored every file is compared with its sha256 in the manifest, and every array's name,
+shape and dtype with what is expected.
 """
 
 import contextlib
@@ -34,25 +34,24 @@ _MANIFEST = "sha256.json"
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a run, for who writes it; `keep_all`: nothing that was saved is dropped.
+    """The `checkpoints/` folder of a run that goes on: opening it deletes what was not written to its end.
 
-    Opening it removes what was not written to its end.
+    `keep_all`: keep every checkpoint, not the latest and the best alone.
     """
 
     def __init__(self, folder: Path, *, keep_all: bool = False):
         self.folder, self.keep_all = folder.absolute(), keep_all
         self._checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._verified: set[int] = set()  # steps whose files are known to be what was written
         if is_first() and self.folder.exists():
-            for left in {*self.folder.glob("*.partial"), *self._folders()} - {
-                self.folder / str(s) for s in self.steps()
-            }:
+            whole = {self.folder / str(step) for step in self.steps()}
+            for left in {*self.folder.glob("*.partial"), *self._folders()} - whole:
                 shutil.rmtree(left)
 
     def save(self, state: TrainState, accuracy: float | None, files: Mapping[str, bytes] | None = None) -> None:
-        """Write the state under its step, and `files` beside it; then, unless all are kept, drop what is neither
-        latest nor best by `accuracy` (the later one of two).
+        """Write the state and `files`; then, unless all are kept, delete what is neither the latest nor the best.
 
-        UserError if there is one of that step.
+        The best has the highest `accuracy`, the later one of two. UserError if that step has a checkpoint.
         """
         step = int(state.step)
         folder, partial = self.folder / str(step), self.folder / f"{step}.partial"
@@ -80,15 +79,15 @@ class Checkpoints:
         return sorted(int(folder.name) for folder in self._folders() if (folder / _MANIFEST).exists())
 
     def latest(self, warn: Callable[[str], None] = lambda sentence: None) -> int | None:
-        """The newest of them whose files are what was written; None if nothing was saved.
+        """The newest step whose files are what was written; None if nothing was saved.
 
-        Newer ones are set aside as STEP.damaged, for the run to write them again, each with a sentence to `warn`.
-        UserError if none of several is whole.
+        Damaged newer ones are renamed STEP.damaged, so that the run can write them again, each with a sentence to
+        `warn`. UserError if every one is damaged.
         """
         steps, damages = self.steps()[::-1], []
         for step in steps:
             try:
-                _verify(self.folder / str(step))
+                self._verify(step)
             except UserError as error:
                 damages.append(error.sentences[0])
                 continue
@@ -105,12 +104,13 @@ class Checkpoints:
         return (self.folder / str(step) / name).read_bytes()
 
     def restore(self, step: int, like: TrainState, otherwise: TrainState | None = None) -> TrainState:
-        """The state saved at `step`; `like` gives structure and devices, or else `otherwise`, if it has those names.
+        """The state saved at `step`, with the structure and on the devices of `like`, or of `otherwise` where the saved
+        names are those of `otherwise`.
 
-        UserError if a file or the structure differs.
+        UserError if a file is damaged, or an array is missing or of another shape or dtype.
         """
+        self._verify(step)
         folder = self.folder / str(step)
-        _verify(folder)
         saved = self._checkpointer.metadata(folder / "state").item_metadata.tree
         if otherwise is not None and saved.keys() == _flatten(otherwise).keys():
             like = otherwise
@@ -132,15 +132,29 @@ class Checkpoints:
     def _folders(self) -> list[Path]:
         return [p for p in self.folder.iterdir() if p.name.isdecimal()] if self.folder.exists() else []
 
+    def _verify(self, step: int) -> None:
+        """UserError unless the files of that step are what was written; they are read once."""
+        if step in self._verified:
+            return
+        folder = self.folder / str(step)
+        manifest = _manifest(folder)
+        if manifest is None:
+            raise UserError(f"The checkpoint {folder} has no readable {_MANIFEST}; it was not written to its end.")
+        actual = _digests(folder)
+        for name in sorted(manifest["files"].keys() | actual.keys()):
+            if manifest["files"].get(name) != actual.get(name):
+                raise UserError(f"The checkpoint file {folder / name} is not what was written.")
+        self._verified.add(step)
+
     def _drop_all_but(self, latest: int) -> None:
-        """Delete those that are neither it nor the best; not one whose manifest cannot be read."""
+        """Delete all but it and the best; those whose manifest cannot be read stay."""
         manifests = {step: _manifest(self.folder / str(step)) for step in self.steps()}
         accuracies = {step: m["accuracy"] for step, m in manifests.items() if m and m["accuracy"] is not None}
         best = max(accuracies, key=lambda step: (accuracies[step], step), default=latest)
         for step, manifest in manifests.items():
             if manifest and step not in (latest, best):
                 gone = self.folder / f"{step}.partial"
-                (self.folder / str(step)).rename(gone)  # so that one half deleted is not taken for one
+                (self.folder / str(step)).rename(gone)  # a half-deleted checkpoint must not have a step's name
                 shutil.rmtree(gone)
 
     def _set_aside(self, step: int) -> None:
@@ -156,17 +170,17 @@ def _flatten(state: TrainState) -> dict[str, jax.Array | jax.ShapeDtypeStruct]:
 
 
 def _check_room(folder: Path, state: TrainState) -> None:
-    """OSError if the disk is too full for the state: half a checkpoint would only take what room is left."""
-    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**20  # what orbax says about each array
+    """OSError if the disk is too full for the state: half a checkpoint would fill it up."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**20  # for orbax's own files
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: a checkpoint needs {needed / 1e6:,.0f} MB", folder)
 
 
 @contextlib.contextmanager
 def _errors_of_the_system(folder: Path) -> Iterator[None]:
-    """Inside, orbax's errors of writing are OSErrors, and what its threads say of them beside is not heard."""
+    """Inside, orbax's write errors are raised as OSErrors, and what its threads print about them is not shown."""
     level, code = logging.root.manager.disable, None
-    alone = jax.process_count() == 1  # else another process's last words come here meanwhile
+    alone = jax.process_count() == 1  # else another process's last words, which come by stderr, would be lost
     logging.disable(logging.CRITICAL)
     try:
         with contextlib.redirect_stderr(io.StringIO() if alone else sys.stderr):
@@ -177,7 +191,7 @@ def _errors_of_the_system(folder: Path) -> Iterator[None]:
                 if code is None:
                     raise
             if code:
-                gc.collect()  # what orbax began and did not end would be heard of later
+                gc.collect()  # else what orbax left unfinished complains later
     finally:
         logging.disable(level)
     if code:
@@ -216,13 +230,3 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return None
     return manifest if seal == _seal(manifest) else None
-
-
-def _verify(folder: Path) -> None:
-    manifest = _manifest(folder)
-    if manifest is None:
-        raise UserError(f"The checkpoint {folder} has no readable {_MANIFEST}; it was not written to its end.")
-    actual = _digests(folder)
-    for name in sorted(manifest["files"].keys() | actual.keys()):
-        if manifest["files"].get(name) != actual.get(name):
-            raise UserError(f"The checkpoint file {folder / name} is not what was written.")

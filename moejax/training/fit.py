@@ -19,10 +19,11 @@ from moejax.parameters import parameters
 from moejax.training import frozen, processes
 from moejax.training.average import averaged
 from moejax.training.checkpoint import Checkpoints
+from moejax.training.environment import describe_device
 from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, routing_facts
 from moejax.training.finite import all_finite, finite_rows, not_finite
-from moejax.training.folder import RunFolder, describe_device
-from moejax.training.history import RoutingHistory, pictures_of_test
+from moejax.training.folder import RunFolder
+from moejax.training.history import RoutingHistory, packed, pictures_of_test
 from moejax.training.identity import check_same, identity
 from moejax.training.interrupt import StopSignal
 from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, make_update, parameter_key
@@ -126,7 +127,7 @@ class Fit:
         self._write_metrics("train", "validation", "test")
         with self.parallel.in_use():
             pictures = pictures_of_test(model, data.test, result, data.num_classes)
-        self.folder.write_routing(self.history.to_arrays() | pictures)
+        self.folder.write(_ROUTING, packed(self.history.to_arrays() | pictures))
         summary = {
             "config": self.config.name,
             "seed": self.config.seed,
@@ -247,11 +248,12 @@ class Fit:
         if not all_finite(self.state):
             step = int(self.state.step)
             raise self._not_finite(f"After step {step} not all parameters are finite numbers", step)
-        self.folder.write_routing(self.history.to_arrays())
+        routing = packed(self.history.to_arrays())
+        self.folder.write(_ROUTING, routing)
         files = {
             _IDENTITY: json.dumps(self.identity).encode(),
             metrics_log.NAME: (self.folder.path / metrics_log.NAME).read_bytes() if self.folder.writes else b"",
-            _ROUTING: self.history.to_bytes(),
+            _ROUTING: routing,
         }
         self.checkpoints.save(self.state, accuracy, files)
 
@@ -263,7 +265,7 @@ class Fit:
     def _write_metrics(self, *kinds: str) -> None:
         records = self.folder.read_log()
         for kind in kinds:
-            self.folder.write_table(f"{kind}_metrics.csv", metrics_table(records, kind))
+            self.folder.write(f"{kind}_metrics.csv", metrics_table(records, kind))
 
     def _write_activations(self, result: Evaluation) -> None:
         epoch = int(self.state.step) // self.steps_per_epoch
@@ -275,7 +277,7 @@ class Fit:
             epoch=epoch,
             batch_size=self.config.train.evaluation_batch,
         )
-        self.folder.write_table(f"activations/epoch_{epoch}.csv", table)
+        self.folder.write(f"activations/epoch_{epoch}.csv", table)
 
     def _log(self, kind: str, **values: Any) -> None:
         step = int(self.state.step)

@@ -1,6 +1,7 @@
 """What a run keeps of its routing: each expert's load over the steps, and at the end who went where on the test set."""
 
 import io
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ class RoutingHistory:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "RoutingHistory":
-        """Back from `to_bytes`."""
+        """Back from its packed arrays."""
         history = cls()
         with np.load(io.BytesIO(content)) as arrays:
             history.steps = arrays["step"].tolist()
@@ -48,11 +49,12 @@ class RoutingHistory:
             name: np.array(rows, np.float32) for name, rows in self.rows.items()
         }
 
-    def to_bytes(self) -> bytes:
-        """The arrays as one file, for a checkpoint."""
-        file = io.BytesIO()
-        np.savez_compressed(file, **self.to_arrays())
-        return file.getvalue()
+
+def packed(arrays: Mapping[str, ndarray]) -> bytes:
+    """Arrays as the content of an .npz file."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
 
 
 @jax.jit

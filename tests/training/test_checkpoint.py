@@ -170,3 +170,12 @@ def test_another_runs_checkpoint_of_that_step_is_not_taken_for_this_ones(tmp_pat
     Checkpoints(tmp_path).save(state(1), 0.9)
     with pytest.raises(UserError, match="of another run"):
         Checkpoints(tmp_path).save(state(1), 0.9)
+
+
+def test_files_are_read_once_to_see_that_they_are_whole(tmp_path, monkeypatch):
+    Checkpoints(tmp_path).save(state(1), 0.5)
+    read, digests = [], checkpoint._digests
+    monkeypatch.setattr(checkpoint, "_digests", lambda folder: read.append(folder) or digests(folder))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.restore(checkpoints.latest(), state(0))
+    assert read == [tmp_path / "1"]

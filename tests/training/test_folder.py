@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from moejax.errors import UserError
-from moejax.training.folder import RunFolder, describe_cpu, environment
+from moejax.training.environment import describe_cpu, environment
+from moejax.training.folder import RunFolder
+from moejax.training.history import packed
 
 
 def test_a_run_is_not_overwritten(config, tmp_path):
@@ -93,11 +95,11 @@ def test_a_damaged_summary_or_config_is_one_sentence(config, tmp_path, content):
 
 def test_arrays_come_back_and_no_partial_file_stays(config, tmp_path):
     folder = RunFolder.create(tmp_path / "run", config)
-    assert folder.read_routing() == {}
     assert folder.read_summary() is None
-    folder.write_routing({"step": np.arange(3)})
+    folder.write("routing.npz", packed({"step": np.arange(3)}))
     folder.write_summary({"test_accuracy": 1.0})
-    np.testing.assert_array_equal(folder.read_routing()["step"], [0, 1, 2])
+    with np.load(folder.path / "routing.npz") as arrays:
+        np.testing.assert_array_equal(arrays["step"], [0, 1, 2])
     assert folder.read_summary() == {"test_accuracy": 1.0}
     assert not list(folder.path.glob("*partial*"))
 

@@ -1,0 +1,61 @@
+"""What a run's figures depend on beside its configuration: versions, device, cores, commit."""
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+
+import moejax
+from moejax.kernels.blas_threads import cores
+
+
+def environment() -> dict[str, str | int]:
+    """All of it, as JSON can hold it."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    device = jax.devices()[0]
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "moejax": moejax.__version__,
+        **{name: version(name) for name in packages},
+        "platform": platform.platform(),
+        "device": describe_device(),
+        "device_count": jax.device_count(),
+        "backend": device.platform,
+        "cores": cores(),
+        "commit": _commit(),
+    }
+
+
+def describe_device() -> str:
+    """The first device in words: its kind, and for a CPU its model, its widest vector instructions and its cores."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    try:
+        cpu = describe_cpu(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        cpu = ""
+    return f"cpu ({cpu or platform.processor() or platform.machine()}, {cores()} core{'s' * (cores() != 1)})"
+
+
+def describe_cpu(cpuinfo: str) -> str:
+    """Model and vector instructions in what Linux says of a CPU: a model's name may stand for several generations."""
+    lines = [line.partition(":") for line in cpuinfo.splitlines()]
+    said = {field.strip(): value.strip() for field, _, value in lines}
+    flags = said.get("flags", "").split()
+    vectors = [words for flag, words in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags][:1]
+    return ", ".join([said["model name"], *vectors]) if "model name" in said else ""
+
+
+def _commit() -> str:
+    source = Path(__file__).parent
+    try:
+        command = ["git", "-C", source, "describe", "--always", "--dirty"]
+        git = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+    except OSError:
+        return "unknown"
+    return git.stdout.strip() or "unknown"

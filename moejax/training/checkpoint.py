@@ -1,10 +1,10 @@
 """Checkpoints: the latest and the best state of a run, or that of every epoch, verified before use.
 
 A checkpoint is a folder named by its step: the state as orbax writes it (each process its part), the run's files of
-that moment, and a manifest. It is written as STEP.partial, forced onto the disk and renamed: a folder named by a step is
-whole. Older checkpoints are deleted only after that. Orbax does not notice a flipped bit and casts a wrong dtype without
-a word, so before a state is restored every file is compared with its sha256 in the manifest, and every array's name,
-shape and dtype with what is expected.
+that moment, and a manifest. It is written as STEP.partial, forced onto the disk and renamed: a folder named by a step
+is whole. Older checkpoints are deleted only after that. Orbax does not notice a flipped bit and casts a wrong dtype
+without a word, so before a state is restored every file is compared with its sha256 in the manifest, and every array's
+name, shape and dtype with what is expected.
 """
 
 import contextlib

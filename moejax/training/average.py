@@ -1,7 +1,7 @@
-"""An exponential moving average of the parameters over training: what is evaluated in place of the last ones.
+"""An exponential moving average of the parameters, evaluated in place of the last ones.
 
-Polyak & Juditsky 1992; as a moving average with a decay that grows at first, TensorFlow's ExponentialMovingAverage. It
-is kept in the optimiser's state, so that a checkpoint has both.
+Averaging is Polyak & Juditsky's (1992); the decay that grows at first is that of TensorFlow's ExponentialMovingAverage.
+The average is part of the optimiser's state, so a checkpoint has it too.
 """
 
 from typing import NamedTuple
@@ -24,9 +24,9 @@ class AverageState(NamedTuple):
 
 
 def average_parameters(decay: float) -> optax.GradientTransformation:
-    """Follow the parameters as the updates leave them, with a decay of min(decay, (1 + steps) / (10 + steps)).
+    """Average the parameters after each update, with a decay of min(decay, (1 + steps) / (10 + steps)).
 
-    Must come last, for it looks at what the others made of the updates, and changes nothing of them.
+    Changes no update. Must be the last transformation of the chain, since it needs the final updates.
     """
 
     def init(params: PyTree[Array]) -> AverageState:
@@ -42,7 +42,7 @@ def average_parameters(decay: float) -> optax.GradientTransformation:
 
 
 def averaged(state: TrainState) -> nnx.Module:
-    """The model that is evaluated: with averaged parameters if the optimiser keeps them, else as it is."""
+    """The model to evaluate: with the averaged parameters if the optimiser has them, else as it is."""
     kept = jax.tree.leaves(state.optimizer, is_leaf=lambda leaf: isinstance(leaf, AverageState))
     averages = [leaf.parameters for leaf in kept if isinstance(leaf, AverageState)]
     return with_parameters(state.model, averages[0]) if averages else state.model

@@ -1,4 +1,4 @@
-"""Numbers that are none: a run ends at the first, in a sentence that names what most likely made it."""
+"""NaN and infinity: a run ends at the first one, with a sentence that names the most likely cause."""
 
 from collections.abc import Iterable
 
@@ -13,11 +13,11 @@ from moejax.errors import UserError
 from moejax.training.processes import any_of
 
 _RATE = "train.learning_rate"
-_REASONABLE = 360  # degrees of a rotation; no other fraction, weight, scale or rate comes near it
+_REASONABLE = 360  # degrees of a rotation: the largest sensible value of any option that is a float
 
 
 def all_finite(tree: PyTree) -> bool:
-    """Whether no array has a NaN or an infinity, in any process; on the host, where a checkpoint needs them anyway."""
+    """Whether all numbers of all processes are finite; looked at on the host, where a checkpoint needs them anyway."""
     floats = (a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating))
     return not any_of(not all(np.isfinite(s.data).all() for a in floats for s in a.addressable_shards))
 
@@ -28,7 +28,7 @@ def finite_rows(columns: Iterable[ndarray]) -> Bool[ndarray, " n"]:
 
 
 def not_finite(what: str, config: Config, *, learnt: bool, kept: object) -> UserError:
-    """The sentence for it; `learnt`: something had been learnt by then, so that the learning rate may be the cause."""
+    """The sentence for `what` is not finite; `learnt`: some steps were taken, so the learning rate may be the cause."""
     values = {name: value for name, value in flatten(config).items() if isinstance(value, float) and name != _RATE}
     extreme = [name for name, value in values.items() if abs(value) > _REASONABLE]
     rate = config.train.learning_rate

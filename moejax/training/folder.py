@@ -1,4 +1,4 @@
-"""A run's folder: what is written while it trains, so that a run can be watched, resumed and reported from files alone.
+"""A run's folder: the files by which a run can be watched, resumed and reported.
 
 .lock config.json env.json metrics.jsonl train_metrics.csv validation_metrics.csv test_metrics.csv routing.npz
 summary.json checkpoints/ activations/ figures/ report.html
@@ -20,9 +20,10 @@ from moejax.training.processes import is_first
 
 
 class RunFolder:
-    """Paths of a run, and writes that leave either the old file or the new one; of several processes, by the first.
+    """A run's files. Whatever happens during a write, the old file or the new one is there, whole.
 
-    Inside `with`, no other process can be there on this folder; the lock dies with its process.
+    Of several processes the first alone writes. `with` locks the folder against other runs; the lock ends with its
+    process, however that ends.
     """
 
     def __init__(self, path: Path):
@@ -72,7 +73,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> tuple["RunFolder", Config]:
-        """Come back to a run; UserError if the folder is none."""
+        """An existing run and its configuration; UserError if the folder holds none."""
         file = path / "config.json"
         try:
             text = file.read_text(encoding="utf-8")
@@ -98,7 +99,7 @@ class RunFolder:
         return records
 
     def rewind(self, log: bytes) -> bool:
-        """Put metrics.jsonl back to what it was; False if it did not begin so, and was damaged."""
+        """Cut metrics.jsonl back to an earlier content; False if it did not begin with that, so it was damaged."""
         file = self.path / metrics_log.NAME
         whole = (file.read_bytes() if file.exists() else b"").startswith(log)
         self.write(metrics_log.NAME, log.decode())
@@ -122,10 +123,10 @@ class RunFolder:
         return summary
 
     def write(self, name: str, content: str | bytes) -> None:
-        """A file, whole."""
+        """Write a file, if this is the process that writes."""
         if not self.writes:
             return
         file = self.path / name
-        if file.parent != self.path:  # that one is not made again where it is gone
+        if file.parent != self.path:  # a run's folder that is gone is an error
             file.parent.mkdir(exist_ok=True)
         write_whole(file, content)

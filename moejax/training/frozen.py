@@ -1,4 +1,4 @@
-"""Parameters that keep their first values: those whose path begins with `train.frozen`, such as encoder.embeddings."""
+"""Parameters that are not trained: those whose path begins with `train.frozen`, such as encoder.embeddings."""
 
 import jax
 import optax
@@ -10,19 +10,19 @@ from moejax.parameters import parameters
 
 
 def is_frozen(path: tuple, prefix: str | None) -> bool:
-    """Whether a parameter's path begins with the prefix; none freezes nothing."""
+    """Whether a parameter's path begins with the prefix; None freezes nothing."""
     return prefix is not None and _name(path).startswith(prefix)
 
 
 def hold(model: nnx.Module, prefix: str | None) -> nnx.Module:
-    """The model, its frozen parameters constants: their gradients are zeros that cost nothing."""
+    """The model with its frozen parameters as constants: their gradients are zeros and cost nothing."""
     if prefix is None:
         return model
     return jax.tree.map_with_path(lambda path, p: lax.stop_gradient(p) if is_frozen(path, prefix) else p, model)
 
 
 def leave_out(optimizer: optax.GradientTransformation, prefix: str | None) -> optax.GradientTransformation:
-    """The optimiser for all but the frozen parameters, which neither decay nor have any state."""
+    """The optimiser for all parameters but the frozen ones, which have no state and no weight decay."""
     if prefix is None:
         return optimizer
 
@@ -33,11 +33,7 @@ def leave_out(optimizer: optax.GradientTransformation, prefix: str | None) -> op
 
 
 def check(model: nnx.Module, prefix: str | None) -> None:
-    """See that the prefix means something.
-
-    Raises:
-      UserError: no parameter's path begins with it, or every one does.
-    """
+    """UserError if no parameter's path begins with the prefix, or every one does."""
     if prefix is None:
         return
     names = [_name(path) for path, _ in jax.tree.leaves_with_path(parameters(model))]

@@ -1,4 +1,4 @@
-"""What a run keeps of its routing: each expert's load over the steps, and at the end who went where on the test set."""
+"""What a run records of its routing: each expert's load over the steps, and at the end the routing of the test set."""
 
 import io
 from collections.abc import Mapping
@@ -58,21 +58,21 @@ def packed(arrays: Mapping[str, ndarray]) -> bytes:
 
 
 @jax.jit
-def _ways(model: nnx.Module, batch: Batch) -> dict[str, Array]:
-    """The gates [image, layer, token, expert] of a few images, and a soft layer's dispatch weights."""
+def _routing_of_samples(model: nnx.Module, batch: Batch) -> dict[str, Array]:
+    """The gates [image, layer, token, expert] of a few images; of a soft layer, its dispatch weights as well."""
     logits, routings = model(batch, train=False)
-    ways = {"sample_gate": jnp.stack([ungroup(r.gates, (len(logits), model.tokens)) for r in routings], axis=1)}
+    arrays = {"sample_gate": jnp.stack([ungroup(r.gates, (len(logits), model.tokens)) for r in routings], axis=1)}
     if isinstance(routings[0], SoftRouting):
-        ways["sample_dispatch"] = jnp.stack([r.dispatch for r in routings], axis=1)
-    return ways
+        arrays["sample_dispatch"] = jnp.stack([r.dispatch for r in routings], axis=1)
+    return arrays
 
 
 def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_classes: int) -> dict[str, ndarray]:
-    """Arrays for the report, all of the test set: who goes where by label and, of images, which go where.
+    """The report's arrays about the test set.
 
     `label_expert` [layer, label, expert] sums the experts' shares over the examples of a label; `confusion` [true,
     predicted] counts; `top_*` [layer, expert, image, ...] are the images with the largest share of each expert;
-    `sample_*` is the first image of each label, with its tokens' ways if they lie on a grid.
+    `sample_*` is the first image of each label, with the routing of its tokens if they lie on a grid.
     """
     labels = np.asarray(test["label"])
     one_hot = np.eye(num_classes)[labels]
@@ -95,5 +95,7 @@ def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_
     }
     if not hasattr(model, "grid"):
         return pictures
-    ways = jax.device_get(replicated(_ways)(model, {name: array[samples] for name, array in test.items()}))
-    return pictures | {"token_grid": np.array(model.grid)} | ways
+    samples_routing = jax.device_get(
+        replicated(_routing_of_samples)(model, {name: array[samples] for name, array in test.items()})
+    )
+    return pictures | {"token_grid": np.array(model.grid)} | samples_routing

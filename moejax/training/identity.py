@@ -1,4 +1,4 @@
-"""What a run is made of and must not change while it goes on: its configuration and its data."""
+"""What must not change when a run is resumed: its configuration and its data."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,18 +8,18 @@ from moejax.config import Config, flatten
 from moejax.data.dataset import Dataset, digest
 from moejax.errors import UserError
 
-# Where it runs, where its data lie, and which of its states is tested at the end.
+# The devices, the places of the data, and which state is tested at the end.
 _MAY_CHANGE = ("parallel.", "data.dir", "data.source", "train.tested")
 
 
 def identity(config: Config, data: Dataset) -> dict[str, Any]:
-    """The configuration's fields by name, and a digest of each split: as JSON can hold it."""
+    """The configuration's fields by name and a digest of each split, for JSON."""
     fields = {name: value for name, value in flatten(config).items() if not name.startswith(_MAY_CHANGE)}
     return {"config": fields, "data": [digest(split) for split in (data.train, data.validation, data.test)]}
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:
-    """UserError where a run that goes on in the folder `run` is no longer what it was."""
+    """UserError if the run in the folder `run` was begun with another configuration or other data."""
     then, fields = before["config"], now["config"]
     changed = [
         f"{name} is {fields.get(name)}, but the checkpoints of {run} were made with {then.get(name)}; set it back in"

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal: what is trained is saved first; where there is nothing to save, a run ends."""
+"""Ctrl-C, SIGTERM and a closed terminal: a run saves what it has trained and stops; before that, it ends at once."""
 
 import contextlib
 import os
@@ -11,10 +11,10 @@ _SHOW_CURSOR = b"\x1b[?25h"  # which a live panel hides
 
 
 class StopSignal:
-    """Inside `with`, a first signal sets `requested`, and a second one ends the process: both with a sentence, at once.
+    """Inside `with`, a first signal sets `requested` and a second one ends the process, each with a sentence.
 
-    After `ends_with` the first one ends it. The process then ends as if killed, since an exception in the middle of an
-    import or of a write would do more harm. Signals that the process was told to ignore, as by nohup, stay ignored.
+    After `ends_with` the first one ends it. The process ends as if killed: an exception in the middle of an import or
+    a write would do more harm. Signals that the process was told to ignore, as by nohup, stay ignored.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class StopSignal:
     def __enter__(self) -> "StopSignal":
         heeded = [s for s in _SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
         self._before = {s: signal.signal(s, self._note) for s in heeded}
-        # A handler in Python waits until the compiler or a chunk returns; the byte that Python writes here does not.
+        # Python calls a handler only after the compiler or a chunk returns, but writes a byte to this socket at once.
         ours, self._theirs = socket.socketpair()
         self._theirs.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
@@ -74,7 +74,7 @@ class StopSignal:
 
 
 def _say(sentence: str) -> None:
-    """To the terminal itself: whoever was interrupted may be in the middle of printing."""
+    """Write to the terminal itself: the signal may have come in the middle of a print."""
     with contextlib.suppress(OSError):  # it was closed
         if os.isatty(1):
             os.write(1, _SHOW_CURSOR)

@@ -1,8 +1,8 @@
-"""A line between the processes of a run, beside JAX's own: who is there, who has failed and why, who is gone.
+"""A connection between the processes of a run, beside JAX's own, that tells who is there, who failed and who is gone.
 
-The first process listens at the coordinator's address and every other one connects to it before JAX is asked. For where
-another process is missing, late or gone, JAX ends a process by SIGABRT and a stack trace; here it ends by a sentence.
-A message is a line of JSON; one that says nothing comes every few seconds.
+Where another process is missing, late or gone, JAX ends this one by SIGABRT and a stack trace; with a lifeline it ends
+with a sentence. The first process listens at the coordinator's address; the others connect to it before they start JAX.
+A message is a line of JSON; an empty one is sent every few seconds.
 """
 
 import errno
@@ -36,7 +36,7 @@ class Peer:
         self.writing = threading.Lock()
 
     def send(self, message: Message) -> None:
-        """Send it, if there is still anybody to get it."""
+        """Send it; nothing happens if the connection is gone."""
         with self.writing, suppress(OSError):
             self.connection.sendall(json.dumps(message).encode() + b"\n")
 
@@ -51,7 +51,7 @@ class Peer:
             return None
 
     def close(self) -> None:
-        """Hang up."""
+        """End the connection."""
         self.lines.close()
         self.connection.close()
 
@@ -69,13 +69,14 @@ class Lifeline:
         threading.Thread(target=self._beat, daemon=True).start()
 
     def say(self, message: Message) -> None:
-        """Tell all that this process has a line to."""
+        """Send a message to all connected processes."""
         for peer in self.peers:
             peer.send(message)
 
     def end(self, code: int, message: Message, sentences: Sequence[str]) -> NoReturn:
-        """Tell the others, say the sentences, and end; not by way of JAX's farewell, which waits for those that are
-        gone. If this process is ending already, wait for that.
+        """Tell the others, print the sentences, and end without JAX's farewell, which waits for those that are gone.
+
+        Waits forever if another thread is ending this process already.
         """
         self.ending.acquire()
         self.say(message)
@@ -85,11 +86,11 @@ class Lifeline:
         for peer in self.peers:
             with suppress(OSError):
                 peer.connection.shutdown(socket.SHUT_WR)
-        time.sleep(0.2)  # what was sent is read before the connection is torn
+        time.sleep(0.2)  # the others read what was sent before the connection breaks
         os._exit(code)
 
     def _listen(self, peer: Peer) -> None:
-        """Read what a process says until it says goodbye; end with it if it fails or is gone."""
+        """Read a process's messages until it says goodbye; end this process if that one fails or is gone."""
         name, message = f"process {peer.process} of {self.count}", {}
         while not message.get("bye"):
             try:
@@ -111,7 +112,7 @@ class Lifeline:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """What ends in sentences inside is told to the other processes, if there are any, and all end at once."""
+    """Inside, a UserError or OSError ends all processes at once, each with its sentences."""
     try:
         yield
     except UserError as error:
@@ -123,7 +124,7 @@ def told() -> Iterator[None]:
 
 
 def fail(sentences: Sequence[str]) -> None:
-    """End this process with these sentences, and the others with it; nothing where there are no others."""
+    """End this process and all others with these sentences; does nothing if there are no others."""
     if current is not None:
         who = f"process {current.process} of {current.count} stopped: "
         current.end(2, {"failed": [who + sentence for sentence in sentences]}, sentences)
@@ -135,10 +136,9 @@ def _say(sentences: Sequence[str]) -> None:
 
 
 def listen(port: int, count: int) -> tuple[Lifeline, int]:
-    """As the first process: wait for the others and tell them a free port for JAX; the line to them, and that port.
+    """As the first process: wait for the others, and send them a free port for JAX. Returns the lifeline and that port.
 
-    Raises:
-      UserError: the port cannot be had, or somebody has not come in time.
+    UserError if the port is taken, or a process does not come in time.
     """
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
@@ -181,15 +181,14 @@ def listen(port: int, count: int) -> tuple[Lifeline, int]:
 
 
 def call(host: str, port: int, process: int, count: int) -> tuple[Lifeline, int]:
-    """As another process: find the first one; the line to it, and the port that it has for JAX.
+    """As another process: connect to the first one. Returns the lifeline and the first one's port for JAX.
 
-    Raises:
-      UserError: it does not answer, or does not want this process.
+    UserError if it does not answer, or refuses this process.
     """
     end = time.monotonic() + WAIT
     peer = Peer(_connected(host, port, end), 0)
     peer.send({"process": process, "of": count})
-    peer.connection.settimeout(max(end - time.monotonic(), 1.0) + SILENCE)  # the first one waits as long, from later on
+    peer.connection.settimeout(max(end - time.monotonic(), 1.0) + SILENCE)  # the first one began to wait later
     try:
         message = peer.receive()
     except TimeoutError:
@@ -206,7 +205,7 @@ def call(host: str, port: int, process: int, count: int) -> tuple[Lifeline, int]
 
 
 def _greeted(connection: socket.socket, count: int) -> Peer | None:
-    """Who has connected; None if it is no process of a run. UserError if it is one of another number of processes."""
+    """Who has connected; None if that is no process of a run. UserError if its run has another number of processes."""
     connection.settimeout(BEAT)
     peer = Peer(connection, -1)
     with suppress(TimeoutError):
@@ -224,7 +223,7 @@ def _greeted(connection: socket.socket, count: int) -> Peer | None:
 
 
 def _refused(peers: Any, sentence: str) -> UserError:
-    """The error for this process, told to the others as well."""
+    """The error for this process; sends it to the others as well."""
     for peer in peers:
         peer.send({"failed": [sentence]})
         peer.close()
@@ -247,10 +246,10 @@ def _connected(host: str, port: int, end: float) -> socket.socket:
 
 
 def relay(host: str, port: int) -> int:
-    """A port of this machine that leads there, and stays open when that end is gone.
+    """A port of this machine that forwards to host:port, and stays open when that end is gone.
 
-    JAX's client ends its process at once, by SIGABRT, when it loses its coordinator; behind a relay it does not notice
-    before it misses the heartbeats, by which time the lifeline has ended the process by a sentence.
+    JAX's client ends its process by SIGABRT as soon as it loses its coordinator. Behind a relay it notices only by
+    missing heartbeats, and before that the lifeline has ended the process with a sentence.
     """
     listener = socket.create_server(("127.0.0.1", 0))
 

@@ -1,4 +1,4 @@
-"""How much memory a run takes at least, from shapes alone: seen before anything is compiled."""
+"""The least memory that a run needs, computed from shapes before anything is compiled."""
 
 import math
 import os
@@ -16,18 +16,18 @@ from moejax.errors import UserError
 from moejax.kernels.multilinear import inside
 from moejax.parameters import parameters
 
-# What goes into these or comes out of them are arrays in memory, as good as all of them kept for the backward pass.
+# Their operands and results are arrays in memory, nearly all of them kept for the backward pass.
 _PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 
 
 def check_memory(config: Config, data: Dataset, model: nnx.Module) -> None:
-    """UserError if there is less memory than the run takes at least; `model` may hold shapes alone."""
+    """UserError if the run needs more memory than there is; `model` may hold shapes alone."""
     limit, learnt = memory(), parameters(model)
     count = sum(math.prod(p.shape) for p in jax.tree.leaves(learnt))
     kept = _bytes(learnt) * _copies(config.train) + sum(a.nbytes for a in data.train.values())
     if kept > limit:
         parts, advice = "its gradients and optimiser", "moe.num_experts, moe.hidden or model.width"
-    else:  # not before: what is far too large cannot even be traced
+    else:  # only now: a model that is far too large cannot even be traced
         kept += activations(config, data, model)
         parts, advice = "a batch's activations", "train.batch_size, moe.num_experts or moe.hidden"
     if kept > limit:
@@ -38,7 +38,7 @@ def check_memory(config: Config, data: Dataset, model: nnx.Module) -> None:
 
 
 def activations(config: Config, data: Dataset, model: nnx.Module) -> int:
-    """Bytes of the products of a batch's forward pass, of each its result or what was computed to go into it."""
+    """Bytes of the matrix products of a batch's forward pass: of each, its result or its largest computed operand."""
     n = config.train.batch_size * (2 if config.train.consistency else 1)
     batch = {name: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype) for name, a in data.train.items()}
     traced = jax.make_jaxpr(lambda model, batch, key: model(batch, train=True, key=key))(
@@ -48,7 +48,7 @@ def activations(config: Config, data: Dataset, model: nnx.Module) -> int:
 
 
 def memory() -> int:
-    """Bytes on all devices of all processes together; where devices are CPUs, of their machines."""
+    """Bytes of memory of all devices of all processes; of CPUs, that of their machines."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if limit := stats.get("bytes_limit"):
         return limit * jax.device_count()
@@ -63,14 +63,14 @@ def _copies(train: TrainConfig) -> int:
 
 
 def _products(jaxpr: Jaxpr) -> int:
-    total, given = 0, {id(v) for v in jaxpr.invars}  # parameters among them, which are counted already
+    total, given = 0, {id(v) for v in jaxpr.invars}  # not counted: parameters, for instance, are already
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         if name in _PRODUCTS:
             total += max(_bytes(v.aval) for v in (*equation.invars, *equation.outvars) if id(v) not in given)
         times = params["length"] if name == "scan" else 1
         parts = map(_products, _inner(equation))
-        total += times * max(parts, default=0)  # of branches one is taken
+        total += times * max(parts, default=0)  # the largest branch
     return total
 
 

@@ -22,9 +22,9 @@ def learning_rate_schedule(train: TrainConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(train: TrainConfig, steps: int, *, flat: bool = True) -> optax.GradientTransformationExtraArgs:
-    """What `train.optimizer` names; its update takes the loss as `value`.
+    """The optimiser that `train.optimizer` names; its update takes the loss as `value`.
 
-    `flat`: AdamW works on all parameters as one vector, which is faster but cannot be laid out over devices by expert.
+    `flat`: AdamW treats all parameters as one vector, which is faster but cannot be sharded by expert.
     """
     schedule = learning_rate_schedule(train, steps)
     if train.optimizer == "normalized":
@@ -47,7 +47,7 @@ def _adamw(train: TrainConfig, schedule: optax.Schedule, flat: bool) -> optax.Gr
     clip = optax.identity() if train.clip_norm is None else optax.clip_by_global_norm(train.clip_norm)
     adam = optax.chain(clip, optax.scale_by_adam())
     return optax.chain(
-        # On one vector, for a program part less for every parameter.
+        # One vector: else the program has its own piece for every parameter.
         optax.flatten(adam) if flat else adam,
         optax.add_decayed_weights(train.weight_decay, mask=lambda params: jax.tree.map_with_path(_is_matrix, params)),
         optax.scale_by_learning_rate(schedule),
@@ -55,7 +55,7 @@ def _adamw(train: TrainConfig, schedule: optax.Schedule, flat: bool) -> optax.Gr
 
 
 def relayout(state: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
-    """An optimiser's state in the other form that `flat` gives it, if `like` has that; in the same one, the state."""
+    """An optimiser's state in the form of `like`: of one vector (`flat`) or of one array a parameter."""
     if jax.tree.structure(state) == jax.tree.structure(like):
         return state
     if len(jax.tree.leaves(state)) < len(jax.tree.leaves(like)):
@@ -75,14 +75,14 @@ def _join(tree: PyTree[Array]) -> Array:
 
 
 def _is_matrix(path: tuple, leaf: jax.Array) -> bool:
-    # A stacked expert's bias has two axes, so the number of axes does not tell a matrix: the name does.
+    # By its name, since a stacked expert's bias has two axes as well.
     return leaf.ndim > 1 and "bias" not in jax.tree_util.keystr(path)
 
 
 def normalized_gradient_descent(schedule: optax.Schedule, others: float) -> optax.GradientTransformation:
     """Gradient descent that moves each expert by the learning rate's length (Chen et al. 2022, section 6).
 
-    All that is no expert, such as the router, moves by `others` times the learning rate times its gradient.
+    All other parameters, such as the router's, move by `others` times the learning rate times their gradient.
     """
 
     def scale(path: tuple, leaf: Array) -> Array:
@@ -93,9 +93,9 @@ def normalized_gradient_descent(schedule: optax.Schedule, others: float) -> opta
 
 
 def normalize_experts() -> optax.GradientTransformation:
-    """Divide each expert's gradient by its norm, weights and biases together; one of zeros stays.
+    """Divide each expert's gradient by its norm, over weights and biases together; a gradient of zeros stays.
 
-    Experts are the parameters under an attribute `experts`, stacked along their leading axis.
+    Experts' parameters are those under an attribute `experts`, stacked along their leading axis.
     """
 
     def normalize(updates: PyTree[Array], params: PyTree[Array] | None) -> PyTree[Array]:
@@ -117,13 +117,13 @@ def normalize_experts() -> optax.GradientTransformation:
 
 
 def expert_stack(path: tuple) -> str | None:
-    """Where the stack of experts is that a parameter belongs to; None if it belongs to none."""
+    """The path of the stack of experts that a parameter belongs to; None if it belongs to none."""
     before, found, _ = jax.tree_util.keystr(path).partition(".experts.")
     return before + found if found else None
 
 
 class EarlyStopState(NamedTuple):
-    """The least loss so far, whether learning has stopped, and the steps taken until then."""
+    """The lowest loss so far, whether training has stopped, and the steps before that."""
 
     least: Float[Array, ""]
     stopped: Bool[Array, ""]
@@ -131,8 +131,10 @@ class EarlyStopState(NamedTuple):
 
 
 def early_stop(rise: float | None, below: float | None) -> optax.GradientTransformationExtraArgs:
-    """Change nothing from the first step on whose loss is above the least so far, and above it by `rise` or at most
-    `below` (None leaves one out): the rule of Chen et al.'s code. `update` takes the loss as `value`.
+    """Stop changing parameters at the first step whose loss has risen (the rule of Chen et al.'s code).
+
+    That is: it is above the lowest so far, and either above that by more than `rise`, or at most `below`; None leaves a
+    condition out. `update` takes the loss as `value`.
     """
 
     def init(params: PyTree[Array]) -> EarlyStopState:

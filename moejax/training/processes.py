@@ -1,9 +1,9 @@
-"""Several processes as one run: how they find each other, and what they agree on. JAX's own runtime does the work.
+"""One run of several processes, on JAX's own runtime: how they find each other, and what must be the same in all.
 
 Every process runs the same program on the same configuration and data set; its devices take their share of each batch.
-The first one alone writes and reports. Where one fails or dies the others end as well, by a sentence (`lifeline`); on a
-cluster that JAX knows by itself, when an exchange fails or JAX's coordinator has not heard of it for a while. The run
-goes on with --resume.
+The first one alone writes and reports. If one fails or dies, the others end as well, with a sentence (`lifeline`). On a
+cluster that JAX knows by itself they end when an exchange fails or when JAX's coordinator has not heard of the process
+for a while. The run goes on with --resume.
 """
 
 import atexit
@@ -27,20 +27,23 @@ from moejax.data.dataset import Dataset, digest, rows
 from moejax.errors import UserError
 from moejax.training import lifeline
 
-_SECONDS = 30  # without a sign of life, until JAX counts a process as dead on a cluster
-_PATIENCE = 300  # the same beside a lifeline, which is the first to notice; and for the first process's report
-_OF_A_MACHINE = ("data.dir", "data.source", "data.tokenizer")  # may differ: what is loaded is compared
+_SECONDS = 30  # on a cluster: without a sign of life for so long, a process counts as dead to JAX
+_PATIENCE = (
+    300  # the same beside a lifeline, which notices earlier; and how long others wait for the first one's report
+)
+_OF_A_MACHINE = ("data.dir", "data.source", "data.tokenizer")  # may differ, since the data themselves are compared
 
 
 def connect(coordinator: str | None, processes: str | None, process: str | None) -> None:
-    """Join the other processes, if there are any; before anything else of JAX.
+    """Join the other processes, if there are any; must come before any other use of JAX.
 
-    `coordinator` is host:port of the first of so many `processes`, of which this is number `process`; "auto" leaves all
-    three to JAX, which asks Slurm, Kubernetes, Open MPI or the TPU's metadata. Without one, only a Slurm step of
-    several tasks or a slice of several TPU hosts makes several processes.
+    Args:
+      coordinator: host:port of the first process; "auto": JAX asks Slurm, Kubernetes, Open MPI or the TPU's metadata
+        for all three; None: several processes only in a Slurm step of several tasks or a slice of several TPU hosts.
+      processes: how many there are.
+      process: which one this is, from 0.
 
-    Raises:
-      UserError: the three are incomplete or no numbers, there is nobody to ask, or not everybody comes.
+    UserError if they are incomplete or no numbers, if JAX knows no cluster, or if a process does not come.
     """
     alive = {"heartbeat_timeout_seconds": _SECONDS, "shutdown_timeout_seconds": _PATIENCE}
     if coordinator is None and processes is None and process is None:
@@ -87,7 +90,7 @@ def _meet(host: str, port: int, process: int, count: int) -> None:
     jax.distributed.initialize(
         address, count, process, heartbeat_timeout_seconds=_PATIENCE, shutdown_timeout_seconds=_PATIENCE
     )
-    atexit.register(line.say, {"bye": True})  # so before JAX's own farewell
+    atexit.register(line.say, {"bye": True})  # runs before JAX's own farewell
     lifeline.current = line
 
 
@@ -104,7 +107,7 @@ def is_first() -> bool:
 
 @contextmanager
 def together(path: Path) -> Iterator[None]:
-    """Inside, end this process with a sentence where an exchange with the others fails; `path` is the run's folder."""
+    """Inside, a failed exchange with the others ends this process with a sentence; `path` is the run's folder."""
     again = f"; start all of them again with --resume {path}"
     if lifeline.current is not None:
         lifeline.current.advice = again
@@ -128,7 +131,7 @@ def together(path: Path) -> Iterator[None]:
         )
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)  # not by way of JAX's own farewell, which waits for the one that is gone
+        os._exit(1)  # JAX's own farewell would wait for the process that is gone
 
 
 def _first_line(error: Exception) -> str:
@@ -136,7 +139,7 @@ def _first_line(error: Exception) -> str:
 
 
 def any_of(value: bool) -> bool:
-    """Whether it holds in any process; all have to ask."""
+    """Whether it is true in any process; all must call this."""
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils
@@ -145,7 +148,7 @@ def any_of(value: bool) -> bool:
 
 
 def from_all(text: str) -> list[str]:
-    """The texts of all processes, in their order; all have to ask."""
+    """The texts of all processes, in their order; all must call this."""
     if jax.process_count() == 1:
         return [text]
     from jax.experimental import multihost_utils
@@ -162,10 +165,9 @@ def from_first(text: str) -> str:
 
 
 def agree(config: Config, data: Dataset) -> None:
-    """See that all processes have the same configuration, data and versions, before anything is compiled or written.
+    """UserError, the same in every process, unless all have the same configuration, data and versions.
 
-    Raises:
-      UserError: they do not; the same in every process.
+    Called before anything is compiled or written.
     """
     if jax.process_count() == 1:
         return
@@ -180,7 +182,7 @@ def agree(config: Config, data: Dataset) -> None:
 
 
 def _facts(config: Config, data: Dataset) -> dict[str, Any]:
-    """All that a result hangs on, by name."""
+    """All that a result depends on, by name."""
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     return {
         **{name: value for name, value in flatten(config).items() if name not in _OF_A_MACHINE},

@@ -38,18 +38,18 @@ class Status:
 
 
 class Lasting:
-    """A stream that shows nothing more once it cannot be written: what is watched goes on when nobody watches."""
+    """A stream whose errors end its output and not the run: a closed terminal stops nothing."""
 
     def __init__(self, stream: TextIOBase):
         self._stream, self._lost = stream, False
 
     def write(self, text: str) -> int:
-        """As `stream.write`, but no error."""
+        """As `stream.write`, without its errors."""
         self._try(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        """As `stream.flush`, but no error."""
+        """As `stream.flush`, without its errors."""
         self._try(self._stream.flush)
 
     def __getattr__(self, name: str) -> Any:
@@ -68,7 +68,7 @@ class Lasting:
 
 
 class Progress:
-    """Shows `Status` and messages; `console` decides whether that is live or plain."""
+    """Shows `Status` and messages: live if `console` is a terminal, else as plain lines."""
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
         self._clock, self._first = clock, None
@@ -77,7 +77,7 @@ class Progress:
 
     @contextmanager
     def live(self):
-        """Keep a panel at the bottom of the terminal while inside; nothing where stdout is no terminal."""
+        """Inside, keep a panel at the bottom of the terminal, if stdout is one."""
         if not self.console.is_terminal:
             yield
             return
@@ -86,11 +86,11 @@ class Progress:
         self._live = None
 
     def message(self, text: str) -> None:
-        """One lasting line."""
+        """Print a line that stays."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def update(self, status: Status) -> None:
-        """The latest numbers."""
+        """Show the latest numbers."""
         now = self._clock()
         first_step, since = self._first = self._first or (status.step, now)
         done = status.step - first_step
@@ -102,7 +102,7 @@ class Progress:
 
 
 def _facts(s: Status, left: float | None) -> list[tuple[str, str]]:
-    """Names and values; `left`: seconds to the last step, None before anyone can tell."""
+    """Names and values; `left`: seconds to the last step, None if not known yet."""
     return [
         ("epoch", f"{s.epoch}/{s.epochs}"),
         ("step", f"{s.step}/{s.steps}"),

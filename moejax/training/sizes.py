@@ -1,4 +1,4 @@
-"""What can be seen before a run has a folder: a run that cannot work should leave none behind."""
+"""What is checked before a run makes its folder: a run that cannot work leaves none behind."""
 
 import jax
 from flax import nnx
@@ -11,11 +11,11 @@ from moejax.training import frozen
 from moejax.training.memory import check_memory
 from moejax.training.parallel import Parallel
 
-STEPS = 2**31 - 1  # they are counted in int32
+STEPS = 2**31 - 1  # steps are counted in int32
 
 
 def check(config: Config, data: Dataset) -> None:
-    """UserError if this configuration cannot train on these examples; nothing is computed or compiled."""
+    """UserError if this configuration cannot train on these examples; works on shapes, compiles nothing."""
     check_sizes(config, data)
     model = jax.eval_shape(lambda: build_model(config, data.num_classes, nnx.Rngs(0)))
     frozen.check(model, config.train.frozen)

@@ -1,4 +1,4 @@
-"""A run's numbers as CSV, for a spreadsheet: the metrics of each epoch, and who answered each validation example."""
+"""A run's numbers as CSV, for a spreadsheet: the metrics of each epoch, each expert's share of each example."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ ACTIVATIONS = (
 
 
 def metrics_table(records: Sequence[Mapping[str, Any]], kind: str) -> str:
-    """One line an epoch: the means of the records of that kind, as they stand in metrics.jsonl, over its steps.
+    """One line an epoch: the mean over its steps of what metrics.jsonl has of that kind.
 
     `expert_usage` is the load, [layer][expert], as JSON.
     """
@@ -52,10 +52,10 @@ def activations_table(
     epoch: int,
     batch_size: int,
 ) -> str:
-    """One line an example and expert: the expert's share of its output.
+    """One line for each example and expert: `Probability` is the expert's share of the example's output.
 
-    An expert's assigned labels are those that guided training would lead to it (`assigned_experts`); an example is
-    assigned to the expert of its label. `Batch` is the evaluation's.
+    An expert's assigned labels are those that guided training sends to it (`assigned_experts`); an example is assigned
+    to the expert of its label. `Batch` is the number of the evaluation's batch.
     """
     num_experts = gates.shape[1]
     expert_of = assigned_experts(num_labels, num_experts)

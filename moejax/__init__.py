@@ -26,6 +26,7 @@ _HOME = {
     ),
     "router_updates": ("update_routers",),
     "dispatch": ("einsum_dispatch", "gather_dispatch", "grouped_dispatch", "default_group_size"),
+    "kernels.groups": ("Groups",),
     "sharding": ("MeshAxes",),
     "huggingface": ("from_huggingface", "to_huggingface"),
     "upcycling": ("upcycle", "upcycle_moments", "upcycle_state"),

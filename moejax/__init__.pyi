@@ -33,6 +33,7 @@ from moejax.routers import (
     RouterOptions as RouterOptions,
     SoftRouter as SoftRouter,
 )
+from moejax.kernels.groups import Groups as Groups
 from moejax.sharding import MeshAxes as MeshAxes
 from moejax.upcycling import upcycle as upcycle, upcycle_moments as upcycle_moments, upcycle_state as upcycle_state
 

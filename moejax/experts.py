@@ -21,10 +21,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.nn.initializers import Initializer
-from jaxtyping import Array, DTypeLike, Float, Int, Key
+from jaxtyping import Array, DTypeLike, Float, Key
 
 from moejax.arguments import refuse, whole
 from moejax.kernels.grouped_matmul import grouped_matmul, rows_of_groups
+from moejax.kernels.groups import Groups
 from moejax.kernels.slots import slot_matmul
 from moejax.makers import MakeExpert, made, refuse_what_changes
 from moejax.randomness import require_rngs
@@ -186,9 +187,9 @@ def can_be_grouped(experts: nnx.Module) -> bool:
 
 
 def apply_experts_to_groups(
-    experts: nnx.Module, x: Float[Array, "n d"], sizes: Int[Array, " e"], key: Key[Array, ""] | None = None
+    experts: nnx.Module, x: Float[Array, "n d"], groups: Groups, key: Key[Array, ""] | None = None
 ) -> Float[Array, "n d2"]:
-    """Each expert on its own rows: the first `sizes[0]` rows are the first expert's, and so on.
+    """Each expert on its own group of rows.
 
     `key`: for experts that draw, in training; they draw for all rows at once. Raises ValueError for experts that have a
     parameter which is in no plain linear map: a grouped product cannot apply it.
@@ -198,7 +199,7 @@ def apply_experts_to_groups(
             f"dispatch is 'grouped', which needs experts that apply all their parameters by `linear`, as x · kernel +"
             f" bias, but {type(experts).__name__} has {', '.join(others)}; use 'gather'."
         )
-    linear = partial(_grouped, sizes)
+    linear = partial(_grouped, groups)
     return experts(x, linear=linear) if key is None else experts(x, linear=linear, key=key)
 
 
@@ -226,8 +227,9 @@ def _not_grouped(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
     return others
 
 
-def _grouped(sizes: Int[Array, " e"], linear: nnx.Linear, x: Float[Array, "n *parts d"]) -> Float[Array, "n *parts d2"]:
+def _grouped(groups: Groups, linear: nnx.Linear, x: Float[Array, "n *parts d"]) -> Float[Array, "n *parts d2"]:
     # An expert may cut each row into parts, such as patches: then each group has as many times more rows.
-    sizes = sizes * math.prod(x.shape[1:-1])
-    product = partial(grouped_matmul, sizes=sizes)
-    return _applied(linear, x, product, lambda bias, rows: rows_of_groups(bias, sizes, rows))
+    parts = math.prod(x.shape[1:-1])
+    groups = Groups(groups.starts * parts, groups.sizes * parts)
+    product = partial(grouped_matmul, groups=groups)
+    return _applied(linear, x, product, lambda bias, rows: rows_of_groups(bias, groups, rows))

@@ -21,6 +21,7 @@ from moejax.experts import (
 )
 from moejax.kernels import slots
 from moejax.kernels.cpu_blas import flops
+from moejax.kernels.groups import Groups
 from moejax.layers import SparseMoE
 
 G, E, C, D, H = 2, 3, 4, 5, 7
@@ -147,7 +148,7 @@ def test_experts_applied_to_groups_answer_their_own_rows(kind, dtype, use_bias):
         lambda: stack_experts(lambda rngs: kind(D, H, dtype=dtype, use_bias=use_bias, rngs=rngs), E, nnx.Rngs(0))
     )
     x, sizes = draw(7, D), np.array([3, 0, 4][:E] + [0] * (E - 3))
-    got = jax.jit(apply_experts_to_groups)(experts, x, jnp.asarray(sizes))
+    got = jax.jit(apply_experts_to_groups)(experts, x, Groups.of(jnp.asarray(sizes)))
     of_row = np.repeat(np.arange(E), sizes)
     want = np.concatenate([answer(one_of(experts, e), x[r : r + 1]) for r, e in enumerate(of_row)])
     tolerance = 1e-5 if dtype is None else 0.05
@@ -167,7 +168,7 @@ class Parts(nnx.Module):
 
 def test_grouped_experts_may_cut_their_rows_into_parts():
     experts, x, sizes = randomly_filled(lambda: stack_experts(Parts, E, nnx.Rngs(0))), draw(7, 6 * D), [3, 0, 4]
-    got = jax.jit(apply_experts_to_groups)(experts, x, jnp.asarray(sizes))
+    got = jax.jit(apply_experts_to_groups)(experts, x, Groups.of(jnp.asarray(sizes)))
     of_row = np.repeat(np.arange(E), sizes)
     want = np.concatenate([answer(one_of(experts, e), x[r : r + 1]) for r, e in enumerate(of_row)])
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

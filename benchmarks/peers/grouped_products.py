@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from moejax.dispatch import grouped_dispatch
 from moejax.kernels.grouped_matmul import rows_of_groups
+from moejax.kernels.groups import Groups
 from moejax.layers import SparseMoE
 from moejax.routers import Context
 
@@ -33,42 +34,36 @@ def kernels(name: str) -> Product:
 
     @jax.custom_vjp
     def product(x, w, sizes):
-        return module.matmul(x, w, sizes)
+        return module.matmul(x, w, Groups.of(sizes), False)
 
     def backward(residual, dy):
         x, w, sizes = residual
-        return module.matmul(dy, w, sizes, True), module.outer(x, dy, sizes), None
+        groups = Groups.of(sizes)
+        return module.matmul(dy, w, groups, True), module.outer(x, dy, groups), None
 
     product.defvjp(lambda x, w, sizes: (product(x, w, sizes), (x, w, sizes)), backward)
     return product
 
 
-def tokamax() -> Product:
-    """tokamax's choice of kernel (`pip install tokamax`)."""
-    from tokamax import ragged_dot
-
-    return lambda x, w, sizes: ragged_dot(x, w, sizes)
-
-
 PRODUCTS: dict[str, Callable[[], Product]] = {
     "ragged_dot": ragged_dot,
     "mosaic": partial(kernels, "mosaic"),
-    "tokamax": tokamax,
+    "tokamax": partial(kernels, "tokamax"),
 }
 
 
 def forward_with(product: Product) -> Callable[[SparseMoE, Float[Array, "1 t d"]], Float[Array, "1 t d"]]:
     """A sparse layer's output by our router and our way of sorting tokens, its experts' products by `product`."""
 
-    def apply(sizes: Int[Array, " e"], linear: nnx.Linear, x: Float[Array, "n d"]) -> Float[Array, "n h"]:
+    def apply(groups: Groups, linear: nnx.Linear, x: Float[Array, "n d"]) -> Float[Array, "n h"]:
         x, kernel, bias = linear.promote_dtype((x, linear.kernel[...], linear.bias[...]), dtype=linear.dtype)
-        return product(x, kernel, sizes) + rows_of_groups(bias, sizes, len(x))
+        return product(x, kernel, groups.sizes) + rows_of_groups(bias, groups, len(x))
 
     def forward(layer: SparseMoE, x: Float[Array, "1 t d"]) -> Float[Array, "1 t d"]:
         routing = layer.router(x, None, Context(train=True))
 
-        def experts(rows: Float[Array, "n d"], sizes: Int[Array, " e"]) -> Float[Array, "n d"]:
-            return layer.experts(rows, linear=partial(apply, sizes))
+        def experts(rows: Float[Array, "n d"], groups: Groups) -> Float[Array, "n d"]:
+            return layer.experts(rows, linear=partial(apply, groups))
 
         return grouped_dispatch(experts, x, routing)
 

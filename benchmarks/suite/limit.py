@@ -18,6 +18,7 @@ from benchmarks.suite.cases import Case, program
 from moejax.kernels.bfloat16 import matmul
 from moejax.kernels.blas_threads import cores
 from moejax.kernels.grouped_matmul import grouped_matmul
+from moejax.kernels.groups import Groups
 from moejax.report.markdown import markdown
 
 TURNS, REST = 7, 0.1  # a library's threads may wait for more at full speed, and slow down who comes next
@@ -71,8 +72,8 @@ def products(dtype: str, side: int) -> dict[str, Callable]:
     a, b = jax.random.normal(jax.random.key(0), (2, side, side), dtype)
     calls = {"XLA": program(jnp.matmul, a, b).call, "XLA, to float32": program(matmul, a, b).call}
     if jax.default_backend() == "cpu" and dtype == "float32":
-        one_run = jnp.array([side], jnp.int32)
-        calls["NumPy"] = program(grouped_matmul, a, b[None], one_run).call
+        one_group = Groups.of(jnp.array([side], jnp.int32))
+        calls["NumPy"] = program(grouped_matmul, a, b[None], one_group).call
     return calls
 
 

@@ -9,7 +9,7 @@
     grouped   no slots: tokens sorted by expert, and matrix products over groups of any size
 
 Each is called as `way(experts, x, routing, ...)` and computes the same outputs and gradients, to rounding. `experts` is
-the only thing it knows of them: a function of [e, g, c, d] for slots, of ([n, d], sizes) for sorted tokens.
+the only thing it knows of them: a function of [e, g, c, d] for slots, of ([n, d], groups) for sorted tokens.
 
 `index_tables` says which row holds which token, for gather and grouped; `rows` moves whole rows by it, in both
 directions without a scatter. What computes the experts' products is in `moejax.kernels`.
@@ -25,7 +25,6 @@ from moejax.dispatch.einsum import (
 )
 from moejax.dispatch.gather import gather_dispatch
 from moejax.dispatch.grouped import grouped_dispatch, grouped_over_mesh
-from moejax.kernels.grouped_matmul import grouped_matmul, grouped_outer
 
 __all__ = [
     "combine_dense",
@@ -35,8 +34,6 @@ __all__ = [
     "einsum_dispatch",
     "gather_dispatch",
     "grouped_dispatch",
-    "grouped_matmul",
-    "grouped_outer",
     "grouped_over_mesh",
     "sparse_masks",
 ]

@@ -14,18 +14,19 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, DTypeLike, Float, Int, Key, PyTree, Shaped
+from jaxtyping import Array, DTypeLike, Float, Key, PyTree, Shaped
 
 from moejax.dispatch.index_tables import sorted_tables
 from moejax.dispatch.rows import combine_rows, take_tokens
+from moejax.kernels.groups import Groups
 from moejax.routing import TopKRouting
 from moejax.sharding import EXPERTS, REPLICATED, TOKENS, axes_in_use, divides_evenly, shard_map_groups
 
-GroupedExperts = Callable[[Float[Array, "n d"], Int[Array, " e"]], Float[Array, "n d2"]]
+GroupedExperts = Callable[[Float[Array, "n d"], Groups], Float[Array, "n d2"]]
 
 
 def grouped_dispatch(experts: GroupedExperts, x: Float[Array, "g t d"], routing: TopKRouting) -> Float[Array, "g t d2"]:
-    """Sort tokens by expert, apply the experts to (rows, rows an expert), return the answers to their tokens.
+    """Sort tokens by expert, apply the experts to (rows, groups), return their outputs to their tokens.
 
     Choices that a routing marks as dropped are left out, so that with slots assigned this equals the other two ways.
     """
@@ -36,8 +37,8 @@ def grouped_dispatch(experts: GroupedExperts, x: Float[Array, "g t d"], routing:
 def _sums(experts: GroupedExperts, x: Float[Array, "g t d"], routing: TopKRouting) -> tuple[Array, DTypeLike]:
     """What `grouped_dispatch` rounds in the end, and to which type."""
     g, t, d = x.shape
-    tables, sizes = sorted_tables(routing)
-    y = experts(take_tokens(x.reshape(g * t, d), tables), sizes)
+    tables, groups = sorted_tables(routing)
+    y = experts(take_tokens(x.reshape(g * t, d), tables), groups)
     return combine_rows(y, tables).reshape(g, t, y.shape[-1]), y.dtype
 
 
@@ -48,7 +49,7 @@ def grouped_over_mesh(
     routing: TopKRouting,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "g t d2"]:
-    """`grouped_dispatch` of `apply(experts, rows, sizes, key)`, the stacked experts dealt out over the mesh in use.
+    """`grouped_dispatch` of `apply(experts, rows, groups, key)`, the stacked experts dealt out over the mesh in use.
 
     `key`: for experts that draw; each device draws for its own rows.
     """

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from moejax.kernels.groups import Groups
 from moejax.routing import ExpertChoiceRouting, SparseRouting, TopKRouting, position_in_expert
 
 
@@ -40,16 +41,15 @@ def slot_tables(routing: SparseRouting, capacity: int) -> IndexTables:
     return IndexTables(inverse(row.reshape(-1), rows), row, routing.weights.reshape(row.shape))
 
 
-def sorted_tables(routing: TopKRouting) -> tuple[IndexTables, Int[Array, " e"]]:
-    """Rows are the choices that are dispatched, sorted by expert, then empty ones; and the rows of each expert."""
+def sorted_tables(routing: TopKRouting) -> tuple[IndexTables, Groups]:
+    """Rows are the choices that are dispatched, sorted by expert, then empty ones; an expert's rows are its group."""
     g, t, k = routing.experts.shape
     experts = jnp.where(routing.kept, routing.experts, -1).reshape(-1)
-    sizes = routing.carried_out.sum((0, 1), dtype=jnp.int32)
-    starts = jnp.cumsum(sizes) - sizes
-    position = position_in_expert(experts[None], len(sizes))[0]
-    row = jnp.where(experts < 0, -1, starts[experts] + position)
+    groups = Groups.of(routing.carried_out.sum((0, 1), dtype=jnp.int32))
+    position = position_in_expert(experts[None], len(groups.sizes))[0]
+    row = jnp.where(experts < 0, -1, groups.starts[experts] + position)
     tables = IndexTables(inverse(row, row.size), row.reshape(g * t, k), routing.weights.reshape(g * t, k))
-    return tables, sizes
+    return tables, groups
 
 
 def inverse(table: Int[Array, " m"], size: int) -> Int[Array, " n"]:

@@ -1,9 +1,9 @@
 """Kernels: matrix products of experts' rows, computed by what is fastest on this device.
 
-    grouped_matmul   rows sorted by expert, any number for each: one front with every derivative, vmap, export
+    grouped_matmul   rows in groups of any sizes, an expert's each: one front with every derivative, vmap, export
     slots            each expert as many rows, under `jax.vmap` over experts
-    cpu              on CPUs: `cpu_blas` by a library (`blas_threads` runs it), `cpu_blocks` by XLA's products
-    gpu              on NVIDIA GPUs: `gpu_mosaic` where it is right when tried
+    cpu_blas         on CPUs by a library of products, which `blas_threads` runs on all cores; `cpu_blocks` by XLA's
+    gpu              on NVIDIA GPUs `gpu_mosaic` or `gpu_tokamax`, where they are right when tried
     ragged           everywhere else: XLA's own
     bfloat16         products of narrow numbers that are added up in float32
     multilinear      what they are all made by: functions that are linear in each of their first arguments

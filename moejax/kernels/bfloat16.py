@@ -6,11 +6,29 @@ round; everything else it computes in float32, six times slower. A derivative ma
 derivative by a bfloat16 operand, so these say their own.
 """
 
+from functools import cache
+from pathlib import Path
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Shaped
 
 from moejax.kernels.multilinear import multilinear
+
+
+@cache
+def has_units() -> bool:
+    """Whether this processor has units for bfloat16, as far as Linux says so."""
+    try:
+        return lists_units(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return False
+
+
+def lists_units(cpuinfo: str) -> bool:
+    """Whether the first processor of a list as Linux makes it has them."""
+    flags = next((line for line in cpuinfo.splitlines() if line.lower().startswith(("flags", "features"))), "")
+    return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(flags.split())
 
 
 def matmul(x: Float[Array, "*n d"], w: Float[Array, "d h"]) -> Float[Array, "*n h"]:

@@ -51,7 +51,7 @@ def multiply(a: ndarray, b: ndarray, out: ndarray) -> None:
     )
 
 
-def run(product: Callable[[tuple], None], pieces: Iterable[tuple]) -> None:
+def run(product: Callable[..., None], pieces: Iterable[tuple]) -> None:
     """`product` of each of the pieces, in any order, many at once."""
     waiting = iter(pieces)  # whoever is free takes the next
     with _one_at_a_time:
@@ -66,9 +66,9 @@ def run(product: Callable[[tuple], None], pieces: Iterable[tuple]) -> None:
             other.result()  # raises what it raised
 
 
-def _work(product: Callable[[tuple], None], waiting: Iterator[tuple]) -> None:
+def _work(product: Callable[..., None], waiting: Iterator[tuple]) -> None:
     for piece in waiting:
-        product(piece)
+        product(*piece)
 
 
 @cache

@@ -1,7 +1,7 @@
-"""Grouped matrix products on CPUs outside XLA: run by run, where the rows lie, one run on each core.
+"""Grouped matrix products on CPUs outside XLA: group by group, where the rows lie, one group on each core.
 
 XLA knows no product of a number of rows that is not known before it compiles. A library of products (BLAS) does, and is
-faster than XLA.
+faster than XLA. Narrow numbers are multiplied as float32 ones, unless the processor has units for them.
 """
 
 import re
@@ -13,78 +13,73 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
-from jaxtyping import Array, DTypeLike, Float, Int, Shaped
+from jaxtyping import Array, DTypeLike, Float, Shaped
+from numpy import ndarray
 
 from moejax.kernels import blas_threads
+from moejax.kernels.bfloat16 import has_units
+from moejax.kernels.groups import Groups, folded
 
 
 def serves(dtype: DTypeLike) -> bool:
-    """Whether there is a fast product of such numbers."""
-    return blas_threads.serves(jnp.dtype(dtype))
+    """Whether this is the fastest product of such numbers."""
+    return blas_threads.serves(_wide(dtype)) and not (jnp.dtype(dtype) == jnp.bfloat16 and has_units())
+
+
+def _wide(dtype: DTypeLike) -> np.dtype:
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def matmul(
-    x: Float[Array, "r d"],
-    w: Float[Array, "e d_or_h h_or_d"],
-    starts: Int[Array, " e"],
-    sizes: Int[Array, " e"],
-    transposed: bool,
+    x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], groups: Groups, transposed: bool
 ) -> Float[Array, "r h"]:
-    """`grouped_matmul`, without a derivative, of runs that start there: in order, with or without rows between them."""
-    y = jax.ShapeDtypeStruct((len(x), w.shape[1] if transposed else w.shape[2]), x.dtype)
-    flops = 2 * len(x) * w.shape[1] * w.shape[2]
-    return numpy_call(_fill_products_transposed if transposed else _fill_products, y, x, w, starts, sizes, flops=flops)
+    """`grouped_matmul`, without a derivative."""
+
+    @folded
+    def product(x, w, groups):
+        y = jax.ShapeDtypeStruct((len(x), w.shape[1] if transposed else w.shape[2]), x.dtype)
+        flops = 2 * len(x) * w.shape[1] * w.shape[2]
+        return numpy_call(partial(_fill_products, transposed), y, x, w, *groups, flops=flops)
+
+    return product(x.astype(_wide(x.dtype)), w.astype(_wide(x.dtype)), groups).astype(x.dtype)
 
 
-def outer(
-    x: Float[Array, "r d"], dy: Float[Array, "r h"], starts: Int[Array, " e"], sizes: Int[Array, " e"]
-) -> Float[Array, "e d h"]:
-    """`grouped_outer`, without a derivative, of runs that start there."""
-    dw = jax.ShapeDtypeStruct((len(sizes), x.shape[1], dy.shape[1]), x.dtype)
-    return numpy_call(_fill_outers, dw, x, dy, starts, sizes, flops=2 * len(x) * x.shape[1] * dy.shape[1])
+def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], groups: Groups) -> Float[Array, "e d h"]:
+    """`grouped_outer`, without a derivative."""
+
+    @folded
+    def product(x, dy, groups):
+        dw = jax.ShapeDtypeStruct((len(groups.sizes), x.shape[1], dy.shape[1]), x.dtype)
+        return numpy_call(_fill_outers, dw, x, dy, *groups, flops=2 * len(x) * x.shape[1] * dy.shape[1])
+
+    return product(x.astype(_wide(x.dtype)), dy.astype(_wide(x.dtype)), groups).astype(x.dtype)
 
 
-def _fill_products(x: np.ndarray, w: np.ndarray, starts: np.ndarray, sizes: np.ndarray, y: np.ndarray) -> None:
+def _fill_products(transposed: bool, x: ndarray, w: ndarray, starts: ndarray, sizes: ndarray, y: ndarray) -> None:
     last = 0
     for start, size in zip(starts, sizes, strict=True):
         y[last:start] = 0
         last = start + size
     y[last:] = 0
-    blas_threads.run(partial(_fill_product, x, w, starts, y), _pieces(sizes, sizes))
+    w = w.swapaxes(1, 2) if transposed else w
+
+    def fill(e: int, low: int, high: int) -> None:
+        rows = slice(starts[e] + low, starts[e] + high)
+        blas_threads.multiply(x[rows], w[e], y[rows])
+
+    blas_threads.run(fill, _pieces(sizes, sizes))
 
 
-def _fill_products_transposed(
-    x: np.ndarray, w: np.ndarray, starts: np.ndarray, sizes: np.ndarray, y: np.ndarray
-) -> None:
-    _fill_products(x, w.swapaxes(1, 2), starts, sizes, y)
+def _fill_outers(x: ndarray, dy: ndarray, starts: ndarray, sizes: ndarray, dw: ndarray) -> None:
+    def fill(e: int, low: int, high: int) -> None:
+        rows = slice(starts[e], starts[e] + sizes[e])
+        blas_threads.multiply(x[rows, low:high].T, dy[rows], dw[e, low:high])
+
+    blas_threads.run(fill, _pieces(sizes, np.full_like(sizes, x.shape[1])))
 
 
-def _fill_product(x: np.ndarray, w: np.ndarray, starts: np.ndarray, y: np.ndarray, piece: tuple[int, int, int]) -> None:
-    e, low, high = piece
-    rows = slice(starts[e] + low, starts[e] + high)
-    blas_threads.multiply(x[rows], w[e], y[rows])
-
-
-def _fill_outers(x: np.ndarray, dy: np.ndarray, starts: np.ndarray, sizes: np.ndarray, dw: np.ndarray) -> None:
-    pieces = _pieces(sizes, np.full_like(sizes, x.shape[1]))
-    blas_threads.run(partial(_fill_outer, x, dy, starts, sizes, dw), pieces)
-
-
-def _fill_outer(
-    x: np.ndarray,
-    dy: np.ndarray,
-    starts: np.ndarray,
-    sizes: np.ndarray,
-    dw: np.ndarray,
-    piece: tuple[int, int, int],
-) -> None:
-    e, low, high = piece
-    rows = slice(starts[e], starts[e] + sizes[e])
-    blas_threads.multiply(x[rows, low:high].T, dy[rows], dw[e, low:high])
-
-
-def _pieces(sizes: np.ndarray, lengths: np.ndarray) -> list[tuple[int, int, int]]:
-    """(expert, from, to) of parts of its length: one, or as many as its run is half shares of a core long."""
+def _pieces(sizes: ndarray, lengths: ndarray) -> list[tuple[int, int, int]]:
+    """(expert, from, to) of parts of its length: one, or as many as its group is half shares of a core long."""
     share = max(1, int(sizes.sum()) // (2 * blas_threads.cores()))
     pieces = []
     for e, (size, length) in enumerate(zip(sizes.tolist(), lengths.tolist(), strict=True)):

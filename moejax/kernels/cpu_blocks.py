@@ -1,113 +1,103 @@
-"""Grouped matrix products on CPUs by XLA's own products: each run of rows cut into blocks.
+"""Grouped matrix products on CPUs by XLA's own products: each group of rows cut into blocks.
 
-For numbers that NumPy has no fast product of, bfloat16 above all. A run is as many blocks of the largest size as fit,
-then one of the smallest size that holds the rest. Blocks are read where they lie and may reach into the next run, whose
-rows are left as they are. A product takes all blocks of a size in one loop, whatever runs they are of; a sum of outer
-products takes run by run.
+For bfloat16 where the processor has units for it, and for exported programs, which know no library. A group is as many
+blocks of the largest size as fit, then one of the smallest size that holds the rest. Blocks are read where they lie and
+may reach into the next group, whose rows are left as they are. A product takes all blocks of a size in one loop,
+whatever groups they are of; a sum of outer products takes group by group.
 
 Axis letters: r rows, e experts, d and h widths.
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from moejax.kernels import bfloat16
 from moejax.kernels.bfloat16 import as_bits, from_bits
+from moejax.kernels.groups import Groups, folded
 
-# Rows of a block. Larger ones use the processor better; the smallest that holds the rest of a run wastes the least.
+# Rows of a block. Larger ones use the processor better; the smallest that holds the rest of a group wastes the least.
 # Each size takes a tenth of a second to compile, thrice a product with its derivatives.
 _BLOCKS = (16, 32, 64, 128, 256, 512)
 
 
 def matmul(
-    x: Float[Array, "r d"],
-    w: Float[Array, "e d_or_h h_or_d"],
-    starts: Int[Array, " e"],
-    sizes: Int[Array, " e"],
-    transposed: bool,
+    x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], groups: Groups, transposed: bool
 ) -> Float[Array, "r h"]:
-    """`grouped_matmul`, without a derivative, of runs that start there."""
-    limit, h = len(x), w.shape[1] if transposed else w.shape[2]
+    """`grouped_matmul`, without a derivative."""
+    return folded(partial(_matmul, bfloat16.matmul_transposed if transposed else bfloat16.matmul))(x, w, groups)
+
+
+def _matmul(multiply, x, w, groups):
+    limit = len(x)
     dtype, x, w = x.dtype, as_bits(x), as_bits(w)
 
     def product(e, first, rows):
         block, matrix = lax.dynamic_slice_in_dim(x, first, rows), lax.dynamic_index_in_dim(w, e, keepdims=False)
-        out = (bfloat16.matmul_transposed if transposed else bfloat16.matmul)(
-            from_bits(block, dtype), from_bits(matrix, dtype)
-        )
-        return as_bits(out.astype(dtype))
+        return as_bits(multiply(from_bits(block, dtype), from_bits(matrix, dtype)).astype(dtype))
 
     blocks = _blocks(limit)
-    largest, whole = blocks[-1], sizes // blocks[-1]
+    largest, whole = blocks[-1], groups.sizes // blocks[-1]
     last = jnp.cumsum(whole)
     expert_of_whole = jnp.searchsorted(last, jnp.arange(limit // largest), side="right")
-    chosen = _smallest_that_holds(sizes % largest, blocks)
+    chosen = _smallest_that_holds(groups.sizes % largest, blocks)
     by_choice = jnp.argsort(chosen)
     bounds = jnp.searchsorted(chosen[by_choice], jnp.arange(len(blocks) + 2))
 
     def whole_block(i, y):
         e = expert_of_whole[i]
-        first = starts[e] + (i - last[e] + whole[e]) * largest
+        first = groups.starts[e] + (i - last[e] + whole[e]) * largest
         return lax.dynamic_update_slice_in_dim(y, product(e, first, largest), first, axis=0)
 
     def rest(rows, i, y):
         e = by_choice[i]
-        first, mine = _rest(Run(starts[e], sizes[e]), largest, rows, limit)
-        block = jnp.where(mine, product(e, first, rows), lax.dynamic_slice_in_dim(y, first, rows))
+        first, own = _rest(groups.starts[e], groups.sizes[e], largest, rows, limit)
+        block = jnp.where(own, product(e, first, rows), lax.dynamic_slice_in_dim(y, first, rows))
         return lax.dynamic_update_slice_in_dim(y, block, first, axis=0)
 
+    h = w.shape[1] if multiply is bfloat16.matmul_transposed else w.shape[2]
     y = lax.fori_loop(0, last[-1], whole_block, jnp.zeros((limit, h), x.dtype))
     for index, rows in enumerate(blocks, start=1):
         y = lax.fori_loop(bounds[index], bounds[index + 1], partial(rest, rows), y)
     return from_bits(y, dtype)
 
 
-def outer(
-    x: Float[Array, "r d"], dy: Float[Array, "r h"], starts: Int[Array, " e"], sizes: Int[Array, " e"]
-) -> Float[Array, "e d h"]:
-    """`grouped_outer`, without a derivative, of runs that start there."""
+@folded
+def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], groups: Groups) -> Float[Array, "e d h"]:
+    """`grouped_outer`, without a derivative."""
     limit, shape = len(x), (x.shape[1], dy.shape[1])
     dtype, x, dy = x.dtype, as_bits(x), as_bits(dy)
+    blocks = _blocks(limit)
+    largest = blocks[-1]
 
     def product(rows):
         return bfloat16.outer(*(from_bits(a, dtype) for a in rows))
 
     def expert(e, out):
-        run = Run(starts[e], sizes[e])
+        start, size = groups.starts[e], groups.sizes[e]
 
         def whole(i, total):
-            first = run.start + i * largest
-            return total + product(lax.dynamic_slice_in_dim(a, first, largest) for a in (x, dy))
+            return total + product(lax.dynamic_slice_in_dim(a, start + i * largest, largest) for a in (x, dy))
 
         def rest(rows):
-            first, mine = _rest(run, largest, rows, limit)
+            first, own = _rest(start, size, largest, rows, limit)
             # Both, since a neighbour's NaN times 0 would be NaN.
-            return product(jnp.where(mine, lax.dynamic_slice_in_dim(a, first, rows), 0) for a in (x, dy))
+            return product(jnp.where(own, lax.dynamic_slice_in_dim(a, first, rows), 0) for a in (x, dy))
 
-        chosen = _smallest_that_holds(run.size % largest, blocks)
+        chosen = _smallest_that_holds(size % largest, blocks)
         nothing = partial(jnp.zeros, shape, jnp.float32)
         total = lax.switch(chosen, [nothing, *(partial(rest, rows) for rows in blocks)])
-        total = lax.fori_loop(0, run.size // largest, whole, total)
+        total = lax.fori_loop(0, size // largest, whole, total)
         return lax.dynamic_update_index_in_dim(out, as_bits(total.astype(dtype)), e, axis=0)
 
-    blocks = _blocks(limit)
-    largest = blocks[-1]
-    return from_bits(lax.fori_loop(0, len(sizes), expert, jnp.zeros((len(sizes), *shape), x.dtype)), dtype)
-
-
-class Run(NamedTuple):
-    """The consecutive rows of one expert."""
-
-    start: Int[Array, ""]
-    size: Int[Array, ""]
+    experts = len(groups.sizes)
+    return from_bits(lax.fori_loop(0, experts, expert, jnp.zeros((experts, *shape), x.dtype)), dtype)
 
 
 def _blocks(limit: int) -> list[int]:
-    # Not of all rows: a product that depends on nothing else XLA would move out of its loop, and compute for every run.
+    # Not of all rows: XLA would move a product that depends on nothing else out of its loop, and compute it for all.
     return [rows for rows in _BLOCKS if rows < limit] or [limit]
 
 
@@ -116,9 +106,11 @@ def _smallest_that_holds(rows: Int[Array, "*e"], blocks: list[int]) -> Int[Array
     return jnp.searchsorted(jnp.array([0, *blocks]), rows)
 
 
-def _rest(run: Run, largest: int, rows: int, limit: int) -> tuple[Array, Array]:
-    """The block of `rows` for what whole blocks have left of a run: its first row, and which of its rows are meant."""
-    first = run.start + run.size // largest * largest
+def _rest(
+    start: Int[Array, ""], size: Int[Array, ""], largest: int, rows: int, limit: int
+) -> tuple[Int[Array, ""], Bool[Array, "rows 1"]]:
+    """The block of `rows` for what whole blocks have left of a group: its first row, and which rows are the group's."""
+    first = start + size // largest * largest
     inside = jnp.minimum(first, limit - rows)
     row = inside + jnp.arange(rows)[:, None]
-    return inside, (row >= first) & (row < run.start + run.size)
+    return inside, (row >= first) & (row < start + size)

@@ -1,94 +1,92 @@
 """Which kernels compute grouped matrix products on this GPU: the first that fit and were right when tried on it.
 
-    mosaic   Hopper, numbers of 16 bits, widths of whole tiles
-    ragged   XLA's own, slower by far; with a warning that says why. Also in exported programs, for any GPU
-
-Each is a module gpu_NAME with `matmul` and `outer`; kernels say by `fits` what they can multiply.
+mosaic    JAX's own for Hopper: numbers of 16 bits, widths of whole tiles
+tokamax   where it is installed
+ragged    XLA's own, slower by far; with a warning that says why. Also in exported programs, for any GPU
 """
 
 import functools
 import importlib
+import itertools
 import warnings
 from types import ModuleType
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import sequential_vmap
-from jaxtyping import Array, DTypeLike, Float, Int
+import numpy as np
+from jaxtyping import DTypeLike
 
 from moejax.kernels import ragged
-from moejax.kernels.multilinear import Lowering
+from moejax.kernels.groups import Groups
 
-KERNELS = ("mosaic",)  # imported where there is a GPU alone: Pallas takes long
-_TOLERANCE = 0.02  # of bfloat16, as a share of the answer's length
+KERNELS = ("mosaic", "tokamax")  # modules gpu_NAME, imported where there is a GPU alone: Pallas takes long
 
-
-def matmul(
-    lowering: Lowering,
-    x: Float[Array, "r d"],
-    w: Float[Array, "e d_or_h h_or_d"],
-    sizes: Int[Array, " e"],
-    *,
-    transposed: bool = False,
-) -> Float[Array, "r h"]:
-    """`grouped_matmul`, without a derivative."""
-    h = w.shape[1] if transposed else w.shape[2]
-    kernels = ragged if lowering.exported else chosen(x.shape[1], h, x.dtype)
-    return sequential_vmap(lambda x, w, sizes: kernels.matmul(x, w, sizes, transposed))(x, w, sizes)
+# What they are tried on: rows, of which some belong to no group, and groups; then widths, on tiles and off them.
+_ROWS = (700, (40, 0, 3, 215, 0, 1, 372)), (90, (0, 17, 1, 0, 33, 0, 20))
+_WIDTHS = (256, 384), (200, 72)
 
 
-def outer(
-    lowering: Lowering, x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e"]
-) -> Float[Array, "e d h"]:
-    """`grouped_outer`, without a derivative."""
-    kernels = ragged if lowering.exported else chosen(x.shape[1], dy.shape[1], x.dtype)
-    return sequential_vmap(kernels.outer)(x, dy, sizes)
+def chosen(dtype: DTypeLike, *widths: int) -> ModuleType:
+    """The kernels for rows and matrices of these widths."""
+    return next((kernels for kernels in working(dtype).values() if kernels.fits(dtype, *widths)), ragged)
 
 
-def chosen(d: int, h: int, dtype: DTypeLike) -> ModuleType:
-    """The kernels for rows of d and matrices of d × h."""
-    return next((kernels for kernels in working().values() if kernels.fits(d, h, dtype)), ragged)
+def working(dtype: DTypeLike) -> dict[str, ModuleType]:
+    """Those that were right when tried on this GPU with such numbers, once in a process; none where there is no GPU."""
+    return _tried(jnp.dtype(dtype).name) if jax.default_backend() == "gpu" else {}
 
 
 @functools.cache
-def working() -> dict[str, ModuleType]:
-    """Those that were right when tried on this GPU; none where there is no GPU. Tried once in a process."""
-    if jax.default_backend() != "gpu":
-        return {}
+def _tried(dtype: str) -> dict[str, ModuleType]:
     found, failures = {}, []
     for name in KERNELS:
         try:
             kernels = importlib.import_module(f"moejax.kernels.gpu_{name}")
-            error = greatest_error(kernels)
+            error = greatest_error(kernels, dtype)
         except Exception as failure:  # of a compiler that knows this GPU or this version of JAX not well enough
             failures.append(f"{name} failed ({type(failure).__name__}: {failure}".splitlines()[0][:200] + ")")
             continue
-        if error <= _TOLERANCE:
+        if error <= (0.02 if jnp.dtype(dtype).itemsize == 2 else 0.005):
             found[name] = kernels
         else:
-            failures.append(f"{name} was off by {error:.0%}")
+            failures.append(f"{name} was off by {error:.1%}")
     if not found:
         warnings.warn(
-            f"Grouped matrix products fall back to lax.ragged_dot, which is slow on GPUs: {'; '.join(failures)}.",
+            f"Grouped matrix products of {dtype} fall back to lax.ragged_dot, which is slow on GPUs:"
+            f" {'; '.join(failures)}.",
             stacklevel=2,
         )
     return found
 
 
-def greatest_error(kernels: ModuleType) -> float:
-    """‖answer - ragged_dot's‖ / ‖ragged_dot's‖, the greatest of the three products, with empty and uneven runs."""
-    rows, d, h, experts = 700, 256, 384, 5
-    shapes = (rows, d), (experts, d, h), (experts, h, d), (rows, h)
+def greatest_error(kernels: ModuleType, dtype: DTypeLike) -> float:
+    """‖output - right‖ / ‖right‖, the greatest of all products that the kernels say they fit; 0 if they fit none."""
+    errors = [0.0]
+    for (rows, sizes), (d, h) in itertools.product(_ROWS, _WIDTHS):
+        if kernels.fits(dtype, d, h):
+            errors += _errors(kernels, jnp.dtype(dtype), rows, sizes, d, h)
+    return max(error if error == error else float("inf") for error in errors)
 
-    def products(kernels: ModuleType) -> list[Array]:
-        keys = jax.random.split(jax.random.key(0), len(shapes))
-        x, w, wt, dy = (jax.random.normal(key, shape, jnp.bfloat16) for key, shape in zip(keys, shapes, strict=True))
-        sizes = jnp.array([130, 0, 301, 0, 200], jnp.int32)  # and 69 rows left over
-        three = kernels.matmul(x, w, sizes), kernels.matmul(x, wt, sizes, True), kernels.outer(x, dy, sizes)
-        return [product.astype(jnp.float32) for product in three]
 
-    with jax.ensure_compile_time_eval():  # also in the middle of tracing
-        answers, right = (jax.jit(lambda k=k: products(k))() for k in (kernels, ragged))
-        errors = [jnp.linalg.norm(a - b) / jnp.linalg.norm(b) for a, b in zip(answers, right, strict=True)]
-        worst = float(jnp.stack(errors).max())
-    return worst if worst == worst else float("inf")
+def _errors(kernels: ModuleType, dtype: np.dtype, rows: int, sizes: tuple[int, ...], d: int, h: int) -> list[float]:
+    draw = np.random.default_rng(0).standard_normal
+    x, w, dy = (draw(shape).astype(dtype) for shape in ((rows, d), (len(sizes), d, h), (rows, h)))
+
+    @jax.jit
+    def products(x, w, dy, sizes):
+        groups = Groups.of(sizes)
+        return (
+            kernels.matmul(x, w, groups, False),
+            kernels.matmul(dy, w, groups, True),
+            kernels.outer(x, dy, groups),
+        )
+
+    # Also in the middle of tracing, and where somebody made a CPU the default device.
+    with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices()[0]):
+        outputs = [np.asarray(y, np.float64) for y in products(x, w, dy, np.array(sizes, np.int32))]
+    right = [np.zeros(y.shape) for y in outputs]
+    x, w, dy = (a.astype(np.float64) for a in (x, w, dy))
+    for e, (start, size) in enumerate(zip(np.cumsum(sizes) - sizes, sizes, strict=True)):
+        own = slice(start, start + size)
+        right[0][own], right[1][own], right[2][e] = x[own] @ w[e], dy[own] @ w[e].T, x[own].T @ dy[own]
+    return [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(outputs, right, strict=True)]

@@ -1,81 +1,113 @@
-"""Grouped matrix product: rows sorted by expert, each run of rows times that expert's matrix.
+"""Grouped matrix product: rows sorted by expert, each group of rows times that expert's matrix.
 
-    out[r] = x[r] @ w[expert of r]          `grouped_matmul`
-    out[e] = Σ of x[r]ᵀ dy[r] over e's rows   `grouped_outer`, the derivative by w
+    out[r] = x[r] @ w[expert of r]              `grouped_matmul`
+    out[e] = Σ of x[r]ᵀ dy[r] over e's rows     `grouped_outer`, the derivative by w
 
-The two are each other's derivatives, so both can be differentiated any number of times, in both directions. Runs may
-have any length, also none; rows beyond the last run give zeros.
+The two are each other's derivatives, so both can be differentiated any number of times, in both directions. Groups may
+have any size, also none; rows beyond the last group give zeros.
 
-On CPU a library of products computes them (`cpu`), on NVIDIA GPUs kernels (`gpu`), elsewhere
-`lax.ragged_dot`.
+What computes them is chosen when a program is lowered. Each choice is a module with `matmul` and `outer` of rows in
+groups, which has a vmap and no derivative.
 
 Axis letters: r rows, e experts, d and h widths.
 """
 
-from functools import partial
+from collections.abc import Callable
+from types import ModuleType
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from moejax.kernels import cpu, gpu, ragged
-from moejax.kernels.multilinear import multilinear
+from moejax.kernels import cpu_blas, cpu_blocks, gpu, ragged
+from moejax.kernels.groups import Groups
+from moejax.kernels.multilinear import Lowering, multilinear
 
 
 def grouped_matmul(
-    x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], sizes: Int[Array, " e"], transposed: bool = False
+    x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], groups: Groups, transposed: bool = False
 ) -> Float[Array, "r h"]:
-    """Multiply the first `sizes[0]` rows by w[0], the next `sizes[1]` by w[1], and so on; zeros for rows that are left.
+    """Multiply the rows of each group by its expert's matrix; zeros for rows that are left over.
 
-    `transposed` multiplies by w[e]ᵀ: w is [e, h, d] then, else [e, d, h]. The sum of `sizes` must not exceed r.
+    `transposed` multiplies by w[e]ᵀ: w is [e, h, d] then, else [e, d, h]. The groups must not hold more than r rows.
     """
-    return (_matmul_transposed if transposed else _matmul)(x, w, sizes)
+    return (_matmul_transposed if transposed else _matmul)(x, w, *groups)
 
 
 @multilinear(
-    lambda ct, x, w, sizes: _matmul_transposed(ct, w, sizes),
-    lambda ct, x, w, sizes: _outer(x, ct, sizes),
+    lambda ct, x, w, *groups: _matmul_transposed(ct, w, *groups),
+    lambda ct, x, w, *groups: _outer(x, ct, *groups),
 )
-def _matmul(x, w, sizes):
-    return ragged.matmul(x, w, sizes)
+def _matmul(x, w, *groups):
+    return ragged.matmul(x, w, Groups(*groups), False)
 
 
 @multilinear(
-    lambda ct, x, w, sizes: _matmul(ct, w, sizes),
-    lambda ct, x, w, sizes: _outer(ct, x, sizes),
+    lambda ct, x, w, *groups: _matmul(ct, w, *groups),
+    lambda ct, x, w, *groups: _outer(ct, x, *groups),
 )
-def _matmul_transposed(x, w, sizes):
-    return ragged.matmul(x, w, sizes, True)
+def _matmul_transposed(x, w, *groups):
+    return ragged.matmul(x, w, Groups(*groups), True)
 
 
-def grouped_outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], sizes: Int[Array, " e"]) -> Float[Array, "e d h"]:
+def grouped_outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], groups: Groups) -> Float[Array, "e d h"]:
     """For each expert the sum over its rows of the outer products x[r]ᵀ dy[r]; exactly zero if it has none."""
-    return _outer(x, dy, sizes)
+    return _outer(x, dy, *groups)
 
 
 @multilinear(
-    lambda ct, x, dy, sizes: _matmul_transposed(dy, ct, sizes),
-    lambda ct, x, dy, sizes: _matmul(x, ct, sizes),
+    lambda ct, x, dy, *groups: _matmul_transposed(dy, ct, *groups),
+    lambda ct, x, dy, *groups: _matmul(x, ct, *groups),
 )
-def _outer(x, dy, sizes):
-    return ragged.outer(x, dy, sizes)
+def _outer(x, dy, *groups):
+    return ragged.outer(x, dy, Groups(*groups))
 
 
-_matmul.on_cpu(cpu.matmul)
-_matmul.on_cuda(gpu.matmul)
-_matmul_transposed.on_cpu(partial(cpu.matmul, transposed=True))
-_matmul_transposed.on_cuda(partial(gpu.matmul, transposed=True))
-_outer.on_cpu(cpu.outer)
-_outer.on_cuda(gpu.outer)
+def on_cpu(lowering: Lowering, a: Array, b: Array) -> ModuleType:
+    """What computes a product on CPUs. An exported program may run where this one's Python is not."""
+    if not isinstance(a.shape[0], int):  # exported with an open batch size
+        return ragged
+    return cpu_blas if cpu_blas.serves(a.dtype) and not lowering.exported else cpu_blocks
 
 
-def rows_of_groups(bias: Float[Array, "e h"], sizes: Int[Array, " e"], rows: int) -> Float[Array, "{rows} h"]:
-    """Each row its expert's vector; of rows beyond the last run, anything. The derivative is a grouped sum."""
-    expert = jnp.searchsorted(jnp.cumsum(sizes), jnp.arange(rows), side="right").clip(max=bias.shape[0] - 1)
-    return _vectors(bias, expert, sizes)
+def on_cuda(lowering: Lowering, a: Array, b: Array) -> ModuleType:
+    """What computes a product on NVIDIA GPUs; exported programs are for any of them."""
+    return ragged if lowering.exported else gpu.chosen(a.dtype, a.shape[-1], *b.shape[1:])
+
+
+def _by(choose: Callable[..., ModuleType], name: str, *options: bool) -> Callable[..., Array]:
+    return lambda lowering, a, b, *groups: getattr(choose(lowering, a, b), name)(a, b, Groups(*groups), *options)
+
+
+for _product, _call in ((_matmul, ("matmul", False)), (_matmul_transposed, ("matmul", True)), (_outer, ("outer",))):
+    _product.on_cpu(_by(on_cpu, *_call))
+    _product.on_cuda(_by(on_cuda, *_call))
+
+
+def choices() -> dict[str, str]:
+    """What computes grouped products on this machine, by type of number; of several, the first that fits the widths.
+
+    On a GPU this tries the kernels that there are.
+    """
+    platform, here = jax.default_backend(), {}
+    for dtype in ("float32", "bfloat16"):
+        if platform == "cpu":
+            one = jnp.zeros((1, 1), dtype)
+            here[dtype] = on_cpu(Lowering(exported=False, devices=1), one, one).__name__.rpartition(".")[2]
+        else:
+            here[dtype] = ", ".join([*gpu.working(dtype), "ragged"])
+    return here
+
+
+def rows_of_groups(bias: Float[Array, "e h"], groups: Groups, rows: int) -> Float[Array, "{rows} h"]:
+    """Each row its expert's vector; of rows beyond the last group, anything. The derivative is a grouped sum."""
+    ends = groups.starts + groups.sizes
+    expert = jnp.searchsorted(ends, jnp.arange(rows), side="right").clip(max=bias.shape[0] - 1)
+    return _vectors(bias, expert, *groups)
 
 
 @multilinear(
-    lambda ct, bias, expert, sizes: _outer(jnp.ones((ct.shape[0], 1), ct.dtype), ct, sizes)[:, 0],
+    lambda ct, bias, expert, *groups: _outer(jnp.ones((ct.shape[0], 1), ct.dtype), ct, *groups)[:, 0],
 )
-def _vectors(bias, expert, sizes):
+def _vectors(bias, expert, *groups):
     return bias[expert]

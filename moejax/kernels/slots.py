@@ -1,7 +1,7 @@
 """The matrix product of one expert's rows, which knows what to do when it is mapped over all experts.
 
 Under `jax.vmap` over stacked experts it is one batched product. A large one on one CPU a library of products computes
-sooner than XLA: as a grouped product whose runs are all of one length.
+sooner than XLA: as a grouped product whose groups are all of one size.
 
 Axis letters: n rows, d and h widths, e experts.
 """
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
-from moejax.kernels import cpu, cpu_blas
+from moejax.kernels import blas_threads, cpu_blas
+from moejax.kernels.groups import Groups
 from moejax.kernels.multilinear import Lowering, multilinear
 
 LARGE = 5e8  # FLOPs from which the library was seen to win
@@ -52,8 +53,8 @@ def _on_cpu(plain: Callable, grouped: Callable) -> Callable:
         @of_one.def_vmap
         def of_all(experts, mapped, a, b):
             of_each = jax.vmap(plain, [0 if m else None for m in mapped])
-            if all(mapped) and cpu_blas.serves(a.dtype) and _flops(of_each, a, b) >= LARGE:
-                return grouped(lowering, a, b), True
+            if all(mapped) and blas_threads.serves(a.dtype) and _flops(of_each, a, b) >= LARGE:
+                return grouped(a, b), True
             return of_each(a, b), True
 
         return of_one(a, b)
@@ -67,16 +68,18 @@ def _flops(product: Callable, a: Float[Array, "e _ _"], b: Float[Array, "e _ _"]
     return 2 * len(a) * math.isqrt(math.prod(sizes))
 
 
-def _grouped_matmul(transposed, lowering, x, w):
+def _grouped_matmul(transposed: bool, x: Float[Array, "e n d"], w: Float[Array, "e _ _"]) -> Float[Array, "e n h"]:
     e, n, d = x.shape
-    y = cpu.matmul(lowering, x.reshape(e * n, d), w, jnp.full(e, n, jnp.int32), transposed=transposed)
-    return y.reshape(e, n, y.shape[-1])
+    return cpu_blas.matmul(x.reshape(e * n, d), w, _of_one_size(e, n), transposed).reshape(e, n, -1)
 
 
-def _grouped_outer(lowering, x, dy):
-    e, n, _ = x.shape
-    rows = (a.reshape(e * n, a.shape[-1]) for a in (x, dy))
-    return cpu.outer(lowering, *rows, jnp.full(e, n, jnp.int32))
+def _grouped_outer(x: Float[Array, "e n d"], dy: Float[Array, "e n h"]) -> Float[Array, "e d h"]:
+    e, n, d = x.shape
+    return cpu_blas.outer(x.reshape(e * n, d), dy.reshape(e * n, -1), _of_one_size(e, n))
+
+
+def _of_one_size(e: int, n: int) -> Groups:
+    return Groups(n * jnp.arange(e, dtype=jnp.int32), jnp.full(e, n, jnp.int32))
 
 
 _matmul.on_cpu(_on_cpu(lambda x, w: x @ w, partial(_grouped_matmul, False)))

@@ -23,8 +23,8 @@ def draw(seed, *shape):
 
 def test_index_tables_sort_the_choices_by_expert_and_within_it_by_token():
     # Choices in order, token by token: 1 0 | 1 2 | 0 2, so expert 0 has choices 1 and 4, 1 has 0 and 2, 2 has 3 and 5.
-    tables, sizes = sorted_tables(chosen([[[1, 0], [1, 2]], [[0, 2], [-1, -1]]], 4))
-    np.testing.assert_array_equal(sizes, [2, 2, 2, 0])
+    tables, groups = sorted_tables(chosen([[[1, 0], [1, 2]], [[0, 2], [-1, -1]]], 4))
+    np.testing.assert_array_equal(groups, [[0, 2, 4, 6], [2, 2, 2, 0]])
     np.testing.assert_array_equal(tables.choice_of_row, [1, 4, 0, 2, 3, 5, -1, -1])
     np.testing.assert_array_equal(tables.row_of_choice, [[2, 0], [3, 4], [1, 5], [-1, -1]])
     np.testing.assert_allclose(tables.weights, np.full((4, 2), 0.5))
@@ -32,8 +32,8 @@ def test_index_tables_sort_the_choices_by_expert_and_within_it_by_token():
 
 def test_dropped_choices_become_empty_rows():
     routing = assign(chosen([[[0], [0], [1]]], 2), 1)
-    tables, sizes = sorted_tables(routing)
-    np.testing.assert_array_equal(sizes, [1, 1])
+    tables, groups = sorted_tables(routing)
+    np.testing.assert_array_equal(groups, [[0, 1], [1, 1]])
     np.testing.assert_array_equal(tables.choice_of_row, [0, 2, -1])
     np.testing.assert_array_equal(tables.row_of_choice, [[0], [-1], [1]])
 
@@ -42,8 +42,8 @@ def test_experts_get_each_row_once_and_nothing_else():
     # Two tokens, both to expert 1 first: rows 10 and 20 are expert 1's, preceded by expert 0's 20.
     seen = {}
 
-    def experts(rows, sizes):
-        seen.update(rows=rows, sizes=sizes)
+    def experts(rows, groups):
+        seen.update(rows=rows, sizes=groups.sizes)
         return rows
 
     routing = chosen([[[1, -1], [1, 0]]], 2)
@@ -57,7 +57,7 @@ def test_experts_get_each_row_once_and_nothing_else():
 def run(x, logits, w, mask, k, capacity=None):
     routing = mask_tokens(softmax_top_k(logits, k), mask)
     routing = routing if capacity is None else assign(routing, capacity)
-    return grouped_dispatch(lambda rows, sizes: grouped_matmul(rows, w, sizes), x, routing), routing
+    return grouped_dispatch(lambda rows, groups: grouped_matmul(rows, w, groups), x, routing), routing
 
 
 @few

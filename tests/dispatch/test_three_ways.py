@@ -148,7 +148,7 @@ def test_the_three_ways_agree_at_the_edges(tokens, num_experts, k, capacity):
         def y(way, w, x, logits):
             routing = route(logits, None, capacity=capacity, k=k)
             if way == "grouped":
-                return grouped_dispatch(lambda rows, sizes: grouped_matmul(rows, w, sizes), x, routing)
+                return grouped_dispatch(lambda rows, groups: grouped_matmul(rows, w, groups), x, routing)
             slots = {"einsum": einsum_dispatch, "gather": gather_dispatch}[way]
             return slots(lambda slots: jnp.einsum("egcd,edh->egch", slots, w), x, routing, capacity)
 

@@ -60,7 +60,7 @@ def test_every_piece_once():
 
     def product(piece):
         with lock:
-            done.append(piece[0])
+            done.append(piece)
 
     blas_threads.run(product, [(i,) for i in range(100)])
     assert sorted(done) == list(range(100))
@@ -86,8 +86,9 @@ def test_threads_are_the_processors_and_nobody_elses_settings_change():
 import os, threading
 import jax, jax.numpy as jnp, numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
-from moejax import grouped_matmul
 from moejax.kernels import blas_threads
+from moejax.kernels.grouped_matmul import grouped_matmul
+from moejax.kernels.groups import Groups
 
 def others():
     found = [x for x in threadpool_info() if "scipy_openblas32" not in x["filepath"]]
@@ -102,7 +103,7 @@ def noting(a, b, out):
     multiply(a, b, out)
 blas_threads.multiply = noting
 seen = []
-x, w, sizes = jnp.ones((4000, 256)), jnp.ones((4, 256, 512)), jnp.full(4, 1000, jnp.int32)
+x, w, sizes = jnp.ones((4000, 256)), jnp.ones((4, 256, 512)), Groups.of(jnp.full(4, 1000, jnp.int32))
 for _ in range(3):
     y = jax.block_until_ready(jax.jit(grouped_matmul)(x, w, sizes))
 assert (np.asarray(y) == 256).all()
@@ -121,16 +122,20 @@ def test_modules_can_be_reloaded_while_programs_are_alive():
     script = """
 import gc, importlib, sys
 import jax, jax.numpy as jnp, numpy as np
-from moejax.dispatch import grouped_matmul
+from moejax.kernels.grouped_matmul import grouped_matmul
+from moejax.kernels.groups import Groups
 x, w, sizes = jnp.ones((8, 3)), jnp.ones((2, 3, 4)), jnp.array([5, 3])
-old = jax.jit(lambda x, w: grouped_matmul(x, w, sizes))
+old = jax.jit(lambda x, w: grouped_matmul(x, w, Groups.of(sizes)))
 old(x, w)
 for name in sorted(n for n in sys.modules if n.startswith("moejax")) * 2:
     importlib.reload(sys.modules[name])
 gc.collect()
 junk = [bytes(200) for _ in range(10000)]
-from moejax.dispatch import grouped_matmul as new
-for f in (old, jax.jit(lambda x, w: new(x, w, sizes)), lambda x, w: new(x, w, sizes)):
+from moejax.kernels.grouped_matmul import grouped_matmul as new
+from moejax.kernels.groups import Groups as NewGroups
+def of_new(x, w):
+    return new(x, w, NewGroups.of(sizes))
+for f in (old, jax.jit(of_new), of_new):
     for _ in range(3):
         np.testing.assert_array_equal(f(x, w), np.full((8, 4), 3))
 """

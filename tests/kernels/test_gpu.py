@@ -1,55 +1,137 @@
-"""Kernels for GPUs, as far as a CPU can tell: lowered for CUDA, and chosen only where they are right."""
+"""Kernels for GPUs, as far as a CPU can tell: interpreted, lowered for CUDA, and chosen only where they are right."""
 
+import importlib
 import sys
 import warnings
-from functools import partial
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+import reference
+from jax import export, lax
+from reference import draw
 
-from moejax.kernels import gpu, gpu_mosaic, ragged
+from moejax.kernels import cpu_blas, gpu, gpu_mosaic, grouped_matmul, ragged
+from moejax.kernels.groups import Groups
 
-E = 5
+ROWS, E, D, H = 256, 6, 128, 256
+SIZES = np.array([40, 0, 3, 100, 0, 60])  # empty, begun and ended within a tile, and some rows left over
+
+
+@pytest.fixture
+def gpu_tokamax(monkeypatch):
+    """Our module for tokamax, which is not installed here: a function of that name and signature in its place."""
+    monkeypatch.setitem(sys.modules, "tokamax", SimpleNamespace(ragged_dot=lambda x, w, n: lax.ragged_dot(x, w, n)))
+    yield importlib.import_module("moejax.kernels.gpu_tokamax")
+    sys.modules.pop("moejax.kernels.gpu_tokamax")
+
+
+@pytest.fixture
+def core_count(monkeypatch):
+    """One of Mosaic's kernels asks the device how many cores it has."""
+    module = importlib.import_module("jax.experimental.pallas.ops.gpu.transposed_ragged_dot_mgpu")
+    monkeypatch.setattr(module, "jax", SimpleNamespace(**vars(jax) | {"devices": lambda: [a_gpu()]}))
 
 
 def a_gpu():
-    """What newer versions of JAX want to know of the GPU that a program is lowered for."""
+    return SimpleNamespace(core_count=132)
+
+
+def operands(dtype, rows=ROWS, d=D, h=H):
+    return (a.astype(dtype) for a in (draw(0, rows, d), draw(1, E, d, h), draw(2, rows, h)))
+
+
+PRODUCTS = {
+    "matmul": lambda kernels, x, w, dy, groups: kernels.matmul(x, w, groups, False),
+    "transposed": lambda kernels, x, w, dy, groups: kernels.matmul(dy, w, groups, True),
+    "outer": lambda kernels, x, w, dy, groups: kernels.outer(x, dy, groups),
+}
+RIGHT = {
+    "matmul": lambda x, w, dy: reference.grouped_matmul(x, w, SIZES),
+    "transposed": lambda x, w, dy: reference.grouped_matmul(dy, w.swapaxes(1, 2), SIZES),
+    "outer": lambda x, w, dy: reference.grouped_outer(x, dy, SIZES),
+}
+each_product = pytest.mark.parametrize("name", PRODUCTS)
+
+
+def assert_right(name, kernels, dtype, **shapes):
+    x, w, dy = operands(dtype, **shapes)
+    got = jax.jit(lambda *a: PRODUCTS[name](kernels, *a, Groups.of(jnp.asarray(SIZES))))(x, w, dy)
+    assert got.dtype == x.dtype
+    want = RIGHT[name](*(np.asarray(a, np.float64) for a in (x, w, dy)))
+    rounded = 2**-8 if dtype == "bfloat16" else 1e-5
+    np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=rounded, atol=rounded)
+    np.testing.assert_array_equal(np.asarray(got, np.float64)[want == 0], 0)  # left over, or an empty group's
+
+
+@each_product
+def test_interpreted_mosaic_kernels_equal_a_loop_over_rows(name, core_count):
+    plgpu = pytest.importorskip("jax.experimental.pallas.mosaic_gpu")
+    if not hasattr(plgpu, "force_gpu_interpret_mode"):
+        pytest.skip("this version of JAX cannot interpret kernels for GPUs")
+    with plgpu.force_gpu_interpret_mode():
+        assert_right(name, gpu_mosaic, "bfloat16")
+
+
+@each_product
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_has_the_signature_of_ragged_dot_makes_all_products(name, dtype, gpu_tokamax):
+    assert_right(name, gpu_tokamax, dtype, d=24, h=10)
+
+
+@each_product
+def test_mosaic_kernels_lower_for_cuda(name, core_count):
     from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
-    device = AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu")
-    return use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
+    def lowered():
+        program = jax.jit(lambda *a: PRODUCTS[name](gpu_mosaic, *a, Groups.of(jnp.asarray(SIZES))))
+        return program.trace(*operands("bfloat16")).lower(lowering_platforms=("cuda",)).as_text()
+
+    try:
+        text = lowered()
+    except RuntimeError:  # newer versions of JAX want to know the GPU
+        device = AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu")
+        with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+            text = lowered()
+    assert "mosaic_gpu" in text
 
 
-def test_mosaic_kernels_lower_for_cuda():
-    # All but the outer product, which asks the device how many cores it has.
-    def array(*shape, dtype=jnp.bfloat16):
-        return jax.ShapeDtypeStruct(shape, dtype)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_products_and_derivatives_are_exported_for_gpus_and_tpus(dtype):
+    def everything(x, w, dy, sizes):
+        groups = Groups.of(sizes)
+        y, pull = jax.vjp(lambda x, w: grouped_matmul.grouped_matmul(x, w, groups), x, w)
+        return y, pull(dy)
 
-    x, w, wt, sizes = array(600, 256), array(E, 256, 384), array(E, 384, 256), array(E, dtype=jnp.int32)
-    calls = [(gpu_mosaic.matmul, x, w, sizes), (partial(gpu_mosaic.matmul, transposed=True), x, wt, sizes)]
-    for f, *arguments in calls:
-        traced = jax.jit(f).trace(*arguments)
-        try:
-            program = traced.lower(lowering_platforms=("cuda",)).as_text()
-        except RuntimeError:
-            with a_gpu():
-                program = jax.jit(lambda *a, f=f: f(*a)).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
-        assert "custom_call" in program
+    arguments = (*operands(dtype, d=24, h=10), jnp.asarray(SIZES))
+    exported = export.export(jax.jit(everything), platforms=("cuda", "tpu", "cpu"))(*arguments)
+    assert exported.platforms == ("cuda", "tpu", "cpu")
+    assert "ragged_dot" in exported.mlir_module()
+    got, want = (jax.tree.leaves(f(*arguments)) for f in (exported.call, jax.jit(everything)))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), rtol=2**-7, atol=1e-4)
 
 
-def fake(scale=1.0, fits=True, fail=False):
-    """Kernels whose answers are `scale` times the right ones."""
+# The choice
 
-    def matmul(x, w, sizes, transposed=False):
-        if fail:
-            raise NotImplementedError("no such GPU\nand more")
-        return scale * ragged.matmul(x, w, sizes, transposed)
+
+def fake(wrong=lambda x, w, sizes: False, fits=True, fail=False):
+    """Kernels that say they fit, and are a tenth too large where they are `wrong`."""
+
+    def scaled(product):
+        def of(a, b, groups, *transposed):
+            if fail:
+                raise NotImplementedError("no such GPU\nand more")
+            scale = jnp.where(wrong(a, b, groups.sizes), 1.1, 1).astype(a.dtype)
+            return scale * product(a, b, groups, *transposed)
+
+        return of
 
     kernels = ModuleType("kernels")
-    kernels.matmul, kernels.outer = matmul, lambda *arguments: scale * ragged.outer(*arguments)
-    kernels.fits = lambda d, h, dtype: fits
+    kernels.matmul, kernels.outer = scaled(cpu_blas.matmul), scaled(cpu_blas.outer)
+    kernels.fits = lambda dtype, *widths: fits
     return kernels
 
 
@@ -62,35 +144,63 @@ def on_a_gpu(monkeypatch):
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
         for name, module in kernels.items():
             monkeypatch.setitem(sys.modules, f"moejax.kernels.gpu_{name}", module)
-        gpu.working.cache_clear()
+        gpu._tried.cache_clear()
 
     yield pretend
-    gpu.working.cache_clear()
+    gpu._tried.cache_clear()
 
 
 def test_the_first_kernels_that_are_right_and_fit_are_chosen(on_a_gpu):
     right, narrow = fake(), fake(fits=False)
-    on_a_gpu(broken=fake(fail=True), wrong=fake(scale=1.1), narrow=narrow, right=right)
-    assert list(gpu.working()) == ["narrow", "right"]
-    assert gpu.chosen(8, 8, jnp.float32) is right
+    on_a_gpu(broken=fake(fail=True), wrong=fake(lambda *a: True), narrow=narrow, right=right)
+    assert list(gpu.working("bfloat16")) == ["narrow", "right"]
+    assert gpu.chosen("bfloat16", 8, 8) is right
+    assert grouped_matmul.choices() == {"float32": "narrow, right, ragged", "bfloat16": "narrow, right, ragged"}
+
+
+WRONG_FOR = {
+    "widths off the tile": lambda a, b, sizes: a.shape[-1] % 128 > 0,
+    "few rows": lambda a, b, sizes: len(a) < 128,
+    "empty groups": lambda a, b, sizes: (sizes == 0).any(),
+    "groups that begin within the first tile": lambda a, b, sizes: (sizes[0] > 0) & (sizes[0] < 64),
+    "products by the matrix, transposed": lambda a, b, sizes: b.ndim == 3 and a.shape[-1] == b.shape[2],
+    "outer products": lambda a, b, sizes: b.ndim == 2,
+    "rows left over": lambda a, b, sizes: sizes.sum() < len(a),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_FOR.values(), ids=WRONG_FOR)
+def test_the_trial_finds_kernels_that_are_wrong_for(wrong, on_a_gpu):
+    on_a_gpu(wrong=fake(wrong), right=fake())
+    assert list(gpu.working("bfloat16")) == ["right"]
+
+
+def test_each_type_of_number_is_tried_by_itself(on_a_gpu):
+    on_a_gpu(half=fake(lambda a, b, sizes: a.dtype == jnp.float32), right=fake())
+    assert grouped_matmul.choices() == {"float32": "right, ragged", "bfloat16": "half, right, ragged"}
 
 
 def test_without_kernels_that_work_the_fall_back_is_announced_once(on_a_gpu):
-    on_a_gpu(broken=fake(fail=True), wrong=fake(scale=1.1), nan=fake(scale=float("nan")))
+    on_a_gpu(broken=fake(fail=True), wrong=fake(lambda *a: True), absent=None)
     sentence = (
-        r"fall back to lax\.ragged_dot, .*: broken failed \(NotImplementedError: no such GPU\);"
-        r" wrong was off by 10%; nan was off by inf%\."
+        r"of float32 fall back to lax\.ragged_dot, .*: broken failed \(NotImplementedError: no such GPU\);"
+        r" wrong was off by 10\.0%; absent failed \(ModuleNotFoundError: .*\)\."
     )
     with pytest.warns(UserWarning, match=sentence):
-        assert jax.jit(lambda: gpu.chosen(8, 8, jnp.float32) is ragged)()
+        assert jax.jit(lambda: gpu.chosen("float32", 8, 8) is ragged)()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert gpu.chosen(8, 8, jnp.float32) is ragged
+        assert gpu.chosen("float32", 8, 8) is ragged
+
+
+def test_an_output_that_is_no_number_is_no_right_one():
+    kernels = fake()
+    kernels.outer = lambda x, dy, groups: jnp.nan * ragged.outer(x, dy, groups)
+    assert gpu.greatest_error(kernels, "float32") == float("inf")
 
 
 def test_without_a_gpu_nothing_is_tried():
-    gpu.working.cache_clear()
-    assert gpu.working() == {}
+    assert gpu.working("float32") == {}
 
 
 @pytest.mark.parametrize(
@@ -103,4 +213,4 @@ def test_without_a_gpu_nothing_is_tried():
     ],
 )
 def test_mosaic_takes_whole_tiles_of_16_bits(d, h, dtype, fits):
-    assert gpu_mosaic.fits(d, h, dtype) == fits
+    assert gpu_mosaic.fits(dtype, d, h) == fits

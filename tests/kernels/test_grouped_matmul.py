@@ -12,12 +12,27 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from reference import draw
 
-from moejax.kernels import blas_threads, cpu, cpu_blas, cpu_blocks, ragged
-from moejax.kernels.grouped_matmul import grouped_matmul, grouped_outer, rows_of_groups
+from moejax.kernels import blas_threads, cpu_blas, cpu_blocks, ragged
+from moejax.kernels import grouped_matmul as front
+from moejax.kernels.groups import Groups
 from moejax.kernels.multilinear import Lowering
 
 few = settings(deadline=None, max_examples=25)
 E, D, H = 5, 3, 4
+
+
+def grouped_matmul(x, w, sizes, transposed=False):
+    return front.grouped_matmul(x, w, Groups.of(sizes), transposed)
+
+
+def grouped_outer(x, dy, sizes):
+    return front.grouped_outer(x, dy, Groups.of(sizes))
+
+
+def rows_of_groups(bias, sizes, rows):
+    return front.rows_of_groups(bias, Groups.of(sizes), rows)
+
+
 matmul = jax.jit(grouped_matmul, static_argnums=3)
 outer = jax.jit(grouped_outer)
 
@@ -58,19 +73,14 @@ def dense(x, w, sizes):
     return jnp.einsum("re,rd,edh->rh", mine.astype(x.dtype), x, w)
 
 
-def blocks(x, w, sizes, transposed):
-    return cpu_blocks.matmul(x, w, jnp.cumsum(sizes) - sizes, sizes, transposed)
+def of_sizes(kernels):
+    return (
+        lambda x, w, sizes, transposed: kernels.matmul(x, w, Groups.of(sizes), transposed),
+        lambda x, dy, sizes: kernels.outer(x, dy, Groups.of(sizes)),
+    )
 
 
-def blocks_outer(x, dy, sizes):
-    return cpu_blocks.outer(x, dy, jnp.cumsum(sizes) - sizes, sizes)
-
-
-PATHS = (
-    (grouped_matmul, grouped_outer),  # BLAS, for float32 on CPU
-    (blocks, blocks_outer),
-    (ragged.matmul, ragged.outer),
-)
+PATHS = ((grouped_matmul, grouped_outer), *map(of_sizes, (cpu_blas, cpu_blocks, ragged)))
 
 
 @jax.jit
@@ -161,7 +171,8 @@ def test_products_have_derivatives_by_finite_differences():
     check_grads(product, (draw(0, 19, D), draw(1, E, D, H)), order=2, modes=["fwd", "rev"], atol=2e-2, rtol=2e-2)
 
 
-def test_bfloat16_in_bfloat16_out():
+def test_bfloat16_in_bfloat16_out(units):
+    matmul, outer = (jax.jit(lambda *a, f=f: f(*a)) for f in (grouped_matmul, grouped_outer))  # programs of their own
     sizes = [20, 0, 13, 1, 6]
     x, w, dy = (jnp.asarray(draw(i, *shape), jnp.bfloat16) for i, shape in enumerate([(40, D), (E, D, H), (40, H)]))
     y, dw = matmul(x, w, int32(sizes)), outer(x, dy, int32(sizes))
@@ -173,18 +184,31 @@ def test_bfloat16_in_bfloat16_out():
     np.testing.assert_allclose(np.asarray(dw, float), want, rtol=1e-2, atol=1e-2)
 
 
-def test_blas_computes_what_it_has_a_product_of_unless_the_program_is_exported():
-    def names(lowering):
-        dtypes = ("float32", "float64", "bfloat16", "float16")
-        return [cpu.chosen(lowering, dtype).__name__.rsplit("_", 1)[1] for dtype in dtypes]
+@pytest.fixture(params=[True, False], ids=["units", "no units"])
+def units(request, monkeypatch):
+    """Whether the processor has units for bfloat16."""
+    monkeypatch.setattr(cpu_blas, "has_units", lambda: request.param)
+    return request.param
 
-    assert names(Lowering(exported=False, devices=1)) == ["blas", "blas", "blocks", "blocks"]
-    assert names(Lowering(exported=True, devices=1)) == ["blocks"] * 4
+
+def test_blas_computes_what_the_processor_has_no_units_for_unless_the_program_is_exported(units):
+    def names(lowering):
+        ones = (jnp.ones((1, 1), dtype) for dtype in ("float32", "bfloat16", "float16"))
+        return [front.on_cpu(lowering, a, a).__name__.rpartition("_")[2] for a in ones]
+
+    assert names(Lowering(exported=False, devices=1)) == ["blas", "blocks" if units else "blas", "blas"]
+    assert names(Lowering(exported=True, devices=1)) == ["blocks"] * 3
+    assert front.choices() == {"float32": "cpu_blas", "bfloat16": "cpu_blocks" if units else "cpu_blas"}
+
+
+def test_float64_is_added_up_in_float64():
+    assert cpu_blas._wide("float64") == "float64"
+    assert cpu_blas.serves("float64")
 
 
 @few
 @given(st.lists(st.integers(0, 300), min_size=E, max_size=E), st.integers(0, 9))
-def test_pieces_are_every_run_once(sizes, width):
+def test_pieces_are_every_group_once(sizes, width):
     pieces = cpu_blas._pieces(np.array(sizes), np.full(E, width))
     for e in range(E):
         bounds = [(low, high) for expert, low, high in pieces if expert == e]
@@ -193,15 +217,15 @@ def test_pieces_are_every_run_once(sizes, width):
         assert all(a[1] == b[0] for a, b in pairwise(bounds))
 
 
-def test_a_run_that_is_all_rows_is_shared_by_all_cores():
+def test_a_group_that_is_all_rows_is_shared_by_all_cores():
     pieces = cpu_blas._pieces(np.array([0, 512, 0]), np.array([0, 512, 0]))
     assert sum(e == 1 for e, *_ in pieces) == 2 * blas_threads.cores()
 
 
-def test_long_sums_of_bfloat16_are_kept_in_float32():
+def test_long_sums_of_bfloat16_are_kept_in_float32(units):
     # 600 ones: counted in bfloat16 the sum would stand still at 256.
     ones = jnp.ones((600, 1), jnp.bfloat16)
-    np.testing.assert_array_equal(outer(ones, ones, int32([600])), [[[600]]])
+    np.testing.assert_array_equal(jax.jit(lambda *a: grouped_outer(*a))(ones, ones, int32([600])), [[[600]]])
 
 
 def test_vmap_over_rows_matrices_and_sizes():
@@ -265,7 +289,7 @@ def test_vmap_within_vmap():
 
 
 @pytest.mark.parametrize(("dtype", "name"), [("float32", "f32"), ("bfloat16", "bf16")])
-def test_a_mapped_product_takes_no_turns_in_lock_step(dtype, name):
+def test_a_mapped_product_takes_no_turns_in_lock_step(dtype, name, units):
     # A loop mapped in lock-step would select, for its whole result, whose turn it is.
     sizes = int32([[7, 0, 20, 0, 3], [0, 0, 0, 40, 0]])
     x, w = draw(0, 2, 40, D).astype(dtype), draw(1, 2, E, D, H).astype(dtype)
@@ -276,7 +300,8 @@ def test_a_mapped_product_takes_no_turns_in_lock_step(dtype, name):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_row_that_is_no_number_spoils_its_own_run_alone(dtype):
+def test_a_row_that_is_no_number_spoils_its_own_group_alone(dtype, units):
+    matmul, outer = (jax.jit(lambda *a, f=f: f(*a)) for f in (grouped_matmul, grouped_outer))  # programs of their own
     x, w, dy, sizes = draw(0, 40, D), draw(1, E, D, H), draw(2, 40, H), [7, 0, 20, 0, 10]
     x, w, dy = (a.astype(dtype) for a in (x.at[8].set(jnp.nan), w, dy))
     y, dw = (np.asarray(a, np.float32) for a in (matmul(x, w, int32(sizes)), outer(x, dy, int32(sizes))))

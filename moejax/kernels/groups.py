@@ -1,0 +1,48 @@
+"""Groups of rows: the one after the other, each an expert's, of any sizes."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Bool, Int
+
+
+class Groups(NamedTuple):
+    """The row that each group starts at, and how many rows it has; from row 0 on, without rows between them."""
+
+    starts: Int[Array, " e"]
+    sizes: Int[Array, " e"]
+
+    @classmethod
+    def of(cls, sizes: Int[Array, " e"]) -> "Groups":
+        """Groups of these sizes."""
+        return cls(jnp.cumsum(sizes) - sizes, sizes)
+
+    def hold(self, rows: int) -> Bool[Array, "r 1"]:
+        """Which of so many rows are in a group at all."""
+        return jnp.arange(rows)[:, None] < self.starts[-1] + self.sizes[-1]
+
+
+def folded(product: Callable[..., Array]) -> Callable[..., Array]:
+    """Let vmap of `product(a, b, groups)` be one product of more rows and more groups, with rows between them.
+
+    Without it loops over groups would go in lock-step, for as many turns as the longest of the batch needs.
+    """
+
+    @custom_vmap
+    def of_one(a, b, starts, sizes):
+        return product(a, b, Groups(starts, sizes))
+
+    @of_one.def_vmap
+    def of_batch(batch, mapped, *arguments):
+        a, b, starts, sizes = (
+            value if m else jnp.broadcast_to(value, (batch, *value.shape))
+            for value, m in zip(arguments, mapped, strict=True)
+        )
+        starts += a.shape[1] * jnp.arange(batch, dtype=starts.dtype)[:, None]
+        out = of_one(*(value.reshape(-1, *value.shape[2:]) for value in (a, b, starts, sizes)))
+        return out.reshape(batch, -1, *out.shape[1:]), True
+
+    return wraps(product)(lambda a, b, groups: of_one(a, b, *groups))

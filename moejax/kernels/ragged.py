@@ -28,7 +28,7 @@ def matmul(
     def product(x, w, groups):
         if not transposed:
             return dot(x, w, groups.sizes)
-        of = jnp.zeros((len(x), w.shape[1]), x.dtype)
+        of = jnp.zeros((x.shape[0], w.shape[1]), x.dtype)
         return jax.vjp(lambda x: dot(x, w, groups.sizes), of)[1](x)[0]
 
     return jnp.where(groups.hold(x.shape[0]), product(x, w, groups), 0)

@@ -14,7 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, DTypeLike, Float, Key, PyTree, Shaped
+from jaxtyping import Array, DTypeLike, Float, Int, Key, PyTree, Shaped
 
 from moejax.dispatch.index_tables import sorted_tables
 from moejax.dispatch.rows import combine_rows, take_tokens

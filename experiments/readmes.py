@@ -10,9 +10,8 @@ from pathlib import Path
 from moejax.files import write_whole
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
-FIGURE = re.compile(
-    r"[\d.]+(?: ± [\d.]+)?(?: (?:%|s|min)(?!\w))?(?:, \d+)*"
-)  # stays in one line, whatever the column's width
+# A figure, which stays in one line whatever the width of its column.
+FIGURE = re.compile(r"[\d.]+(?: ± [\d.]+)?(?: (?:%|s|min)(?!\w))?(?:, \d+)*")
 TABLE = re.compile(r"^<!-- (\S+\.md) -->\n(?:\|.*\n)*", re.MULTILINE)
 
 

@@ -28,6 +28,7 @@ SWEEPS = {
     "dtype": ["bfloat16"],
     "skew": [1.0],
 }
+LETTERS = {"tokens": "T", "experts": "E", "dtype": "type"}
 SMALL = Case(tokens=128, d=32, h=64, experts=4, k=2)
 PASSES = {"forward": (forward, 1), "forward_backward": (forward_backward, 2)}  # with the arguments beside the layer
 
@@ -65,15 +66,20 @@ def compare(case: Case, turns: int, side: int | None = None) -> dict:
 
 def table(rows: list[dict]) -> str:
     """One line a case: forward and backward as a multiple of the MLP of the same active FLOPs."""
-    names = list(rows[0]["layers"])[1:]
-    header = ["T, d, h, E, k", "factor", "group", "type", "skew", "dropped", "mlp, ms", "of limit", *names]
+    base, names = rows[0]["case"], list(rows[0]["layers"])[1:]
+    header = ["T, d, h, E, k; or what differs", "dropped", "mlp, ms", "of limit", *names]
 
     def line(row: dict) -> list[str]:
         case, of = row["case"], {name: layer["forward_backward"] for name, layer in row["layers"].items()}
-        settings = [f"{case['factor']:g}", str(case["group"]), case["dtype"], f"{case['skew']:g}"]
+        differs = [f"{LETTERS.get(name, name)} {case[name]}" for name in base if case[name] != base[name]]
         mlp = [f"{of['mlp']['ms']:.1f}", f"{of['mlp']['of_limit']:.0%}"]
         lost = f"{row['layers']['gather']['dropped']:.1%}"
-        return [str(Case(**case)), *settings, lost, *mlp, *(f"{of[name]['to_mlp']['median']:.2f}×" for name in names)]
+        return [
+            ", ".join(differs) or str(Case(**case)),
+            lost,
+            *mlp,
+            *(f"{of[name]['to_mlp']['median']:.2f}×" for name in names),
+        ]
 
     return markdown(header, map(line, rows))
 

@@ -39,8 +39,8 @@ AS_IN_THE_ORIGINAL = [
 
 def table(rows: list[Row]) -> str:
     """One line a run, the original's run of that shape (and as many epochs, if there is one) beside it."""
-    header = ["experts", "hidden", "augmentation", "original: epochs", "train", "test", "ours: epochs"]
-    header += ["train", "test", "parameters", "time", "least load"]
+    header = ["experts × hidden", "augmentation", "original: epochs", "train", "test", "ours: epochs"]
+    header += ["train", "test", "parameters", "least load"]
     return markdown(header, [_line(row) for row in sorted(rows, key=_place)])
 
 
@@ -53,11 +53,10 @@ def _line(row: Row) -> list[str]:
     theirs = [(abs(key[3] - row["epochs"]), key[3], *value) for key, value in ORIGINAL.items() if key[:3] == shape]
     _, epochs, train, test = min(theirs) if theirs else (None, "–", None, None)
     return [
-        *(str(row["experts"]), str(row["hidden"]), row["augmentation"]),
+        *(f"{row['experts']} × {row['hidden']}", row["augmentation"]),
         *(str(epochs), *("–" if value is None else f"{value:g} %" for value in (train, test))),
         *(str(row["epochs"]), f"{100 * row['train_curve'][-1]:.2f} %"),
-        *(f"**{100 * row['test_accuracy']:.2f} %**", f"{row['parameters']:,}"),
-        *(f"{row['seconds'] / 60:.0f} min", f"{row['least_load']:.2f}"),
+        *(f"**{100 * row['test_accuracy']:.2f} %**", f"{row['parameters']:,}", f"{row['least_load']:.2f}"),
     ]
 
 

@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 MODULES = ("dispatch", "losses", "metrics", "routing")
 _HOME = {
     "layers": ("DenseMoE", "SparseMoE", "SoftMoE", "ungroup"),
-    "routers": ("ROUTERS", "Router", "RouterOptions", "DenseRouter", "SoftRouter"),
+    "routers": ("ROUTERS", "Router", "DenseRouter", "SoftRouter"),
     "experts": ("MLP", "GLU", "stack_experts", "apply_experts", "apply_experts_to_all", "apply_experts_to_groups"),
     "losses": (
         *("auxiliary_loss", "load_balance_loss", "importance_loss", "load_loss", "router_z_loss"),

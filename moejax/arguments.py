@@ -52,31 +52,31 @@ def truth(name: str, value: Any) -> list[str]:
 def option_problems(
     *,
     renormalize: bool,
-    expert_groups: int,
-    chosen_groups: int,
+    num_expert_groups: int,
+    topk_group: int,
     jitter: float,
     priority: str,
-    weight_scale: float,
-    bias_rate: float,
+    routed_scaling_factor: float,
+    bias_update_rate: float,
     raw_weights: bool,
     eval_noise: bool,
 ) -> list[str]:
     """Of a router's options."""
     problems = truth("renormalize", renormalize) + truth("raw_weights", raw_weights) + truth("eval_noise", eval_noise)
-    problems += whole("expert_groups", expert_groups) or whole("chosen_groups", chosen_groups, 1, expert_groups)
+    problems += whole("num_expert_groups", num_expert_groups) or whole("topk_group", topk_group, 1, num_expert_groups)
     problems += number("jitter", jitter, least=0.0, below=1.0)
-    problems += number("weight_scale", weight_scale, above=0.0)
-    problems += number("bias_rate", bias_rate, least=0.0)
+    problems += number("routed_scaling_factor", routed_scaling_factor, above=0.0)
+    problems += number("bias_update_rate", bias_update_rate, least=0.0)
     if priority not in PRIORITIES:
         problems.append(f"priority is {priority!r}; the names are {', '.join(PRIORITIES)}.")
     return problems
 
 
 def router_problems(
-    *, num_experts: int, k: int, router: str | None, expert_groups: int, chosen_groups: int, prefix: str = ""
+    *, num_experts: int, k: int, router: str | None, num_expert_groups: int, topk_group: int, prefix: str = ""
 ) -> list[str]:
     """Of a sparse router's choice; `router`: its name, None for one of another kind."""
-    counts = {"num_experts": num_experts, "k": k, "expert_groups": expert_groups, "chosen_groups": chosen_groups}
+    counts = {"num_experts": num_experts, "k": k, "num_expert_groups": num_expert_groups, "topk_group": topk_group}
     problems = [
         f"{prefix}{name} is {value!r}; it must be a whole number."
         for name, value in counts.items()
@@ -97,21 +97,21 @@ def router_problems(
         problems.append(
             f"{prefix}k is 1, which gives {prefix}router {router} no gradient: the only weight is 1; use {instead}."
         )
-    if expert_groups < 1 or num_experts % expert_groups:
+    if num_expert_groups < 1 or num_experts % num_expert_groups:
         problems.append(
-            f"{prefix}expert_groups is {expert_groups}, which does not divide the {num_experts} experts"
+            f"{prefix}num_expert_groups is {num_expert_groups}, which does not divide the {num_experts} experts"
             f" ({prefix}num_experts)."
         )
-    elif not 1 <= chosen_groups <= expert_groups:
-        problems.append(f"{prefix}chosen_groups is {chosen_groups}; it must be from 1 to {expert_groups} (all groups).")
-    elif num_experts >= k > chosen_groups * (num_experts // expert_groups):
-        room = chosen_groups * (num_experts // expert_groups)
+    elif not 1 <= topk_group <= num_expert_groups:
+        problems.append(f"{prefix}topk_group is {topk_group}; it must be from 1 to {num_expert_groups} (all groups).")
+    elif num_experts >= k > topk_group * (num_experts // num_expert_groups):
+        room = topk_group * (num_experts // num_expert_groups)
         problems.append(
-            f"{prefix}k is {k}, but the chosen groups hold only {room} experts; raise {prefix}chosen_groups."
+            f"{prefix}k is {k}, but the chosen groups hold only {room} experts; raise {prefix}topk_group."
         )
-    if expert_groups > 1 and router not in ("softmax_top_k", "sigmoid", None):
+    if num_expert_groups > 1 and router not in ("softmax_top_k", "sigmoid", None):
         problems.append(
-            f"{prefix}expert_groups is {expert_groups}, but only the routers softmax_top_k and sigmoid limit the choice"
+            f"{prefix}num_expert_groups is {num_expert_groups}, but only the routers softmax_top_k and sigmoid limit the choice"
             f" to groups, not {router}."
         )
     return problems
@@ -122,8 +122,8 @@ def sparse_problems(
     num_experts: int,
     k: int,
     router: str,
-    expert_groups: int,
-    chosen_groups: int,
+    num_expert_groups: int,
+    topk_group: int,
     dispatch: str,
     capacity_factor: float | None,
     eval_capacity_factor: float | None,
@@ -140,8 +140,8 @@ def sparse_problems(
         num_experts=num_experts,
         k=k,
         router=router,
-        expert_groups=expert_groups,
-        chosen_groups=chosen_groups,
+        num_expert_groups=num_expert_groups,
+        topk_group=topk_group,
         prefix=prefix,
     )
     if dispatch == "grouped" and router == "expert_choice":

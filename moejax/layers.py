@@ -14,15 +14,16 @@ In training, routers with noise and experts that draw need a `key`, another one 
 Axis letters: g groups, t tokens of a group, e experts, c slots of an expert, d model width.
 """
 
+from collections.abc import Iterator
 from functools import partial
-from typing import Literal
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
+from pydantic import Field
 
-from moejax.arguments import refuse, sparse_problems, truth
 from moejax.dispatch import (
     combine_dense,
     combine_slots,
@@ -40,12 +41,41 @@ from moejax.experts import (
 )
 from moejax.inputs import AnyArray, Inputs, into_groups, prepare, ungroup, where_real
 from moejax.makers import MakeExpert, made
+from moejax.options import Choice, Needs, Positive, checked
 from moejax.randomness import draw_key, key_for
-from moejax.routers import DEFAULT_OPTIONS, ROUTERS, Context, DenseRouter, RouterOptions, SoftRouter
+from moejax.routers import ROUTERS, Context, DenseRouter, Router, SoftRouter
+from moejax.routers.dense import FinalTemperature, LearnTemperature, Temperature
+from moejax.routers.router import NumExperts, TopK, Width
+from moejax.routers.soft import Scale, Slots
 from moejax.routing import DenseRouting, SoftRouting, SparseRouting, expert_capacity
 from moejax.sharding import DEFAULT_AXES, TOKENS, MeshAxes, constrain, over_mesh
 
 SLOT_DISPATCHES = {"einsum": einsum_dispatch, "gather": gather_dispatch}
+DISPATCHES = {**SLOT_DISPATCHES, "grouped": grouped_over_mesh}
+
+# What a sparse layer may be told beside its router's own options.
+RouterName = Annotated[str | type[Router] | Router, Choice(ROUTERS), Field(description="How experts are chosen.")]
+Dispatch = Annotated[
+    str,
+    Choice(DISPATCHES),
+    Field(
+        description="How tokens get to their experts; the result is the same, the speed is not. grouped drops nothing."
+    ),
+]
+Capacity = Annotated[
+    Positive | None,
+    Field(
+        le=2**16,
+        description="Slots per expert in training, as a factor: ceil(factor · k · tokens / num_experts); 1 fits a"
+        " perfectly balanced choice exactly; none: nothing is dropped.",
+    ),
+    Needs("dispatch", ("einsum", "gather")),
+]
+EvalCapacity = Annotated[Capacity, Field(description="The same at evaluation.")]
+GroupSize = Annotated[
+    int | None,
+    Field(ge=1, le=2**24, description="Tokens that compete for slots together, consecutive ones of the whole batch."),
+]
 
 
 class DenseMoE(nnx.Module):
@@ -54,15 +84,16 @@ class DenseMoE(nnx.Module):
     `make_gate` makes the network that computes the router's logits [g, t, e]; without it they are linear.
     """
 
+    @checked
     def __init__(
         self,
-        d: int,
-        num_experts: int,
+        d: Width,
+        num_experts: NumExperts,
         make_expert: MakeExpert,
         *,
-        temperature: float = 1.0,
-        learn_temperature: bool = False,
-        final_temperature: float | None = None,
+        temperature: Temperature = 1.0,
+        learn_temperature: LearnTemperature = False,
+        final_temperature: FinalTemperature = None,
         make_gate: MakeExpert | None = None,
         mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,
@@ -95,7 +126,7 @@ class DenseMoE(nnx.Module):
         """Apply the layer.
 
         Args:
-          router_input: what the router looks at, d numbers a token; None: the tokens themselves.
+          router_input: the router's input, d numbers a token; None: the tokens themselves.
           assigned: in guided training, the expert that each token is meant for.
         """
         inputs = prepare(x, self.d, mask=mask, router_input=router_input, assigned=assigned)
@@ -110,57 +141,42 @@ class DenseMoE(nnx.Module):
 
 
 class SparseMoE(nnx.Module):
-    """Each token goes to its k best experts while they have room (Shazeer et al. 2017; GShard; Switch).
+    """Each token goes to its k best experts while they have slots left (Shazeer et al. 2017; GShard; Switch).
 
     Args:
-      k: experts of a token; for expert choice, its mean.
-      router: a name in `ROUTERS`.
-      dispatch: "einsum", "gather", or "grouped", which drops nothing and needs no capacity.
-      capacity_factor, eval_capacity_factor: room in the experts, in training and at evaluation; 1 fits a perfectly
-        balanced choice exactly, None every choice.
-      group_size: tokens compete for slots within groups of so many consecutive ones, across the groups that `x` comes
-        in; the last group is filled up with padding, and fewer tokens than that are one group of as many as they are.
-        None: the groups that `x` comes in. On a mesh these are the same groups, of consecutive tokens of the whole
-        batch, so that the number of devices decides over no token.
+      router: a name in `ROUTERS`, a subclass of `Router`, or a router that is made already.
+      group_size: the last group is filled up with padding, and fewer tokens than that are one group of as many as they
+        are. None: the groups that `x` comes in. On a mesh these are the same groups, so that the number of devices
+        decides over no token.
       make_shared: an expert that every token goes to, beside its k (DeepSeek, Qwen2-MoE).
-      shared_gate: whether its answer is multiplied by sigmoid(x · w) (Qwen2-MoE).
+      shared_gate: whether its output is multiplied by sigmoid(x · w) (Qwen2-MoE).
+      router_options: those that the router declares, such as `renormalize`.
 
     Raises ValueError, in one sentence, for arguments that make no sense.
     """
 
+    @checked
     def __init__(
         self,
-        d: int,
-        num_experts: int,
+        d: Width,
+        num_experts: NumExperts,
         make_expert: MakeExpert,
         *,
-        k: int = 2,
-        router: str = "softmax_top_k",
-        options: RouterOptions = DEFAULT_OPTIONS,
-        dispatch: Literal["einsum", "gather", "grouped"] = "einsum",
-        capacity_factor: float | None = 1.25,
-        eval_capacity_factor: float | None = 2.0,
-        group_size: int | None = None,
+        k: TopK = 2,
+        router: RouterName = "softmax_top_k",
+        dispatch: Dispatch = "einsum",
+        capacity_factor: Capacity = 1.25,
+        eval_capacity_factor: EvalCapacity = 2.0,
+        group_size: GroupSize = None,
         make_shared: MakeExpert | None = None,
-        shared_gate: bool = False,
+        shared_gate: Annotated[bool, Field()] = False,
         mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,
+        **router_options: Any,
     ):
-        problems = sparse_problems(
-            num_experts=num_experts,
-            k=k,
-            router=router,
-            expert_groups=options.expert_groups,
-            chosen_groups=options.chosen_groups,
-            dispatch=dispatch,
-            capacity_factor=capacity_factor,
-            eval_capacity_factor=eval_capacity_factor,
-            group_size=group_size,
-        )
-        refuse(problems + truth("shared_gate", shared_gate))
         if shared_gate and make_shared is None:
-            raise ValueError("shared_gate is True, but make_shared is None, so that there is no answer to multiply.")
-        self.router = ROUTERS[router](d, num_experts, k, options, rngs=rngs)
+            raise ValueError("shared_gate is True, but make_shared is None, so that there is no output to multiply.")
+        self.router = _router(router, d, num_experts, k, router_options, rngs)
         self.experts = stack_experts(make_expert, num_experts, rngs, mesh_axes)
         if dispatch == "grouped" and not can_be_grouped(self.experts):
             raise ValueError(
@@ -169,9 +185,19 @@ class SparseMoE(nnx.Module):
             )
         self.shared = None if make_shared is None else made(make_shared, rngs, "make_shared")
         self.shared_gate = nnx.Linear(d, 1, use_bias=False, rngs=rngs) if shared_gate else None
-        self.d, self.num_experts, self.k, self.mesh_axes = d, num_experts, k, mesh_axes
+        self.d, self.num_experts, self.k, self.mesh_axes = d, num_experts, self.router.k, mesh_axes
         self.dispatch, self.group_size = dispatch, group_size
         self.capacity_factor, self.eval_capacity_factor = capacity_factor, eval_capacity_factor
+
+    @staticmethod
+    def contradictions(o: Any) -> Iterator[str]:
+        """What the options must not be together."""
+        router = ROUTERS.get(o.router, o.router) if isinstance(o.router, str) else o.router
+        if o.dispatch == "grouped" and not router.token_choice:
+            yield (
+                "`dispatch` is grouped, which sorts tokens by the expert they chose; with `router` expert_choice use"
+                " gather."
+            )
 
     @draw_key
     @over_mesh
@@ -193,7 +219,7 @@ class SparseMoE(nnx.Module):
           key: for routers with noise and experts that draw, in training.
           mask: False where a token is padding: it takes no slot, counts nowhere and gets zeros.
           ids: what a hash router hashes; None: the token's position t.
-          router_input: what the router looks at, d numbers a token; None: the tokens themselves.
+          router_input: the router's input, d numbers a token; None: the tokens themselves.
 
         Returns the output and the routing, in groups of `group_size` (`ungroup` undoes that).
 
@@ -242,14 +268,15 @@ class SoftMoE(nnx.Module):
     learnt scale begins.
     """
 
+    @checked
     def __init__(
         self,
-        d: int,
-        num_experts: int,
+        d: Width,
+        num_experts: NumExperts,
         make_expert: MakeExpert,
         *,
-        slots: int,
-        scale: float = 1.0,
+        slots: Slots = 3,
+        scale: Scale = 1.0,
         mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,
     ):
@@ -269,9 +296,28 @@ class SoftMoE(nnx.Module):
         mask: Bool[AnyArray, "*#batch #t"] | None = None,
         router_input: Float[AnyArray, "*#batch #t r"] | None = None,
     ) -> tuple[Float[Array, "*batch t d2"], SoftRouting]:
-        """Apply the layer; `router_input`: what the router looks at, d numbers a token; None: the tokens themselves."""
+        """Apply the layer; `router_input`: the router's input, d numbers a token; None: the tokens themselves."""
         inputs = prepare(x, self.d, mask=mask, router_input=router_input)
         routing = self.router(inputs.router_x, inputs.mask)
         slots = dispatch_tokens(routing.dispatch, inputs.x)
         y = apply_experts(self.experts, slots, key_for(self.experts, key, train))
         return ungroup(combine_slots(routing.combine, y), jnp.shape(x)[:-1]), routing
+
+
+LAYERS = {"dense": DenseMoE, "sparse": SparseMoE, "soft": SoftMoE}
+
+
+def _router(
+    router: str | type[Router] | Router, d: int, num_experts: int, k: int, options: dict[str, Any], rngs: nnx.Rngs
+) -> Router:
+    """The router that a layer's arguments name, or the one that they are."""
+    if isinstance(router, Router):
+        if options:
+            raise ValueError(f"{', '.join(options)}: options of a router; give them to the one that is made already.")
+        if router.num_experts != num_experts:
+            raise ValueError(f"num_experts is {num_experts}, but the router was made for {router.num_experts}.")
+        return router
+    kind = ROUTERS[router] if isinstance(router, str) else router
+    if not (isinstance(kind, type) and issubclass(kind, Router)):
+        raise ValueError(f"router is {kind!r}; it must be one of {', '.join(ROUTERS)}, a Router, or a subclass of it.")
+    return kind(d, num_experts, k, rngs=rngs, **options)

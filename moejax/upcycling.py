@@ -73,7 +73,7 @@ def _weights_sum_to_1(layer: SparseMoE) -> bool:
         case "softmax_top_k":
             return (options.renormalize and several) or all_of_them
         case "sigmoid":
-            return options.renormalize and several and options.weight_scale == 1
+            return options.renormalize and several and options.routed_scaling_factor == 1
         case "expert_choice":  # with room for every token, every expert takes it
             return layer.capacity_factor is None and layer.eval_capacity_factor is None
         case "uniform":

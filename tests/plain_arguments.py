@@ -13,7 +13,7 @@ from flax import nnx
 from moejax import routing
 from moejax.experts import GLU, MLP, stack_experts
 from moejax.layers import DenseMoE, SoftMoE, SparseMoE
-from moejax.routers import ROUTERS, DenseRouter, RouterOptions, SoftRouter
+from moejax.routers import ROUTERS, DenseRouter, SoftRouter
 
 D, E = 4, 3
 
@@ -26,12 +26,8 @@ def layer(kind=SparseMoE, *args, experts=E, make=mlp, **options):
     return partial(kind, D, experts, make, *args, rngs=nnx.Rngs(0), **options)
 
 
-def option(**options):
-    return partial(RouterOptions, **options)
-
-
 def router(name, k=2, **options):
-    return partial(ROUTERS[name], D, E, k, RouterOptions(**options), rngs=nnx.Rngs(0))
+    return partial(ROUTERS[name], D, E, k, **options, rngs=nnx.Rngs(0))
 
 
 soft, dense = partial(layer, SoftMoE), partial(layer, DenseMoE)
@@ -40,47 +36,56 @@ soft, dense = partial(layer, SoftMoE), partial(layer, DenseMoE)
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (option(priority="probs"), "priority is 'probs'; the names are position, weight"),
-        (option(jitter=-1), "jitter is -1; it must be at least 0 and below 1"),
-        (option(jitter=float("nan")), "jitter is nan; it must be a finite number"),
-        (option(weight_scale=float("nan")), "weight_scale is nan; it must be a finite number"),
-        (option(weight_scale=0), "weight_scale is 0; it must be above 0"),
-        (option(renormalize="no"), "renormalize is 'no'; it must be True or False"),
-        (option(raw_weights=1), "raw_weights is 1; it must be True or False"),
-        (option(eval_noise=None), "eval_noise is None; it must be True or False"),
-        (option(bias_rate=-0.1), "bias_rate is -0.1; it must be at least 0"),
-        (option(expert_groups=2.0), "expert_groups is 2.0; it must be a whole number"),
-        (option(chosen_groups=2), "chosen_groups is 2; it must be from 1 to 1"),
+        (router("vmoe", priority="probs"), "priority is probs; it must be one of position, weight"),
+        (router("vmoe", jitter=-1), "jitter is -1; it must be a number of at least 0 and below 1"),
+        (router("vmoe", jitter=float("nan")), "jitter is nan; it must be a number"),
+        (router("sigmoid", routed_scaling_factor=float("nan")), "routed_scaling_factor is nan; it must be a number"),
+        (router("sigmoid", routed_scaling_factor=0), "routed_scaling_factor is 0; it must be a number above 0"),
+        (router("sigmoid", renormalize="no"), "renormalize is no; it must be true or false"),
+        (router("uniform", raw_weights=1), "raw_weights is 1; it must be true or false"),
+        (router("uniform", eval_noise=None), "eval_noise is none; it must be true or false"),
+        (router("sigmoid", bias_update_rate=-0.1), "bias_update_rate is -0.1; it must be a number of at least 0"),
+        (router("sigmoid", num_expert_groups=2.0), "num_expert_groups is 2.0; it must be a whole number"),
+        (router("sigmoid", topk_group=2), "topk_group is 2; it must be from 1 to 1"),
         (layer(k=2.0), "k is 2.0; it must be a whole number"),
-        (layer(k=True), "k is True; it must be a whole number"),
-        (layer(experts=0), "num_experts is 0; it must be at least 1"),
+        (layer(k=True), "k is true; it must be a whole number"),
+        (layer(experts=0), "num_experts is 0; it must be a whole number from 1 to 65,536"),
         (layer(experts="8"), "num_experts is '8'; it must be a whole number"),
-        (layer(capacity_factor=float("inf")), "capacity_factor is inf; it must be a finite number, or none"),
-        (layer(eval_capacity_factor="2"), "eval_capacity_factor is '2'; it must be a finite number, or none"),
-        (layer(eval_capacity_factor=float("nan")), "eval_capacity_factor is nan; it must be above 0, or none"),
-        (layer(group_size=4.5), "group_size is 4.5; it must be a whole number, or none"),
-        (layer(shared_gate=True), "shared_gate is True, but make_shared is None"),
-        (layer(shared_gate="yes"), "shared_gate is 'yes'; it must be True or False"),
-        (partial(SparseMoE, 0, E, mlp, rngs=nnx.Rngs(0)), "d is 0; it must be at least 1"),
-        (soft(slots=0), "slots is 0; it must be at least 1"),
-        (soft(slots=1.5), "slots is 1.5; it must be a whole number"),
-        (soft(slots=2, scale=0.0), "scale is 0.0; it must be above 0"),
-        (soft(slots=2, experts=0), "num_experts is 0; it must be at least 1"),
-        (dense(temperature=0), "temperature is 0; it must be above 0"),
-        (dense(temperature=float("inf")), "temperature is inf; it must be a finite number"),
-        (dense(final_temperature=-1.0), "final_temperature is -1.0; it must be above 0"),
-        (dense(final_temperature=1.0, learn_temperature=True), "a temperature is either annealed or learnt"),
-        (dense(experts=-1), "num_experts is -1; it must be at least 1"),
-        (router("softmax_top_k", k=4), "k is 4, but there are only 3 experts"),
-        (router("switch"), "k is 2, but router switch chooses 1 expert"),
         (
-            router("vmoe", expert_groups=3, chosen_groups=2),
+            layer(capacity_factor=float("inf")),
+            "capacity_factor is inf; it must be a number above 0 and of at most 65,536, or none",
+        ),
+        (
+            layer(eval_capacity_factor="2"),
+            "eval_capacity_factor is '2'; it must be a number above 0 and of at most 65,536, or none",
+        ),
+        (
+            layer(eval_capacity_factor=float("nan")),
+            "eval_capacity_factor is nan; it must be a number above 0 and of at most 65,536, or none",
+        ),
+        (layer(group_size=4.5), "group_size is 4.5; it must be a whole number from 1 to 16,777,216, or none"),
+        (layer(shared_gate=True), "shared_gate is True, but make_shared is None"),
+        (layer(shared_gate="yes"), "shared_gate is yes; it must be true or false"),
+        (partial(SparseMoE, 0, E, mlp, rngs=nnx.Rngs(0)), "d is 0; it must be a whole number from 1"),
+        (soft(slots=0), "slots is 0; it must be a whole number from 1"),
+        (soft(slots=1.5), "slots is 1.5; it must be a whole number"),
+        (soft(slots=2, scale=0.0), "scale is 0.0; it must be a number above 0"),
+        (soft(slots=2, experts=0), "num_experts is 0; it must be a whole number from 1 to 65,536"),
+        (dense(temperature=0), "temperature is 0; it must be a number above 0"),
+        (dense(temperature=float("inf")), "temperature is inf; it must be a number"),
+        (dense(final_temperature=-1.0), "final_temperature is -1.0; it must be a number above 0"),
+        (dense(final_temperature=1.0, learn_temperature=True), "a temperature is either annealed or learnt"),
+        (dense(experts=-1), "num_experts is -1; it must be a whole number from 1"),
+        (router("softmax_top_k", k=4), "k is 4, but there are only 3 experts"),
+        (router("switch"), "k is 2, but the router switch chooses 1 expert"),
+        (
+            router("vmoe", num_expert_groups=3, topk_group=2),
             "only the routers softmax_top_k and sigmoid limit the choice",
         ),
-        (router("sigmoid", expert_groups=2), "expert_groups is 2, which does not divide the 3 experts"),
+        (router("sigmoid", num_expert_groups=2), "num_expert_groups is 2, which does not divide the 3 experts"),
         (partial(DenseRouter, D, 2.0, rngs=nnx.Rngs(0)), "num_experts is 2.0; it must be a whole number"),
-        (partial(SoftRouter, D, E, 0, rngs=nnx.Rngs(0)), "slots is 0; it must be at least 1"),
-        (partial(stack_experts, mlp, 0, nnx.Rngs(0)), "num_experts is 0; it must be at least 1"),
+        (partial(SoftRouter, D, E, 0, rngs=nnx.Rngs(0)), "slots is 0; it must be a whole number from 1"),
+        (partial(stack_experts, mlp, 0, nnx.Rngs(0)), "num_experts is 0; it must be a whole number from 1 to 65,536"),
         (
             layer(make=mlp(nnx.Rngs(0))),
             "make_expert is a MLP itself; give a function that makes one, such as",
@@ -131,8 +136,11 @@ MASK = jnp.ones((1, 5), bool)
                 partial(routing.random_routing, KEY, 2, 5, E, k),
             )
         ),
-        (partial(routing.softmax_top_k, LOGITS, 1, expert_groups=2), "expert_groups is 2, which does not divide"),
-        (partial(routing.limit_to_groups, LOGITS, 3, 4), "chosen_groups is 4; it must be from 1 to 3"),
+        (
+            partial(routing.softmax_top_k, LOGITS, 1, num_expert_groups=2),
+            "num_expert_groups is 2, which does not divide",
+        ),
+        (partial(routing.limit_to_groups, LOGITS, 3, 4), "topk_group is 4; it must be from 1 to 3"),
         (partial(routing.sigmoid_top_k, LOGITS, 1, scale=float("nan")), "scale is nan; it must be a finite number"),
         (partial(routing.noisy_top_k, LOGITS, LOGITS[:1], 2, KEY), "spread has the shape"),
         (partial(routing.expert_choice, LOGITS, 0), "capacity is 0; it must be from 1 to 5"),
@@ -140,14 +148,17 @@ MASK = jnp.ones((1, 5), bool)
         (partial(routing.assign, CHOSEN, 0), "capacity is 0; it must be at least 1"),
         (partial(routing.assign, CHOSEN, 1.5), "capacity is 1.5; it must be a whole number"),
         (partial(routing.assign, CHOSEN, 2, jnp.ones(5)), r"priority has the shape \(5,\); the tokens' is \(2, 5\)"),
-        (partial(routing.expert_capacity, 8, 0, 1, 1.0), "num_experts is 0; it must be at least 1"),
+        (
+            partial(routing.expert_capacity, 8, 0, 1, 1.0),
+            "num_experts is 0; it must be a whole number from 1 to 65,536",
+        ),
         (partial(routing.expert_capacity, 8, 2, 1, float("inf")), "capacity_factor is inf; it must be a finite number"),
         (partial(routing.expert_capacity, 8, 2, 0, 1.0), "k is 0; it must be at least 1"),
         (partial(routing.jitter, KEY, LOGITS, -1), "amount is -1; it must be at least 0 and below 1"),
         (partial(routing.update_bias, jnp.zeros(E), jnp.ones(E), -1), "rate is -1; it must be at least 0"),
-        (partial(routing.dense_routing, LOGITS, 0), "temperature is 0; it must be above 0"),
+        (partial(routing.dense_routing, LOGITS, 0), "temperature is 0; it must be a number above 0"),
         (partial(routing.anneal, 1.0, 0.0, 0.5), "end is 0.0; it must be above 0"),
-        (partial(routing.assigned_experts, 3, 0), "num_experts is 0; it must be at least 1"),
+        (partial(routing.assigned_experts, 3, 0), "num_experts is 0; it must be a whole number from 1 to 65,536"),
         (partial(routing.guided_weights, LOGITS[..., :1], jnp.zeros((2, 5), int), 0.5), "probs are of 1 expert"),
         (partial(routing.guided_weights, LOGITS, jnp.zeros(5, int), 0.5), r"assigned has the shape \(5,\)"),
         (partial(routing.sinkhorn, LOGITS, max_iterations=0), "max_iterations is 0; it must be at least 1"),

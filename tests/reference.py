@@ -70,19 +70,19 @@ def choose_then_softmax(logits, k):
     return experts, softmax(logits[experts])
 
 
-def choose_by_sigmoid(logits, k, bias, renormalize=True, scale=1.0, expert_groups=1, chosen_groups=1):
+def choose_by_sigmoid(logits, k, bias, renormalize=True, scale=1.0, num_expert_groups=1, topk_group=1):
     """One token's experts by sigmoid + bias, within its best groups, and their weights by the sigmoid alone."""
     scores = 1 / (1 + np.exp(-logits))
-    best_of_group = min(2, len(scores) // expert_groups)
-    experts = best(limit_to_groups(scores + bias, expert_groups, chosen_groups, best_of_group), k)
+    best_of_group = min(2, len(scores) // num_expert_groups)
+    experts = best(limit_to_groups(scores + bias, num_expert_groups, topk_group, best_of_group), k)
     weights = scores[experts]
     return experts, scale * (weights / weights.sum() if renormalize and k > 1 else weights)
 
 
-def limit_to_groups(scores, expert_groups, chosen_groups, best_of_group):
+def limit_to_groups(scores, num_expert_groups, topk_group, best_of_group):
     """One token's scores, -inf outside of the groups whose highest scores have the largest sums."""
-    groups = np.split(scores, expert_groups)
-    chosen = best([sum(sorted(group)[-best_of_group:]) for group in groups], chosen_groups)
+    groups = np.split(scores, num_expert_groups)
+    chosen = best([sum(sorted(group)[-best_of_group:]) for group in groups], topk_group)
     return np.concatenate([group if i in chosen else np.full(len(group), -np.inf) for i, group in enumerate(groups)])
 
 

@@ -10,7 +10,7 @@ import reference
 from flax import nnx
 
 from moejax import routing
-from moejax.routers import ROUTERS, Context, DenseRouter, RouterOptions, RouterState, SoftRouter
+from moejax.routers import ROUTERS, Context, DenseRouter, RouterState, SoftRouter
 
 G, T, E, D, K = 2, 7, 6, 4, 2
 LEARNT = [name for name in ROUTERS if name not in ("hash", "random")]
@@ -22,7 +22,7 @@ def draw(seed, *shape):
 
 def make(name, k=K, filled=True, **options):
     def build():
-        return ROUTERS[name](D, E, 1 if name == "switch" else k, RouterOptions(**options), rngs=nnx.Rngs(0))
+        return ROUTERS[name](D, E, 1 if name == "switch" else k, **options, rngs=nnx.Rngs(0))
 
     return reference.randomly_filled(build) if filled else build()
 
@@ -97,13 +97,13 @@ def test_weights_are_renormalised_or_not():
 
 
 def test_a_sigmoid_routers_weights_are_scaled():
-    got = route(make("sigmoid", weight_scale=2.5), X)
+    got = route(make("sigmoid", routed_scaling_factor=2.5), X)
     np.testing.assert_allclose(got.weights.sum(-1), np.full((G, T), 2.5), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["softmax_top_k", "sigmoid"])
 def test_tokens_stay_within_their_groups_of_experts(name):
-    got = route(make(name, expert_groups=3, chosen_groups=1), X)
+    got = route(make(name, num_expert_groups=3, topk_group=1), X)
     assert (np.asarray(got.experts)[..., 0] // 2 == np.asarray(got.experts)[..., 1] // 2).all()
 
 
@@ -212,7 +212,7 @@ def test_parameters_are_the_kernel_and_no_more(name):
 
 
 def test_a_sigmoid_routers_bias_is_state_that_moves_against_the_load():
-    router = make("sigmoid", filled=False, bias_rate=0.01)
+    router = make("sigmoid", filled=False, bias_update_rate=0.01)
     assert isinstance(router.bias, RouterState)
     router.after_step(jnp.array([0.5, 0.1, 0.1, 0.1, 0.1, 0.1]), jnp.float32(0))
     np.testing.assert_allclose(router.bias[...], [-0.01, 0.01, 0.01, 0.01, 0.01, 0.01], rtol=1e-6)

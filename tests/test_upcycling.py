@@ -9,7 +9,7 @@ import reference
 from flax import nnx
 
 from moejax.experts import GLU, MLP
-from moejax.routers import ROUTERS, RouterOptions
+from moejax.routers import ROUTERS
 from moejax.upcycling import upcycle, upcycle_moments, upcycle_state
 
 D, H, E = 6, 10, 4
@@ -33,24 +33,24 @@ def test_the_layer_computes_what_the_mlp_did(kind, options):
 
 # Every router with options whose weights sum to 1, and with some whose weights do not.
 SAME = {
-    "softmax_top_k": ({"k": 2}, {"k": E}, {"k": E, "options": RouterOptions(renormalize=False)}),
+    "softmax_top_k": ({"k": 2}, {"k": E}, {"k": E, "renormalize": False}),
     "top_k_softmax": ({"k": 2}, {"k": E}),
     "switch": (),
     "noisy_top_k": ({"k": 2}, {"k": 3}),
     "vmoe": ({"k": E},),
     "uniform": ({"k": E},),
-    "sigmoid": ({"k": 2}, {"k": 3, "options": RouterOptions(expert_groups=2, chosen_groups=2)}),
+    "sigmoid": ({"k": 2}, {"k": 3, "num_expert_groups": 2, "topk_group": 2}),
     "sinkhorn": ({"k": E},),
     "expert_choice": ({"k": 1}, {"k": 2}),
     "hash": ({"k": 1}, {"k": 3}),
     "random": ({"k": 1}, {"k": 3}),
 }
 OTHER = {
-    "softmax_top_k": ({"k": 1}, {"k": 3, "options": RouterOptions(renormalize=False)}),
+    "softmax_top_k": ({"k": 1}, {"k": 3, "renormalize": False}),
     "switch": ({"k": 1},),
     "vmoe": ({"k": 1}, {"k": 2}),
-    "uniform": ({"k": 2}, {"k": E, "options": RouterOptions(raw_weights=True)}),
-    "sigmoid": ({"k": 1}, {"k": E, "options": RouterOptions(renormalize=False)}),
+    "uniform": ({"k": 2}, {"k": E, "raw_weights": True}),
+    "sigmoid": ({"k": 1}, {"k": E, "renormalize": False}),
     "sinkhorn": ({"k": 1}, {"k": 2}),
     "expert_choice": ({"capacity_factor": 1.0}, {"eval_capacity_factor": 1.0}),
 }

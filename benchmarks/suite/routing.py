@@ -15,7 +15,7 @@ from benchmarks.harness.interleave import interleave, ratio
 from benchmarks.suite.cases import Case, program, sparse, tokens
 from moejax.dispatch import einsum_dispatch, gather_dispatch, grouped_dispatch
 from moejax.report.markdown import markdown
-from moejax.routers import ROUTERS, Context, RouterOptions
+from moejax.routers import ROUTERS, Context
 from moejax.routing import expert_capacity
 
 TURNS = 11
@@ -33,7 +33,7 @@ def routers(case: Case, turns: int) -> dict[str, float]:
     calls = {}
     for name, make in ROUTERS.items():
         k = 1 if name == "switch" else case.k
-        router = jax.jit(lambda make=make, k=k: make(case.d, case.experts, k, RouterOptions(), rngs=nnx.Rngs(0)))()
+        router = jax.jit(lambda make=make, k=k: make(case.d, case.experts, k, rngs=nnx.Rngs(0)))()
         calls[name] = program(lambda router, x: router(x, capacity, context), router, x).call
     return {name: float(case.tokens / np.median(times)) for name, times in interleave(calls, turns).items()}
 

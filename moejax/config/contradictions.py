@@ -113,7 +113,7 @@ def _of_guidance(config: Config) -> list[str]:
 
 def _of_a_sparse_layer(moe: MoeConfig) -> list[str]:
     shared_with_the_layer = (
-        *("num_experts", "k", "router", "expert_groups", "chosen_groups"),
+        *("num_experts", "k", "router", "num_expert_groups", "topk_group"),
         *("dispatch", "capacity_factor", "eval_capacity_factor", "group_size"),
     )
     problems = sparse_problems(prefix="moe.", **{name: getattr(moe, name) for name in shared_with_the_layer})

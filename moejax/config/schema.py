@@ -107,17 +107,17 @@ class MoeConfig:
     """Sparse: how experts are chosen."""
     renormalize: bool = True
     """Sparse: scale the k weights of a token to sum to 1."""
-    weight_scale: float = 1.0
+    routed_scaling_factor: float = 1.0
     """Sparse, sigmoid router: factor on the weights (2.5 in DeepSeek-V3)."""
-    bias_rate: float = 1e-3
+    bias_update_rate: float = 1e-3
     """Sparse, sigmoid router: how far each step moves an expert's bias towards an even load."""
     raw_weights: bool = False
     """Sparse, uniform router: weigh by the noisy logit itself, not by the probability."""
     eval_noise: bool = False
     """Sparse, uniform router: noise at evaluation too."""
-    expert_groups: int = 1
+    num_expert_groups: int = 1
     """Sparse: experts come in so many groups ..."""
-    chosen_groups: int = 1
+    topk_group: int = 1
     """Sparse: ... of which a token may use so many."""
     jitter: float = 0.0
     """Sparse: in training, multiply the router's input by a random factor within 1 ± this."""

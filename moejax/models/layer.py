@@ -1,6 +1,5 @@
 """The layer of a model, by name: from a configuration to a constructor."""
 
-import dataclasses
 from collections.abc import Callable
 
 from flax import nnx
@@ -10,7 +9,8 @@ from moejax.config import MoeConfig
 from moejax.dispatch import default_group_size
 from moejax.experts import GLU, MLP
 from moejax.layers import DenseMoE, MakeExpert, SoftMoE, SparseMoE
-from moejax.routers import RouterOptions
+from moejax.options import options_of
+from moejax.routers import ROUTERS
 
 MakeLayer = Callable[[nnx.Rngs], nnx.Module]
 
@@ -53,7 +53,7 @@ def layer_maker(
             make_expert,
             k=moe.k,
             router=moe.router,
-            options=RouterOptions(**{f.name: getattr(moe, f.name) for f in dataclasses.fields(RouterOptions)}),
+            **{n: getattr(moe, n) for n in options_of(ROUTERS[moe.router]) if n not in ("d", "num_experts", "k")},
             dispatch=moe.dispatch,
             capacity_factor=moe.capacity_factor,
             eval_capacity_factor=moe.eval_capacity_factor,

@@ -16,8 +16,8 @@ def sigmoid_top_k(
     bias: Float[Array, " e"] | None = None,
     renormalize: bool = True,
     scale: float = 1.0,
-    expert_groups: int = 1,
-    chosen_groups: int = 1,
+    num_expert_groups: int = 1,
+    topk_group: int = 1,
 ) -> TopKRouting:
     """Choose the k experts with the highest sigmoid(logit) + bias, and weigh them by sigmoid(logit) alone.
 
@@ -29,8 +29,8 @@ def sigmoid_top_k(
     refuse(number("scale", scale, above=0.0))
     scores = jax.nn.sigmoid(logits)
     biased = scores if bias is None else scores + bias[None, None]
-    best_of_group = 1 if expert_groups == logits.shape[-1] else 2
-    experts = best(limit_to_groups(biased, expert_groups, chosen_groups, best_of_group), k)
+    best_of_group = 1 if num_expert_groups == logits.shape[-1] else 2
+    experts = best(limit_to_groups(biased, num_expert_groups, topk_group, best_of_group), k)
     # s / Σs as a softmax of log s: finite, and with finite gradients, also where all scores vanish.
     log_scores = jax.nn.log_sigmoid(logits)
     chosen = jnp.take_along_axis(log_scores, experts, axis=-1)

@@ -18,8 +18,8 @@ def softmax_top_k(
     k: int,
     *,
     renormalize: bool = True,
-    expert_groups: int = 1,
-    chosen_groups: int = 1,
+    num_expert_groups: int = 1,
+    topk_group: int = 1,
 ) -> TopKRouting:
     """Softmax, then the choice: GShard (Lepikhin et al. 2020, algorithm 1), Mixtral, OLMoE, Qwen-MoE.
 
@@ -28,7 +28,7 @@ def softmax_top_k(
     Fedus et al. 2021, section 2.1).
     """
     probs = jax.nn.softmax(logits, axis=-1)
-    experts = best(limit_to_groups(probs, expert_groups, chosen_groups), k)
+    experts = best(limit_to_groups(probs, num_expert_groups, topk_group), k)
     weights = jnp.take_along_axis(probs, experts, axis=-1)
     if renormalize and k > 1:
         weights = weights / weights.sum(-1, keepdims=True)
@@ -68,20 +68,22 @@ def _highest(scores: Float[Array, "g *t e"], k: int) -> tuple[Float[Array, "g *t
 
 
 def limit_to_groups(
-    scores: Float[Array, "g t e"], expert_groups: int, chosen_groups: int, best_of_group: int = 1
+    scores: Float[Array, "g t e"], num_expert_groups: int, topk_group: int, best_of_group: int = 1
 ) -> Float[Array, "g t e"]:
-    """Bar all experts, with a score of -inf, but those of each token's `chosen_groups` best groups of experts.
+    """Bar all experts, with a score of -inf, but those of each token's `topk_group` best groups of experts.
 
-    Experts come in `expert_groups` runs of equal length, one on each machine say, so that a token travels to few of
+    Experts come in `num_expert_groups` runs of equal length, one on each machine say, so that a token travels to few of
     them. A group scores the sum of its `best_of_group` highest: 1 in DeepSeek-V2 (2024, section 2.1.2), 2 in
     DeepSeek-V3 (2024, section 2.1.2).
     """
-    refuse(whole("expert_groups", expert_groups) or whole("chosen_groups", chosen_groups, 1, expert_groups))
-    if scores.shape[-1] % expert_groups:
-        raise ValueError(f"expert_groups is {expert_groups}, which does not divide the {scores.shape[-1]} experts.")
-    if expert_groups == chosen_groups:
+    refuse(whole("num_expert_groups", num_expert_groups) or whole("topk_group", topk_group, 1, num_expert_groups))
+    if scores.shape[-1] % num_expert_groups:
+        raise ValueError(
+            f"num_expert_groups is {num_expert_groups}, which does not divide the {scores.shape[-1]} experts."
+        )
+    if num_expert_groups == topk_group:
         return scores
-    members = scores.reshape(*scores.shape[:-1], expert_groups, -1)
+    members = scores.reshape(*scores.shape[:-1], num_expert_groups, -1)
     group_scores = _highest(members, best_of_group)[0].sum(-1)
-    chosen = jax.nn.one_hot(best(group_scores, chosen_groups), expert_groups, dtype=bool).any(-2)
+    chosen = jax.nn.one_hot(best(group_scores, topk_group), num_expert_groups, dtype=bool).any(-2)
     return jnp.where(chosen[..., None], members, -jnp.inf).reshape(scores.shape)

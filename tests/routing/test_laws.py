@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from moejax import routing as functions
 from moejax.dispatch import gather_dispatch
-from moejax.routers import ROUTERS, Context, RouterOptions
+from moejax.routers import ROUTERS, Context
 from moejax.routing import ExpertChoiceRouting
 
 few = settings(deadline=None, max_examples=25)
@@ -35,7 +35,7 @@ SIZES += [(name, *size) for name in ("softmax_top_k", "sigmoid", "expert_choice"
 def make(name, num_experts=E, k=2, seed=0, **options):
     k = 1 if name == "switch" else k
     return reference.randomly_filled(
-        lambda: ROUTERS[name](D, num_experts, k, RouterOptions(**options), rngs=nnx.Rngs(0)), seed
+        lambda: ROUTERS[name](D, num_experts, k, **options, rngs=nnx.Rngs(0)), seed
     )
 
 

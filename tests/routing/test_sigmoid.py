@@ -16,7 +16,7 @@ G, T, E = 2, 3, 6
 sigmoid_top_k = jax.jit(
     routing.sigmoid_top_k,
     static_argnums=1,
-    static_argnames=("renormalize", "scale", "expert_groups", "chosen_groups"),
+    static_argnames=("renormalize", "scale", "num_expert_groups", "topk_group"),
 )
 update_bias = jax.jit(routing.update_bias, static_argnums=2)
 
@@ -54,9 +54,9 @@ def test_the_bias_decides_but_does_not_weigh():
 
 def test_a_group_is_scored_by_its_best_two_with_their_bias():
     # Groups .8 + .2 = 1 and .6 + .4 = 1: a tie, to the first. A bias of .1 on expert 3 gives it to the second.
-    got = sigmoid_top_k(logit([[[0.75, 0.25, 0.5, 0.5]]]), 1, expert_groups=2, chosen_groups=1)
+    got = sigmoid_top_k(logit([[[0.75, 0.25, 0.5, 0.5]]]), 1, num_expert_groups=2, topk_group=1)
     np.testing.assert_array_equal(got.experts, [[[0]]])
-    got = sigmoid_top_k(SCORES, 1, bias=jnp.array([0, 0, 0, 0.1]), expert_groups=2, chosen_groups=1)
+    got = sigmoid_top_k(SCORES, 1, bias=jnp.array([0, 0, 0, 0.1]), num_expert_groups=2, topk_group=1)
     np.testing.assert_array_equal(got.experts, [[[2]]])
     np.testing.assert_allclose(got.weights, [[[0.6]]], rtol=1e-6)
 
@@ -71,13 +71,13 @@ def test_one_weight_alone_stays_the_sigmoid_and_has_a_gradient():
 
 
 def test_groups_of_one_expert_are_scored_by_it():
-    got = sigmoid_top_k(SCORES, 2, expert_groups=4, chosen_groups=2)
+    got = sigmoid_top_k(SCORES, 2, num_expert_groups=4, topk_group=2)
     np.testing.assert_array_equal(got.experts, [[[0, 2]]])
 
 
 def test_a_negative_biased_score_still_beats_a_barred_expert():
     # All biased scores are below 0; only the first group, the better one, may be used.
-    got = sigmoid_top_k(SCORES, 2, bias=jnp.full(4, -5.0), expert_groups=2, chosen_groups=1)
+    got = sigmoid_top_k(SCORES, 2, bias=jnp.full(4, -5.0), num_expert_groups=2, topk_group=1)
     assert set(np.asarray(got.experts).ravel().tolist()) in ({0, 1}, {2, 3})
 
 
@@ -86,8 +86,8 @@ SETTINGS = [
     (2, {}),
     (E, {}),
     (2, {"renormalize": False, "scale": 2.5}),
-    (3, {"scale": 2.5, "expert_groups": 3, "chosen_groups": 2}),
-    (2, {"expert_groups": 2, "chosen_groups": 1}),
+    (3, {"scale": 2.5, "num_expert_groups": 3, "topk_group": 2}),
+    (2, {"num_expert_groups": 2, "topk_group": 1}),
 ]
 
 

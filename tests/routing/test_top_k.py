@@ -23,7 +23,7 @@ ks = st.sampled_from([1, 2, 5, E])
 PROBS = [[[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]]
 
 softmax_top_k = jax.jit(
-    routing.softmax_top_k, static_argnums=1, static_argnames=("renormalize", "expert_groups", "chosen_groups")
+    routing.softmax_top_k, static_argnums=1, static_argnames=("renormalize", "num_expert_groups", "topk_group")
 )
 top_k_softmax = jax.jit(routing.top_k_softmax, static_argnums=1)
 switch = jax.jit(routing.switch)
@@ -135,7 +135,7 @@ def test_all_groups_are_no_limit():
 
 def test_the_limit_holds_for_the_choice_but_not_for_the_probabilities():
     # Groups {0, 1} and {2, 3}: the best of the first is .4, so expert 2, second in all, is out.
-    got = softmax_top_k(log([[[0.4, 0.1, 0.3, 0.2]]]), 2, expert_groups=2, chosen_groups=1)
+    got = softmax_top_k(log([[[0.4, 0.1, 0.3, 0.2]]]), 2, num_expert_groups=2, topk_group=1)
     np.testing.assert_array_equal(got.experts, [[[0, 1]]])
     np.testing.assert_allclose(got.weights, [[[0.8, 0.2]]], rtol=1e-6)
     np.testing.assert_allclose(got.probs, [[[0.4, 0.1, 0.3, 0.2]]], rtol=1e-6)
@@ -152,10 +152,10 @@ def test_the_limit_equals_a_loop(scores, groups):
 @few
 @given(coarse_logits, st.sampled_from([(2, 1), (3, 1), (3, 2)]))
 def test_a_token_stays_within_so_many_groups(logits, groups):
-    expert_groups, chosen_groups = groups
-    got = softmax_top_k(logits, 2, expert_groups=expert_groups, chosen_groups=chosen_groups)
-    of_group = np.asarray(got.experts) // (E // expert_groups)
-    assert all(len(set(token)) <= chosen_groups for token in of_group.reshape(-1, 2))
+    num_expert_groups, topk_group = groups
+    got = softmax_top_k(logits, 2, num_expert_groups=num_expert_groups, topk_group=topk_group)
+    of_group = np.asarray(got.experts) // (E // num_expert_groups)
+    assert all(len(set(token)) <= topk_group for token in of_group.reshape(-1, 2))
 
 
 # Gradients

@@ -145,7 +145,7 @@ def test_a_batch_larger_than_the_data_is_one_sentence(config, dataset, tmp_path)
 
 
 def test_routers_change_what_is_theirs_after_each_step(config, dataset, tmp_path):
-    moe = dataclasses.replace(config.moe, router="sigmoid", bias_rate=0.125, jitter=0.01)
+    moe = dataclasses.replace(config.moe, router="sigmoid", bias_update_rate=0.125, jitter=0.01)
     fit = start(tmp_path / "sigmoid", dataclasses.replace(config, moe=moe), dataset)
     fit.train(StopAfter(0))
     bias = np.asarray(fit.state.model.blocks[0].moe.router.bias[...])

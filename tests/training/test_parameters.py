@@ -69,7 +69,7 @@ def test_a_step_moves_parameters_alone(train):
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_decay_leaves_the_balancing_bias_to_the_router(config, dataset, optimizer):
     """Adam divides a decay by its own size: it would take .003 a step from a bias that moves .005 a step."""
-    moe = MoeConfig(layer="sparse", num_experts=4, hidden=8, k=2, router="sigmoid", bias_rate=0.005)
+    moe = MoeConfig(layer="sparse", num_experts=4, hidden=8, k=2, router="sigmoid", bias_update_rate=0.005)
     train = dataclasses.replace(
         config.train, optimizer=optimizer, weight_decay=5e-4, learning_rate=3e-3, schedule="constant", warmup=0.0
     )

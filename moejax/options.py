@@ -1,0 +1,268 @@
+"""Options: what a constructor or function may be told, declared where it is used and nowhere else.
+
+    class SoftMoE(nnx.Module):
+        @checked
+        def __init__(self, d: int, ..., *, slots: Annotated[int, Field(ge=1, description="Slots per expert.")] = 3): ...
+
+    class Sigmoid(Router):
+        scale: Annotated[float, Field(gt=0, description="Factor on the weights.")] = 1.0
+
+A parameter, or an attribute of a class, that is annotated with a pydantic `Field` is an option: its type, bounds,
+default and meaning stand there. Python's own check reads them (`checked`), and so do the configuration, the command
+line, its help and the tables of the READMEs (`options_of`).
+
+A `Choice` makes an option the name of an entry of a table, whose own options come with it. `Needs` says beside what an
+option has an effect. What options must not be together a class says in a static method `contradictions(options)`. In a
+sentence an option's name stands in backticks; the command line puts its section before it.
+"""
+
+import functools
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined, core_schema
+
+F = TypeVar("F", bound=Callable)
+Declared = Mapping[str, FieldInfo]
+
+Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 holds what lies between
+NotNegative = Annotated[float, Field(ge=0, le=1e30)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Options(BaseModel):
+    """Values of options, frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The option is the name of an entry of the table: of a class or function with options of its own."""
+
+    table: Mapping[str, Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._name)
+
+    def _name(self, value: Any) -> Any:
+        if isinstance(value, str) and value not in self.table:
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The option has an effect only where the other one has one of these values."""
+
+    other: str
+    values: tuple[Any, ...]
+
+    def met(self, options: Any) -> bool:
+        """Whether it has one of them; an option that is not there is not needed."""
+        return not hasattr(options, self.other) or getattr(options, self.other) in self.values
+
+
+def options_of(call: Callable) -> dict[str, FieldInfo]:
+    """The options of a class or a function, by name, in the order in which they are declared."""
+    while isinstance(call, functools.partial):
+        call = call.func
+    return dict(_options_of(call))
+
+
+@functools.cache
+def _options_of(call: Callable) -> dict[str, FieldInfo]:
+    found: dict[str, FieldInfo] = {}
+    if isinstance(call, type):
+        for name, hint in typing.get_type_hints(call, include_extras=True).items():
+            if _is_declared(hint):
+                found[name] = FieldInfo.from_annotated_attribute(hint, getattr(call, name, PydanticUndefined))
+    function = inspect.unwrap(call.__init__ if isinstance(call, type) else call)
+    hints = typing.get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if _is_declared(hints.get(name)):
+            default = PydanticUndefined if parameter.default is parameter.empty else parameter.default
+            found[name] = FieldInfo.from_annotated_attribute(hints[name], default)
+    return found
+
+
+def _is_declared(hint: Any) -> bool:
+    return any(isinstance(note, FieldInfo) for note in getattr(hint, "__metadata__", ()))
+
+
+def model_of(name: str, declared: Declared) -> type[Options]:
+    """The pydantic model of such options."""
+    fields = {option: (_annotation(field), field.default) for option, field in declared.items()}
+    return create_model(name, __base__=Options, **fields)
+
+
+def checked(function: F) -> F:
+    """Let a constructor or a function refuse options that make no sense: ValueError, in one sentence."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def refusing(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        declared = _options_of(inspect.unwrap(function))
+        given = {name: value for name, value in bound.arguments.items() if name in declared}
+        bound.arguments.update(valid(declared, given, getattr(_class_of(function, args), "contradictions", None)))
+        return function(*bound.args, **bound.kwargs)
+
+    return typing.cast(F, refusing)
+
+
+def _class_of(constructor: Callable, args: tuple) -> type | None:
+    """The class whose constructor it is, of those of the first argument; None for another function."""
+    classes = type(args[0]).__mro__ if args else ()
+    own = ((c, vars(c).get("__init__")) for c in classes)
+    return next((c for c, init in own if init and inspect.unwrap(init) is inspect.unwrap(constructor)), None)
+
+
+def valid(declared: Declared, given: Mapping[str, Any], contradictions: Callable | None = None) -> dict[str, Any]:
+    """The given values, NumPy's numbers as Python's; ValueError with the first sentence if there is one."""
+    values = {name: plain(value) for name, value in given.items()}
+    for sentence in problems(declared, values, contradictions):
+        raise ValueError(in_words(sentence))
+    return values
+
+
+def problems(declared: Declared, given: Mapping[str, Any], contradictions: Callable | None = None) -> Iterator[str]:
+    """A sentence for each value that its option does not take; if there is none, for each that goes ill with others."""
+    wrong = {name: sentence for name, value in given.items() if (sentence := refusal(name, declared[name], value))}
+    yield from wrong.values()
+    if wrong:
+        return
+    options = types.SimpleNamespace(**{name: given.get(name, field.default) for name, field in declared.items()})
+    yield from without_effect(declared, options, given)
+    if contradictions is not None:
+        yield from contradictions(options)
+
+
+def refusal(name: str, field: FieldInfo, value: Any) -> str | None:
+    """The sentence for a value that the option does not take."""
+    try:
+        _adapter(_annotation(field)).validate_python(value, strict=True)
+    except ValidationError as error:
+        said = str(error.errors()[0].get("ctx", {}).get("error", ""))
+        return f"`{name}` is {shown(value)}; it must be {expected(field)}." if not said else f"`{name}` is {said}."
+    return None
+
+
+def without_effect(declared: Declared, options: Any, given: Iterable[str]) -> Iterator[str]:
+    """A sentence for each given option that differs from its default where nothing looks at it."""
+    for name in given:
+        value = getattr(options, name)
+        for need in declared[name].metadata:
+            if isinstance(need, Needs) and value not in (None, declared[name].default) and not need.met(options):
+                yield (
+                    f"`{name}` is {shown(value)}, but `{need.other}` is {shown(getattr(options, need.other))}; it has"
+                    f" an effect only where `{need.other}` is {' or '.join(map(shown, need.values))}."
+                )
+
+
+def in_words(sentence: str, section: str = "") -> str:
+    """A sentence with its options' names in full."""
+    return re.sub(r"`([\w.]+)`", lambda name: name[1] if "." in name[1] else section + name[1], sentence)
+
+
+def from_text(field: FieldInfo, text: str) -> Any:
+    """The value that a word of the command line means; the word itself if it means none."""
+    if text.lower() == "none" and _takes_none(field.annotation):
+        return None
+    if _kinds(field.annotation) == [bool]:  # pydantic takes more words than these
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return _adapter(_annotation(field)).validate_strings(text)
+    except ValidationError:
+        return text
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers as Python's."""
+    if isinstance(value, Integral) and not isinstance(value, bool | int):
+        return int(value)
+    return float(value) if isinstance(value, Real) and not isinstance(value, int | float | bool) else value
+
+
+def expected(field: FieldInfo) -> str:
+    """What an option takes, in words."""
+    names = names_of(field)
+    kinds = [f"one of {', '.join(names)}"] if names else [_WORDS[kind] for kind in _kinds(field.annotation)]
+    return " or ".join(kinds) + _bounds(field) + (", or none" if _takes_none(field.annotation) else "")
+
+
+def choice_of(field: FieldInfo) -> Choice | None:
+    """The table that an option names an entry of."""
+    return next((note for note in field.metadata if isinstance(note, Choice)), None)
+
+
+def names_of(field: FieldInfo) -> tuple[str, ...]:
+    """The names that an option takes, if it takes names."""
+    if choice := choice_of(field):
+        return tuple(choice.table)
+    return tuple(
+        arg for kind in _kinds(field.annotation) if typing.get_origin(kind) is Literal for arg in kind.__args__
+    )
+
+
+def meaning(entry: Any) -> str:
+    """What an entry of a table is: its own line there, or the first of its docstring."""
+    return entry if isinstance(entry, str) else (inspect.getdoc(entry) or "").partition("\n")[0]
+
+
+def shown(value: Any) -> str:
+    """A value in a sentence, its beginning where it is long."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return abridged(value if isinstance(value, str) and value.isidentifier() else repr(value))
+
+
+def abridged(text: str) -> str:
+    """The beginning of a text that is long."""
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+@functools.cache
+def _adapter(annotation: Any) -> TypeAdapter:
+    return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True))
+
+
+def _annotation(field: FieldInfo) -> Any:
+    notes = tuple(note for note in field.metadata if not isinstance(note, Needs))
+    return Annotated[field.annotation, *notes] if notes else field.annotation
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types of a union, None aside."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+    return [annotation]
+
+
+def _takes_none(annotation: Any) -> bool:
+    return type(None) in typing.get_args(annotation)
+
+
+def _bounds(field: FieldInfo) -> str:
+    notes = [(kind, getattr(note, kind, None)) for note in field.metadata for kind in ("ge", "gt", "le", "lt")]
+    limits = {kind: _digits(limit) for kind, limit in notes if limit is not None}
+    if {"ge", "le"} <= set(limits):
+        return f" from {limits['ge']} to {limits['le']}"
+    words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+    said = " and ".join(f"{words[kind]} {limit}" for kind, limit in limits.items())
+    return f" {said}" if said else ""
+
+
+def _digits(number: int | float) -> str:
+    return f"{number:,}" if isinstance(number, int) and number < 10**15 else f"{number:g}"

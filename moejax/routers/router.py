@@ -1,0 +1,157 @@
+"""A sparse router: the learnt part of a routing, a thin Flax module around a pure function of `moejax.routing`.
+
+It is called with tokens and a capacity and returns a routing with slots:
+
+    logits  = router.logits(x)             float32 (or float64) whatever the experts compute in
+    routing = router.choose(x, context)    each token's experts and weights, and the probabilities
+    routing = assign(routing, capacity)    which token sits in which slot; who was dropped
+
+A router of one's own says how it chooses and, if it has options, declares them as attributes:
+
+    class Sharp(Router):
+        sharpness: Annotated[float, Field(gt=0, description="Factor on the logits.")] = 2.0
+
+        def choose(self, x, context):
+            return routing.softmax_top_k(self.sharpness * self.logits(x, context), self.k)
+
+    SparseMoE(d, num_experts, make_expert, router=Sharp, sharpness=3.0, rngs=rngs)
+
+Axis letters: g groups, t tokens of a group, e experts, k choices, c slots, d model width.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+from pydantic import Field
+
+from moejax import routing
+from moejax.options import Needs, Share, checked, options_of, valid
+from moejax.routing import SparseRouting, TopKRouting
+
+Width = Annotated[int, Field(ge=1, le=2**20)]
+NumExperts = Annotated[int, Field(ge=1, le=2**16, description="Experts per layer (E).")]
+TopK = Annotated[int, Field(ge=1, le=2**16, description="Experts per token; of expert choice, their mean.")]
+Initializer = Callable[..., Array]
+
+small: Initializer = nnx.initializers.normal(stddev=0.02)
+
+
+class Context(NamedTuple):
+    """What a choice may look at beside the tokens."""
+
+    train: bool = False
+    key: Key[Array, ""] | None = None  # for noise; None: no noise, which is only right at evaluation
+    mask: Bool[Array, "g t"] | None = None  # False: padding
+    ids: Int[Array, "g t"] | None = None  # what a hash router hashes
+
+
+NO_CONTEXT = Context()
+
+
+class RouterState(nnx.Variable):
+    """What a router changes by itself after each step, outside gradient descent."""
+
+
+class Router(nnx.Module):
+    """The base of all sparse routers, with linear logits; a subclass says how it chooses.
+
+    `options` are those that the class declares. Raises ValueError, in one sentence, for arguments that make no sense,
+    and in training for noise without a key.
+    """
+
+    jitter: Annotated[
+        Share, Field(description="In training, multiply the router's input by a random factor within 1 ± this.")
+    ] = 0.0
+    priority: Annotated[
+        Literal["position", "weight"],
+        Field(
+            description="Who gets a slot first: first choices in token order, then second choices, ...; or the same in"
+            " order of each token's highest weight (batch-prioritised, V-MoE)."
+        ),
+        Needs("dispatch", ("einsum", "gather")),
+    ] = "position"
+
+    noisy: ClassVar[bool] = False  # whether it draws in training, jitter aside
+    token_choice: ClassVar[bool] = True  # whether tokens choose experts
+    initializer: ClassVar[Initializer] = staticmethod(small)  # of the kernel
+
+    @checked
+    def __init__(
+        self,
+        d: Width,
+        num_experts: NumExperts,
+        k: TopK,
+        *,
+        kernel_init: Initializer | None = None,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        declared = options_of(type(self))
+        for name in options:
+            if name not in declared:
+                have = sorted(set(declared) - {"d", "num_experts", "k"})
+                raise ValueError(f"{name} is no option of {type(self).__name__}, which has {', '.join(have)}.")
+        self.num_experts, self.k = num_experts, k
+        sizes = {"num_experts": num_experts, "k": k}
+        for name, value in valid(declared, sizes | options, self.contradictions).items():
+            setattr(self, name, value)
+        self.build(d, kernel_init or self.initializer, rngs)
+
+    @staticmethod
+    def contradictions(o: Any) -> Iterator[str]:
+        """What the options must not be together."""
+        if o.k > o.num_experts:
+            yield f"`k` is {o.k}, but there are only {o.num_experts} experts (`num_experts`)."
+
+    def build(self, d: int, kernel_init: Initializer, rngs: nnx.Rngs) -> None:
+        """Make the parameters: here those of linear logits."""
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (d, self.num_experts)))
+
+    def __call__(
+        self, x: Float[Array, "g t d"], capacity: int | None = None, context: Context = NO_CONTEXT
+    ) -> SparseRouting:
+        """Route the tokens. A capacity of None leaves them without slots: nothing is dropped."""
+        if context.train and context.key is None and (self.noisy or self.jitter):
+            raise ValueError(
+                f"key is None, but the router {type(self).__name__} draws noise in training; pass"
+                " key=jax.random.key(…), another one in every step."
+            )
+        return self.route(x, capacity, context)
+
+    def route(self, x: Float[Array, "g t d"], capacity: int | None, context: Context) -> SparseRouting:
+        """Choose, leave out padding, then give slots."""
+        chosen = routing.mask_tokens(self.choose(x, context), context.mask)
+        if capacity is None:
+            return chosen
+        return routing.assign(chosen, capacity, chosen.weights[..., 0] if self.priority == "weight" else None)
+
+    def choose(self, x: Float[Array, "g t d"], context: Context) -> TopKRouting:
+        """Each token's experts and weights, without slots."""
+        raise NotImplementedError
+
+    def after_step(self, load: Float[Array, " e"], progress: Float[Array, ""]) -> None:
+        """What the router changes by itself after a training step: nothing, for most.
+
+        `load`: each expert's share of the step's choices; `progress`: the share of the training done, 0 to 1.
+        """
+
+    def logits(self, x: Float[Array, "g t d"], context: Context) -> Float[Array, "g t e"]:
+        """x · kernel, in float32 at least."""
+        x = at_least_float32(x)
+        if self.jitter and context.key is not None:
+            x = routing.jitter(jax.random.fold_in(context.key, 1), x, self.jitter)
+        return linear(x, self.kernel)
+
+
+def at_least_float32(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Narrower numbers as float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def linear(x: Float[Array, "g t d"], kernel: nnx.Param) -> Float[Array, "g t e"]:
+    """x · kernel in full precision: a GPU's default may round to fewer bits, and a choice can hang on the last one."""
+    return jnp.matmul(x, kernel[...].astype(x.dtype), precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,40 @@
+"""A router that scores each expert by itself and balances by a bias, without a loss."""
+
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+from pydantic import Field
+
+from moejax import routing
+from moejax.options import NotNegative, Positive
+from moejax.routers.router import RouterState
+from moejax.routers.top_k import GroupLimited
+
+
+class SigmoidTopK(GroupLimited):
+    """Each expert scored by itself, a bias keeps the load even (DeepSeek-V3)."""
+
+    routed_scaling_factor: Annotated[Positive, Field(description="Factor on the weights; 2.5 in DeepSeek-V3.")] = 1.0
+    bias_update_rate: Annotated[
+        NotNegative, Field(description="How far each step moves an expert's bias towards an even load.")
+    ] = 1e-3
+
+    def build(self, d, kernel_init, rngs):
+        super().build(d, kernel_init, rngs)
+        self.bias = RouterState(jnp.zeros(self.num_experts))
+
+    def choose(self, x, context):
+        return routing.sigmoid_top_k(
+            self.logits(x, context),
+            self.k,
+            bias=jax.lax.stop_gradient(self.bias[...]),
+            renormalize=self.renormalize,
+            scale=self.routed_scaling_factor,
+            num_expert_groups=self.num_expert_groups,
+            topk_group=self.topk_group,
+        )
+
+    def after_step(self, load, progress):
+        """Move the bias against the step's load."""
+        self.bias[...] = routing.update_bias(self.bias[...], load, self.bias_update_rate)

@@ -1,0 +1,70 @@
+"""Routers that choose the k best experts of a token by a softmax."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from moejax import routing
+from moejax.routers.router import Router
+
+Renormalize = Annotated[
+    bool, Field(description="Scale the k weights of a token to sum to 1; one alone stays as it is.")
+]
+
+
+class GroupLimited(Router):
+    """A router that may limit each token to some groups of experts (DeepSeek-V2 and -V3)."""
+
+    renormalize: Renormalize = True
+    num_expert_groups: Annotated[int, Field(ge=1, le=2**16, description="Groups that the experts come in.")] = 1
+    topk_group: Annotated[int, Field(ge=1, le=2**16, description="Groups of experts that a token may use.")] = 1
+
+    @staticmethod
+    def contradictions(o: Any) -> Iterator[str]:
+        yield from Router.contradictions(o)
+        groups, chosen = o.num_expert_groups, o.topk_group
+        if o.num_experts % groups:
+            yield f"`num_expert_groups` is {groups}, which does not divide the {o.num_experts} experts (`num_experts`)."
+        elif chosen > groups:
+            yield f"`topk_group` is {chosen}; it must be from 1 to {groups} (`num_expert_groups`)."
+        elif o.num_experts >= o.k > (most := chosen * o.num_experts // groups):
+            yield f"`k` is {o.k}, but the chosen groups hold only {most} experts; raise `topk_group`."
+
+
+class SoftmaxTopK(GroupLimited):
+    """Softmax, then the k best, renormalised (GShard, Mixtral) or not (OLMoE)."""
+
+    def choose(self, x, context):
+        return routing.softmax_top_k(
+            self.logits(x, context),
+            self.k,
+            renormalize=self.renormalize,
+            num_expert_groups=self.num_expert_groups,
+            topk_group=self.topk_group,
+        )
+
+
+class TopKSoftmax(Router):
+    """The k best, then a softmax of those alone (GraniteMoe)."""
+
+    @staticmethod
+    def contradictions(o: Any) -> Iterator[str]:
+        yield from Router.contradictions(o)
+        if o.k == 1:
+            yield "`k` is 1, which gives the router top_k_softmax no gradient: the only weight is 1; use switch."
+
+    def choose(self, x, context):
+        return routing.top_k_softmax(self.logits(x, context), self.k)
+
+
+class Switch(Router):
+    """The one most probable expert, weighted by its probability (Switch)."""
+
+    @staticmethod
+    def contradictions(o: Any) -> Iterator[str]:
+        if o.k != 1:
+            yield f"`k` is {o.k}, but the router switch chooses 1 expert; use softmax_top_k or `k` 1."
+
+    def choose(self, x, context):
+        return routing.switch(self.logits(x, context))

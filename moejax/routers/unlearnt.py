@@ -1,0 +1,37 @@
+"""Routers that learn nothing: baselines."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from moejax import routing
+from moejax.routers.router import Router
+
+
+class Unlearnt(Router):
+    """A router that does not look at the tokens."""
+
+    jitter: ClassVar[float] = 0.0  # no option: there is no input
+
+    def build(self, d, kernel_init, rngs):
+        """It has no parameters."""
+
+
+class Hash(Unlearnt):
+    """A fixed random table of the token's position or id (Hash layers)."""
+
+    def choose(self, x, context):
+        g, t, _ = x.shape
+        ids = jnp.broadcast_to(jnp.arange(t), (g, t)) if context.ids is None else context.ids
+        return routing.hash_routing(ids, self.num_experts, self.k)
+
+
+class Random(Unlearnt):
+    """By lot, anew in every training step and once for all at evaluation: the baseline."""
+
+    noisy = True
+
+    def choose(self, x, context):
+        key = jax.random.key(0) if context.key is None else context.key
+        return routing.random_routing(key, *x.shape[:2], self.num_experts, self.k)

@@ -106,13 +106,11 @@ def router_problems(
         problems.append(f"{prefix}topk_group is {topk_group}; it must be from 1 to {num_expert_groups} (all groups).")
     elif num_experts >= k > topk_group * (num_experts // num_expert_groups):
         room = topk_group * (num_experts // num_expert_groups)
-        problems.append(
-            f"{prefix}k is {k}, but the chosen groups hold only {room} experts; raise {prefix}topk_group."
-        )
+        problems.append(f"{prefix}k is {k}, but the chosen groups hold only {room} experts; raise {prefix}topk_group.")
     if num_expert_groups > 1 and router not in ("softmax_top_k", "sigmoid", None):
         problems.append(
-            f"{prefix}num_expert_groups is {num_expert_groups}, but only the routers softmax_top_k and sigmoid limit the choice"
-            f" to groups, not {router}."
+            f"{prefix}num_expert_groups is {num_expert_groups}, but only the routers softmax_top_k and sigmoid limit "
+            f"the choice to groups, not {router}."
         )
     return problems
 

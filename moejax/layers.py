@@ -41,7 +41,7 @@ from moejax.experts import (
 )
 from moejax.inputs import AnyArray, Inputs, into_groups, prepare, ungroup, where_real
 from moejax.makers import MakeExpert, made
-from moejax.options import Choice, Needs, Positive, checked
+from moejax.options import Choice, Needs, checked
 from moejax.randomness import draw_key, key_for
 from moejax.routers import ROUTERS, Context, DenseRouter, Router, SoftRouter
 from moejax.routers.dense import FinalTemperature, LearnTemperature, Temperature
@@ -63,8 +63,9 @@ Dispatch = Annotated[
     ),
 ]
 Capacity = Annotated[
-    Positive | None,
+    float | None,
     Field(
+        gt=0,
         le=2**16,
         description="Slots per expert in training, as a factor: ceil(factor · k · tokens / num_experts); 1 fits a"
         " perfectly balanced choice exactly; none: nothing is dropped.",

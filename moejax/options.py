@@ -33,8 +33,10 @@ from pydantic_core import PydanticUndefined, core_schema
 F = TypeVar("F", bound=Callable)
 Declared = Mapping[str, FieldInfo]
 
-Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 holds what lies between
-NotNegative = Annotated[float, Field(ge=0, le=1e30)]
+_MOST = 1e30  # of what float32 holds
+Positive = Annotated[float, Field(gt=0, le=_MOST)]
+PositiveOrNone = Annotated[float | None, Field(gt=0, le=_MOST)]
+NotNegative = Annotated[float, Field(ge=0, le=_MOST)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -152,7 +154,9 @@ def refusal(name: str, field: FieldInfo, value: Any) -> str | None:
         _adapter(_annotation(field)).validate_python(value, strict=True)
     except ValidationError as error:
         said = str(error.errors()[0].get("ctx", {}).get("error", ""))
-        return f"`{name}` is {shown(value)}; it must be {expected(field)}." if not said else f"`{name}` is {said}."
+        return (
+            f"`{name}` is {shown(value)}; it must be {expected(field, value)}." if not said else f"`{name}` is {said}."
+        )
     return None
 
 
@@ -192,11 +196,11 @@ def plain(value: Any) -> Any:
     return float(value) if isinstance(value, Real) and not isinstance(value, int | float | bool) else value
 
 
-def expected(field: FieldInfo) -> str:
-    """What an option takes, in words."""
+def expected(field: FieldInfo, value: Any = None) -> str:
+    """What an option takes, in words; that float32 cannot hold more is worth saying only of such a value."""
     names = names_of(field)
     kinds = [f"one of {', '.join(names)}"] if names else [_WORDS[kind] for kind in _kinds(field.annotation)]
-    return " or ".join(kinds) + _bounds(field) + (", or none" if _takes_none(field.annotation) else "")
+    return " or ".join(kinds) + _bounds(field, value) + (", or none" if _takes_none(field.annotation) else "")
 
 
 def choice_of(field: FieldInfo) -> Choice | None:
@@ -254,9 +258,10 @@ def _takes_none(annotation: Any) -> bool:
     return type(None) in typing.get_args(annotation)
 
 
-def _bounds(field: FieldInfo) -> str:
+def _bounds(field: FieldInfo, value: Any) -> str:
     notes = [(kind, getattr(note, kind, None)) for note in field.metadata for kind in ("ge", "gt", "le", "lt")]
-    limits = {kind: _digits(limit) for kind, limit in notes if limit is not None}
+    beyond = isinstance(value, float | int) and value > _MOST
+    limits = {kind: _digits(limit) for kind, limit in notes if limit is not None and (limit < _MOST or beyond)}
     if {"ge", "le"} <= set(limits):
         return f" from {limits['ge']} to {limits['le']}"
     words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}

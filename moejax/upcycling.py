@@ -55,31 +55,14 @@ def _differences(layer: SparseMoE) -> list[str]:
     """What keeps a layer, whose experts are all alike, from computing what one of them does."""
     if layer.shared is not None:
         return ["make_shared adds a shared expert to what the MLP computes; leave it out, or pass exact=False."]
-    if _weights_sum_to_1(layer):
+    takes_all = not layer.router.token_choice and layer.capacity_factor is None and layer.eval_capacity_factor is None
+    if layer.router.weights_sum_to_1 or takes_all:
         return []
     return [
-        f"k is {layer.k} of the router {layer.router.name}, whose weights then do not sum to 1, so that the layer would"
-        " not compute what the MLP does; use softmax_top_k with k of at least 2, or pass exact=False to begin with"
-        " another function."
+        f"k is {layer.k} of the router {type(layer.router).__name__}, whose weights then do not sum to 1, so that the"
+        " layer would not compute what the MLP does; use softmax_top_k with k of at least 2, or pass exact=False to"
+        " begin with another function."
     ]
-
-
-def _weights_sum_to_1(layer: SparseMoE) -> bool:
-    """Whether each token's weights do: by a softmax of the chosen, renormalised, or of all experts."""
-    options, several, all_of_them = layer.router.options, layer.k > 1, layer.k == layer.num_experts
-    match layer.router.name:
-        case "top_k_softmax" | "noisy_top_k" | "hash" | "random":
-            return True
-        case "softmax_top_k":
-            return (options.renormalize and several) or all_of_them
-        case "sigmoid":
-            return options.renormalize and several and options.routed_scaling_factor == 1
-        case "expert_choice":  # with room for every token, every expert takes it
-            return layer.capacity_factor is None and layer.eval_capacity_factor is None
-        case "uniform":
-            return all_of_them and not options.raw_weights
-        case _:
-            return all_of_them
 
 
 def copies(dense: M, num_experts: int, *, noise: float = 0.0, rngs: nnx.Rngs) -> M:

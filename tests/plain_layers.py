@@ -206,7 +206,9 @@ def test_a_single_choice_teaches_the_router_or_is_refused(router):
         return
     build = partial(SparseMoE, D, E, mlp, k=1, router=router, rngs=nnx.Rngs(0))
     if router in ("top_k_softmax", "noisy_top_k"):
-        with pytest.raises(ValueError, match=f"k is 1, which gives router {router} no gradient: .*; use (switch|vmoe)"):
+        with pytest.raises(
+            ValueError, match=f"k is 1, which gives the router {router} no gradient: .*; use (switch|vmoe)"
+        ):
             build()
         with pytest.raises(ValueError, match="k is 1, which gives"):
             moejax.ROUTERS[router](D, E, 1, rngs=nnx.Rngs(0))

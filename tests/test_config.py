@@ -89,7 +89,11 @@ def test_a_wrong_override_is_one_sentence(name, text, sentence):
         ("moe.num_experts", "0", "moe.num_experts is 0; it must be at least 1."),
         ("moe.group_size", "0", "moe.group_size is 0; it must be at least 1, or none."),
         ("moe.router", "switch", "moe.k is 2, but moe.router switch chooses 1 expert; use softmax_top_k or k 1."),
-        ("moe.num_expert_groups", "3", "moe.num_expert_groups is 3, which does not divide the 8 experts (moe.num_experts)."),
+        (
+            "moe.num_expert_groups",
+            "3",
+            "moe.num_expert_groups is 3, which does not divide the 8 experts (moe.num_experts).",
+        ),
         ("moe.topk_group", "2", "moe.topk_group is 2; it must be from 1 to 1 (all groups)."),
         ("moe.load_weight", "0.1", "moe.load_weight is 0.1, but moe.router softmax_top_k has no noise"),
         ("moe.jitter", "1", "moe.jitter is 1.0; it must be at least 0 and below 1."),

@@ -126,9 +126,7 @@ def test_jitter_needs_a_key_and_moves_the_logits_a_little():
     still, shaken = make("softmax_top_k"), make("softmax_top_k", jitter=0.01)
     want = np.asarray(route(still, X).logits)
     np.testing.assert_array_equal(route(shaken, X).logits, want)
-    with pytest.raises(
-        ValueError, match="key is None, but the router softmax_top_k draws noise in training; pass key="
-    ):
+    with pytest.raises(ValueError, match="key is None, but the router SoftmaxTopK draws noise in training; pass key="):
         route(shaken, X, train=True)
     one, same, other = (np.asarray(route(shaken, X, seed=seed).logits) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
@@ -143,7 +141,9 @@ def test_jitter_needs_a_key_and_moves_the_logits_a_little():
 @pytest.mark.parametrize("name", ["noisy_top_k", "vmoe", "uniform", "random"])
 def test_noise_needs_a_key(name):
     router = make(name)
-    with pytest.raises(ValueError, match=f"key is None, but the router {name} draws noise in training; pass key="):
+    with pytest.raises(
+        ValueError, match=f"key is None, but the router {ROUTERS[name].__name__} draws noise in training; pass key="
+    ):
         route(router, X, train=True)
     quiet, noisy = route(router, X), route(router, X, train=True, seed=0)
     if name != "random":

@@ -67,7 +67,8 @@ def test_the_layer_computes_what_the_mlp_did_with_every_router_or_refuses(router
     for options in OTHER.get(router, ()):
         options = {"k": 2} | options | {"router": router, "dispatch": "gather", "rngs": nnx.Rngs(1)}
         with pytest.raises(
-            ValueError, match=rf"^k is \d of the router {router}, whose weights then do not sum to 1, .*"
+            ValueError,
+            match=rf"^k is \d of the router {ROUTERS[router].__name__}, whose weights then do not sum to 1, .*",
         ):
             upcycle(dense, D, E, **options)
         layer = upcycle(dense, D, E, exact=False, **options)

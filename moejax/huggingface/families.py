@@ -12,7 +12,9 @@ import jax
 from moejax.experts import GLU, MLP
 from moejax.huggingface.parts import BiasedTopKSoftmax, ClampedGLU, ScaledSoftmaxTopK
 from moejax.makers import MakeExpert
-from moejax.routers import Router, SigmoidTopK, SoftmaxTopK, Switch, TopKSoftmax
+from moejax.routers import Router
+from moejax.routers.sigmoid import SigmoidTopK
+from moejax.routers.top_k import SoftmaxTopK, Switch, TopKSoftmax
 
 Names = Mapping[str, tuple[str, ...]]  # path of our array → theirs, which one after the other make it up
 
@@ -113,7 +115,9 @@ class Family(NamedTuple):
 
 
 _RENORMALIZE = {"renormalize": "norm_topk_prob"}
-_GROUPS = {"expert_groups": "n_group", "chosen_groups": "topk_group", "weight_scale": "routed_scaling_factor"}
+_GROUPS = {"num_expert_groups": "n_group", "topk_group": "topk_group"} | {
+    "routed_scaling_factor": "routed_scaling_factor"
+}
 _QWEN2 = Family(
     SoftmaxTopK,
     _RENORMALIZE,

@@ -8,7 +8,9 @@ from flax import nnx
 from moejax.huggingface.families import Entries, glu
 from moejax.huggingface.parts import SlotsMoE, single_choice
 from moejax.layers import SparseMoE
-from moejax.routers import Router, RouterOptions, Switch
+from moejax.options import options_of
+from moejax.routers import Router
+from moejax.routers.top_k import Switch
 
 
 def make_layer(read: Entries, layer_options: dict[str, Any]) -> SparseMoE:
@@ -24,17 +26,17 @@ def make_layer(read: Entries, layer_options: dict[str, Any]) -> SparseMoE:
     if family.router is Switch and not {"capacity_factor", "eval_capacity_factor"} & layer_options.keys():
         make, options = SlotsMoE, options | {"slots": read("expert_capacity")}
     router, make_expert = make_router(read, d, num_experts, k), family.make_expert(read, d, read(family.hidden))
-    layer = make(d, num_experts, make_expert, k=k, router="softmax_top_k", rngs=nnx.Rngs(0), **options)
-    layer.router = router
-    return layer
+    return make(d, num_experts, make_expert, router=router, rngs=nnx.Rngs(0), **options)
 
 
 def make_router(read: Entries, d: int, num_experts: int, k: int) -> Router:
     """Its router."""
     kind, options = read.family.router, dict(read.family.options)
     if read.entries.get("topk_method") == "greedy":  # DeepSeek-V2: whatever the groups are
-        options |= {"expert_groups": 1, "chosen_groups": 1}
+        options |= {"num_expert_groups": 1, "topk_group": 1}
     options = {name: read(value) if isinstance(value, str) else value for name, value in options.items()}
+    declared = options_of(kind)
     if k == 1 and options["renormalize"]:
         kind = single_choice(kind)
-    return kind(d, num_experts, k, RouterOptions(**options), rngs=nnx.Rngs(0))
+    own = {name: value for name, value in options.items() if name in declared}
+    return kind(d, num_experts, k, rngs=nnx.Rngs(0), **own)

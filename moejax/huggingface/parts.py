@@ -1,35 +1,36 @@
 """What Hugging Face's blocks have beside our own layers: routers, an expert and a capacity that no other model uses."""
 
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+from pydantic import Field
 
 from moejax.experts import GLU, Linear, apply_linear
 from moejax.layers import SparseMoE
-from moejax.routers import Router, SoftmaxTopK, TopKSoftmax
+from moejax.options import Positive
+from moejax.routers import Router
+from moejax.routers.top_k import SoftmaxTopK, TopKSoftmax
 
 
 class ScaledSoftmaxTopK(SoftmaxTopK):
     """`softmax_top_k` with a factor on the weights (DeepSeek-V2)."""
 
-    name = None
+    routed_scaling_factor: Annotated[Positive, Field(description="Factor on the weights.")] = 1.0
 
     def choose(self, x, context):
         chosen = super().choose(x, context)
-        return chosen._replace(weights=chosen.weights * self.options.weight_scale)
+        return chosen._replace(weights=chosen.weights * self.routed_scaling_factor)
 
 
 class BiasedTopKSoftmax(TopKSoftmax):
     """`top_k_softmax` with a learnt bias on the logits (gpt-oss)."""
 
-    name = None
-
-    def build(self, d, rngs):
-        super().build(d, rngs)
+    def build(self, d, kernel_init, rngs):
+        super().build(d, kernel_init, rngs)
         self.logits_bias = nnx.Param(jnp.zeros(self.num_experts))
 
     def logits(self, x, context):
@@ -46,9 +47,11 @@ def single_choice(router: type[Router]) -> type[Router]:
 
     def choose(self, x, context):
         chosen = router.choose(self, x, context)
-        return chosen._replace(weights=jax.nn.softmax(chosen.weights, axis=-1) * self.options.weight_scale)
+        factor = getattr(self, "routed_scaling_factor", 1.0)
+        return chosen._replace(weights=jax.nn.softmax(chosen.weights, axis=-1) * factor)
 
-    return type(f"Single{router.__name__}", (router,), {"name": None, "choose": choose})
+    own = {"choose": choose, "contradictions": staticmethod(Router.contradictions)}
+    return type(f"Single{router.__name__}", (router,), own)
 
 
 class ClampedGLU(GLU):

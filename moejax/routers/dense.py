@@ -11,14 +11,14 @@ from pydantic import Field
 
 from moejax import routing
 from moejax.makers import MakeExpert, made
-from moejax.options import Positive, checked
+from moejax.options import Positive, PositiveOrNone, checked
 from moejax.routers.router import Initializer, NumExperts, RouterState, Width, at_least_float32, linear, small
 from moejax.routing import DenseRouting
 
 Temperature = Annotated[Positive, Field(description="The router's logits are divided by this.")]
 LearnTemperature = Annotated[bool, Field(description="Learn the temperature, from `temperature` on.")]
 FinalTemperature = Annotated[
-    Positive | None, Field(description="Anneal the temperature to this by the end of training; none keeps it.")
+    PositiveOrNone, Field(description="Anneal the temperature to this by the end of training; none keeps it.")
 ]
 
 

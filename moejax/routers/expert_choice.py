@@ -10,6 +10,7 @@ class ExpertChoice(Router):
     """Each expert takes the tokens that suit it best (Expert Choice)."""
 
     token_choice = False
+    weights_sum_to_1 = False
     priority: ClassVar[str] = "position"  # no option: there is no queue
 
     def route(self, x, capacity, context):

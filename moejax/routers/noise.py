@@ -19,6 +19,7 @@ class NoisyTopK(Router):
     """Normal noise of learnt spread, the k best, a softmax of those (Shazeer et al. 2017)."""
 
     noisy = True
+    weights_sum_to_1 = True
     initializer = _zeros  # as in the paper
 
     @staticmethod
@@ -52,6 +53,10 @@ class UniformTopK(Router):
     initializer = _zeros
     raw_weights: Annotated[bool, Field(description="Weigh by the noisy logit itself, not by the probability.")] = False
     eval_noise: Annotated[bool, Field(description="Noise at evaluation too, drawn once for all.")] = False
+
+    @property
+    def weights_sum_to_1(self) -> bool:
+        return self.k == self.num_experts and not self.raw_weights
 
     def choose(self, x, context):
         key = context.key

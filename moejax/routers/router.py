@@ -107,6 +107,11 @@ class Router(nnx.Module):
         if o.k > o.num_experts:
             yield f"`k` is {o.k}, but there are only {o.num_experts} experts (`num_experts`)."
 
+    @property
+    def weights_sum_to_1(self) -> bool:
+        """Whether the weights of every token do: here where it has all experts, by a softmax of them."""
+        return self.k == self.num_experts
+
     def build(self, d: int, kernel_init: Initializer, rngs: nnx.Rngs) -> None:
         """Make the parameters: here those of linear logits."""
         self.kernel = nnx.Param(kernel_init(rngs.params(), (d, self.num_experts)))

@@ -20,6 +20,10 @@ class SigmoidTopK(GroupLimited):
         NotNegative, Field(description="How far each step moves an expert's bias towards an even load.")
     ] = 1e-3
 
+    @property
+    def weights_sum_to_1(self) -> bool:
+        return self.renormalize and self.k > 1 and self.routed_scaling_factor == 1
+
     def build(self, d, kernel_init, rngs):
         super().build(d, kernel_init, rngs)
         self.bias = RouterState(jnp.zeros(self.num_experts))

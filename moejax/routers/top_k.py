@@ -35,6 +35,10 @@ class GroupLimited(Router):
 class SoftmaxTopK(GroupLimited):
     """Softmax, then the k best, renormalised (GShard, Mixtral) or not (OLMoE)."""
 
+    @property
+    def weights_sum_to_1(self) -> bool:
+        return self.k == self.num_experts or (self.renormalize and self.k > 1)
+
     def choose(self, x, context):
         return routing.softmax_top_k(
             self.logits(x, context),
@@ -47,6 +51,8 @@ class SoftmaxTopK(GroupLimited):
 
 class TopKSoftmax(Router):
     """The k best, then a softmax of those alone (GraniteMoe)."""
+
+    weights_sum_to_1 = True
 
     @staticmethod
     def contradictions(o: Any) -> Iterator[str]:

@@ -34,9 +34,7 @@ SIZES += [(name, *size) for name in ("softmax_top_k", "sigmoid", "expert_choice"
 
 def make(name, num_experts=E, k=2, seed=0, **options):
     k = 1 if name == "switch" else k
-    return reference.randomly_filled(
-        lambda: ROUTERS[name](D, num_experts, k, **options, rngs=nnx.Rngs(0)), seed
-    )
+    return reference.randomly_filled(lambda: ROUTERS[name](D, num_experts, k, **options, rngs=nnx.Rngs(0)), seed)
 
 
 def draw(seed, *shape):
@@ -67,7 +65,7 @@ def test_who_sits_where(name, num_experts, k, capacity, t, priority):
     @few
     @given(seeds)
     def law(seed):
-        router = make(name, num_experts, k, seed, priority=priority)
+        router = make(name, num_experts, k, seed, **({} if name == "expert_choice" else {"priority": priority}))
         mask = random_mask(seed, t)
         got, gates, choices, carried_out = in_numpy(router, draw(seed, G, t, D), capacity, mask, seed)
         mask, chosen = np.asarray(mask), 1 if name == "switch" else k

@@ -30,7 +30,6 @@ from moejax.routers import (
     ROUTERS as ROUTERS,
     DenseRouter as DenseRouter,
     Router as Router,
-    RouterOptions as RouterOptions,
     SoftRouter as SoftRouter,
 )
 from moejax.kernels.groups import Groups as Groups

@@ -16,7 +16,7 @@ import pytest
 from benchmarks.harness import compare, draw
 from benchmarks.harness.interleave import interleave
 from benchmarks.peers.grouped_products import forward_with, ragged_dot, relative_error
-from benchmarks.suite import convergence, gpu_layers, peers, scaling, training
+from benchmarks.suite import convergence, gpu_layers, peers, pictures, scaling, training
 from benchmarks.suite.cases import Case, forward, sparse, tokens, with_gradients
 from benchmarks.suite.layers import BASE, cases
 from benchmarks.suite.loops import make_loops, random_images
@@ -223,7 +223,7 @@ def test_every_sweep_gets_its_panel(tmp_path):
         return {"case": case._asdict() | {"group": case.group_size}, "layers": entries}
 
     rows = [of(case, n) for n, case in enumerate(cases(False))]
-    assert [value for value, _ in draw.sweep(rows, "tokens")] == [512, BASE.tokens, 8192]
+    assert [value for value, _ in pictures.sweep(rows, "tokens")] == [512, BASE.tokens, 8192]
     picture = draw.draw(results(tmp_path / "layers.json", rows))
     assert picture.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UserError, match="no picture; name the results of layers or peers"):

@@ -1,4 +1,4 @@
-"""The routing seen on images: what feeds each expert, whose output each place gets, whose favourites are which."""
+"""The routing drawn on images: which places feed an expert, which expert serves a place, each expert's images."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def dispatch(record: Record) -> Figure:
     )
     for panel, layer, peak in zip(axes, chosen, peaks, strict=True):
         panel.set_title(f"Layer {layer}: full colour from {peak * tokens:.1f} times an even share")
-        _name_rows(panel, [f"label {name}" for name in _names(record, rows)], size[0])
+        _name_rows(panel, [f"label {label}" for label in record.routing["sample_label"][rows]], size[0])
         _name_columns(panel, ["image", *(f"expert {e}" for e in shown)], size[1], [INK, *colours[shown]])
     return figure
 
@@ -76,9 +76,9 @@ def places(record: Record) -> Figure:
         portion(len(chosen), layers, "layers"),
     )
     key(figure, colours, "expert")
-    wrong = _wrong(record, columns)
-    names = [f"{name} → {guess}" if guess else name for name, guess in zip(_names(record, columns), wrong, strict=True)]
-    _name_columns(panel, names, size[1], [VALIDATION if guess else INK for guess in wrong])
+    label, guess = (record.routing[f"sample_{name}"][columns] for name in ("label", "prediction"))
+    names = [f"{right}" if right == said else f"{right} → {said}" for right, said in zip(label, guess, strict=True)]
+    _name_columns(panel, names, size[1], [INK if right else VALIDATION for right in label == guess])
     _name_rows(panel, ["image", *(f"layer {layer}" for layer in chosen)], size[0])
     return figure
 
@@ -106,38 +106,17 @@ def favourites(record: Record) -> Figure:
         panel.imshow(tiles.mosaic(tiles.ink(images[layer, shown, :each]), GAP), aspect="auto")
         panel.set(title=f"Layer {layer}", xticks=[])
         _name_rows(panel, [f"expert {e}" for e in shown], height, list(colours[shown]))
-        if record.has("top_share"):
-            for r, share in enumerate(record.routing["top_share"][layer, shown, :each].mean(-1)):
-                at = (1.01, (r + 0.5) * (height + GAP))
-                panel.text(*at, f"{100 * share:.0f} %", va="center", color=MUTED, transform=panel.get_yaxis_transform())
+        for r, share in enumerate(record.routing["top_share"][layer, shown, :each].mean(-1)):
+            at = (1.01, (r + 0.5) * (height + GAP))
+            panel.text(*at, f"{100 * share:.0f} %", va="center", color=MUTED, transform=panel.get_yaxis_transform())
     return figure
 
 
 def _samples(record: Record, most: int) -> np.ndarray:
     """int [≤ most]: indices of sample images, each label once before any label twice."""
-    label = record.routing.get("sample_label", np.arange(len(record.routing["sample_image"])))
+    label = record.routing["sample_label"]
     turn = np.array([np.count_nonzero(label[:i] == label[i]) for i in range(len(label))])
     return np.lexsort((label, turn))[:most]
-
-
-def _names(record: Record, rows: np.ndarray) -> list[str]:
-    """Names of the samples' true labels; their numbers where labels were not recorded."""
-    if not record.has("sample_label"):
-        return [f"#{i}" for i in rows]
-    return [_name(record, label) for label in record.routing["sample_label"][rows]]
-
-
-def _wrong(record: Record, rows: np.ndarray) -> list[str]:
-    """For each sample the predicted label if it is not the true one, else an empty string."""
-    if not (record.has("sample_label") and record.has("sample_prediction")):
-        return [""] * len(rows)
-    pairs = zip(record.routing["sample_label"][rows], record.routing["sample_prediction"][rows], strict=True)
-    return ["" if label == guess else _name(record, guess) for label, guess in pairs]
-
-
-def _name(record: Record, label: int | np.integer) -> str:
-    names = record.label_names
-    return names[label] if 0 <= label < len(names) else str(label)
 
 
 def _stack(sheets: list[np.ndarray], *remarks: str) -> tuple[Figure, list[Axes]]:

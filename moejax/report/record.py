@@ -1,7 +1,7 @@
-"""A run folder as one value: what was asked, what was measured, where the tokens went.
+"""A run folder as one value, from which the whole report is made.
 
-Everything a page shows is derived from a `Record`. A run may have been interrupted at any moment, so every file but
-`config.json` may be missing or cut short; what could not be read is told in `remarks`, never raised.
+A run may have been interrupted at any moment, so every file but `config.json` may be missing or cut short. What could
+not be read is a sentence in `remarks`, not an error.
 """
 
 import json
@@ -20,10 +20,9 @@ AXES = {
     "step": "n",
     "load": "n layer expert",  # share of the routed work, sums to 1 over experts
     "gate_entropy": "n layer",  # nats
-    "dropped": "n layer",  # fraction of token choices no expert had room for
+    "dropped": "n layer",  # share of the token choices
     "label_expert": "layer label expert",  # routed weight of the test tokens of each true label
     "confusion": "label label",  # true, predicted
-    "label_names": "label",
     "sample_image": "s row column",  # uint8
     "sample_label": "s",
     "sample_prediction": "s",
@@ -37,7 +36,7 @@ AXES = {
 
 @dataclass(frozen=True)
 class Record:
-    """One run. `train` and `validation` are columns (`step`, `loss`, …), float64 [n], NaN where not measured."""
+    """One run. `train` and `validation` are columns (`step`, `loss`, …) of float64 [n], NaN where not measured."""
 
     folder: Path
     config: dict[str, Any]
@@ -69,18 +68,8 @@ class Record:
         count = moe.get("num_experts") if isinstance(moe, dict) else None
         return count if isinstance(count, int) and count > 0 else None
 
-    @property
-    def label_names(self) -> list[str]:
-        """Names of the labels as far as the arrays have labels; their numbers where no names were given."""
-        if "label_names" in self.routing:
-            return [str(name) for name in self.routing["label_names"]]
-        counts = [
-            self.routing[key].shape[axis] for key, axis in (("label_expert", 1), ("confusion", 0)) if self.has(key)
-        ]
-        return [str(label) for label in range(max(counts, default=0))]
-
     def tested(self, quantity: str) -> float:
-        """`accuracy` (0..1) or `loss` on the test data; NaN before the run came to its test."""
+        """`accuracy` (0..1) or `loss` on the test data; NaN if the run has not been tested."""
         return number(self.summary.get(f"test_{quantity}", self.test.get(quantity)))
 
     def has(self, key: str) -> bool:
@@ -97,9 +86,6 @@ def read(folder: Path) -> Record:
     remarks: list[str] = []
     config = _read_config(folder)
     lines = _read_lines(folder / "metrics.jsonl", remarks)
-    routing = _read_routing(folder / "routing.npz", remarks)
-    if not routing:
-        routing = _routing_so_far(lines)
     summary = _read_object(folder / "summary.json", remarks)
     if not summary:
         last = max((line["step"] for line in lines), default=0)
@@ -112,7 +98,7 @@ def read(folder: Path) -> Record:
         train=_columns(lines, "train"),
         validation=_columns(lines, "validation"),
         test=next((line for line in reversed(lines) if line["kind"] == "test"), {}),
-        routing=routing,
+        routing=_read_routing(folder / "routing.npz", remarks),
         remarks=tuple(remarks),
     )
 
@@ -134,7 +120,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_object(path: Path, remarks: list[str]) -> dict[str, Any]:
-    """A JSON object, or nothing: a missing file is silent, a broken one is remarked on."""
+    """A JSON object; empty if the file is missing, and with a remark if it is broken."""
     if not path.is_file():
         return {}
     try:
@@ -148,7 +134,7 @@ def _read_object(path: Path, remarks: list[str]) -> dict[str, Any]:
 
 
 def _read_lines(path: Path, remarks: list[str]) -> list[dict[str, Any]]:
-    """The records. A crash cuts the last line: that one is dropped silently."""
+    """The records; a last line that a crash cut short is left out without a remark."""
     if not path.is_file():
         return []
     lines, broken = metrics_log.read(path, numbers=())
@@ -158,7 +144,7 @@ def _read_lines(path: Path, remarks: list[str]) -> list[dict[str, Any]]:
 
 
 def _columns(lines: list[dict[str, Any]], kind: str) -> dict[str, np.ndarray]:
-    """Columns in order of step. A resumed run repeats steps: the later line is the one that counts."""
+    """Columns in order of step; of two lines of one step the later one counts."""
     by_step = {line["step"]: line for line in lines if line["kind"] == kind}
     rows = [by_step[step] for step in sorted(by_step)]
     names = ("step", "epoch", "loss", "accuracy", "examples_per_second", "learning_rate", "auxiliary")
@@ -190,19 +176,3 @@ def _read_routing(path: Path, remarks: list[str]) -> dict[str, np.ndarray]:
     if "token_grid" in routing and int(routing["token_grid"].prod()) != sizes.get("token", 0):
         del routing["token_grid"]
     return routing
-
-
-def _routing_so_far(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """What the validation lines tell of the routing, for a run that did not live to write its arrays."""
-    rows = {
-        line["step"]: (line["gate_entropy"], line["dropped"])
-        for line in lines
-        if line["kind"] == "validation" and line.get("gate_entropy") and line.get("dropped")
-    }
-    if not rows:
-        return {}
-    try:
-        entropy, dropped = np.array([rows[step] for step in sorted(rows)], np.float32).transpose(1, 0, 2)
-    except (TypeError, ValueError):  # no lists of numbers, or of another length
-        return {}
-    return {"step": np.array(sorted(rows)), "gate_entropy": entropy, "dropped": dropped}

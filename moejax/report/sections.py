@@ -78,7 +78,7 @@ SECTIONS = (
         "Different experts colour different strokes, and one expert like strokes of different digits.",
         "An even wash (every slot is the mean of the image), or all experts on one place.",
         dispatch,
-        ("sample_dispatch", "sample_image", "token_grid"),
+        ("sample_dispatch", "sample_image", "sample_label", "token_grid"),
         only=("soft",),
     ),
     Section(
@@ -88,7 +88,7 @@ SECTIONS = (
         "One colour everywhere (a collapsed router), or colours without any relation to the strokes; blank places were "
         "dropped.",
         places,
-        ("sample_gate", "sample_image", "token_grid"),
+        ("sample_gate", "sample_image", "sample_label", "sample_prediction", "token_grid"),
     ),
     Section(
         "favourites",
@@ -96,7 +96,7 @@ SECTIONS = (
         "A row's images have something in common: a digit, a slant, a thickness.",
         "Rows that could be exchanged, or shares no higher than an equal one.",
         favourites,
-        ("top_image",),
+        ("top_image", "top_share"),
     ),
     Section(
         "confusion",

@@ -1,4 +1,4 @@
-"""Counts by label, as tables one can read: labels against experts, labels against predictions."""
+"""Tables by label: which expert sees which label, and which label is predicted for which."""
 
 import math
 
@@ -39,7 +39,7 @@ def labels(record: Record) -> Figure:
     wide = experts > 10
     shown = spread(layers, 3 if wide else MOST_LAYERS)
     columns = 1 if wide or len(shown) == 1 else 2
-    names, gutter = _row_names(record)
+    names, gutter = _row_names(rows)
     # A lone narrow table would be stretched into bars: a cell is at most 0.62 inches wide.
     width = min((8.8 - 0.75) / columns - gutter - 0.15, 0.62 * experts)
     height = min(max(0.27 * rows, 0.8), 4.5)
@@ -68,7 +68,7 @@ def confusion(record: Record) -> Figure:
     """True label against prediction on the test images, and the share of each label's images that went wrong."""
     counts = record.routing["confusion"].astype(np.int64)
     size = len(counts)
-    names, gutter = _row_names(record)
+    names, gutter = _row_names(size)
     side = min(max(0.42 * size, 1.6), 4.6)
     totals, right = counts.sum(1), np.diag(counts)
     wrong = counts - np.diag(right)
@@ -87,7 +87,7 @@ def confusion(record: Record) -> Figure:
         _values(axes, cells, wrong / most, size=9.0 if size <= 12 else 6.5)
     positions, shown = thinned(names, int(side / 0.2))
     axes.set(title="Counts", xlabel="predicted", ylabel="true label", yticks=positions, yticklabels=shown)
-    axes.set_xticks(positions, shown, rotation=0 if max(map(len, names)) <= 3 else 20)
+    axes.set_xticks(positions, shown)
 
     bars = place(figure, 0.1 + gutter + side + 0.55, 0.32, WIDTH - 1.1 - gutter - side, side)
     share = wrong.sum(1) / np.maximum(totals, 1)
@@ -130,7 +130,6 @@ def _scale(figure: Figure, axes: Axes, highest: float) -> None:
     axes.grid(False)
 
 
-def _row_names(record: Record, most: int = 12) -> tuple[list[str], float]:
-    """Labels' names, cut to `most` letters, and the inches they need at the left of a table."""
-    names = [name if len(name) <= most else name[: most - 1] + "…" for name in record.label_names]
-    return names, 0.45 + 0.065 * max(map(len, names))
+def _row_names(count: int) -> tuple[list[str], float]:
+    """The labels, and the inches they need at the left of a table."""
+    return [str(label) for label in range(count)], 0.45 + 0.065 * len(str(count - 1))

@@ -145,12 +145,14 @@ def write_run(
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     (folder / "env.json").write_text(json.dumps(environment))
     lines = metrics(layers=layers)
+    arrays = routing(layer, layers=layers, experts=experts)
     if not finished:
+        so_far = {name: arrays[name][:1] for name in ("step", "load", "gate_entropy", "dropped")}
+        np.savez(folder / "routing.npz", **so_far)
         text = "\n".join(map(json.dumps, lines[:20])) + '\n{"kind": "train", "step": 190, "lo'
         (folder / "metrics.jsonl").write_text(text)
         return folder
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    arrays = routing(layer, layers=layers, experts=experts)
     np.savez(folder / "routing.npz", **arrays)
     examples = int(arrays["confusion"].sum())
     summary = {

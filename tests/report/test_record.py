@@ -19,18 +19,16 @@ def test_reads_a_finished_run(tmp_path):
     assert record.validation["step"].tolist() == list(range(100, 2401, 100))
     assert record.tested("loss") == 0.0512
     assert record.routing["load"].shape == (24, 3, 4)
-    assert record.label_names == [str(i) for i in range(10)]
 
 
-def test_interrupted_run_says_so_and_keeps_what_its_lines_tell(tmp_path):
+def test_interrupted_run_says_so_and_keeps_what_it_wrote(tmp_path):
     record = read(write_run(tmp_path / "run", finished=False))
     (remark,) = record.remarks
     assert "interrupted" in remark
     assert "190" in remark
     assert len(record.train["step"]) == 19
     assert math.isnan(record.tested("accuracy"))
-    np.testing.assert_allclose(record.routing["gate_entropy"], [[1.2, 1.2]])
-    np.testing.assert_array_equal(record.routing["step"], [100])
+    assert list(record.routing) == ["step", "load", "gate_entropy", "dropped"]
 
 
 def test_only_the_last_line_may_be_cut_silently(tmp_path):

@@ -61,10 +61,10 @@ def test_text_of_the_run_is_escaped(tmp_path):
 def test_interrupted_run_shows_what_there_is(tmp_path):
     run = write_run(tmp_path / "run", "sparse", finished=False)
     text = render(run).read_text()
-    assert drawn(run) == {"curves", "gate"}
+    assert drawn(run) == {"curves", "load", "gate"}
     assert "not tested yet" in text
     assert "interrupted" in text
-    assert "Load of the experts: the run recorded no load." in text
+    assert "Which expert sees which label: the run recorded no label_expert." in text
 
 
 def test_a_run_that_wrote_nothing_but_its_configuration(tmp_path):
@@ -108,13 +108,12 @@ def test_smallest_and_largest(tmp_path, layers, experts):
     assert ("1 expert<" if experts == 1 else "64 experts") in text
 
 
-def test_text_pairs_have_no_images_and_long_names(tmp_path):
+def test_text_pairs_have_no_images(tmp_path):
     run = write_run(tmp_path / "run", "sparse")
-    names = np.array(["equivalent", "not equivalent at all"])
     whole = routing("sparse", layers=2, experts=8)
     arrays = {key: whole[key] for key in ("step", "load", "gate_entropy", "dropped")}
     arrays |= {"label_expert": whole["label_expert"][:, :2], "confusion": np.array([[90, 7], [0, 40]])}
-    np.savez(run / "routing.npz", label_names=names, **arrays)
+    np.savez(run / "routing.npz", **arrays)
     text = render(run).read_text()
     assert drawn(run) == {"curves", "load", "gate", "labels", "confusion"}
     assert "7 errors out of 137" in text
@@ -124,6 +123,7 @@ def test_rendering_again_removes_figures_that_no_longer_hold(tmp_path):
     run = write_run(tmp_path / "run", finished=False)
     render(run)
     (run / "metrics.jsonl").unlink()
+    (run / "routing.npz").unlink()
     render(run)
     assert drawn(run) == set()
 

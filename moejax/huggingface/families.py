@@ -161,7 +161,7 @@ FAMILIES: dict[str, Family] = {
     "glm4_moe": _DEEPSEEK,
     "granitemoe": Family(
         TopKSoftmax,
-        {"renormalize": True},
+        {},
         names=STACKED | {"router.kernel": ("router.weight",)},
         hidden="intermediate_size",
         published={
@@ -172,7 +172,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "gpt_oss": Family(
         BiasedTopKSoftmax,
-        {"renormalize": True},
+        {},
         names=STACKED
         | {"experts.gate_up.bias": ("experts.gate_up_proj_bias",), "experts.down.bias": ("experts.down_proj_bias",)}
         | {"router.kernel": ("router.weight",), "router.logits_bias": ("router.bias",)},
@@ -183,7 +183,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "switch_transformers": Family(
         Switch,
-        {"renormalize": False},
+        {},
         names={
             "router.kernel": ("router.classifier.weight",),
             "experts.up.kernel": ("experts.expert_{}.wi.weight",),

@@ -8,9 +8,7 @@ from flax import nnx
 from moejax.huggingface.families import Entries, glu
 from moejax.huggingface.parts import SlotsMoE, single_choice
 from moejax.layers import SparseMoE
-from moejax.options import options_of
-from moejax.routers import Router
-from moejax.routers.top_k import Switch
+from moejax.routers.top_k import Switch, TopKSoftmax
 
 
 def make_layer(read: Entries, layer_options: dict[str, Any]) -> SparseMoE:
@@ -25,18 +23,16 @@ def make_layer(read: Entries, layer_options: dict[str, Any]) -> SparseMoE:
     make = SparseMoE
     if family.router is Switch and not {"capacity_factor", "eval_capacity_factor"} & layer_options.keys():
         make, options = SlotsMoE, options | {"slots": read("expert_capacity")}
-    router, make_expert = make_router(read, d, num_experts, k), family.make_expert(read, d, read(family.hidden))
-    return make(d, num_experts, make_expert, router=router, rngs=nnx.Rngs(0), **options)
+    make_expert = family.make_expert(read, d, read(family.hidden))
+    return make(d, num_experts, make_expert, k=k, rngs=nnx.Rngs(0), **router_of(read, k), **options)
 
 
-def make_router(read: Entries, d: int, num_experts: int, k: int) -> Router:
-    """Its router."""
-    kind, options = read.family.router, dict(read.family.options)
+def router_of(read: Entries, k: int) -> dict[str, Any]:
+    """Its router and that one's options, as `SparseMoE` takes them."""
+    router, options = read.family.router, dict(read.family.options)
     if read.entries.get("topk_method") == "greedy":  # DeepSeek-V2: whatever the groups are
         options |= {"num_expert_groups": 1, "topk_group": 1}
     options = {name: read(value) if isinstance(value, str) else value for name, value in options.items()}
-    declared = options_of(kind)
-    if k == 1 and options["renormalize"]:
-        kind = single_choice(kind)
-    own = {name: value for name, value in options.items() if name in declared}
-    return kind(d, num_experts, k, rngs=nnx.Rngs(0), **own)
+    if k == 1 and options.get("renormalize", issubclass(router, TopKSoftmax)):
+        router = single_choice(router)
+    return {"router": router} | options

@@ -9,7 +9,9 @@ from pathlib import Path
 import jax
 
 import moejax
+from moejax.config import Config
 from moejax.kernels.blas_threads import cores
+from moejax.kernels.grouped_matmul import choices
 
 
 def environment() -> dict[str, str | int]:
@@ -28,6 +30,11 @@ def environment() -> dict[str, str | int]:
         "cores": cores(),
         "commit": _commit(),
     }
+
+
+def products_of(config: Config) -> dict[str, dict[str, str]]:
+    """What computes a run's grouped products here, if it makes any."""
+    return {"grouped_matmul": choices()} if config.moe.dispatch == "grouped" else {}
 
 
 def describe_device() -> str:

@@ -15,7 +15,7 @@ from moejax import metrics_log
 from moejax.config import Config, from_json, to_json
 from moejax.errors import UserError, of_the_system
 from moejax.files import write_whole
-from moejax.training.environment import environment
+from moejax.training.environment import environment, products_of
 from moejax.training.processes import is_first
 
 
@@ -56,7 +56,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             with folder:
                 cls.check_free(path)
-                folder.write("env.json", json.dumps(environment(), indent=2) + "\n")
+                folder.write("env.json", json.dumps(environment() | products_of(config), indent=2) + "\n")
                 folder.write(metrics_log.NAME, "")
                 folder.write("config.json", to_json(config))  # last: with it, the folder is a run
         except OSError as error:

@@ -1,5 +1,8 @@
 """A run's folder: nothing half written, nothing overwritten, and a resumed run starts from clean lines."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
@@ -108,6 +111,16 @@ def test_the_environment_names_versions_and_device():
     env = environment()
     assert {"python", "jax", "flax", "device", "cores", "commit"} <= env.keys()
     assert all(isinstance(value, str | int) for value in env.values())
+
+
+@pytest.mark.parametrize("dispatch", ["gather", "grouped"])
+def test_a_run_in_groups_records_what_multiplies(dispatch, config, tmp_path):
+    config = dataclasses.replace(config, moe=dataclasses.replace(config.moe, dispatch=dispatch))
+    env = json.loads((RunFolder.create(tmp_path / "run", config).path / "env.json").read_text())
+    assert ("grouped_matmul" in env) == (dispatch == "grouped")
+    if dispatch == "grouped":
+        assert env["grouped_matmul"]["float32"] == "cpu_blas"
+        assert env["grouped_matmul"]["bfloat16"] in ("cpu_blas", "cpu_blocks")
 
 
 def test_a_cpu_is_told_from_others_of_its_name():

@@ -1,7 +1,7 @@
 """Sparse upcycling: a trained dense MLP becomes the experts of a sparse layer (Komatsuzaki et al. 2023).
 
-Every expert begins as a copy of the MLP and the router is new. Where a token's weights sum to 1 and there is room for
-every choice, the layer computes at first just what the MLP did; noise on the copies lets the experts part sooner.
+Every expert begins as a copy of the MLP; the router is new. Where a token's weights sum to 1 and nothing is dropped,
+the layer at first computes what the MLP did. Noise on the copies lets the experts become different sooner.
 """
 
 from collections.abc import Callable
@@ -32,13 +32,11 @@ def upcycle(
     """A sparse layer whose experts are copies of `dense`, a module from tokens [..., d] to tokens.
 
     Args:
-      exact: refuse options with which the layer, noise and drops aside, would compute something else than `dense`: a
-        shared expert, and a router whose weights do not sum to 1. The paper does without that for language, where the
-        quality lost is soon made up (section 4.2); for vision it renormalises.
-      noise: standard deviation of normal noise on each copied parameter, as a share of that parameter's own (0: exact
-        copies).
-      options: those of `SparseMoE`. With capacity factors that drop tokens the function differs for those; the default
-        drops none.
+      exact: refuse options with which the layer, noise and drops aside, would not compute what `dense` does: a shared
+        expert, and a router whose weights do not sum to 1. The paper uses such routers for language, where the lost
+        quality soon comes back (section 4.2); for vision it renormalises.
+      noise: standard deviation of normal noise on each copied parameter, as a share of that parameter's own.
+      options: of `SparseMoE`. By default nothing is dropped.
 
     Raises ValueError, in one sentence, for options that `exact` refuses, and for those that make no sense.
     """
@@ -52,7 +50,7 @@ def upcycle(
 
 
 def _differences(layer: SparseMoE) -> list[str]:
-    """What keeps a layer, whose experts are all alike, from computing what one of them does."""
+    """Why a layer whose experts are all alike would not compute what one of them does."""
     if layer.shared is not None:
         return ["make_shared adds a shared expert to what the MLP computes; leave it out, or pass exact=False."]
     takes_all = not layer.router.token_choice and layer.capacity_factor is None and layer.eval_capacity_factor is None
@@ -77,10 +75,10 @@ def copies(dense: M, num_experts: int, *, noise: float = 0.0, rngs: nnx.Rngs) ->
 
 
 def upcycle_moments(moments: nnx.Module, layer: SparseMoE) -> SparseMoE:
-    """What an optimiser keeps of the MLP, for the layer: each expert the MLP's own, zeros for all that is new.
+    """An optimiser's moments of the MLP as those of the layer: copies for each expert, zeros for what is new.
 
-    `moments` is a tree like the MLP, such as Adam's first moments. Of both, it is the parameters alone
-    (`moejax.parameters`) that an optimiser keeps something of.
+    `moments` is a tree like the MLP, such as Adam's first moments; an optimiser has moments of parameters alone
+    (`moejax.parameters`).
     """
     new = jax.tree.map(jnp.zeros_like, parameters(layer))
     new.experts = jax.tree.map(lambda m, like: jnp.broadcast_to(m, like.shape), parameters(moments), new.experts)

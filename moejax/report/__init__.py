@@ -6,17 +6,11 @@ __all__ = ["render"]
 
 
 def render(run_dir: Path) -> Path:
-    """Draw `figures/*.png` and `report.html` from the files of a finished or interrupted run.
+    """Draw `figures/*.png` and `report.html` from the files of a finished or interrupted run; the path of the page.
 
-    Each file is replaced whole: who looks while it is drawn sees the old one. A figure whose data the run does not have
-    is left out, and the page says so.
-
-    Returns:
-        The path of `report.html`.
-
-    Raises:
-        UserError: `run_dir` is no run folder.
+    Each file is replaced in one step. A figure whose data the run does not have is left out, and the page says so.
+    UserError if `run_dir` is no run folder.
     """
-    from moejax.report.drawing import draw  # not before: its imports take a second
+    from moejax.report.drawing import draw  # imported here, since that takes a second
 
     return draw(run_dir)

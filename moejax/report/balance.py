@@ -1,4 +1,4 @@
-"""How the work is shared out over time: each expert's load, the gate's entropy, the tokens dropped."""
+"""Balance over the steps: each expert's load, the gate's entropy, the share of dropped choices."""
 
 import math
 
@@ -24,7 +24,7 @@ UNIFORM = (0, (4, 3))  # dashes of a line that is a reference, not a measurement
 
 
 def load(record: Record) -> Figure:
-    """One panel a layer, one line an expert: its share of the routed work."""
+    """A panel for each layer, with a line for each expert: its load."""
     shares = record.routing["load"]
     _, layers, experts = shares.shape
     shown, colours = spread(layers, MOST_LAYERS), expert_colours(experts)
@@ -50,7 +50,7 @@ def load(record: Record) -> Figure:
 
 
 def gate(record: Record) -> Figure:
-    """Gate entropy per layer under its ceiling ln E, and the share of token choices dropped."""
+    """Gate entropy of each layer, with its maximum ln E, and the share of token choices dropped."""
     known = [name for name in ("gate_entropy", "dropped") if record.has(name)]
     layers = record.routing[known[0]].shape[1]
     shown, colours = spread(layers, MOST_LAYERS), layer_colours(layers)
@@ -80,10 +80,10 @@ def gate(record: Record) -> Figure:
 
 
 def _steps(record: Record, count: int) -> np.ndarray:
-    """Step of each evaluation; their order where the steps were not recorded."""
+    """The steps of the rows, or their numbers where the steps were not recorded."""
     return record.routing.get("step", np.arange(count))
 
 
 def _dots(count: int) -> dict[str, object]:
-    """A line needs two points to be seen: few evaluations are marked one by one."""
+    """Marks for a line of few points: one point alone would be invisible."""
     return {"marker": "o", "ms": 3} if count <= 12 else {}

@@ -1,4 +1,4 @@
-"""How learning went: loss and accuracy against the step."""
+"""Loss and accuracy against the step."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ def curves(record: Record) -> Figure:
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """float [n] → float [n]: mean over the last `window` values; NaN values are passed over."""
+    """float [n] → float [n]: mean over the last `window` values, without those that are NaN."""
     known, box = np.isfinite(values), np.ones(window)
     total = np.convolve(np.where(known, values, 0.0), box)[: len(values)]
     count = np.convolve(known, box)[: len(values)]
@@ -59,7 +59,7 @@ def _finite(record: Record, quantity: str) -> np.ndarray:
 
 
 def _accuracy_limits(record: Record) -> tuple[float, float]:
-    """From a little under what most of training reached, so that the last percent can be seen, up to 100 %."""
+    """Up to 100 %, from a little below what most of training reached, so that the last percent can be seen."""
     values = _finite(record, "accuracy")
     floor = float(np.quantile(values, 0.08)) if values.size else 0.0
     return max(0.0, floor - 0.15 * (1 - floor) - 0.01), 1.0 + 0.02 * (1 - floor) + 0.001

@@ -14,14 +14,14 @@ from moejax.report.style import DPI, STYLE, entitle
 
 
 def draw(run_dir: Path) -> Path:
-    """What `moejax.report.render` says."""
+    """Draw the report; see `moejax.report.render`."""
     record = read(run_dir)
     (run_dir / "figures").mkdir(exist_ok=True)
     pictures: dict[str, bytes] = {}
     for section in SECTIONS:
         path = run_dir / "figures" / f"{section.name}.png"
         if section.missing(record) or not section.speaks_of(record):
-            path.unlink(missing_ok=True)  # of an earlier rendering
+            path.unlink(missing_ok=True)  # an earlier report may have drawn it
             continue
         with matplotlib.rc_context(STYLE):
             pictures[section.name] = _png(section.draw(record), section.title)

@@ -1,4 +1,4 @@
-"""What one wants to know first: the score, what it is the score of, and the numbers beside it."""
+"""The head of the page: the score, and the run's other numbers."""
 
 import math
 
@@ -8,7 +8,7 @@ KINDS = ("soft", "sparse", "dense")
 
 
 def kind(record: Record) -> str:
-    """`soft mixture of 8 experts`, as far as the run says."""
+    """Such as `soft mixture of 8 experts`, as far as the run says."""
     layer = f"{record.layer} mixture" if record.layer in KINDS else record.layer
     if not record.experts:
         return layer
@@ -17,7 +17,7 @@ def kind(record: Record) -> str:
 
 
 def score(record: Record) -> tuple[float, str]:
-    """Accuracy in 0..1 and what it is: of the test, else the last validation; NaN where neither was measured."""
+    """Accuracy of the test, else of the last validation, in 0..1 (NaN if there is neither), and which of them it is."""
     accuracy = record.tested("accuracy")
     if math.isfinite(accuracy):
         wrong, total = _errors(record, accuracy)
@@ -28,7 +28,7 @@ def score(record: Record) -> tuple[float, str]:
 
 
 def facts(record: Record) -> list[tuple[str, str]]:
-    """The other numbers, each named; what the run did not record is not in the list."""
+    """The other numbers that the run recorded, by name."""
     summary = record.summary
     rate = number(summary.get("examples_per_second"))
     if math.isnan(rate) and record.train:
@@ -57,7 +57,7 @@ def _most(values: object) -> float:
 
 
 def _errors(record: Record, accuracy: float) -> tuple[int, int]:
-    """Test examples got wrong, and all of them: counted if the run has counts, else from the accuracy."""
+    """Wrong test examples, and all: from the confusion counts if the run has them, else from the accuracy."""
     if record.has("confusion"):
         counts = record.routing["confusion"]
         return int(counts.sum() - counts.trace()), int(counts.sum())

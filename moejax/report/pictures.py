@@ -26,7 +26,7 @@ MARGIN = 0.75  # inches at the left, for the names of rows
 
 
 def dispatch(record: Record) -> Figure:
-    """Soft layers: digits by experts, each image glazed where its tokens feed that expert's slots."""
+    """Soft layers: digits by experts, each image coloured where its tokens feed that expert's slots."""
     weights = np.nan_to_num(record.routing["sample_dispatch"]).mean(-1)
     _, layers, tokens, experts = weights.shape
     rows, shown, chosen = _samples(record, 3), spread(experts, MOST_EXPERTS), spread(layers, 2)
@@ -57,7 +57,7 @@ def dispatch(record: Record) -> Figure:
 
 
 def places(record: Record) -> Figure:
-    """Each place of a digit in the colour of its weightiest expert, fainter the less that expert has of it."""
+    """Each place of a digit in the colour of the expert with most weight; the less weight, the fainter."""
     gates = np.nan_to_num(record.routing["sample_gate"])
     _, layers, _, experts = gates.shape
     columns, chosen = _samples(record, 8), spread(layers, 4)
@@ -84,7 +84,7 @@ def places(record: Record) -> Figure:
 
 
 def favourites(record: Record) -> Figure:
-    """One row an expert: the test images that gave it the largest share of their tokens' weight."""
+    """A row for each expert: the test images with the largest share of their weight on it."""
     images = record.routing["top_image"]
     layers, experts, count = images.shape[:3]
     chosen, shown = spread(layers, 2), spread(experts, MOST_EXPERTS)

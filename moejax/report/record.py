@@ -15,7 +15,7 @@ import numpy as np
 from moejax import metrics_log
 from moejax.errors import UserError
 
-# The arrays of `routing.npz` and their axes. Axes of one name have one size; n counts evaluations, s sample images.
+# The arrays of `routing.npz` and their axes. Axes of one name have one size; n counts records, s sample images.
 AXES = {
     "step": "n",
     "load": "n layer expert",  # share of the routed work, sums to 1 over experts

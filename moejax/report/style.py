@@ -1,6 +1,6 @@
-"""What all figures share: ink and paper, one colour per expert, and panels laid out in inches.
+"""What all figures share: colours, one for each expert, and panels placed in inches.
 
-Panels are placed by arithmetic, not by a layout engine: it is three times as fast, and the same on every machine.
+Placing panels by arithmetic is three times as fast as a layout engine, and the same on every machine.
 """
 
 import math
@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter
 
 PAPER, TILE, RULE, MUTED, INK = "#ffffff", "#f3f5f8", "#d5dae1", "#667080", "#1c2430"
 TRAIN, VALIDATION, TEST = "#5f7a9e", "#d1495b", "#1c2430"
-# All of middling lightness, so that they hold on white and, inverted, on black (see page.css).
+# All of medium lightness, so that they can be seen on white and, inverted, on black (see page.css).
 EXPERTS = ("#3f6fd9", "#d08c00", "#e35d49", "#35994a", "#9659dd", "#1f9e9e", "#8f6a4c", "#d9569b")
 AMOUNT = LinearSegmentedColormap.from_list("amount", [TILE, "#d6e2f3", "#7fa6d8", "#2f62a8", "#14305c"])
 DEPTH = LinearSegmentedColormap.from_list("depth", ["#8fb3a5", "#2f7d6b", "#0c3b36"])
@@ -58,7 +58,7 @@ STYLE = {
 
 
 def expert_colours(count: int) -> np.ndarray:
-    """float64 [count, 3]: the same colour for the same expert on every figure; a continuous map beyond eight."""
+    """float64 [count, 3]: each expert's colour in all figures; beyond eight experts, from a continuous map."""
     if count <= len(EXPERTS):
         return np.array([to_rgb(colour) for colour in EXPERTS[:count]])
     return 0.85 * colormaps["turbo"](np.linspace(0.06, 0.94, count))[:, :3]
@@ -70,17 +70,17 @@ def layer_colours(count: int) -> np.ndarray:
 
 
 def spread(count: int, most: int) -> np.ndarray:
-    """int [≤ most]: evenly spaced indices, first and last among them, of a list too long to show whole."""
+    """int [≤ most]: evenly spaced indices of a list, the first and the last among them."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
 def portion(shown: int, count: int, what: str) -> str:
-    """`6 of 12 layers` where something was left out, else nothing."""
+    """`6 of 12 layers` if some are left out, else an empty string."""
     return f"{shown} of {count} {what}" if shown < count else ""
 
 
 def sheet(height: float, *remarks: str) -> Figure:
-    """An empty figure, `height` inches below its heading: a title to come, and remarks on what is shown."""
+    """An empty figure of `height` inches below a heading with room for the title, and remarks on what is shown."""
     figure = Figure(figsize=(WIDTH, height + HEADING))
     line = "  ·  ".join(filter(None, remarks))
     figure.text(0.1, height + 0.2, line, size=8.5, color=MUTED, transform=figure.dpi_scale_trans)
@@ -88,13 +88,13 @@ def sheet(height: float, *remarks: str) -> Figure:
 
 
 def entitle(figure: Figure, title: str) -> None:
-    """Write the title into the topmost 0.36 inches, which the page crops: there it is the section's heading."""
+    """Write the title into the topmost 0.36 inches, which the page crops, since it has the title as a heading."""
     y = figure.get_figheight() - 0.3
     figure.text(0.1, y, title, size=12, weight="bold", transform=figure.dpi_scale_trans)
 
 
 def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at inches from the left edge and from under the heading."""
+    """Axes at so many inches from the left edge and from the bottom of the heading."""
     whole = figure.get_figheight()
     return figure.add_axes((left / WIDTH, (whole - HEADING - top - height) / whole, width / WIDTH, height / whole))
 
@@ -111,7 +111,7 @@ def panels(count: int, columns: int, height: float, *remarks: str) -> tuple[Figu
 
 
 def key(figure: Figure, colours: np.ndarray, what: str) -> None:
-    """Swatches right of the remarks, numbered; beyond eight, one strip from first to last."""
+    """A legend right of the remarks: numbered colours; beyond eight, one strip from the first to the last."""
     apart = len(colours) <= len(EXPERTS)
     pitch = 0.32 if apart else 1.9 / len(colours)
     y = figure.get_figheight() - HEADING + 0.2
@@ -132,13 +132,13 @@ def key(figure: Figure, colours: np.ndarray, what: str) -> None:
 
 
 def bare(axes: Axes) -> None:
-    """Leave only what is drawn: no frame, no ticks, no grid."""
+    """Remove frame, ticks and grid."""
     axes.grid(False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
 
 def thinned(axis_labels: Sequence[str], most: int) -> tuple[np.ndarray, list[str]]:
-    """Positions and names of at most `most` ticks at an even stride."""
+    """Positions and names of at most `most` evenly spaced ticks."""
     positions = np.arange(0, len(axis_labels), math.ceil(len(axis_labels) / most))
     return positions, [axis_labels[i] for i in positions]

@@ -32,7 +32,7 @@ MISTAKES = LinearSegmentedColormap.from_list("mistakes", ["#ffffff", "#f8c9c4", 
 
 
 def labels(record: Record) -> Figure:
-    """One table a layer: of the routed weight of a label's tokens, the percentage each expert got."""
+    """A table for each layer: the percentage of a label's routed weight that each expert got."""
     weight = np.nan_to_num(record.routing["label_expert"])
     layers, rows, experts = weight.shape
     share = weight / np.maximum(weight.sum(-1, keepdims=True), 1e-12)
@@ -65,7 +65,7 @@ def labels(record: Record) -> Figure:
 
 
 def confusion(record: Record) -> Figure:
-    """True label against prediction on the test images, and the share of each label's images that went wrong."""
+    """True labels against predictions on the test images, and each label's share of mistakes."""
     counts = record.routing["confusion"].astype(np.int64)
     size = len(counts)
     names, gutter = _row_names(size)

@@ -1,6 +1,6 @@
-"""Pictures as arrays: digits in ink on paper, weights over their places in an expert's colour, and sheets of both.
+"""Pictures as arrays: digits in ink, expert weights as colours over them, and sheets of many.
 
-A figure of eighty small images is one array drawn once; eighty axes would take seconds.
+Eighty small images are drawn as one array; eighty axes would take seconds.
 """
 
 import numpy as np
@@ -18,22 +18,21 @@ def ink(images: np.ndarray, strength: float = 1.0) -> np.ndarray:
 
 
 def tint(pictures: np.ndarray, colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Lay colour over pictures like a glaze, so that strokes stay visible.
+    """Colour pictures, their strokes still visible.
 
-    Args:
-        pictures: float [..., row, column, 3], colours: float [..., 3] that broadcast, alpha: float [..., row, column]
-        in 0..1.
+    `pictures` float [..., row, column, 3], `colours` float [..., 3] that broadcast, `alpha` float [..., row, column] in
+    0..1.
     """
     return pictures * (1 - alpha[..., None] * (1 - colours))
 
 
 def stretch(weights: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """float [..., r, c] → [..., rows, columns]: linear between the centres of the places."""
+    """float [..., r, c] → [..., rows, columns]: linear interpolation between the centres of the places."""
     return _hats(rows, weights.shape[-2]) @ weights @ _hats(columns, weights.shape[-1]).T
 
 
 def blocks(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """[..., r, c] → [..., rows, columns]: each place a block of its own, for values one cannot average."""
+    """[..., r, c] → [..., rows, columns]: each place repeated as a block, for values one cannot average."""
     r, c = values.shape[-2:]
     return values[..., np.arange(rows) * r // rows, :][..., np.arange(columns) * c // columns]
 

@@ -172,16 +172,21 @@ def divides_evenly(groups: int) -> bool:
     return bool(axes.tokens) and groups % devices_along(axes.tokens) == 0
 
 
+def can_shard_map(groups: int) -> bool:
+    """Whether `shard_map_groups` makes a `shard_map` of a function of so many groups."""
+    # JAX cannot differentiate every one inside a user's over some of the axes.
+    return divides_evenly(groups) and AxisType.Manual not in jax.sharding.get_abstract_mesh().axis_types
+
+
 def shard_map_groups(f: Callable, groups: int, *, takes: PyTree[P], gives: PyTree[P]) -> Callable[..., Any]:
     """`f` under `shard_map`, so that its indices stay within a device's own groups; specs are of roles.
 
-    `f` itself where the groups do not divide evenly: also right, but then indices reach across devices.
+    `f` itself where that cannot be: also right, but then indices reach across devices.
     """
-    if not divides_evenly(groups):
+    if not can_shard_map(groups):
         return f
     takes, gives = jax.tree.map(axes_in_use().spec, (takes, gives))
-    manual = {*_not_manual(jax.sharding.get_abstract_mesh())}
-    return jax.shard_map(f, in_specs=takes, out_specs=gives, axis_names=manual, check_vma=False)
+    return jax.shard_map(f, in_specs=takes, out_specs=gives)
 
 
 # For runs

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
@@ -11,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 from reference import draw
 
 from benchmarks.suite.crossing import bytes_crossing
-from moejax import MLP, MeshAxes, SparseMoE, load_balance_loss
+from moejax import GLU, MLP, DenseMoE, MeshAxes, SoftMoE, SparseMoE, load_balance_loss
+from moejax.experts import stack_experts
 from moejax.kernels import slots
 
 E, G = 8, 16  # experts, groups
@@ -89,3 +91,131 @@ def test_slots_cross_in_all_to_alls_and_nothing_is_gathered(names, kind, dispatc
         assert crossing["all-to-all"] > 0
         assert crossing.keys() <= {"all-to-all", "all-reduce"}
         assert_close(compiled(*on_mesh(mesh, axes, layer, x)), want)
+
+
+LAYERS = {
+    "dense": DenseMoE,
+    "soft": partial(SoftMoE, slots=2),
+    **{dispatch: partial(SparseMoE, dispatch=dispatch) for dispatch in ("einsum", "gather", "grouped")},
+}
+DP_EP = MeshAxes(tokens=("dp", "ep"), experts="ep")
+
+
+def make_small(name: str, axes: MeshAxes = DP_EP, experts: int = E) -> nnx.Module:
+    return LAYERS[name](8, experts, partial(MLP, 8, 8), mesh_axes=axes, rngs=nnx.Rngs(0))
+
+
+def squares(layer, x):
+    return (layer(x)[0] ** 2).mean()
+
+
+@pytest.mark.parametrize(("name", "groups"), [("grouped", G), ("grouped", 7), ("gather", 7), ("dense", G), ("soft", 7)])
+def test_every_layer_gives_the_numbers_of_one_device(name, groups):
+    layer, x, mesh = make_small(name), draw(0, groups, 4, 8), make_mesh("dp, ep", AUTO)
+    step = jax.jit(jax.value_and_grad(squares, (0, 1)))
+    want = step(layer, x)
+    sharded, _ = on_mesh(mesh, DP_EP, layer, draw(0, G, 4, 8))
+    with jax.set_mesh(mesh):
+        assert_close(step(sharded, jax.device_put(x, P())), want)
+
+
+@pytest.mark.parametrize("kind", [AUTO, EXPLICIT])
+def test_the_mesh_of_sharded_arguments_is_used_as_that_of_set_mesh(kind):
+    layer, x, mesh = make_small("gather"), draw(0, G, 4, 8), make_mesh("dp, ep", kind)
+    step, forward = jax.jit(jax.value_and_grad(squares, (0, 1))), jax.jit(lambda layer, x: layer(x)[0])
+    want = step(layer, x), forward(layer, x)
+    arguments = on_mesh(mesh, DP_EP, layer, x)
+    compiled = step.lower(*arguments).compile()
+    assert bytes_crossing(compiled.as_text()).keys() == {"all-to-all", "all-reduce"}
+    assert_close(compiled(*arguments), want[0])
+    assert_close(arguments[0](arguments[1])[0], want[1])  # without jit
+
+
+@pytest.mark.parametrize(
+    ("name", "manual"),
+    slow_but_for(
+        [(name, manual) for name in LAYERS for manual in ("dp, ep", "dp")], ("gather", "dp, ep"), ("grouped", "dp")
+    ),
+)
+def test_inside_shard_map_each_device_has_tokens_of_its_own(name, manual):
+    layer, x, mesh = make_small(name), draw(0, G, 4, 8), make_mesh("dp, ep", AUTO)
+    axes = tuple(manual.split(", "))
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(axes)), out_specs=(P(), P(axes)), axis_names={*axes})
+    def gradients(layer, x):
+        of_layer, of_x = jax.grad(lambda layer, x: (layer(x)[0] ** 2).sum(), (0, 1))(layer, x)
+        return of_layer, of_x
+
+    want = jax.jit(jax.grad(lambda layer, x: (layer(x)[0] ** 2).sum(), (0, 1)))(layer, x)
+    assert_close(jax.jit(gradients)(layer, x), want, 1e-5)
+
+
+def test_axes_that_the_mesh_has_not_are_one_sentence():
+    layer, x = make_small("gather", MeshAxes()), draw(0, G, 4, 8)
+    sentence = r"The mesh in use has the axes \('dp', 'ep'\), but .* such as mesh_axes=MeshAxes\(tokens=\('dp', 'ep'\),"
+    mesh = make_mesh("dp, ep", AUTO)
+    with pytest.raises(ValueError, match=sentence):
+        layer(jax.device_put(x, NamedSharding(mesh, P("dp"))))
+    for names, shape, kind in (("dp, ep", (4, 2), AUTO), ("dp, ep", (4, 2), EXPLICIT), ("data", (1,), AUTO)):
+        mesh = make_mesh(names, kind, shape)
+        with jax.set_mesh(mesh), pytest.raises(ValueError, match="The mesh in use has the axes"):
+            jax.eval_shape(layer, jax.ShapeDtypeStruct(x.shape, x.dtype))
+
+
+@pytest.mark.parametrize(
+    ("axes", "sentence"),
+    [
+        ({"tokens": "data"}, r"experts is \('expert',\), .* so add them there: tokens=\('data', 'expert'\)\."),
+        ({"tokens": 3}, r"tokens is 3; it must be the name of a mesh axis, or a tuple of names\."),
+    ],
+)
+def test_axes_that_make_no_sense_are_one_sentence(axes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        MeshAxes(**axes)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "crossing"),
+    [
+        (DP_EP, (1, 1), set()),
+        (DP_EP, (8, 1), {"all-reduce"}),
+        (MeshAxes(("dp", "ep"), ()), (4, 2), {"all-reduce"}),
+    ],
+)
+def test_where_every_device_has_all_experts_no_slot_crosses(axes, shape, crossing):
+    layer, x, mesh = make_small("gather", axes), draw(0, G, 4, 8), make_mesh("dp, ep", AUTO, shape)
+    step = jax.jit(jax.value_and_grad(squares, (0, 1)))
+    want = jax.tree.leaves(step(layer, x))
+    with jax.set_mesh(mesh):
+        arguments = on_mesh(mesh, axes, layer, x)
+        compiled = step.lower(*arguments).compile()
+        assert {kind for kind, size in bytes_crossing(compiled.as_text()).items() if size} == crossing
+        assert_close(jax.tree.leaves(compiled(*arguments)), want)
+
+
+def test_experts_tell_flax_and_an_optimiser_how_they_are_sharded():
+    axes = MeshAxes(tokens=("data", "a", "b"), experts=("a", "b"))
+    layer = SparseMoE(8, E, partial(GLU, 8, 8), mesh_axes=axes, rngs=nnx.Rngs(0))  # no mesh, and none is asked for
+    for tree in (layer, nnx.state(layer), jax.eval_shape(lambda: layer), optax.adam(1e-3).init(layer)[0].mu):
+        specs = nnx.get_partition_spec(tree)
+        found = {jax.tree_util.keystr(path): spec for path, spec in jax.tree.leaves_with_path(specs)}
+        assert {spec for name, spec in found.items() if "experts" in name} == {P(("a", "b"), None, None)}
+        assert {spec for name, spec in found.items() if "experts" not in name} == {P()}
+    state = nnx.state(nnx.Optimizer(layer, optax.adam(1e-3), wrt=nnx.Param), nnx.optimizer.OptVariable)
+    assert P(("a", "b"), None, None) in jax.tree.leaves(nnx.get_partition_spec(state))
+
+
+def test_an_experts_own_partition_metadata_stays():
+    def make(rngs):
+        return nnx.Linear(4, 4, kernel_metadata={"out_sharding": (None, "tensor"), "eager_sharding": False}, rngs=rngs)
+
+    experts = stack_experts(make, E, nnx.Rngs(0))
+    assert nnx.get_partition_spec(experts).kernel.get_value() == P("expert", None, "tensor")
+    assert nnx.get_partition_spec(experts).bias.get_value() == P("expert", None)
+
+
+def test_a_mesh_is_left_alone_by_who_names_no_axes():
+    layer, x = make_small("gather", MeshAxes((), ())), draw(0, G, 4, 8)
+    with jax.set_mesh(make_mesh("dp, ep", AUTO)):
+        program = jax.make_jaxpr(layer)(x)
+    assert "sharding_constraint" not in str(program)

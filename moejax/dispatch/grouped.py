@@ -20,7 +20,7 @@ from moejax.dispatch.index_tables import sorted_tables
 from moejax.dispatch.rows import combine_rows, take_tokens
 from moejax.kernels.groups import Groups
 from moejax.routing import TopKRouting
-from moejax.sharding import EXPERTS, REPLICATED, TOKENS, axes_in_use, divides_evenly, shard_map_groups
+from moejax.sharding import EXPERTS, REPLICATED, TOKENS, axes_in_use, can_shard_map, devices_along, shard_map_groups
 
 GroupedExperts = Callable[[Float[Array, "n d"], Groups], Float[Array, "n d2"]]
 
@@ -53,9 +53,9 @@ def grouped_over_mesh(
 
     `key`: for experts that draw; each device draws for its own rows.
     """
-    if not divides_evenly(x.shape[0]):
-        return grouped_dispatch(partial(apply, experts, key=key), x, routing)
     axes = axes_in_use()
+    if not can_shard_map(x.shape[0]) or routing.probs.shape[-1] % devices_along(axes.experts):
+        return grouped_dispatch(partial(apply, experts, key=key), x, routing)
 
     def of_a_device(experts, x, routing, key):
         if key is not None:

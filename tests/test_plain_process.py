@@ -13,7 +13,10 @@ FOLDER = Path(__file__).parent
 @pytest.mark.parametrize(
     ("name", "marked"),
     [
-        *((name, "not slow") for name in ("plain_layers", "plain_arguments", "plain_float64", "plain_export")),
+        *(
+            (name, "not slow")
+            for name in ("plain_layers", "plain_arguments", "plain_float64", "plain_export", "plain_mesh")
+        ),
         pytest.param("plain_export", "slow", marks=pytest.mark.slow),
     ],
 )

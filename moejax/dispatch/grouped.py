@@ -3,9 +3,9 @@
 No slots, no capacity, no padding: the experts see the T·k chosen tokens and nothing else, in one array of static shape.
 They must be made of matrix products, which `grouped_matmul` computes group by group.
 
-Over a mesh every device reads the tokens of its row, the devices along `expert`, and answers those that chose one of
-its own experts; the answers are added up on the way back. So nothing is dropped however uneven the choice is, and what
-a device receives and sorts is bounded: the tokens of its row, T / data, and k rows for each.
+Over a mesh: an all-gather of tokens along experts' axes, local experts, a reduce-scatter of their outputs. So nothing
+is dropped however uneven the choice is, and what a device receives and sorts is bounded: the tokens of the devices that
+share the experts with it, and k rows for each.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def grouped_over_mesh(
     routing: TopKRouting,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "g t d2"]:
-    """`grouped_dispatch` of `apply(experts, rows, groups, key)`, the stacked experts dealt out over the mesh in use.
+    """`grouped_dispatch` of `apply(experts, rows, groups, key)`, the stacked experts sharded over the mesh in use.
 
     `key`: for experts that draw; each device draws for its own rows.
     """

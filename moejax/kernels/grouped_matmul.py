@@ -101,8 +101,7 @@ def choices() -> dict[str, str]:
 
 def rows_of_groups(bias: Float[Array, "e h"], groups: Groups, rows: int) -> Float[Array, "{rows} h"]:
     """Each row its expert's vector; of rows beyond the last group, anything. The derivative is a grouped sum."""
-    ends = groups.starts + groups.sizes
-    expert = jnp.searchsorted(ends, jnp.arange(rows), side="right").clip(max=bias.shape[0] - 1)
+    expert = jnp.repeat(jnp.arange(len(bias)), groups.sizes, total_repeat_length=rows)
     return _vectors(bias, expert, *groups)
 
 

@@ -96,8 +96,9 @@ def test_weights_are_renormalised_or_not():
         assert (np.abs(route(make(name, renormalize=False), X).weights.sum(-1) - 1) > 1e-3).any()
 
 
-def test_a_sigmoid_routers_weights_are_scaled():
-    got = route(make("sigmoid", routed_scaling_factor=2.5), X)
+@pytest.mark.parametrize("name", ["softmax_top_k", "sigmoid"])
+def test_weights_are_scaled(name):
+    got = route(make(name, routed_scaling_factor=2.5), X)
     np.testing.assert_allclose(got.weights.sum(-1), np.full((G, T), 2.5), rtol=1e-5)
 
 

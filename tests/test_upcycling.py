@@ -46,7 +46,7 @@ SAME = {
     "random": ({"k": 1}, {"k": 3}),
 }
 OTHER = {
-    "softmax_top_k": ({"k": 1}, {"k": 3, "renormalize": False}),
+    "softmax_top_k": ({"k": 1}, {"k": 3, "renormalize": False}, {"k": 2, "routed_scaling_factor": 2.0}),
     "switch": ({"k": 1},),
     "vmoe": ({"k": 1}, {"k": 2}),
     "uniform": ({"k": 2}, {"k": E, "raw_weights": True}),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from moejax.experts import GLU, MLP
-from moejax.huggingface.parts import BiasedTopKSoftmax, ClampedGLU, ScaledSoftmaxTopK
+from moejax.huggingface.parts import BiasedTopKSoftmax, ClampedGLU
 from moejax.makers import MakeExpert
 from moejax.routers import Router
 from moejax.routers.sigmoid import SigmoidTopK
@@ -148,7 +148,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_next": _QWEN2,
     "qwen3_vl_moe": Family(SoftmaxTopK, {"renormalize": True}),
     "deepseek_v2": _DEEPSEEK._replace(
-        router=ScaledSoftmaxTopK,
+        router=SoftmaxTopK,
         options={"renormalize": False} | _GROUPS,
         names=GATE | STACKED | _shared("shared_experts"),
         only={

@@ -1,29 +1,17 @@
 """What Hugging Face's blocks have beside our own layers: routers, an expert and a capacity that no other model uses."""
 
 from functools import cache
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
-from pydantic import Field
 
 from moejax.experts import GLU, Linear, apply_linear
 from moejax.layers import SparseMoE
-from moejax.options import Positive
 from moejax.routers import Router
-from moejax.routers.top_k import SoftmaxTopK, TopKSoftmax
-
-
-class ScaledSoftmaxTopK(SoftmaxTopK):
-    """`softmax_top_k` with a factor on the weights (DeepSeek-V2)."""
-
-    routed_scaling_factor: Annotated[Positive, Field(description="Factor on the weights.")] = 1.0
-
-    def choose(self, x, context):
-        chosen = super().choose(x, context)
-        return chosen._replace(weights=chosen.weights * self.routed_scaling_factor)
+from moejax.routers.top_k import TopKSoftmax
 
 
 class BiasedTopKSoftmax(TopKSoftmax):

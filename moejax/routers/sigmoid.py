@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from moejax import routing
-from moejax.options import NotNegative, Positive
+from moejax.options import NotNegative
 from moejax.routers.router import RouterState
 from moejax.routers.top_k import GroupLimited
 
@@ -15,7 +15,6 @@ from moejax.routers.top_k import GroupLimited
 class SigmoidTopK(GroupLimited):
     """Each expert scored by itself, a bias keeps the load even (DeepSeek-V3)."""
 
-    routed_scaling_factor: Annotated[Positive, Field(description="Factor on the weights; 2.5 in DeepSeek-V3.")] = 1.0
     bias_update_rate: Annotated[
         NotNegative, Field(description="How far each step moves an expert's bias towards an even load.")
     ] = 1e-3

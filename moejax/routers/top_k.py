@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from moejax import routing
+from moejax.options import Positive
 from moejax.routers.router import Router
 
 Renormalize = Annotated[
@@ -19,6 +20,9 @@ class GroupLimited(Router):
     renormalize: Renormalize = True
     num_expert_groups: Annotated[int, Field(ge=1, le=2**16, description="Groups that the experts come in.")] = 1
     topk_group: Annotated[int, Field(ge=1, le=2**16, description="Groups of experts that a token may use.")] = 1
+    routed_scaling_factor: Annotated[
+        Positive, Field(description="Factor on the weights; 16 in DeepSeek-V2, 2.5 in DeepSeek-V3.")
+    ] = 1.0
 
     @staticmethod
     def contradictions(o: Any) -> Iterator[str]:
@@ -37,13 +41,15 @@ class SoftmaxTopK(GroupLimited):
 
     @property
     def weights_sum_to_1(self) -> bool:
-        return self.k == self.num_experts or (self.renormalize and self.k > 1)
+        sum_to_1 = self.k == self.num_experts or (self.renormalize and self.k > 1)
+        return sum_to_1 and self.routed_scaling_factor == 1
 
     def choose(self, x, context):
         return routing.softmax_top_k(
             self.logits(x, context),
             self.k,
             renormalize=self.renormalize,
+            scale=self.routed_scaling_factor,
             num_expert_groups=self.num_expert_groups,
             topk_group=self.topk_group,
         )

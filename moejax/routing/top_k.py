@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from moejax.arguments import refuse, whole
+from moejax.arguments import number, refuse, whole
 from moejax.routing.decision import TopKRouting
 from moejax.sharding import TOKENS, shard_map_groups
 
@@ -18,6 +18,7 @@ def softmax_top_k(
     k: int,
     *,
     renormalize: bool = True,
+    scale: float = 1.0,
     num_expert_groups: int = 1,
     topk_group: int = 1,
 ) -> TopKRouting:
@@ -25,14 +26,15 @@ def softmax_top_k(
 
     `renormalize` scales the k probabilities to sum to 1 (Mixtral always does, OLMoE with `norm_topk_prob`). For k = 1
     the probability itself stays the weight all the same: a constant 1 would give the router no gradient (Switch,
-    Fedus et al. 2021, section 2.1).
+    Fedus et al. 2021, section 2.1). `scale` multiplies the weights after that (16 in DeepSeek-V2).
     """
+    refuse(number("scale", scale, above=0.0))
     probs = jax.nn.softmax(logits, axis=-1)
     experts = best(limit_to_groups(probs, num_expert_groups, topk_group), k)
     weights = jnp.take_along_axis(probs, experts, axis=-1)
     if renormalize and k > 1:
         weights = weights / weights.sum(-1, keepdims=True)
-    return TopKRouting(logits, probs, experts, weights)
+    return TopKRouting(logits, probs, experts, weights * scale)
 
 
 def top_k_softmax(logits: Float[Array, "g t e"], k: int) -> TopKRouting:

@@ -25,6 +25,7 @@ _HOME = {
         *("entropy_loss", "usage_loss", "assignment_loss"),
     ),
     "router_updates": ("update_routers",),
+    "parameters": ("decays",),
     "dispatch": ("einsum_dispatch", "gather_dispatch", "grouped_dispatch", "default_group_size"),
     "kernels.groups": ("Groups",),
     "sharding": ("MeshAxes",),

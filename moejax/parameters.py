@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import jax
 from flax import nnx
+from jaxtyping import Array, PyTree
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -24,6 +25,20 @@ def with_parameters(model: M, learnt: M) -> M:
         return old if new is None else new
 
     return jax.tree.map(pick, learnt, model, is_leaf=lambda leaf: leaf is None or _is_variable(leaf))
+
+
+def decays(learnt: PyTree[Array]) -> PyTree[bool]:
+    """Which parameters weight decay acts on: matrices, not biases and scales; `optax.adamw(…, mask=moejax.decays)`.
+
+    The number of axes alone does not tell: a stack of experts has biases [e, h]. `learnt`: a module with its parameters
+    alone, or an `nnx.State` of them.
+    """
+
+    def is_matrix(path: tuple, leaf: Array) -> bool:
+        names = {str(getattr(key, "name", getattr(key, "key", ""))) for key in path}
+        return leaf.ndim - ("experts" in names) > 1 and not {"bias", "scale"} & names
+
+    return jax.tree.map_with_path(is_matrix, learnt)
 
 
 def _is_variable(leaf: object) -> bool:

@@ -13,10 +13,7 @@ FOLDER = Path(__file__).parent
 @pytest.mark.parametrize(
     ("name", "marked"),
     [
-        *(
-            (name, "not slow")
-            for name in ("plain_layers", "plain_arguments", "plain_float64", "plain_export", "plain_mesh")
-        ),
+        *((f"plain_{name}", "not slow") for name in ("layers", "arguments", "float64", "export", "mesh", "readme")),
         pytest.param("plain_export", "slow", marks=pytest.mark.slow),
     ],
 )

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from moejax.config import TrainConfig
+from moejax.parameters import decays
 from moejax.training.average import average_parameters
 from moejax.training.frozen import leave_out
 
@@ -49,7 +50,7 @@ def _adamw(train: TrainConfig, schedule: optax.Schedule, flat: bool) -> optax.Gr
     return optax.chain(
         # One vector: else the program has its own piece for every parameter.
         optax.flatten(adam) if flat else adam,
-        optax.add_decayed_weights(train.weight_decay, mask=lambda params: jax.tree.map_with_path(_is_matrix, params)),
+        optax.add_decayed_weights(train.weight_decay, mask=decays),
         optax.scale_by_learning_rate(schedule),
     )
 
@@ -72,11 +73,6 @@ def _split(vector: Array, like: PyTree[Array]) -> PyTree[Array]:
 
 def _join(tree: PyTree[Array]) -> Array:
     return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)])
-
-
-def _is_matrix(path: tuple, leaf: jax.Array) -> bool:
-    # By its name, since a stacked expert's bias has two axes as well.
-    return leaf.ndim > 1 and "bias" not in jax.tree_util.keystr(path)
 
 
 def normalized_gradient_descent(schedule: optax.Schedule, others: float) -> optax.GradientTransformation:

@@ -14,7 +14,7 @@ from moejax.errors import UserError
 from moejax.experts import MLP
 from moejax.layers import DenseMoE
 from moejax.models import build_model
-from moejax.parameters import parameters, with_parameters
+from moejax.parameters import decays, parameters, with_parameters
 from moejax.routers import RouterState
 from moejax.routing import DenseRouting
 from moejax.training.average import averaged
@@ -144,3 +144,20 @@ def test_upcycling_copies_state_as_it_is_and_converts_moments_of_parameters():
     adam = optax.adam(1e-2)
     state = upcycle_state(adam.init(parameters(dense)), dense, lambda moments: upcycle_moments(moments, layer))
     assert jax.tree.structure(state) == jax.tree.structure(adam.init(parameters(layer)))
+
+
+def test_decay_acts_on_matrices_whatever_they_are_stacked_in():
+    """The biases and scales of stacked experts have two axes."""
+
+    class Expert(nnx.Module):
+        def __init__(self, rngs):
+            self.norm, self.mlp = nnx.LayerNorm(4, rngs=rngs), MLP(4, 6, rngs=rngs)
+
+        def __call__(self, x):
+            return self.mlp(self.norm(x))
+
+    layer = jax.eval_shape(lambda: DenseMoE(4, 3, Expert, rngs=nnx.Rngs(0)))
+    for learnt in (parameters(layer), nnx.state(layer, nnx.Param)):
+        mask = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(decays(learnt))}
+        assert {name for name, decayed in mask.items() if decayed} == {name for name in mask if "kernel" in name}
+        assert len(mask) == 7

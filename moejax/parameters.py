@@ -27,7 +27,7 @@ def with_parameters(model: M, learnt: M) -> M:
     return jax.tree.map(pick, learnt, model, is_leaf=lambda leaf: leaf is None or _is_variable(leaf))
 
 
-def decays(learnt: PyTree[Array]) -> PyTree[bool]:
+def decays(learnt: PyTree) -> PyTree[bool]:
     """Which parameters weight decay acts on: matrices, not biases and scales; `optax.adamw(…, mask=moejax.decays)`.
 
     The number of axes alone does not tell: a stack of experts has biases [e, h]. `learnt`: a module with its parameters

@@ -55,12 +55,12 @@ def dispatch_tokens(dispatch: Float[Array, "g t e c"], x: Float[Array, "g t d"])
 
 
 def combine_slots(combine: Float[Array, "g t e c"], y: Float[Array, "e g c d"]) -> Float[Array, "g t d"]:
-    """Sum the experts' answers for each token, weighted; a token that sits nowhere gets zeros."""
+    """Sum the experts' outputs for each token, weighted; a token that sits nowhere gets zeros."""
     return jnp.einsum("gtec,egcd->gtd", combine.astype(y.dtype), y)
 
 
 def combine_dense(gates: Float[Array, "g t e"], y: Float[Array, "e g t d"]) -> Float[Array, "g t d"]:
-    """Sum all experts' answers for each token, weighted: `combine_slots` when every token has a slot everywhere."""
+    """Sum all experts' outputs for each token, weighted: `combine_slots` when every token has a slot everywhere."""
     return jnp.einsum("gte,egtd->gtd", gates.astype(y.dtype), y)
 
 

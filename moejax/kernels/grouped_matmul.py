@@ -80,8 +80,8 @@ def _by(choose: Callable[..., ModuleType], name: str, *options: bool) -> Callabl
 
 
 for _product, _call in ((_matmul, ("matmul", False)), (_matmul_transposed, ("matmul", True)), (_outer, ("outer",))):
-    _product.on_cpu(_by(on_cpu, *_call))
-    _product.on_cuda(_by(on_cuda, *_call))
+    _product.on("cpu", _by(on_cpu, *_call))
+    _product.on("cuda", _by(on_cuda, *_call))
 
 
 def choices() -> dict[str, str]:

@@ -10,19 +10,18 @@ of its first arguments needs just one thing said of it: how a derivative by its 
 jvp, grad, vmap, jit, export and any nesting of them follow: forward mode calls the function itself on the tangents,
 reverse mode the transposes. What computes it may differ by platform, and is chosen when a program is lowered:
 
-    @product.on_cpu
-    def product_on_cpu(lowering, x, w): ...
+    product.on("cpu", lambda lowering, x, w: ...)
 """
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, DTypeLike, Shaped
+from jaxtyping import Array, Shaped
 
 Axes = tuple[int | None, ...]  # of a vmap: which arguments it maps
 
@@ -57,23 +56,17 @@ class Multilinear:
         """The function of these arguments."""
         return self._bind(*arguments, axes=())
 
-    def on_cpu(self, f: Callable[..., Array]) -> Callable[..., Array]:
-        """Let `f(lowering, *arguments)` compute it on CPUs."""
-        mlir.register_lowering(self._primitive, self._lower_by(f), platform="cpu")
-        return f
-
-    def on_cuda(self, f: Callable[..., Array]) -> Callable[..., Array]:
-        """Let `f(lowering, *arguments)` compute it on NVIDIA GPUs."""
-        mlir.register_lowering(self._primitive, self._lower_by(f), platform="cuda")
-        return f
+    def on(self, platform: str, f: Callable[..., Array]) -> None:
+        """Let `f(lowering, *arguments)` compute it on "cpu", or on "cuda"."""
+        mlir.register_lowering(self._primitive, self._lower_by(f), platform=platform)
 
     def _bind(self, *arguments: Array, axes: tuple[Axes, ...]) -> Array:
         return self._primitive.bind(*_alike(arguments), axes=axes)
 
     def _abstract(self, *avals: Any, axes: tuple[Axes, ...]) -> Any:
         shape = jax.eval_shape(_mapped(self.f, axes), *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
-        like, whole = avals[0], PartitionSpec(*[None] * len(shape.shape))
-        return like.update(shape.shape, shape.dtype, weak_type=False, sharding=like.sharding.update(spec=whole))
+        like, replicated = avals[0], PartitionSpec(*[None] * len(shape.shape))
+        return like.update(shape.shape, shape.dtype, weak_type=False, sharding=like.sharding.update(spec=replicated))
 
     def _jvp(self, primals: tuple, tangents: tuple, *, axes: tuple[Axes, ...]) -> tuple[Any, Any]:
         out = self._bind(*primals, axes=axes)
@@ -85,16 +78,19 @@ class Multilinear:
         return out, ad.Zero.from_primal_value(out) if change is None else change
 
     def _transpose(self, cotangent: Any, *arguments: Any, axes: tuple[Axes, ...]) -> list[Any]:
-        found: list[Any] = [None] * len(arguments)
-        for i, argument in enumerate(arguments):
-            if ad.is_undefined_primal(argument):
-                if type(cotangent) is ad.Zero:
-                    found[i] = ad.Zero(argument.aval)
-                else:
-                    others = *arguments[:i], None, *arguments[i + 1 :]
-                    transpose = _told(self.transposes[i], i, argument.aval.dtype)
-                    found[i] = _mapped_transpose(transpose, i, axes)(cotangent, *others)
-        return found
+        def by(i: int, argument: Any) -> Any:
+            if not ad.is_undefined_primal(argument):
+                return None
+            if type(cotangent) is ad.Zero:
+                return ad.Zero(argument.aval)
+            before, after = arguments[:i], arguments[i + 1 :]
+
+            def transpose(ct, *others):
+                return self.transposes[i](ct, *others[:i], argument.aval.dtype, *others[i:])
+
+            return _mapped_transpose(transpose, i, axes)(cotangent, *before, *after)
+
+        return [by(i, argument) for i, argument in enumerate(arguments)]
 
     def _batch(self, arguments: tuple, mapped: tuple, *, axes: tuple[Axes, ...]) -> tuple[Any, int]:
         ours = [a if at is None else jax.numpy.moveaxis(a, at, 0) for a, at in zip(arguments, mapped, strict=True)]
@@ -141,20 +137,12 @@ def inside(equation: JaxprEqn) -> Iterator[ClosedJaxpr]:
         yield jax.make_jaxpr(_mapped(function.f, equation.params["axes"]))(*arguments)
 
 
-def _told(transpose: Callable, i: int, dtype: DTypeLike) -> Callable:
-    return lambda ct, *arguments: transpose(ct, *arguments[:i], dtype, *arguments[i + 1 :])
-
-
 def _mapped_transpose(f: Callable, i: int, axes: tuple[Axes, ...]) -> Callable:
     for each in axes:
-        f = jax.vmap(f, in_axes=(0, *each[:i], None, *each[i + 1 :]))
+        f = jax.vmap(f, in_axes=(0, *each[:i], *each[i + 1 :]))
         if each[i] is None:
-            f = _summed(f)
+            f = partial(lambda of_each, *arguments: of_each(*arguments).sum(0), f)
     return f
-
-
-def _summed(f: Callable) -> Callable:
-    return lambda *arguments: f(*arguments).sum(0)
 
 
 def _lowering(module: mlir.ModuleContext) -> Lowering:

@@ -82,6 +82,6 @@ def _of_one_size(e: int, n: int) -> Groups:
     return Groups(n * jnp.arange(e, dtype=jnp.int32), jnp.full(e, n, jnp.int32))
 
 
-_matmul.on_cpu(_on_cpu(lambda x, w: x @ w, partial(_grouped_matmul, False)))
-_matmul_transposed.on_cpu(_on_cpu(lambda x, w: x @ w.T, partial(_grouped_matmul, True)))
-_outer.on_cpu(_on_cpu(lambda x, dy: x.T @ dy, _grouped_outer))
+_matmul.on("cpu", _on_cpu(lambda x, w: x @ w, partial(_grouped_matmul, False)))
+_matmul_transposed.on("cpu", _on_cpu(lambda x, w: x @ w.T, partial(_grouped_matmul, True)))
+_outer.on("cpu", _on_cpu(lambda x, dy: x.T @ dy, _grouped_outer))

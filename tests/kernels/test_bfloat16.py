@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moejax.kernels.bfloat16 import as_bits, from_bits, matmul, matmul_transposed, outer
+from moejax.kernels.bfloat16 import as_bits, from_bits, has_units, lists_units, matmul, matmul_transposed, outer
 
 
 def draw(seed, *shape, dtype="float32"):
@@ -54,3 +54,26 @@ def test_bits_are_those_of_bfloat16_and_come_back():
     np.testing.assert_array_equal(from_bits(as_bits(x), jnp.bfloat16), x)
     wide = x.astype(jnp.float32)
     assert as_bits(wide) is wide is from_bits(wide, jnp.dtype("float32"))
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "units"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_bf16\n", True),
+        ("processor\t: 0\nflags\t\t: fpu amx_bf16 amx_tile\nprocessor\t: 1\n", True),
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f amx_tile\nbugs\t\t: amx_bf16\n", False),
+        ("processor : 0\nFeatures : fp asimd bf16\n", True),
+        ("processor : 0\nFeatures : fp asimd\n", False),
+        ("", False),
+    ],
+)
+def test_units_for_bfloat16_are_those_that_the_first_processor_lists(cpuinfo, units):
+    assert lists_units(cpuinfo) == units
+
+
+def test_without_a_list_of_processors_there_are_no_units(monkeypatch):
+    def absent(*arguments, **options):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("pathlib.Path.read_text", absent)
+    assert has_units.__wrapped__() is False

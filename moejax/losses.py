@@ -13,22 +13,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 from pydantic import Field
 
-from moejax.arguments import number, refuse
+from moejax.options import NotNegative, checked
 from moejax.routing import DenseRouting, ExpertChoiceRouting, Routing, SoftRouting, SparseRouting, TopKRouting
 
 LogitRouting = DenseRouting | TopKRouting | ExpertChoiceRouting
 
 
+@checked
 def auxiliary_loss(
     routings: Routing | Sequence[Routing],
     *,
-    balance: Annotated[float, Field(ge=0, description="Sparse: weight of the load-balance loss.")] = 0.01,
-    z: Annotated[float, Field(ge=0, description="Sparse: weight of the router z-loss.")] = 0.001,
-    importance: Annotated[float, Field(ge=0, description="Weight of CV²(summed gates); Shazeer et al.: 0.1.")] = 0.0,
-    load: Annotated[float, Field(ge=0, description="Weight of CV²(expected load); of routers with noise.")] = 0.0,
-    entropy: Annotated[float, Field(ge=0, description="Weight of a token's mean entropy over experts.")] = 0.0,
-    usage: Annotated[float, Field(ge=0, description="Weight of KL(mean use of the experts ‖ uniform).")] = 0.0,
-    assignment: Annotated[float, Field(ge=0, description="Guided: weight of the cross-entropy.")] = 0.0,
+    balance: Annotated[NotNegative, Field(description="Sparse: weight of the load-balance loss.")] = 0.01,
+    z: Annotated[NotNegative, Field(description="Sparse: weight of the router z-loss.")] = 0.001,
+    importance: Annotated[NotNegative, Field(description="Weight of CV²(summed gates); Shazeer et al.: 0.1.")] = 0.0,
+    load: Annotated[NotNegative, Field(description="Weight of CV²(expected load); of routers with noise.")] = 0.0,
+    entropy: Annotated[NotNegative, Field(description="Weight of a token's mean entropy over experts.")] = 0.0,
+    usage: Annotated[NotNegative, Field(description="Weight of KL(mean use of the experts ‖ uniform).")] = 0.0,
+    assignment: Annotated[NotNegative, Field(description="Guided: weight of the cross-entropy.")] = 0.0,
 ) -> Float[Array, ""]:
     """The weighted sum of the losses below over all layers: what a training step adds to its task's loss.
 
@@ -43,8 +44,6 @@ def auxiliary_loss(
         "usage": (usage, usage_loss, Routing),
         "assignment": (assignment, assignment_loss, DenseRouting),
     }
-    refuse([problem for name, (weight, _, _) in terms.items() for problem in number(name, weight, least=0.0)])
-
     def of_layer(routing: Routing) -> Float[Array, ""]:
         only(Routing, routing, "auxiliary_loss", "the routing that a layer returns")
         used = [(weight, loss) for weight, loss, kind in terms.values() if weight and isinstance(routing, kind)]

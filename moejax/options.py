@@ -8,7 +8,7 @@
         scale: Annotated[float, Field(gt=0, description="Factor on the weights.")] = 1.0
 
 A parameter, or an attribute of a class, that is annotated with a pydantic `Field` is an option: its type, bounds,
-default and meaning stand there. Python's own check reads them (`checked`), and so do the configuration, the command
+default and meaning stand there. (What a class is given as one value it declares as a nested model, `Options`.) Python's own check reads them (`checked`), and so do the configuration, the command
 line, its help and the tables of the READMEs (`options_of`).
 
 A `Choice` makes an option the name of an entry of a table, whose own options come with it. `Needs` says beside what an
@@ -29,6 +29,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, core_schema
+
+from moejax.files import abridged
 
 F = TypeVar("F", bound=Callable)
 Declared = Mapping[str, FieldInfo]
@@ -75,8 +77,9 @@ class Needs:
 
 def options_of(call: Callable) -> dict[str, FieldInfo]:
     """The options of a class or a function, by name, in the order in which they are declared."""
+    call = inspect.unwrap(call)
     while isinstance(call, functools.partial):
-        call = call.func
+        call = inspect.unwrap(call.func)
     return dict(_options_of(call))
 
 
@@ -84,6 +87,9 @@ def options_of(call: Callable) -> dict[str, FieldInfo]:
 def _options_of(call: Callable) -> dict[str, FieldInfo]:
     found: dict[str, FieldInfo] = {}
     if isinstance(call, type):
+        model = call if issubclass(call, Options) else getattr(call, "Options", None)
+        if model is not None:
+            return dict(model.model_fields)
         for name, hint in typing.get_type_hints(call, include_extras=True).items():
             if _is_declared(hint):
                 found[name] = FieldInfo.from_annotated_attribute(hint, getattr(call, name, PydanticUndefined))
@@ -136,14 +142,22 @@ def valid(declared: Declared, given: Mapping[str, Any], contradictions: Callable
     return values
 
 
-def problems(declared: Declared, given: Mapping[str, Any], contradictions: Callable | None = None) -> Iterator[str]:
-    """A sentence for each value that its option does not take; if there is none, for each that goes ill with others."""
+def problems(
+    declared: Declared,
+    given: Mapping[str, Any],
+    contradictions: Callable | None = None,
+    explicit: Iterable[str] | None = None,
+) -> Iterator[str]:
+    """A sentence for each value that its option does not take; if there is none, for each that goes ill with others.
+
+    `explicit`: the options that somebody gave, and that should have an effect; None: all of them.
+    """
     wrong = {name: sentence for name, value in given.items() if (sentence := refusal(name, declared[name], value))}
     yield from wrong.values()
     if wrong:
         return
     options = types.SimpleNamespace(**{name: given.get(name, field.default) for name, field in declared.items()})
-    yield from without_effect(declared, options, given)
+    yield from without_effect(declared, options, given if explicit is None else explicit)
     if contradictions is not None:
         yield from contradictions(options)
 
@@ -184,7 +198,7 @@ def from_text(field: FieldInfo, text: str) -> Any:
     if _kinds(field.annotation) == [bool]:  # pydantic takes more words than these
         return {"true": True, "false": False}.get(text.lower(), text)
     try:
-        return _adapter(_annotation(field)).validate_strings(text)
+        return _adapter(field.annotation).validate_strings(text)  # within its bounds or not
     except ValidationError:
         return text
 
@@ -229,11 +243,6 @@ def shown(value: Any) -> str:
     return abridged(value if isinstance(value, str) and value.isidentifier() else repr(value))
 
 
-def abridged(text: str) -> str:
-    """The beginning of a text that is long."""
-    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
-
-
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -243,8 +252,7 @@ def _adapter(annotation: Any) -> TypeAdapter:
 
 
 def _annotation(field: FieldInfo) -> Any:
-    notes = tuple(note for note in field.metadata if not isinstance(note, Needs))
-    return Annotated[field.annotation, *notes] if notes else field.annotation
+    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
 
 
 def _kinds(annotation: Any) -> list[Any]:

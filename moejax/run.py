@@ -98,13 +98,13 @@ def kept(path: Path) -> Iterator[None]:
 
 
 def _load(config: "Config") -> "Dataset":
-    from moejax.data import OPTIONS, load
+    from moejax.data import DATASETS, load
     from moejax.data.dataset import first
+    from moejax.options import options_of
     from moejax.training.processes import agree
 
-    d = config.data
-    options = {name: getattr(d, name) for name in OPTIONS.get(d.name, ())}
-    data = load(d.name, source=d.source, directory=d.dir, validation=d.validation, seed=config.seed, **options)
+    d, loader = config.data, DATASETS[config.data.name]
+    data = load(d.name, seed=config.seed, **{name: getattr(d, name) for name in options_of(loader)})
     data = first(data, d.limit, d.evaluation_limit)
     agree(config, data)
     return data

@@ -1,27 +1,26 @@
-"""Configuration: the schema of a run, its text forms, and what makes no sense in it."""
+"""Configuration: a run's options, each declared with what it configures, put together by name.
 
-from moejax.config.bounds import BOUNDS, abridged
-from moejax.config.contradictions import contradictions, path_problem
-from moejax.config.mesh_shape import data_devices, mesh_problems, nearest_divisor
-from moejax.config.overlay import flatten, from_json, overlay, to_json
-from moejax.config.schema import Config, DataConfig, ModelConfig, MoeConfig, ParallelConfig, TrainConfig
+    config = make_config(name="mine", moe={"layer": "soft", "slots": 2}, train={"epochs": 1})
+    config.replace(moe={"layer": "sparse"})
 
-__all__ = [
-    "BOUNDS",
-    "Config",
-    "DataConfig",
-    "ModelConfig",
-    "MoeConfig",
-    "ParallelConfig",
-    "TrainConfig",
-    "abridged",
-    "contradictions",
-    "data_devices",
-    "flatten",
-    "from_json",
-    "mesh_problems",
-    "nearest_divisor",
-    "overlay",
-    "path_problem",
-    "to_json",
-]
+`schema` finds the options that there are for the names chosen, `build` makes values of them, `text` reads and writes
+`config.json`, `suggest` and `help` tell people about them. Names are imported when first used: the schema imports all
+that has options, and so JAX.
+"""
+
+import importlib
+from typing import Any
+
+from moejax.config.config import Config, make_config
+
+_HOME = {"configured": "build", "flatten": "text", "from_json": "text", "to_json": "text"} | dict.fromkeys(
+    ("data_devices", "mesh_problems", "nearest_divisor"), "mesh_shape"
+)
+
+__all__ = ["Config", "make_config", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'moejax.config' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"moejax.config.{_HOME[name]}"), name)

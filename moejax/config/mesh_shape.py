@@ -2,20 +2,17 @@
 
 from collections.abc import Callable
 
-from moejax.config.schema import Config
+from moejax.config.config import Config
 
 
 def mesh_problems(config: Config, devices: int | None = None) -> list[str]:
     """One sentence for each; `devices`: how many there are, None before anyone has looked."""
     p, experts, batch = config.parallel, config.moe.num_experts, config.train.batch_size
-    for name, value in (("data", p.data), ("expert", p.expert)):
-        if value is not None and value < 1:
-            return [f"parallel.{name} is {value}; it must be at least 1."]
     if p.strategy == "pmap" and p.expert > 1:
         return [f"parallel.expert is {p.expert}, but parallel.strategy pmap copies all experts; use jit, or 1."]
     if p.strategy == "pmap" and p.reads == "share":
         return ["parallel.reads is share, but parallel.strategy pmap reads all examples onto every device; use jit."]
-    if experts > 0 and experts % p.expert:
+    if experts % p.expert:
         near = nearest_divisor(p.expert, experts)
         return [f"parallel.expert is {p.expert}, which does not divide moe.num_experts, {experts}; use {near}."]
     if devices is not None and p.data is None and devices % p.expert:

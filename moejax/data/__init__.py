@@ -9,71 +9,46 @@ Importing this costs numpy only: a library that a source needs is imported when 
 
 import functools
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from moejax.arguments import whole
 from moejax.data import clusters, mnist, mrpc, mrpc_pieces
-from moejax.data.dataset import Dataset, Examples
+from moejax.data.dataset import SOURCES, Dataset, Examples, Loader
 from moejax.errors import UserError
+from moejax.options import options_of
 
-__all__ = ["DATASETS", "OPTIONS", "SOURCES", "Dataset", "Examples", "load"]
+__all__ = ["DATASETS", "SOURCES", "Dataset", "Examples", "load"]
 
-SOURCES = ("auto", "dir", "cache", "mirror", "wheel", "embedded", "synthetic", "tfds", "hf")
-
-# name → (source, directory, validation, seed, its own options) → Dataset
-DATASETS: dict[str, Callable[..., Dataset]] = {
-    "mnist": functools.partial(mnist.load, mnist.MNIST),
-    "fashion_mnist": functools.partial(mnist.load, mnist.FASHION_MNIST),
-    "mrpc": mrpc.load,
-    "mrpc_pieces": mrpc_pieces.load,
-}
-# Made from the seed: name → (validation, seed, its own options) → Dataset
-MADE: dict[str, Callable[..., Dataset]] = {"clusters": functools.partial(clusters.load, setting="s1")}
-# Which further fields of the configuration a data set wants, under their names there.
-OPTIONS: dict[str, tuple[str, ...]] = {
-    "mrpc": ("tokenizer", "vocabulary", "length"),
-    "mrpc_pieces": ("tokenizer",),
-    "clusters": ("setting",),
+DATASETS = {
+    "mnist": Loader(functools.partial(mnist.load, mnist.MNIST), "image", "handwritten digits, 28 × 28"),
+    "fashion_mnist": Loader(functools.partial(mnist.load, mnist.FASHION_MNIST), "image", "pieces of clothing, 28 × 28"),
+    "mrpc": Loader(mrpc.load, "first", "do two sentences mean the same; each sentence its own tokens"),
+    "mrpc_pieces": Loader(mrpc_pieces.load, "pieces", "the same pairs as one text of MiniLM's word pieces"),
+    "clusters": Loader(clusters.load, "patches", "synthetic clusters of patches (Chen et al. 2022)"),
 }
 
 
-def load(
-    name: str,
-    *,
-    source: str = "auto",
-    directory: str | None = None,
-    validation: int = 5000,
-    seed: int = 0,
-    **options: Any,
-) -> Dataset:
-    """Loads a data set.
+def load(name: str, *, seed: int = 0, **options: Any) -> Dataset:
+    """Loads a data set: one of `DATASETS`, with the options that its loader declares.
 
-    Args:
-      name: one of `DATASETS` or `MADE`.
-      source: one of `SOURCES`. "auto" takes the first that works: `directory` or the environment's MOEJAX_DATA_DIR
-        (if set, it must be right), the cache, the mirrors, and for MNIST the package index and 5,000 embedded images.
-        A source that is named is the only one tried.
-      directory: the folder that holds the files ("auto", "dir"), TensorFlow's data_dir ("tfds"), or a saved
-        Hugging Face data set ("hf").
-      validation: how many training examples to hold out; a set with a validation split of its own says what it means.
-      seed: draws them.
-      options: what `OPTIONS` names for this data set.
+    `dir`: the folder that holds the files (sources "auto" and "dir"), TensorFlow's data_dir ("tfds"), or a saved Hugging
+    Face data set ("hf"). If it or MOEJAX_DATA_DIR is set, it must be right. `seed` draws the validation examples.
 
     Raises:
       UserError: a name is unknown, a number is none, a file is missing or damaged, or no source works.
     """
     # The least and the most to hold out differ by data set.
-    for problem in whole("validation", validation, -sys.maxsize) + whole("seed", seed, 0):
+    for problem in whole("validation", options.get("validation", 0), -sys.maxsize) + whole("seed", seed, 0):
         raise UserError(problem)
-    if name in MADE:
-        if source != "auto" or directory is not None:
-            raise UserError(f"--data.name={name} is made, not read: leave out --data.source and --data.dir.")
-        return MADE[name](validation=validation, seed=seed, **options)
     if name not in DATASETS:
-        raise UserError(f"--data.name={name} is unknown: choose one of {', '.join([*DATASETS, *MADE])}.")
+        raise UserError(f"--data.name={name} is unknown: choose one of {', '.join(DATASETS)}.")
+    there = options_of(DATASETS[name])
+    for option in options:
+        if option not in there:
+            raise UserError(f"--data.{option} is no option of --data.name={name}, which has {', '.join(there)}.")
+    source, folder = options.get("source", "auto"), options.get("dir")
     if source not in SOURCES:
         raise UserError(f"--data.source={source} is unknown: choose one of {', '.join(SOURCES)}.")
-    if directory is not None and source not in ("auto", "dir", "tfds", "hf"):
-        raise UserError(f"--data.dir={directory} is not used by --data.source={source}: leave one of the two out.")
-    return DATASETS[name](source, directory, validation, seed, **options)
+    if folder is not None and source not in ("auto", "dir", "tfds", "hf"):
+        raise UserError(f"--data.dir={folder} is not used by --data.source={source}: leave one of the two out.")
+    return DATASETS[name](seed=seed, **options)

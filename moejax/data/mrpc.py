@@ -9,9 +9,12 @@ of Sentential Paraphrases", IWP 2005; A. Wang et al., "GLUE", arXiv:1804.07461.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import Field
 
 from moejax.data import find, hf, pair_table, synthetic_pairs, tfds, tokens
-from moejax.data.dataset import Dataset, Examples, concatenate, hold_out, take
+from moejax.data.dataset import Dataset, Dir, Examples, Path, Source, Validation, concatenate, hold_out, take
 from moejax.data.verify import File
 from moejax.errors import UserError
 
@@ -114,27 +117,28 @@ def read_pairs(source: str, directory: str | None, validation: int, seed: int, p
 
 
 def load(
-    source: str,
-    directory: str | None,
-    validation: int,
-    seed: int,
+    source: Source = "auto",
+    dir: Dir = None,
+    validation: Validation = 5000,
+    seed: int = 0,
     *,
-    tokenizer: str | None,
-    vocabulary: int,
-    length: int,
+    tokenizer: Annotated[
+        Path, Field(description="Folder with a tokenizer.json; none trains one on the training sentences.")
+    ] = None,
+    vocabulary: Annotated[
+        int, Field(ge=1, le=10**6, description="Tokens that the tokenizer has at most, and rows of the embeddings.")
+    ] = 8000,
+    length: Annotated[
+        int, Field(ge=1, le=4096, description="Tokens of a sentence; what is longer is cut.")
+    ] = 48,
     pairs: PairSet = MRPC,
 ) -> Dataset:
     """The pairs as token ids, each sentence by itself; the other arguments and errors as in `read_pairs`.
 
-    Args:
-      tokenizer: a folder with tokenizer.json; None: one is trained on the training sentences.
-      vocabulary: the most tokens that it may have.
-      length: tokens of a sentence.
-
     Returns:
       train, validation, test: {"first", "second": int32 [n, length], filled up with 0, "label": int32 [n]}.
     """
-    text = read_pairs(source, directory, validation, seed, pairs)
+    text = read_pairs(source, dir, validation, seed, pairs)
     if tokenizer is None:
         made = tokens.trained(text.name, [*text.train["first"], *text.train["second"]], vocabulary)
     else:

@@ -1,21 +1,31 @@
 """MRPC as word pieces of the pre-trained encoder: [CLS] first sentence [SEP] second sentence [SEP]."""
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from moejax.data import minilm, mrpc
-from moejax.data.dataset import Dataset, Examples
+from moejax.data.dataset import Dataset, Dir, Examples, Path, Source, Validation
 
 NAME = "mrpc_pieces"
 LENGTH = 104  # pieces of the longest pair of MRPC: nothing of it is cut
 PADDING = 0  # the id of [PAD]
 
 
-def load(source: str, directory: str | None, validation: int, seed: int, tokenizer: str | None) -> Dataset:
+def load(
+    source: Source = "auto",
+    dir: Dir = None,
+    validation: Validation = 5000,
+    seed: int = 0,
+    *,
+    tokenizer: Annotated[Path, Field(description="Folder with MiniLM's files; none fetches them.")] = None,
+    vocabulary: Annotated[int, Field(ge=1, le=10**6, description="Rows of the encoder's table of embeddings.")] = 30522,
+) -> Dataset:
     """The pairs as `pieces`; arguments and errors as in `moejax.data.load`. `tokenizer`: the folder of MiniLM."""
-    pairs = mrpc.read_pairs(source, directory, validation, seed)
-    tool = minilm.load_tokenizer(tokenizer, directory)
+    pairs = mrpc.read_pairs(source, dir, validation, seed)
+    tool = minilm.load_tokenizer(tokenizer, dir)
     splits = {name: pieces(tool, getattr(pairs, name)) for name in ("train", "validation", "test")}
     sha256 = {file.name: file.sha256 for file in (minilm.TOKENIZER, minilm.WEIGHTS)}  # of the weights that go with it
     return dataclasses.replace(pairs, name=NAME, sha256=pairs.sha256 | sha256, **splits)

@@ -5,15 +5,19 @@
 A single model is a dense layer with one expert. Axis letters: b examples, p patches, d numbers of a patch, f filters.
 """
 
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
+from pydantic import Field
 
-from moejax.config import Config
 from moejax.data.clusters import PATCHES, WIDTH
 from moejax.experts import Linear, apply_linear
 from moejax.models.layer import layer_maker
+from moejax.options import Options, Positive
 from moejax.routing import Routing
 
 
@@ -55,12 +59,38 @@ class PatchFilters(nnx.Module):
         return jnp.matmul(z, half, precision="highest")
 
 
-class ClusterClassifier(nnx.Module):
-    """Classifies examples of a few patches; the router sees the sum of the patches, since it has one θ for all."""
+class ClusterOptions(Options):
+    """What its experts' filters are."""
 
+    activation: Annotated[
+        Literal["linear", "cubic"], Field(description="What is done to a filter's output.")
+    ] = "linear"
+    init_scale: Annotated[
+        Positive, Field(description="The filters begin uniform within ± this / √50.")
+    ] = 1.0
+    double_softmax: Annotated[
+        bool,
+        Field(
+            description="The logits are a softmax already, as in the authors' code: the loss cannot go below .313."
+        ),
+    ] = False
+
+
+class ClusterClassifier(nnx.Module):
+    """Experts of linear or cubic patch filters for synthetic clusters (Chen et al. 2022)."""
+
+    Options, reads = ClusterOptions, "patches"
+    experts, moe_options = {}, ()
     tokens = 1
 
-    def __init__(self, config: Config, num_classes: int, *, rngs: nnx.Rngs):
+    @staticmethod
+    def config_problems(config: Any) -> Iterator[str]:
+        if config.moe.layer == "soft":
+            yield "moe.layer is soft, which cannot route by a sum of patches (model.name clusters); use sparse."
+        if config.moe.hidden % 2:
+            yield f"moe.hidden is {config.moe.hidden}; half of a clusters expert's filters is for each class."
+
+    def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
         m, dtype = config.model, jnp.dtype(config.train.dtype)
 
         def make_expert(rngs: nnx.Rngs) -> PatchFilters:

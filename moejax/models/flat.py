@@ -6,18 +6,20 @@ Axis letters: b images, d numbers of an image, y classes.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
+from pydantic import Field
 
-from moejax.config import Config
 from moejax.experts import Activation
 from moejax.models.dropout import dropout
 from moejax.models.layer import layer_maker
 from moejax.models.pixels import standardized
+from moejax.options import Options, Share
 from moejax.routing import Routing, assigned_experts
 
 _PIXELS = 28 * 28
@@ -68,12 +70,56 @@ class Perceptron(nnx.Module):
         return last(x)
 
 
-class FlatClassifier(nnx.Module):
-    """Classifies grey images; returns class logits and the routing of its one layer."""
+class FlatOptions(Options):
+    """What its experts are, and what the router of a dense layer may be."""
 
+    second_hidden: Annotated[
+        int,
+        Field(
+            ge=1, le=2**20, description="Width of an expert's second hidden layer, after moe.hidden of its first."
+        ),
+    ] = 128
+    activation: Annotated[
+        Literal[*_ACTIVATIONS], Field(description="What follows each hidden layer of an expert.")
+    ] = "gelu"
+    normalize: Annotated[
+        bool, Field(description="Layer normalisation of an expert's input and hidden layers.")
+    ] = False
+    dropout: Annotated[Share, Field(description="Share of an expert's hidden numbers set to 0 in training.")] = 0.0
+    deep_gate: Annotated[
+        bool,
+        Field(
+            description="Dense: the router's logits come from a network of an expert's shape, not one linear map."
+        ),
+    ] = False
+    guided: Annotated[
+        bool,
+        Field(description="Dense: in training the weights are pulled to the expert that the label is assigned to."),
+    ] = False
+
+
+class FlatClassifier(nnx.Module):
+    """An image is one token; the experts are classifiers, whose mixture gives the logits."""
+
+    Options, reads = FlatOptions, "image"
+    experts, moe_options = {}, ()
     tokens = 1
 
-    def __init__(self, config: Config, num_classes: int, *, rngs: nnx.Rngs):
+    @staticmethod
+    def config_problems(config: Any) -> Iterator[str]:
+        m, moe = config.model, config.moe
+        for name in ("deep_gate", "guided"):
+            if getattr(m, name) and moe.layer != "dense":
+                yield f"model.{name} is true, but moe.layer is {moe.layer}; it is for the dense layer."
+        if m.guided and moe.num_experts < 2:
+            yield f"model.guided is true, but moe.num_experts is {moe.num_experts}; guide to one of at least 2."
+        if moe.assignment_weight and not m.guided:
+            yield (
+                f"moe.assignment_weight is {moe.assignment_weight:g}, but model.guided is false, so nothing is"
+                " assigned; set it to true."
+            )
+
+    def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
         m, moe, dtype = config.model, config.moe, jnp.dtype(config.train.dtype)
 
         def perceptron(outputs: int, rngs: nnx.Rngs, dtype: DTypeLike = dtype) -> Perceptron:
@@ -91,10 +137,10 @@ class FlatClassifier(nnx.Module):
             _PIXELS,
             dtype,
             lambda rngs: perceptron(num_classes, rngs),
-            (lambda rngs: perceptron(moe.num_experts, rngs, jnp.float32)) if moe.deep_gate else None,
+            (lambda rngs: perceptron(moe.num_experts, rngs, jnp.float32)) if m.deep_gate else None,
         )
         self.moe = make_layer(rngs)
-        self.assigned = tuple(map(int, assigned_experts(num_classes, moe.num_experts))) if moe.guided else None
+        self.assigned = tuple(map(int, assigned_experts(num_classes, moe.num_experts))) if m.guided else None
 
     @property
     def moe_layers(self) -> tuple[nnx.Module, ...]:

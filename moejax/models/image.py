@@ -6,15 +6,17 @@ Axis letters: b images, i j rows and columns, t tokens of an image, d model widt
 """
 
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
+from pydantic import Field
 
-from moejax.config import Config, ModelConfig
-from moejax.models.layer import MakeLayer, layer_maker
+from moejax.models.layer import EXPERTS, MakeLayer, layer_maker
 from moejax.models.pixels import standardized
+from moejax.options import Options
 from moejax.routing import Routing
 
 
@@ -41,10 +43,42 @@ def patches(x: Float[Array, "b i j c"], size: int, stride: int) -> Float[Array, 
     return jnp.concatenate(windows, axis=-1)
 
 
+class ImageOptions(Options):
+    """The sizes of an image classifier."""
+
+    stem: Annotated[int, Field(ge=1, le=2**14, description="Channels of the stem's first convolution.")] = 32
+    # A slice for each pixel of a kernel, which takes minutes to compile beyond 9.
+    kernel: Annotated[
+        int, Field(ge=1, le=9, description="Side of the stem's convolution kernels, in pixels.")
+    ] = 6
+    stride: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=14,
+            description="Stride of the second convolution, after 2 of the first: 2 makes 7 × 7 tokens, 3 makes 5 × 5.",
+        ),
+    ] = 3
+    width: Annotated[int, Field(ge=1, le=2**16, description="Numbers per token (d).")] = 48
+    depth: Annotated[int, Field(ge=1, le=64, description="Blocks, each with one MoE layer.")] = 2
+    neighbours: Annotated[
+        int,
+        Field(
+            ge=0, le=9, description="Side of the convolution before each MoE layer, in tokens; 0 leaves it out."
+        ),
+    ] = 0
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens of a 28 × 28 image."""
+        side = -(-14 // self.stride)
+        return side, side
+
+
 class Stem(nnx.Module):
     """Two strided convolutions: an image becomes a grid of tokens."""
 
-    def __init__(self, m: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, m: ImageOptions, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.kernel, self.stride = m.kernel, m.stride
         self.first = nnx.Linear(m.kernel**2, m.stem, dtype=dtype, rngs=rngs)
         self.second = nnx.Linear(m.kernel**2 * m.stem, m.width, dtype=dtype, rngs=rngs)
@@ -57,7 +91,7 @@ class Stem(nnx.Module):
 class Neighbours(nnx.Module):
     """A residual convolution over the grid of tokens, with its norm before it: each token sees those around it."""
 
-    def __init__(self, m: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, m: ImageOptions, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.grid, self.kernel = m.grid, m.neighbours
         self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
         self.convolution = nnx.Linear(m.neighbours**2 * m.width, m.width, dtype=dtype, rngs=rngs)
@@ -70,7 +104,7 @@ class Neighbours(nnx.Module):
 class Block(nnx.Module):
     """A residual Mixture-of-Experts layer with its norm before it, and before that a convolution if there is one."""
 
-    def __init__(self, m: ModelConfig, make_layer: MakeLayer, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, m: ImageOptions, make_layer: MakeLayer, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.neighbours = Neighbours(m, dtype=dtype, rngs=rngs) if m.neighbours else None
         self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
         self.moe = make_layer(rngs)
@@ -85,17 +119,20 @@ class Block(nnx.Module):
 
 
 class ImageClassifier(nnx.Module):
-    """Classifies grey images; returns class logits and the routing of every layer."""
+    """A convolutional stem makes an image a grid of tokens; blocks with an MoE layer each; a linear head."""
 
-    def __init__(self, config: Config, num_classes: int, *, rngs: nnx.Rngs):
+    Options, reads = ImageOptions, "image"
+    experts, moe_options = EXPERTS, ("expert", "shared")
+
+    def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
         m, dtype = config.model, jnp.dtype(config.train.dtype)
         make_layer = layer_maker(config.moe, m.width, dtype)
-        self.grid, self.tokens = m.grid, m.tokens
+        self.grid, self.tokens = m.grid, math.prod(m.grid)
         self.stem = Stem(m, dtype=dtype, rngs=rngs)
-        self.position = nnx.Param(0.02 * jax.random.normal(rngs.params(), (m.tokens, m.width)))
+        self.position = nnx.Param(0.02 * jax.random.normal(rngs.params(), (self.tokens, m.width)))
         self.blocks = nnx.List([Block(m, make_layer, dtype=dtype, rngs=rngs) for _ in range(m.depth)])
         self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
-        self.head = nnx.Linear(m.tokens * m.width, num_classes, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(self.tokens * m.width, num_classes, dtype=dtype, rngs=rngs)
 
     @property
     def moe_layers(self) -> tuple[nnx.Module, ...]:

@@ -1,22 +1,51 @@
-"""The layer of a model, by name: from a configuration to a constructor."""
+"""The layer of a model, by name: from options to a constructor."""
 
 from collections.abc import Callable
+from typing import Annotated, Any
 
 from flax import nnx
 from jaxtyping import DTypeLike
+from pydantic import Field
+from pydantic_core import PydanticUndefined
 
-from moejax.config import MoeConfig
 from moejax.dispatch import default_group_size
 from moejax.experts import GLU, MLP
-from moejax.layers import DenseMoE, MakeExpert, SoftMoE, SparseMoE
-from moejax.options import options_of
+from moejax.layers import LAYERS, MakeExpert
+from moejax.options import Choice, Needs, NotNegative, Options, options_of
 from moejax.routers import ROUTERS
+from moejax.routers.router import NumExperts
+
+# What an expert may be; a new one is a file and a line here. It is made as `expert(d, hidden, dtype=…, rngs=…)`.
+EXPERTS: dict[str, type[nnx.Module]] = {"mlp": MLP, "glu": GLU}
 
 MakeLayer = Callable[[nnx.Rngs], nnx.Module]
 
 
+class LayerOptions(Options):
+    """The Mixture-of-Experts layer of every block, beside what the layer itself may be told."""
+
+    layer: Annotated[
+        str,
+        Choice(LAYERS),
+        Field(description="All experts on all tokens, those that a router chooses, or mixtures of tokens in slots."),
+    ] = "soft"
+    num_experts: NumExperts = 8
+    expert: Annotated[str, Choice(EXPERTS), Field(description="What an expert is.")] = "mlp"
+    hidden: Annotated[int, Field(ge=1, le=2**20, description="Hidden width of each expert (h).")] = 64
+    shared: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=2**20,
+            description="Hidden width of an expert that every token goes to, beside its k; 0 for none.",
+        ),
+        Needs("layer", ("sparse",)),
+    ] = 0
+    l2_weight: Annotated[NotNegative, Field(description="Weight of the mean square of the experts' parameters.")] = 0.0
+
+
 def layer_maker(
-    moe: MoeConfig,
+    moe: Options,
     d: int,
     dtype: DTypeLike,
     make_expert: MakeExpert | None = None,
@@ -27,40 +56,23 @@ def layer_maker(
     `make_expert` is for models with experts of their own; without it they are what `moe.expert` names. `make_gate` is
     for a dense layer whose router is a network.
     """
-    expert = {"mlp": MLP, "glu": GLU}.get(moe.expert)  # the others are of a model that makes them itself
 
-    def make_named(rngs: nnx.Rngs) -> nnx.Module:
-        return expert(d, moe.hidden, dtype=dtype, rngs=rngs)
+    def of_width(hidden: int) -> MakeExpert:
+        expert = EXPERTS[moe.expert]
+        return lambda rngs: expert(d, hidden, dtype=dtype, rngs=rngs, **values(moe, expert))
 
-    def make_shared(rngs: nnx.Rngs) -> nnx.Module:
-        return expert(d, moe.shared, dtype=dtype, rngs=rngs)
+    kind = LAYERS[moe.layer]
+    options = values(moe, kind)
+    if moe.layer == "dense":
+        options["make_gate"] = make_gate
+    if moe.layer == "sparse":
+        options |= values(moe, ROUTERS[moe.router])
+        options["group_size"] = moe.group_size or default_group_size(moe.hidden)
+        options["make_shared"] = of_width(moe.shared) if getattr(moe, "shared", 0) else None
+    return lambda rngs: kind(d, moe.num_experts, make_expert or of_width(moe.hidden), rngs=rngs, **options)
 
-    make_expert = make_expert or make_named
-    layers: dict[str, MakeLayer] = {
-        "dense": lambda rngs: DenseMoE(
-            d,
-            moe.num_experts,
-            make_expert,
-            temperature=moe.temperature,
-            learn_temperature=moe.learn_temperature,
-            final_temperature=moe.final_temperature,
-            make_gate=make_gate,
-            rngs=rngs,
-        ),
-        "sparse": lambda rngs: SparseMoE(
-            d,
-            moe.num_experts,
-            make_expert,
-            k=moe.k,
-            router=moe.router,
-            **{n: getattr(moe, n) for n in options_of(ROUTERS[moe.router]) if n not in ("d", "num_experts", "k")},
-            dispatch=moe.dispatch,
-            capacity_factor=moe.capacity_factor,
-            eval_capacity_factor=moe.eval_capacity_factor,
-            group_size=moe.group_size or default_group_size(moe.hidden),
-            make_shared=make_shared if moe.shared else None,
-            rngs=rngs,
-        ),
-        "soft": lambda rngs: SoftMoE(d, moe.num_experts, make_expert, slots=moe.slots, scale=moe.scale, rngs=rngs),
-    }
-    return layers[moe.layer]
+
+def values(options: Options, call: Callable) -> dict[str, Any]:
+    """The values of the options that a class or function declares with a default, as its arguments."""
+    names = (name for name, field in options_of(call).items() if field.default is not PydanticUndefined)
+    return {name: getattr(options, name) for name in names if hasattr(options, name)}

@@ -5,16 +5,19 @@
 Axis letters: b images, t rows of an image, d model width, y classes.
 """
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
+from pydantic import Field
 
-from moejax.config import Config
 from moejax.experts import MLP, Linear, apply_linear
 from moejax.models.layer import layer_maker
 from moejax.models.pixels import standardized
 from moejax.models.recurrence import LSTM
+from moejax.options import Options
 from moejax.routing import Routing
 
 
@@ -28,10 +31,28 @@ class SoftmaxMLP(MLP):
         return jax.nn.softmax(super().__call__(x, linear), axis=-1)
 
 
-class LSTMClassifier(nnx.Module):
-    """Classifies grey images as sequences of 28 rows; returns class logits and the routing of its one MoE layer."""
+class LSTMOptions(Options):
+    """The sizes of its recurrences."""
 
-    def __init__(self, config: Config, num_classes: int, *, rngs: nnx.Rngs):
+    width: Annotated[int, Field(ge=1, le=2**16, description="Numbers per token (d).")] = 48
+    forget_bias: Annotated[
+        float,
+        Field(
+            ge=-1000,
+            le=1000,
+            description="Added to the forget gates' initial bias, so that cells keep what they have at first; 1 is"
+            " usual.",
+        ),
+    ] = 0.0
+
+
+class LSTMClassifier(nnx.Module):
+    """Images row by row: an LSTM, an MoE layer at every row, a second LSTM; a linear head over all rows."""
+
+    Options, reads = LSTMOptions, "image"
+    experts, moe_options = {}, ()
+
+    def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
         d, dtype, moe = config.model.width, jnp.dtype(config.train.dtype), config.moe
         settings = {"forget_bias": config.model.forget_bias, "dtype": dtype, "rngs": rngs}
         self.grid, self.tokens = (28, 1), 28  # a token is a row

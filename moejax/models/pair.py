@@ -11,27 +11,53 @@ that sees the words themselves knows them by heart after two epochs. A pair is c
 Axis letters: b pairs, s t words of a sentence, v width of an embedding, d of a word and a sentence, y classes.
 """
 
+from collections.abc import Iterator
+from typing import Annotated, Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
+from pydantic import Field
 
-from moejax.config import Config
-from moejax.experts import GLU, MLP
-from moejax.models.layer import layer_maker
+from moejax.models.layer import EXPERTS, layer_maker
 from moejax.models.pair_experts import Convolution, OnSummary, Recurrence, flatten, pool
+from moejax.options import Options, Share
 from moejax.routing import Routing
 
 _GRAMS = 4  # numbers that `shared_ngrams` gives a word
 _SAME_WORD = 5.0  # where the attention paid to the same word begins
 
 
-class PairClassifier(nnx.Module):
-    """Classifies pairs of token ids; returns class logits and the routing of its one layer, of sentences."""
+class PairOptions(Options):
+    """The sizes of a pair classifier."""
 
+    kernel: Annotated[int, Field(ge=1, le=9, description="Words that a cnn expert's filter sees.")] = 6
+    width: Annotated[
+        int, Field(ge=1, le=2**16, description="Numbers of a word, and of a sentence (d), after they are compared.")
+    ] = 48
+    embedding: Annotated[int, Field(ge=1, le=2**14, description="Numbers of a token's embedding.")] = 64
+    dropout: Annotated[
+        Share,
+        Field(
+            description="Share of the embeddings, of the pooled words and of the pair's features set to 0 in training."
+        ),
+    ] = 0.0
+
+
+class PairClassifier(nnx.Module):
+    """Words attend to the other sentence of a pair; an MoE layer routes each sentence; a linear head."""
+
+    Options, reads = PairOptions, "first"
+    experts, moe_options = EXPERTS | {"cnn": Convolution, "rnn": Recurrence}, ("expert",)
     tokens = 2
 
-    def __init__(self, config: Config, num_classes: int, *, rngs: nnx.Rngs):
+    @staticmethod
+    def config_problems(config: Any) -> Iterator[str]:
+        if getattr(config.moe, "dispatch", None) == "grouped":
+            yield "moe.dispatch is grouped, which the experts of model.name pair cannot use; use gather."
+
+    def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
         m, moe, s, dtype = config.model, config.moe, config.data.length, jnp.dtype(config.train.dtype)
         self.dropout, d, self.dtype = m.dropout, m.width, dtype
         self.embeddings = nnx.Param(0.1 * jax.random.normal(rngs.params(), (config.data.vocabulary, m.embedding)))
@@ -45,7 +71,7 @@ class PairClassifier(nnx.Module):
                 return Convolution(s, d, moe.hidden, kernel=m.kernel, dtype=dtype, rngs=rngs)
             if moe.expert == "rnn":
                 return Recurrence(s, d, moe.hidden, dtype=dtype, rngs=rngs)
-            return OnSummary({"mlp": MLP, "glu": GLU}[moe.expert](d, moe.hidden, dtype=dtype, rngs=rngs), d)
+            return OnSummary(EXPERTS[moe.expert](d, moe.hidden, dtype=dtype, rngs=rngs), d)
 
         self.moe = layer_maker(moe, d, dtype, make_expert)(rngs)
         self.head = nnx.Linear(3 * d, num_classes, dtype=dtype, rngs=rngs)

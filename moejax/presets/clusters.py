@@ -4,23 +4,20 @@
 also at test, a softmax of the softmax, their early stop); `clusters_paper_*` what the paper says.
 """
 
-from dataclasses import replace
-
-from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
-from moejax.data.clusters import TRAIN
 from moejax.presets.preset import Preset
 
+TRAIN = 16_000  # all examples at once
 _ACTIVATIONS = {"linear": "linear", "nonlinear": "cubic"}
 
 
-def single(kind: str, filters: int = 128) -> Config:
+def single(kind: str, filters: int = 128) -> dict:
     """One expert of so many filters, by Adam."""
-    return Config(
+    return dict(
         name=f"clusters_single_{kind}",
-        data=DataConfig(name="clusters"),
-        model=ModelConfig(name="clusters", activation=_ACTIVATIONS[kind]),
-        moe=MoeConfig(layer="dense", num_experts=1, hidden=filters, balance_weight=0.0, z_weight=0.0),
-        train=TrainConfig(
+        data=dict(name="clusters"),
+        model=dict(name="clusters", activation=_ACTIVATIONS[kind]),
+        moe=dict(layer="dense", num_experts=1, hidden=filters),
+        train=dict(
             epochs=801,
             batch_size=TRAIN,
             optimizer="adam",
@@ -34,13 +31,13 @@ def single(kind: str, filters: int = 128) -> Config:
     )
 
 
-def mixture(kind: str) -> Config:
+def mixture(kind: str) -> dict:
     """Eight experts of 16 filters, top-1, by normalised gradient descent: the rule of the authors' code."""
-    return Config(
+    return dict(
         name=f"clusters_authors_{kind}",
-        data=DataConfig(name="clusters"),
-        model=ModelConfig(name="clusters", activation=_ACTIVATIONS[kind], init_scale=1e-3, double_softmax=True),
-        moe=MoeConfig(
+        data=dict(name="clusters"),
+        model=dict(name="clusters", activation=_ACTIVATIONS[kind], init_scale=1e-3, double_softmax=True),
+        moe=dict(
             layer="sparse",
             num_experts=8,
             hidden=16,
@@ -53,7 +50,7 @@ def mixture(kind: str) -> Config:
             balance_weight=0.0,
             z_weight=0.0,
         ),
-        train=TrainConfig(
+        train=dict(
             epochs=501,
             batch_size=TRAIN,
             optimizer="normalized",
@@ -69,26 +66,25 @@ def mixture(kind: str) -> Config:
     )
 
 
-def papers_mixture(kind: str) -> Config:
+def papers_mixture(kind: str) -> dict:
     """The paper's own rule: gates are probabilities, the logistic loss, noise in training alone."""
     config = mixture(kind)
-    return replace(
-        config,
+    return config | dict(
         name=f"clusters_paper_{kind}",
-        model=replace(config.model, double_softmax=False),
-        moe=replace(config.moe, raw_weights=False, eval_noise=False),
-        train=replace(config.train, stop_rise=None, stop_below=None),
+        model=config["model"] | dict(double_softmax=False),
+        moe=config["moe"] | dict(raw_weights=False, eval_noise=False),
+        train=config["train"] | dict(stop_rise=None, stop_below=None),
     )
 
 
-def our_mixture(kind: str) -> Config:
+def our_mixture(kind: str) -> dict:
     """The paper's rule with a router that learns faster, and rates that decay before experts fit the normal noise.
 
     Chosen on validation examples of seeds above 99.
     """
     config = papers_mixture(kind)
-    train = replace(config.train, epochs=400, schedule="cosine", router_learning_rate=0.3)
-    return replace(config, name=f"clusters_moe_{kind}", train=train)
+    train = config["train"] | dict(epochs=400, schedule="cosine", router_learning_rate=0.3)
+    return config | dict(name=f"clusters_moe_{kind}", train=train)
 
 
 PRESETS = {

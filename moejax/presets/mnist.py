@@ -1,28 +1,27 @@
 """MNIST as a grid of tokens: three presets that differ in nothing but the layer, a better one and a tiny one."""
 
-from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
 from moejax.presets.preset import Preset
 
 
-def _mnist(layer: str, dispatch: str = "einsum") -> Config:
-    return Config(
+def _mnist(layer: str, **moe) -> dict:
+    return dict(
         name=f"mnist_{layer}",
-        moe=MoeConfig(layer=layer, dispatch=dispatch, scale=10.0),
-        train=TrainConfig(epochs=4, batch_size=64, learning_rate=3e-3, shift=1.0),
+        moe=dict(layer=layer, **moe),
+        train=dict(epochs=4, batch_size=64, learning_rate=3e-3, shift=1.0),
     )
 
 
 PRESETS = {
-    "mnist_soft": Preset(_mnist("soft"), "MNIST", "1 to 2 minutes", "99.3 %"),
-    "mnist_sparse": Preset(_mnist("sparse", "gather"), "MNIST", "1 to 2 minutes", "99.4 %"),
+    "mnist_soft": Preset(_mnist("soft", scale=10.0), "MNIST", "1 to 2 minutes", "99.3 %"),
+    "mnist_sparse": Preset(_mnist("sparse", dispatch="gather"), "MNIST", "1 to 2 minutes", "99.4 %"),
     "mnist_dense": Preset(_mnist("dense"), "MNIST", "1.5 to 2.5 minutes", "99.3 %"),
     "mnist_best": Preset(
-        Config(
+        dict(
             name="mnist_best",
-            data=DataConfig(validation=0),
-            model=ModelConfig(stem=32, kernel=4, stride=2, width=64, depth=3, neighbours=3),
-            moe=MoeConfig(layer="soft", hidden=128, scale=10.0),
-            train=TrainConfig(
+            data=dict(validation=0),
+            model=dict(stem=32, kernel=4, stride=2, width=64, depth=3, neighbours=3),
+            moe=dict(layer="soft", hidden=128, scale=10.0),
+            train=dict(
                 epochs=20,
                 batch_size=100,
                 learning_rate=3e-3,
@@ -37,11 +36,11 @@ PRESETS = {
         "99.6 %",
     ),
     "mnist_tiny": Preset(
-        Config(
+        dict(
             name="mnist_tiny",
-            model=ModelConfig(stem=4, kernel=4, stride=4, width=16, depth=1),
-            moe=MoeConfig(layer="soft", num_experts=4, hidden=16, slots=2, scale=10.0),
-            train=TrainConfig(epochs=1, batch_size=16, learning_rate=3e-3, chunk=500),
+            model=dict(stem=4, kernel=4, stride=4, width=16, depth=1),
+            moe=dict(layer="soft", num_experts=4, hidden=16, slots=2, scale=10.0),
+            train=dict(epochs=1, batch_size=16, learning_rate=3e-3, chunk=500),
         ),
         "MNIST",
         "10 to 30 seconds",

@@ -4,17 +4,24 @@ Base and guided: ten experts, unguided or guided by the labels. Flat: dense, spa
 comparison; a soft layer has one slot an expert there, for with one token a second one would hold the same image.
 """
 
-from moejax.config import Config, ModelConfig, MoeConfig, TrainConfig
 from moejax.presets.preset import Preset
 
 
-def _expert_per_label(name: str, moe: MoeConfig) -> Config:
+def _expert_per_label(name: str, guided: bool, **losses: float) -> dict:
     """Ten experts 784-256-128-10 and a gate of the same shape; images moved by up to a pixel."""
-    return Config(
+    return dict(
         name=name,
-        model=ModelConfig(name="flat", second_hidden=128, activation="relu", normalize=True, dropout=0.1),
-        moe=moe,
-        train=TrainConfig(
+        model=dict(
+            name="flat",
+            second_hidden=128,
+            activation="relu",
+            normalize=True,
+            dropout=0.1,
+            deep_gate=True,
+            guided=guided,
+        ),
+        moe=dict(layer="dense", num_experts=10, hidden=256, learn_temperature=True, **losses),
+        train=dict(
             epochs=5,
             batch_size=256,
             learning_rate=3e-3,
@@ -26,22 +33,20 @@ def _expert_per_label(name: str, moe: MoeConfig) -> Config:
     )
 
 
-def _flat(layer: str, shift: float, **moe: object) -> Config:
+def _flat(layer: str, shift: float, **moe: object) -> dict:
     """50 epochs; experts large enough to learn the images by heart see them moved by up to `shift` pixels."""
     hidden = moe["hidden"]
-    return Config(
+    return dict(
         name=f"mnist_flat_{layer}",
-        model=ModelConfig(name="flat", second_hidden=hidden),
-        moe=MoeConfig(layer=layer, balance_weight=0.0, z_weight=0.0, **moe),
-        train=TrainConfig(epochs=50, batch_size=1024, learning_rate=1e-3, shift=shift),
+        model=dict(name="flat", second_hidden=hidden),
+        moe=dict(layer=layer, **moe),
+        train=dict(epochs=50, batch_size=1024, learning_rate=1e-3, shift=shift),
     )
 
 
-_GATED = {"layer": "dense", "num_experts": 10, "hidden": 256, "deep_gate": True, "learn_temperature": True}
-
 PRESETS = {
     "mnist_base": Preset(
-        _expert_per_label("mnist_base", MoeConfig(**_GATED, entropy_weight=0.1, usage_weight=0.1)),
+        _expert_per_label("mnist_base", False, entropy_weight=0.1, usage_weight=0.1),
         "MNIST",
         "1 minute",
         "98.1 %",
@@ -49,8 +54,10 @@ PRESETS = {
     "mnist_guided": Preset(
         _expert_per_label(
             "mnist_guided",
-            # The assignment loss is a mean over experts: 10 is a weight of 1 on its sum.
-            MoeConfig(**_GATED, guided=True, assignment_weight=10.0, entropy_weight=0.5, l2_weight=0.2),
+            True,
+            assignment_weight=10.0,  # the loss is a mean over experts: a weight of 1 on its sum
+            entropy_weight=0.5,
+            l2_weight=0.2,
         ),
         "MNIST",
         "1 minute",
@@ -70,6 +77,8 @@ PRESETS = {
             dispatch="gather",
             capacity_factor=None,
             eval_capacity_factor=None,
+            balance_weight=0.0,
+            z_weight=0.0,
         ),
         "MNIST",
         "2 minutes",

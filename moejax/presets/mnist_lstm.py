@@ -1,15 +1,14 @@
 """MNIST row by row: two LSTMs with a noisy top-2 MoE layer between them."""
 
-from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
 from moejax.presets.preset import Preset
 
 PRESETS = {
     "mnist_lstm": Preset(
-        Config(
+        dict(
             name="mnist_lstm",
-            data=DataConfig(validation=0),
-            model=ModelConfig(name="lstm", width=256),
-            moe=MoeConfig(
+            data=dict(validation=0),
+            model=dict(name="lstm", width=256),
+            moe=dict(
                 layer="sparse",
                 num_experts=10,
                 hidden=512,
@@ -21,7 +20,7 @@ PRESETS = {
                 importance_weight=0.01,
                 load_weight=0.01,
             ),
-            train=TrainConfig(
+            train=dict(
                 epochs=20,
                 batch_size=256,
                 learning_rate=5e-3,

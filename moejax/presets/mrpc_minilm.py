@@ -1,16 +1,15 @@
 """MRPC with the pre-trained encoder MiniLM, two of its six feed-forward layers upcycled to MoE layers."""
 
-from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
 from moejax.presets.preset import Preset
 
 PRESETS = {
     "mrpc_minilm": Preset(
-        Config(
+        dict(
             name="mrpc_minilm",
-            data=DataConfig(name="mrpc_pieces", validation=408, vocabulary=30522),
-            model=ModelConfig(name="encoder", width=384, depth=6, heads=12, moe_every=3, dropout=0.1, room=60),
-            moe=MoeConfig(layer="sparse", num_experts=4, k=2, hidden=1536, dispatch="grouped", group_size=512),
-            train=TrainConfig(
+            data=dict(name="mrpc_pieces", validation=408, vocabulary=30522),
+            model=dict(name="encoder", width=384, depth=6, heads=12, moe_every=3, dropout=0.1, room=60),
+            moe=dict(layer="sparse", num_experts=4, k=2, hidden=1536, dispatch="grouped", group_size=512),
+            train=dict(
                 epochs=4,
                 batch_size=32,
                 evaluation_batch=50,

@@ -5,25 +5,79 @@
 Axis letters: b pairs, t pieces of a pair, d width, y classes.
 """
 
+from collections.abc import Iterator
+from typing import Annotated, Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
+from pydantic import Field
 
-from moejax.config import Config
 from moejax.data.mrpc_pieces import LENGTH
+from moejax.experts import MLP
 from moejax.models.bert.encoder import Encoder
 from moejax.models.bert.sentence_order import swap_sentences
 from moejax.models.dropout import dropout
+from moejax.options import NotNegative, Options, Share
 from moejax.routing import Routing
 
 
+class EncoderOptions(Options):
+    """The sizes of an encoder, and how its experts begin."""
+
+    width: Annotated[int, Field(ge=1, le=2**16, description="Numbers per token (d).")] = 48
+    depth: Annotated[int, Field(ge=1, le=64, description="Blocks.")] = 2
+    heads: Annotated[int, Field(ge=1, le=1024, description="Attention heads.")] = 12
+    dropout: Annotated[
+        Share,
+        Field(
+            description="Share of the embeddings, of what each layer adds and of the pair's features set to 0 in"
+            " training."
+        ),
+    ] = 0.0
+    moe_every: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=64,
+            description="Every so many-th block, counted from the last, has an MoE layer in place of its feed-forward"
+            " layer.",
+        ),
+    ] = 2
+    upcycling_noise: Annotated[
+        NotNegative,
+        Field(
+            description="Noise on each expert's copy of the feed-forward layer, as a share of each parameter's"
+            " deviation."
+        ),
+    ] = 0.0
+    room: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=2 * 4096,
+            description="In training a batch is packed into so many pieces a pair, for padding costs time; the rest is"
+            " cut.",
+        ),
+    ] = 64
+
+
 class EncoderClassifier(nnx.Module):
-    """Classifies sentence pairs; returns class logits and the routing of every MoE layer."""
+    """A pre-trained BERT on both sentences, its feed-forward layers upcycled to MoE layers; a linear head."""
+
+    Options, reads = EncoderOptions, "pieces"
+    experts, moe_options = {"mlp": MLP}, ("expert", "shared")
+
+    @staticmethod
+    def config_problems(config: Any) -> Iterator[str]:
+        m = config.model
+        if m.width % m.heads:
+            yield f"model.heads is {m.heads}, which does not divide model.width, {m.width}."
 
     tokens = 2 * LENGTH  # at evaluation: the pieces of both orders
 
-    def __init__(self, config: Config, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
         m, dtype = config.model, jnp.dtype(config.train.dtype)
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
         self.pooler = nnx.Linear(m.width, m.width, rngs=rngs)

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
-from moejax.config import Config, ModelConfig
 from moejax.data.mrpc_pieces import PADDING
 from moejax.dispatch.index_tables import IndexTables
 from moejax.experts import MLP
@@ -22,6 +21,7 @@ from moejax.kernels.bfloat16 import matmul
 from moejax.models.bert.packing import fitting, pack, pack_ids, packing, unpack
 from moejax.models.dropout import dropout
 from moejax.models.layer import layer_maker
+from moejax.options import Options
 from moejax.routing import Routing
 
 POSITIONS, SEGMENTS = 512, 2
@@ -58,7 +58,7 @@ class Embeddings(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head self-attention within each pair (Vaswani et al. 2017, section 3.2)."""
 
-    def __init__(self, m: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, m: Options, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = m.heads
         self.query_key_value = nnx.Linear(m.width, 3 * m.width, dtype=dtype, rngs=rngs)
         self.output = nnx.Linear(m.width, m.width, dtype=dtype, rngs=rngs)
@@ -79,7 +79,7 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """Attention and a feed-forward layer, or in its place an MoE layer, each with dropout, residual sum and norm."""
 
-    def __init__(self, config: Config, moe: bool, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: Options, moe: bool, *, dtype: DTypeLike, rngs: nnx.Rngs):
         m, hidden = config.model, config.moe.hidden
 
         def make_mlp(rngs: nnx.Rngs) -> MLP:
@@ -114,7 +114,7 @@ class Block(nnx.Module):
 class Encoder(nnx.Module):
     """Word pieces in, a vector for each out. Every `moe_every`-th block, counted from the last, has an MoE layer."""
 
-    def __init__(self, config: Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: Options, *, dtype: DTypeLike, rngs: nnx.Rngs):
         m = config.model
         self.embeddings = Embeddings(config.data.vocabulary, m.width, rngs=rngs)
         self.blocks = nnx.List(

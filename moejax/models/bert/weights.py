@@ -11,18 +11,18 @@ from flax import nnx
 from jaxtyping import Array
 from numpy import ndarray
 
-from moejax.config import Config
 from moejax.data import minilm
 from moejax.errors import UserError
 from moejax.experts import MLP
 from moejax.models.bert.classifier import EncoderClassifier
 from moejax.models.bert.encoder import POSITIONS, SEGMENTS, Attention, Block
+from moejax.options import Options
 from moejax.upcycling import copies
 
 Weights = Mapping[str, Array | ndarray]
 
 
-def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+def shapes(config: Options) -> dict[str, tuple[int, ...]]:
     """The arrays that the encoder of this configuration needs, with their shapes."""
     m, hidden = config.model, config.moe.hidden
     d = m.width
@@ -46,7 +46,7 @@ def _norm(name: str, d: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (d,), f"{name}.bias": (d,)}
 
 
-def pretrained(config: Config) -> dict[str, ndarray]:
+def pretrained(config: Options) -> dict[str, ndarray]:
     """The weights of MiniLM that this configuration needs.
 
     Raises:
@@ -55,7 +55,7 @@ def pretrained(config: Config) -> dict[str, ndarray]:
     return select(minilm.load_weights(config.data.tokenizer, config.data.dir), config)
 
 
-def select(weights: Mapping[str, ndarray], config: Config) -> dict[str, ndarray]:
+def select(weights: Mapping[str, ndarray], config: Options) -> dict[str, ndarray]:
     """The arrays that this configuration needs; UserError if one is missing, of another shape or not of floats."""
     for name, shape in shapes(config).items():
         found = weights[name].shape if name in weights else None

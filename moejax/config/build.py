@@ -1,0 +1,75 @@
+"""From values by dotted name to a configuration, or to one sentence for each thing that is wrong with them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from moejax.config.config import Config
+from moejax.config.mesh_shape import mesh_problems
+from moejax.config.schema import ROOTS, Section
+from moejax.config.suggest import unknown
+from moejax.data import DATASETS
+from moejax.models import MODELS
+from moejax.options import from_text, in_words, plain, problems, refusal
+
+
+def configured(
+    values: Mapping[str, Any], base: Config | None = None, *, words: bool = False, others: Sequence[str] = ()
+) -> tuple[Config, list[str]]:
+    """The configuration with such values, and the sentences.
+
+    Of `base` is kept what the values leave and what their choices still have an option for. `words`: the values are
+    words of a command line, whose other options are called `others`.
+    """
+    given: dict[str, dict[str, Any]] = {name: {} for name in ROOTS}
+    strange = []
+    for name, value in values.items():
+        place, _, option = name.rpartition(".")
+        if place in given and option:
+            given[place][option] = value
+        else:
+            strange.append(name)
+    kept = {name: _values(base, name) for name in ROOTS}
+    chosen = {name: kept[name] | given[name] for name in ROOTS}
+    sections = {name: Section(name, chosen) for name in ROOTS}
+    strange += [s.prefix + option for s in sections.values() for option in given[s.name] if option not in s.fields]
+    sentences = [unknown(name, sections, others) for name in strange]
+    parts = {name: _part(section, given[name], kept[name], words, sentences) for name, section in sections.items()}
+    config = Config(**parts.pop(""), **{name: sections[name].model()(**part) for name, part in parts.items()})
+    return config, sentences or list(_together(config))
+
+
+def _part(section: Section, given: Mapping, kept: Mapping, words: bool, sentences: list[str]) -> dict[str, Any]:
+    """The values of a section that its options take; adds a sentence for each other one."""
+    fields = section.fields
+    new = {name: value for name, value in given.items() if name in fields}
+    new = {name: from_text(fields[name], v) if words and isinstance(v, str) else plain(v) for name, v in new.items()}
+    old = {name: v for name, v in kept.items() if name in fields and name not in new}
+    old = {name: v for name, v in old.items() if not refusal(name, fields[name], v)}
+    said = problems(fields, old | new, section.contradictions, explicit=new)
+    sentences += [in_words(sentence, section.prefix) for sentence in said]
+    return old | {name: v for name, v in new.items() if not refusal(name, fields[name], v)}
+
+
+def _values(config: Config | None, name: str) -> dict[str, Any]:
+    if config is None:
+        return {}
+    part = getattr(config, name) if name else config
+    return {option: getattr(part, option) for option in type(part).model_fields if option not in ROOTS}
+
+
+def _together(config: Config) -> Iterator[str]:
+    """A sentence for each contradiction between sections."""
+    model, holds = MODELS[config.model.name], DATASETS[config.data.name].holds
+    if holds != model.reads:
+        fitting = [name for name, data in DATASETS.items() if data.holds == model.reads]
+        yield f"model.name is {config.model.name}, which cannot read {config.data.name}; use {' or '.join(fitting)}."
+    for name in ("shift", "rotate", "zoom", "elastic", "crop", "blur"):
+        if holds != "image" and (value := getattr(config.train, name)):
+            yield f"train.{name} is {value:g}, but data.name is {config.data.name}; it is for images."
+    yield from (in_words(sentence) for sentence in getattr(model, "config_problems", lambda _: ())(config))
+    if config.train.tested == "best" and config.data.validation == 0:
+        yield (
+            "train.tested is best, but data.validation is 0, so that no epoch can be the best; give data.validation"
+            " some examples or choose train.tested=last."
+        )
+    yield from mesh_problems(config)

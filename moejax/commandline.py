@@ -1,13 +1,13 @@
 """From the words of a command line to a configuration, or to one sentence for each thing that is wrong with them."""
 
-import contextlib
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from moejax.config import Config, abridged, contradictions, from_json, overlay, path_problem
-from moejax.entry import PROGRAM
+from moejax.config import Config
 from moejax.errors import UserError
+from moejax.files import abridged, path_problem
 from moejax.presets import PRESETS
 
 FLAGS = ("help", "print_config")
@@ -20,6 +20,7 @@ class Arguments(NamedTuple):
     """The command line, taken apart but not yet understood."""
 
     flags: frozenset[str]
+    topics: Sequence[str]  # what help is asked of
     options: Mapping[str, str]
     fields: Mapping[str, str]  # by dotted name, still text
     problems: Sequence[str]
@@ -27,7 +28,7 @@ class Arguments(NamedTuple):
 
 def parse(words: Sequence[str]) -> Arguments:
     """Split `--name value` and `--name=value`; dashes and underscores in a name are the same."""
-    flags, values, problems, rest = set(), {}, [], list(words)
+    flags, topics, values, problems, rest = set(), [], {}, [], list(words)
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
@@ -38,9 +39,11 @@ def parse(words: Sequence[str]) -> Arguments:
             else:
                 flags.add("help" if word == "-h" else name)
             continue
+        if flags == {"help"} and not word.startswith("-"):
+            topics.append(word)
+            continue
         if not word.startswith("--") or not name:
-            said = abridged(repr(word))
-            problems.append(f"{said} is not an option; every option begins with -- and is followed by its value.")
+            problems.append(_no_option(word))
             continue
         if not equals and (not rest or rest[0].startswith("--")):
             problems.append(f"--{name} needs a value after it.")
@@ -50,35 +53,48 @@ def parse(words: Sequence[str]) -> Arguments:
         values[name] = value if equals else rest.pop(0)
     options = {name: values.pop(name) for name in OPTIONS if name in values}
     paths = {name: options[name] for name in PATHS if name in options}
-    problems += [f"--{name} is {problem}" for name, path in paths.items() if (problem := path_problem(path))]
-    return Arguments(frozenset(flags), options, values, problems)
+    problems += [f"--{name} is {problem}." for name, path in paths.items() if (problem := path_problem(path))]
+    return Arguments(frozenset(flags), topics, options, values, problems)
+
+
+def _no_option(word: str) -> str:
+    if word in PRESETS:
+        return f"{word} is a preset; write --config {word}."
+    return f"{abridged(repr(word))} is not an option; every option begins with -- and is followed by its value."
 
 
 def configure(arguments: Arguments) -> Config:
     """The configuration that the arguments ask for; UserError with all sentences at once."""
+    from moejax.config import configured
+
     problems, base = list(arguments.problems), None
     chosen = arguments.options.get("config")
     if chosen is None:
         problems.append(f"--config is missing; give it a preset ({', '.join(PRESETS)}) or a config.json.")
     elif chosen in PRESETS:
         base = PRESETS[chosen].config
-    elif not path_problem(chosen) and Path(chosen).is_file():
-        base, more = _from_file(chosen)
-        problems += more
     elif not path_problem(chosen):
-        problems.append(f"--config {chosen} is neither a preset ({', '.join(PRESETS)}) nor a config.json file.")
-    config, more = overlay(base or Config(), arguments.fields, options=OPTIONS)
-    problems += more
-    # Without a base nobody chose the other values: only what was said can be wrong.
-    problems += contradictions(config) if base else []
+        base, more = _from_path(chosen)
+        problems += more
+    config, more = configured(arguments.fields, base, words=True, others=OPTIONS)
+    # Without a base nobody chose the other values: only names can be wrong.
+    problems += more if base else [said for said in more if said.startswith("There is no")]
     if problems:
         raise UserError(*problems)
     return config
 
 
-def _from_file(path: str) -> tuple[Config, list[str]]:
+def _from_path(path: str) -> tuple[Config | None, list[str]]:
+    """What a config.json holds, or the one of a run's folder."""
+    from moejax.config import from_json
+
+    file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        near = difflib.get_close_matches(path, PRESETS, n=1)
+        mean = f"; did you mean {near[0]}?" if near else f" ({', '.join(PRESETS)})"
+        return None, [f"--config {path} is neither a config.json, nor a run's folder, nor a preset{mean}."]
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        text = file.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"--config {path} cannot be read: {error.strerror or error}.") from None
     return from_json(text, path)
@@ -99,35 +115,9 @@ def check_resume(arguments: Arguments) -> None:
 
 def on_these_devices(config: Config, arguments: Arguments) -> Config:
     """The configuration of a run that goes on, with the devices of the arguments; UserError if they make no sense."""
-    config, problems = overlay(config, arguments.fields)
-    if problems := problems + contradictions(config):
+    from moejax.config import configured
+
+    config, problems = configured(arguments.fields, config, words=True)
+    if problems:
         raise UserError(*problems)
     return config
-
-
-def print_help() -> None:
-    """Usage, presets, and every field with its type, default and meaning."""
-    width = max(map(len, PRESETS))
-    presets = "\n".join(f"  {name:<{width}}  {preset}" for name, preset in PRESETS.items())
-    print(f"""\
-usage: {PROGRAM} --config NAME|FILE [--FIELD VALUE ...] [--out DIR]
-       {PROGRAM} --resume DIR [--parallel.FIELD VALUE ...]
-
-  --config NAME|FILE  a preset, or the config.json of a run
-  --out DIR           the run's folder (default runs/NAME-TIME)
-  --resume DIR        continue the run in DIR where it stopped; only the devices may be other ones
-  --print-config      print the configuration as JSON and stop
-  --coordinator HOST:PORT --processes N --process I
-                      this is process I of N, of which number 0 listens there; or --coordinator auto
-
-Presets: data; time on two CPU cores; test accuracy.
-
-{presets}
-
-Fields, with their defaults before a preset is applied:
-""")
-    import tyro
-
-    with contextlib.suppress(SystemExit):
-        valued = (tyro.conf.FlagConversionOff,)  # truth values are given as words, like all others
-        tyro.cli(Config, args=["--help"], use_underscores=True, prog=PROGRAM, config=valued)

@@ -44,6 +44,7 @@ def auxiliary_loss(
         "usage": (usage, usage_loss, Routing),
         "assignment": (assignment, assignment_loss, DenseRouting),
     }
+
     def of_layer(routing: Routing) -> Float[Array, ""]:
         only(Routing, routing, "auxiliary_loss", "the routing that a layer returns")
         used = [(weight, loss) for weight, loss, kind in terms.values() if weight and isinstance(routing, kind)]

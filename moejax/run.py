@@ -36,12 +36,14 @@ def main(words: Sequence[str] | None = None) -> int:
 
 @lifeline.told()
 def _main(words: Sequence[str], stop: StopSignal) -> int:
-    from moejax.commandline import configure, parse, print_help
+    from moejax.commandline import configure, parse
     from moejax.config import to_json
 
     arguments = parse(words)
     if "help" in arguments.flags:
-        print_help()
+        from moejax.config.help import help_text
+
+        print(help_text(arguments.topics))
         return 0
     if "resume" in arguments.options:
         return _resume(Path(arguments.options["resume"]), arguments, stop)

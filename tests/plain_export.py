@@ -3,7 +3,6 @@
 Run by `test_plain_process.py`: the suite's shape checks know no open batch size. Most routers are marked slow.
 """
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +95,7 @@ MODELS = {
 @pytest.mark.parametrize("preset", few_by_default(MODELS, ["mnist_soft", "clusters_moe_nonlinear", "mrpc_cnn"]))
 def test_an_exported_model_gives_the_same_numbers_for_any_batch(preset):
     config = PRESETS[preset].config
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, dtype="float32"))
+    config = config.replace(train=dict(dtype="float32"))
     model = build_model(config, 10 if "mnist" in preset else 2, nnx.Rngs(0))
     program = jax.jit(lambda batch: model(batch, train=False)[0])
 

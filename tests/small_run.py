@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
+from moejax.config import Config, make_config
 from moejax.data.dataset import Dataset
 from moejax.models.bert import weights as bert_weights
 from moejax.training.interrupt import StopSignal
@@ -46,12 +46,12 @@ def dataset() -> Dataset:
 
 @pytest.fixture(scope="session")
 def config() -> Config:
-    return Config(
+    return make_config(
         name="bars",
-        data=DataConfig(validation=30),
-        model=ModelConfig(stem=2, kernel=3, width=8, depth=1),
-        moe=MoeConfig(layer="sparse", num_experts=2, hidden=8, k=1, slots=2),
-        train=TrainConfig(epochs=2, batch_size=15, learning_rate=1e-2, chunk=3, shift=1.0),
+        data=dict(validation=30),
+        model=dict(stem=2, kernel=3, width=8, depth=1),
+        moe=dict(layer="sparse", num_experts=2, hidden=8, k=1, slots=2),
+        train=dict(epochs=2, batch_size=15, learning_rate=1e-2, chunk=3, shift=1.0),
     )
 
 

@@ -1,6 +1,5 @@
 """The study's training of many seeds: seed by seed the main job's own steps."""
 
-import dataclasses
 
 import jax
 import numpy as np
@@ -30,7 +29,7 @@ def test_each_rule_of_the_study_is_a_preset_of_its_name(preset, rule, kind):
 @pytest.mark.parametrize("setting", ["s1", "s2", "s3", "s4"])
 def test_the_preset_that_a_user_types_is_as_good_as_the_noise_allows(setting):
     config = PRESETS["clusters_moe_nonlinear"].config
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, setting=setting))
+    config = config.replace(data=dict(setting=setting))
     assert clusters_training.train(config, [77]).accuracy > (0.9985 if setting in ("s1", "s3") else 0.994)
 
 
@@ -46,8 +45,8 @@ def test_seeds_together_take_the_steps_of_each_alone(monkeypatch, config, change
     monkeypatch.setattr(clusters_training, "BLOCK", N // 3)
     if mapped == "at once":  # as where there is an accelerator
         monkeypatch.setattr(clusters_training, "over_seeds", jax.vmap)
-    train = dataclasses.replace(config.train, epochs=STEPS, **changes)
-    config = dataclasses.replace(config, train=train)
+    train = dict(epochs=STEPS, **changes)
+    config = config.replace(train=train)
     looked_at = []
     got = clusters_training.train(config, [3, 4], n=N, chunk=2, look=lambda step, state: looked_at.append(step))
     assert looked_at == [0, 2, 4][: len(looked_at)]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moejax import names
-from moejax.config import Config, MoeConfig
+from moejax.config import make_config
 from moejax.layers import SLOT_DISPATCHES
 from moejax.models import MODELS
 from moejax.models.layer import layer_maker
@@ -23,7 +23,7 @@ def test_every_name_has_its_implementation():
 @pytest.mark.parametrize("field", ["layer", "expert"])
 def test_every_layer_and_expert_can_be_made(field):
     for name in {"layer": names.LAYERS, "expert": names.EXPERTS}[field]:
-        assert callable(layer_maker(MoeConfig(**{field: name}), 8, Config().train.dtype))
+        assert callable(layer_maker(dict(**{field: name}), 8, make_config().train.dtype))
 
 
 @pytest.mark.parametrize("table", ["MODELS", "LAYERS", "ROUTERS", "DISPATCHES", "EXPERTS"])

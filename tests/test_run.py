@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from moejax import run
-from moejax.config import Config, to_json
+from moejax.config import make_config, to_json
 from moejax.data.dataset import first
 
 
@@ -144,6 +144,6 @@ def test_a_small_run_from_start_to_report(monkeypatch, capsys, tmp_path, dataset
     assert summary["dataset"] == "bars"
     assert summary["data_source"] == "dir"
     assert (summary["train_examples"], summary["test_examples"]) == (90, 40)
-    assert Config() != config
+    assert make_config() != config
     assert run.main(["--resume", str(out)]) == 0
     assert "is finished" in capsys.readouterr().out

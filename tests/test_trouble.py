@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from moejax import run
-from moejax.config import Config, to_json
+from moejax.config import make_config, to_json
 from moejax.errors import UserError
 from moejax.training import folder as folders
 from moejax.training.folder import RunFolder
@@ -107,7 +107,7 @@ with RunFolder(Path(sys.argv[1])):
 
 
 def test_a_run_folder_has_one_writer_and_its_lock_dies_with_its_process(begin, capsys, tmp_path):
-    path = RunFolder.create(tmp_path / "run", Config()).path
+    path = RunFolder.create(tmp_path / "run", make_config()).path
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     with subprocess.Popen([sys.executable, "-c", HOLDS, str(path)], stdout=subprocess.PIPE) as other:
         other.stdout.readline()
@@ -125,7 +125,7 @@ def test_of_two_that_make_the_same_folder_one_is_refused(monkeypatch, config, tm
     def meanwhile():
         monkeypatch.setattr(folders, "environment", environment)
         with pytest.raises(UserError, match="Another process is writing"):
-            RunFolder.create(tmp_path / "run", Config())
+            RunFolder.create(tmp_path / "run", make_config())
         return environment()
 
     monkeypatch.setattr(folders, "environment", meanwhile)

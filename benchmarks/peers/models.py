@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from moejax.config import Config, MoeConfig
+from moejax.config import Config
 from moejax.dispatch import default_group_size
 from moejax.models.image import ImageClassifier as Ours
+from moejax.options import Options
 from moejax.routing import expert_capacity
 
 DISPATCHES = ("loop", "einsum")  # two ordinary ways to write a sparse layer
@@ -46,7 +47,7 @@ class Experts(nn.Module):
 class DenseMoE(nn.Module):
     """All experts on all tokens."""
 
-    def __init__(self, d: int, moe: MoeConfig):
+    def __init__(self, d: int, moe: Options):
         super().__init__()
         self.router = normal(d, moe.num_experts, deviation=0.02)
         self.experts = Experts(moe.num_experts, d, moe.hidden)
@@ -62,7 +63,7 @@ class DenseMoE(nn.Module):
 class SparseMoE(nn.Module):
     """Each token to its k best experts while they have room, in groups of tokens that the images' fill exactly."""
 
-    def __init__(self, d: int, moe: MoeConfig, dispatch: str):
+    def __init__(self, d: int, moe: Options, dispatch: str):
         super().__init__()
         self.moe, self.dispatch, self.group = moe, dispatch, moe.group_size or default_group_size(moe.hidden)
         self.router = normal(d, moe.num_experts, deviation=0.02)
@@ -114,7 +115,7 @@ class SparseMoE(nn.Module):
 class SoftMoE(nn.Module):
     """Every slot a mixture of an image's tokens, every answer a mixture of slots."""
 
-    def __init__(self, d: int, moe: MoeConfig):
+    def __init__(self, d: int, moe: Options):
         super().__init__()
         self.router = normal(d, moe.num_experts, moe.slots, deviation=d**-0.5)
         self.scale = nn.Parameter(torch.tensor(moe.scale))

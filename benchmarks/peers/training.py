@@ -16,8 +16,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from benchmarks.peers.models import ImageClassifier
 from benchmarks.suite.loops import Loop
-from moejax.config import Config, TrainConfig
+from moejax.config import Config
 from moejax.kernels.blas_threads import cores
+from moejax.training.options import TrainOptions
 
 
 def make_loop(config: Config, host: dict[str, ndarray], steps: int, schedule: int, dispatch: str = "loop") -> Loop:
@@ -59,7 +60,7 @@ def use_device() -> torch.device:
     return torch.device("cuda")
 
 
-def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, train: TrainOptions) -> torch.optim.Optimizer:
     """AdamW; decay acts on matrices only."""
     groups = {True: [], False: []}
     for name, parameter in model.named_parameters():
@@ -71,7 +72,7 @@ def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimize
     return torch.optim.AdamW(decays, lr=train.learning_rate)
 
 
-def learning_rate_share(train: TrainConfig, steps: int) -> Callable[[int], float]:
+def learning_rate_share(train: TrainOptions, steps: int) -> Callable[[int], float]:
     """Of the peak, by step: a linear warm-up, then half a cosine."""
     warmup = int(train.warmup * steps)
 

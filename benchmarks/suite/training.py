@@ -7,7 +7,6 @@ take turns in one process, with a rest before each for the other library's threa
 PyTorch needs none. A ratio is the median of the ratios of neighbouring turns.
 """
 
-import dataclasses
 from types import ModuleType
 
 import numpy as np
@@ -75,4 +74,4 @@ def run(quick: bool) -> list[dict]:
     if not quick:
         return [compare(PRESETS[name].config, theirs) for name in PRESETS_MEASURED]
     tiny = PRESETS["mnist_tiny"].config
-    return [compare(dataclasses.replace(tiny, moe=dataclasses.replace(tiny.moe, layer="sparse")), theirs, 5, 2)]
+    return [compare(tiny.replace(moe={"layer": "sparse"}), theirs, 5, 2)]

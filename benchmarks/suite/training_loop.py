@@ -4,8 +4,6 @@ All train the same model on the same examples with the same compiled update (`lo
 process; a speed-up is the median of the ratios of neighbouring turns.
 """
 
-import dataclasses
-
 import numpy as np
 
 from benchmarks.harness.interleave import interleave
@@ -49,6 +47,6 @@ def run(quick: bool) -> list[dict]:
     rows = []
     for name, size in CASES[:1] if quick else CASES:
         config = PRESETS[name].config
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=size))
+        config = config.replace(train={"batch_size": size})
         rows.append(compare(config, *((20, 2) if quick else (STEPS, TURNS))))
     return rows

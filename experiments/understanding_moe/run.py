@@ -8,7 +8,6 @@ Times are for one CPU core; all seeds of a setting train in one program. Expect 
 experts a cluster or two each, a linear one below and undivided, and single models far below.
 """
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 
@@ -80,12 +79,12 @@ def configuration(model: str, rule: str, setting: str):
         config = single(kind, filters=int(rule))
     else:
         config = {"authors": mixture, "paper": papers_mixture, "ours": our_mixture}[rule](kind)
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, setting=setting))
+    return config.replace(data=dict(setting=setting))
 
 
 def shortened(config):
     """The same for a few steps."""
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=20))
+    return config.replace(train=dict(epochs=20))
 
 
 def measure(study: Study, model: str, rule: str, setting: str, quick: bool) -> None:

@@ -34,7 +34,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     ways = (
         [option for option in known if last_of(option) == last],
         [option for option in known if words <= set(last_of(option).split("_"))],
-        [option for option in known if last == "".join(word[:1] for word in last_of(option).split("_")) and len(last) > 1],
+        [
+            option
+            for option in known
+            if last == "".join(word[:1] for word in last_of(option).split("_")) and len(last) > 1
+        ],
         difflib.get_close_matches(name, known, n=1),
     )
     for found in ways:

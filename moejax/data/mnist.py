@@ -12,7 +12,17 @@ from collections.abc import Callable
 import numpy as np
 
 from moejax.data import find, hf, idx, mnist_embedded, mnist_wheel, tfds
-from moejax.data.dataset import Dataset, Dir, Examples, Source, Validation, check_validation, concatenate, hold_out, take
+from moejax.data.dataset import (
+    Dataset,
+    Dir,
+    Examples,
+    Source,
+    Validation,
+    check_validation,
+    concatenate,
+    hold_out,
+    take,
+)
 from moejax.data.verify import File
 from moejax.errors import UserError
 

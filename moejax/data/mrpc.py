@@ -128,9 +128,7 @@ def load(
     vocabulary: Annotated[
         int, Field(ge=1, le=10**6, description="Tokens that the tokenizer has at most, and rows of the embeddings.")
     ] = 8000,
-    length: Annotated[
-        int, Field(ge=1, le=4096, description="Tokens of a sentence; what is longer is cut.")
-    ] = 48,
+    length: Annotated[int, Field(ge=1, le=4096, description="Tokens of a sentence; what is longer is cut.")] = 48,
     pairs: PairSet = MRPC,
 ) -> Dataset:
     """The pairs as token ids, each sentence by itself; the other arguments and errors as in `read_pairs`.

@@ -62,17 +62,13 @@ class PatchFilters(nnx.Module):
 class ClusterOptions(Options):
     """What its experts' filters are."""
 
-    activation: Annotated[
-        Literal["linear", "cubic"], Field(description="What is done to a filter's output.")
-    ] = "linear"
-    init_scale: Annotated[
-        Positive, Field(description="The filters begin uniform within ± this / √50.")
-    ] = 1.0
+    activation: Annotated[Literal["linear", "cubic"], Field(description="What is done to a filter's output.")] = (
+        "linear"
+    )
+    init_scale: Annotated[Positive, Field(description="The filters begin uniform within ± this / √50.")] = 1.0
     double_softmax: Annotated[
         bool,
-        Field(
-            description="The logits are a softmax already, as in the authors' code: the loss cannot go below .313."
-        ),
+        Field(description="The logits are a softmax already, as in the authors' code: the loss cannot go below .313."),
     ] = False
 
 

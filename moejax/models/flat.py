@@ -75,22 +75,16 @@ class FlatOptions(Options):
 
     second_hidden: Annotated[
         int,
-        Field(
-            ge=1, le=2**20, description="Width of an expert's second hidden layer, after moe.hidden of its first."
-        ),
+        Field(ge=1, le=2**20, description="Width of an expert's second hidden layer, after moe.hidden of its first."),
     ] = 128
-    activation: Annotated[
-        Literal[*_ACTIVATIONS], Field(description="What follows each hidden layer of an expert.")
-    ] = "gelu"
-    normalize: Annotated[
-        bool, Field(description="Layer normalisation of an expert's input and hidden layers.")
-    ] = False
+    activation: Annotated[Literal[*_ACTIVATIONS], Field(description="What follows each hidden layer of an expert.")] = (
+        "gelu"
+    )
+    normalize: Annotated[bool, Field(description="Layer normalisation of an expert's input and hidden layers.")] = False
     dropout: Annotated[Share, Field(description="Share of an expert's hidden numbers set to 0 in training.")] = 0.0
     deep_gate: Annotated[
         bool,
-        Field(
-            description="Dense: the router's logits come from a network of an expert's shape, not one linear map."
-        ),
+        Field(description="Dense: the router's logits come from a network of an expert's shape, not one linear map."),
     ] = False
     guided: Annotated[
         bool,

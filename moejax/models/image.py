@@ -48,9 +48,7 @@ class ImageOptions(Options):
 
     stem: Annotated[int, Field(ge=1, le=2**14, description="Channels of the stem's first convolution.")] = 32
     # A slice for each pixel of a kernel, which takes minutes to compile beyond 9.
-    kernel: Annotated[
-        int, Field(ge=1, le=9, description="Side of the stem's convolution kernels, in pixels.")
-    ] = 6
+    kernel: Annotated[int, Field(ge=1, le=9, description="Side of the stem's convolution kernels, in pixels.")] = 6
     stride: Annotated[
         int,
         Field(
@@ -63,9 +61,7 @@ class ImageOptions(Options):
     depth: Annotated[int, Field(ge=1, le=64, description="Blocks, each with one MoE layer.")] = 2
     neighbours: Annotated[
         int,
-        Field(
-            ge=0, le=9, description="Side of the convolution before each MoE layer, in tokens; 0 leaves it out."
-        ),
+        Field(ge=0, le=9, description="Side of the convolution before each MoE layer, in tokens; 0 leaves it out."),
     ] = 0
 
     @property

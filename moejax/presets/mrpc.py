@@ -14,9 +14,7 @@ def _mrpc(expert: str, **moe) -> dict:
     )
 
 
-_SPARSE = dict(
-    layer="sparse", num_experts=4, hidden=32, group_size=64, capacity_factor=1.5, eval_capacity_factor=None
-)
+_SPARSE = dict(layer="sparse", num_experts=4, hidden=32, group_size=64, capacity_factor=1.5, eval_capacity_factor=None)
 
 PRESETS = {
     "mrpc_mlp": Preset(_mrpc("mlp", layer="dense", num_experts=10, hidden=512), "MRPC", "30 seconds", "73 %"),

@@ -34,7 +34,7 @@ def environment() -> dict[str, str | int]:
 
 def products_of(config: Config) -> dict[str, dict[str, str]]:
     """What computes a run's grouped products here, if it makes any."""
-    return {"grouped_matmul": choices()} if config.moe.dispatch == "grouped" else {}
+    return {"grouped_matmul": choices()} if getattr(config.moe, "dispatch", "") == "grouped" else {}
 
 
 def describe_device() -> str:

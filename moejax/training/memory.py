@@ -10,11 +10,12 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import PyTree
 
-from moejax.config import Config, TrainConfig
+from moejax.config import Config
 from moejax.data.dataset import Dataset
 from moejax.errors import UserError
 from moejax.kernels.multilinear import inside
 from moejax.parameters import parameters
+from moejax.training.options import TrainOptions
 
 # Their operands and results are arrays in memory, nearly all of them kept for the backward pass.
 _PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
@@ -57,7 +58,7 @@ def memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * jax.process_count()
 
 
-def _copies(train: TrainConfig) -> int:
+def _copies(train: TrainOptions) -> int:
     """Parameters, their gradients, and what the optimiser keeps of each."""
     return 2 + 2 * (train.optimizer != "normalized") + (train.average > 0)
 

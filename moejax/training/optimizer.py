@@ -8,13 +8,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from moejax.config import TrainConfig
 from moejax.parameters import decays
 from moejax.training.average import average_parameters
 from moejax.training.frozen import leave_out
+from moejax.training.options import TrainOptions
 
 
-def learning_rate_schedule(train: TrainConfig, steps: int) -> optax.Schedule:
+def learning_rate_schedule(train: TrainOptions, steps: int) -> optax.Schedule:
     """Learning rate by step: up from 0 over the first `warmup` share of `steps`, then what `schedule` says."""
     warmup, peak = int(train.warmup * steps), train.learning_rate
     if train.schedule == "constant":
@@ -22,7 +22,7 @@ def learning_rate_schedule(train: TrainConfig, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, steps)
 
 
-def make_optimizer(train: TrainConfig, steps: int, *, flat: bool = True) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(train: TrainOptions, steps: int, *, flat: bool = True) -> optax.GradientTransformationExtraArgs:
     """The optimiser that `train.optimizer` names; its update takes the loss as `value`.
 
     `flat`: AdamW treats all parameters as one vector, which is faster but cannot be sharded by expert.
@@ -43,7 +43,7 @@ def make_optimizer(train: TrainConfig, steps: int, *, flat: bool = True) -> opta
     return optax.with_extra_args_support(optax.chain(*parts) if parts[1:] else parts[0])
 
 
-def _adamw(train: TrainConfig, schedule: optax.Schedule, flat: bool) -> optax.GradientTransformation:
+def _adamw(train: TrainOptions, schedule: optax.Schedule, flat: bool) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019); decay acts on matrices only, not on biases, scales and normalisation."""
     clip = optax.identity() if train.clip_norm is None else optax.clip_by_global_norm(train.clip_norm)
     adam = optax.chain(clip, optax.scale_by_adam())

@@ -36,9 +36,7 @@ class TrainOptions(Options):
     ] = 0.1
     stop_rise: Annotated[
         PositiveOrNone,
-        Field(
-            description="Learn no more once a batch's loss is this much above the least so far; none: always go on."
-        ),
+        Field(description="Learn no more once a batch's loss is this much above the least so far; none: always go on."),
     ] = None
     stop_below: Annotated[
         PositiveOrNone,
@@ -58,9 +56,7 @@ class TrainOptions(Options):
     warmup: Annotated[Share, Field(description="Share of all steps in which the learning rate rises.")] = 0.1
     weight_decay: Annotated[
         NotNegative,
-        Field(
-            description="AdamW: decoupled decay of all matrices; Adam: times all parameters, added to the gradient."
-        ),
+        Field(description="AdamW: decoupled decay of all matrices; Adam: times all parameters, added to the gradient."),
     ] = 0.05
     clip_norm: Annotated[
         PositiveOrNone,
@@ -68,9 +64,7 @@ class TrainOptions(Options):
     ] = 1.0
     average: Annotated[
         Share,
-        Field(
-            description="Evaluate an exponential moving average of the parameters, of this decay; 0: the last ones."
-        ),
+        Field(description="Evaluate an exponential moving average of the parameters, of this decay; 0: the last ones."),
     ] = 0.0
     frozen: Annotated[
         str | None,
@@ -108,9 +102,7 @@ class TrainOptions(Options):
     ] = 0.0
     blur: Annotated[
         Pixels,
-        Field(
-            description="Images: blur each by a 3 × 3 Gaussian whose deviation is drawn up to this many pixels."
-        ),
+        Field(description="Images: blur each by a 3 × 3 Gaussian whose deviation is drawn up to this many pixels."),
     ] = 0.0
     dtype: Annotated[
         Literal["float32", "bfloat16"],
@@ -141,9 +133,7 @@ class ParallelOptions(Options):
 
     strategy: Annotated[
         Literal["jit", "pmap"],
-        Field(
-            description="One program over a mesh of devices, or the same program on each (data parallelism alone)."
-        ),
+        Field(description="One program over a mesh of devices, or the same program on each (data parallelism alone)."),
     ] = "jit"
     data: Annotated[
         int | None,

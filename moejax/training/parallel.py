@@ -161,9 +161,10 @@ def keeps_groups(config: Config, shares: int) -> bool:
     Over a mesh they always do. An encoder packs each share's tokens by themselves.
     """
     moe, batch = config.moe, config.train.batch_size
+    if config.parallel.strategy != "pmap" or shares == 1 or moe.layer != "sparse":
+        return True
     dropless = moe.dispatch == "grouped" or moe.capacity_factor is None
-    compete = moe.layer == "sparse" and not (dropless and moe.router not in ("sinkhorn", "expert_choice"))
-    if config.parallel.strategy != "pmap" or shares == 1 or not compete:
+    if dropless and moe.router not in ("sinkhorn", "expert_choice"):
         return True
     whole = batch // shares * tokens_of_an_example(config) % _group_size(config) == 0
     return whole and config.model.name != "encoder"

@@ -9,7 +9,7 @@ from reference import randomly_filled
 from small_run import made_up_weights
 
 from moejax import models
-from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
+from moejax.config import make_config
 from moejax.data.dataset import Dataset
 from moejax.data.mrpc_pieces import LENGTH
 from moejax.models import build_model
@@ -22,12 +22,12 @@ from moejax.training.folder import RunFolder
 from moejax.training.interrupt import StopSignal
 from moejax.training.progress import Progress
 
-CONFIG = Config(
+CONFIG = make_config(
     name="pairs",
-    data=DataConfig(name="mrpc_pieces", vocabulary=30),
-    model=ModelConfig(name="encoder", width=8, depth=1, heads=2, moe_every=1, room=12, dropout=0.1),
-    moe=MoeConfig(layer="sparse", num_experts=3, k=2, hidden=12, dispatch="grouped"),
-    train=TrainConfig(epochs=2, batch_size=16, learning_rate=1e-2, chunk=4),
+    data=dict(name="mrpc_pieces", vocabulary=30),
+    model=dict(name="encoder", width=8, depth=1, heads=2, moe_every=1, room=12, dropout=0.1),
+    moe=dict(layer="sparse", num_experts=3, k=2, hidden=12, dispatch="grouped"),
+    train=dict(epochs=2, batch_size=16, learning_rate=1e-2, chunk=4),
 )
 
 

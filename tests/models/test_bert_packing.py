@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from reference import randomly_filled
 
-from moejax.config import Config, DataConfig, ModelConfig, MoeConfig
+from moejax.config import make_config
 from moejax.models import build_model
 from moejax.models.bert.packing import fitting, pack, pack_ids, packing, unpack
 
@@ -62,9 +62,9 @@ SECOND = np.array([[0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0], [
 
 def classifier(room):
     """A model of one block with a sparse layer; of every room the same parameters."""
-    model = ModelConfig(name="encoder", width=8, depth=1, heads=2, moe_every=1, room=room, dropout=0.0)
-    moe = MoeConfig(layer="sparse", num_experts=3, k=2, hidden=12, dispatch="grouped")
-    config = Config(data=DataConfig(name="mrpc_pieces", vocabulary=30), model=model, moe=moe)
+    model = dict(name="encoder", width=8, depth=1, heads=2, moe_every=1, room=room, dropout=0.0)
+    moe = dict(layer="sparse", num_experts=3, k=2, hidden=12, dispatch="grouped")
+    config = make_config(data=dict(name="mrpc_pieces", vocabulary=30), model=model, moe=moe)
     return randomly_filled(lambda: build_model(config, 2, nnx.Rngs(0)), scale=0.4)
 
 

@@ -9,7 +9,7 @@ import pytest
 import reference
 from flax import nnx
 
-from moejax.config import Config, contradictions, overlay
+from moejax.config import contradictions, make_config, overlay
 from moejax.models import build_model
 from moejax.models.clusters import PatchFilters
 from moejax.presets.clusters import mixture, papers_mixture, single
@@ -131,4 +131,4 @@ def test_a_soft_layer_an_odd_number_of_filters_and_other_data_are_refused():
     for name, (value, sentence) in sentences.items():
         config, _ = overlay(mixture("linear"), {name: value})
         assert any(problem.startswith(sentence) for problem in contradictions(config)), name
-    assert contradictions(Config()) == []
+    assert contradictions(make_config()) == []

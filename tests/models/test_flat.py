@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from reference import randomly_filled, softmax
 
-from moejax.config import Config, ModelConfig, MoeConfig
+from moejax.config import make_config
 from moejax.models import build_model
 from moejax.models.flat import Perceptron
 from moejax.routing import DenseRouting, SoftRouting, TopKRouting
@@ -15,9 +15,9 @@ from moejax.routing import DenseRouting, SoftRouting, TopKRouting
 
 def config(layer="dense", model=(), **moe):
     shape = {"num_experts": 3, "hidden": 4, "k": 2, "capacity_factor": None, "eval_capacity_factor": None}
-    return Config(
-        model=ModelConfig(name="flat", second_hidden=5, **dict(model)),
-        moe=MoeConfig(layer=layer, **(shape | moe)),
+    return make_config(
+        model=dict(name="flat", second_hidden=5, **dict(model)),
+        moe=dict(layer=layer, **(shape | moe)),
     )
 
 

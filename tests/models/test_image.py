@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from reference import randomly_filled
 
-from moejax.config import Config, ModelConfig, MoeConfig, TrainConfig
+from moejax.config import make_config
 from moejax.models import build_model
 from moejax.models.image import Neighbours, Stem, patches
 from moejax.presets import PRESETS
@@ -19,10 +19,10 @@ KINDS = {"dense": DenseRouting, "sparse": TopKRouting, "soft": SoftRouting}
 
 
 def tiny(layer, *, depth=1, dtype="float32", **moe):
-    return Config(
-        model=ModelConfig(stem=2, kernel=2, stride=2, width=8, depth=depth),
-        moe=MoeConfig(layer=layer, num_experts=3, hidden=4, slots=2, **moe),
-        train=TrainConfig(dtype=dtype),
+    return make_config(
+        model=dict(stem=2, kernel=2, stride=2, width=8, depth=depth),
+        moe=dict(layer=layer, num_experts=3, hidden=4, slots=2, **moe),
+        train=dict(dtype=dtype),
     )
 
 
@@ -76,13 +76,13 @@ def test_patches_of_a_small_image_by_hand():
 
 @pytest.mark.parametrize(("stride", "side"), [(1, 14), (2, 7), (3, 5), (4, 4)])
 def test_the_stem_makes_the_grid_of_tokens_that_the_configuration_says(stride, side):
-    m = ModelConfig(stem=2, kernel=3, stride=stride, width=8)
+    m = dict(stem=2, kernel=3, stride=stride, width=8)
     stem = randomly_filled(lambda: Stem(m, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     assert jax.eval_shape(stem, jnp.zeros((4, 28, 28))).shape == (4, *m.grid, 8) == (4, side, side, 8)
 
 
 def test_tokens_see_their_neighbours_by_a_residual_convolution():
-    m = ModelConfig(stride=2, width=3, neighbours=3)
+    m = dict(stride=2, width=3, neighbours=3)
     module = randomly_filled(lambda: Neighbours(m, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 49, 3)), jnp.float32)
     grid = jax.jit(lambda module, x: module.norm(x))(module, x).reshape(2, 7, 7, 3)

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from reference import randomly_filled, softmax
 
-from moejax.config import Config, ModelConfig, MoeConfig, TrainConfig
+from moejax.config import make_config
 from moejax.losses import load_loss
 from moejax.models import build_model
 from moejax.models.lstm import SoftmaxMLP
@@ -17,10 +17,10 @@ from moejax.routing import TopKRouting
 
 
 def tiny(dispatch="grouped", dtype="float32", **moe):
-    return Config(
-        model=ModelConfig(name="lstm", width=8),
-        moe=MoeConfig(**{"layer": "sparse", "num_experts": 3, "hidden": 4, "dispatch": dispatch, **moe}),
-        train=TrainConfig(dtype=dtype),
+    return make_config(
+        model=dict(name="lstm", width=8),
+        moe=dict(**{"layer": "sparse", "num_experts": 3, "hidden": 4, "dispatch": dispatch, **moe}),
+        train=dict(dtype=dtype),
     )
 
 

@@ -4,7 +4,6 @@ Against recorded answers: of a small random BERT everywhere, of MiniLM itself wh
 cache, or in minilm/ of MOEJAX_DATA_DIR).
 """
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -14,7 +13,7 @@ import pytest
 from flax import nnx
 from peer_answers import load
 
-from moejax.config import Config, DataConfig, ModelConfig, MoeConfig
+from moejax.config import make_config
 from moejax.data import find, minilm
 from moejax.errors import UserError
 from moejax.models import build_model
@@ -29,16 +28,16 @@ LAYERS = {
 
 
 def config_of(theirs, **moe):
-    return Config(
-        data=DataConfig(vocabulary=theirs["vocab_size"]),
-        model=ModelConfig(
+    return make_config(
+        data=dict(vocabulary=theirs["vocab_size"]),
+        model=dict(
             name="encoder",
             width=theirs["hidden_size"],
             depth=theirs["num_hidden_layers"],
             heads=theirs["num_attention_heads"],
             moe_every=2,
         ),
-        moe=MoeConfig(hidden=theirs["intermediate_size"], **moe),
+        moe=dict(hidden=theirs["intermediate_size"], **moe),
     )
 
 
@@ -86,7 +85,7 @@ def test_packed_equals_bert(bert):
 
 def test_bfloat16_products_are_close(bert):
     config = config_of(bert["config"], **LAYERS["grouped"])
-    narrow = dataclasses.replace(config, train=dataclasses.replace(config.train, dtype="bfloat16"))
+    narrow = config.replace(train=dict(dtype="bfloat16"))
     y, pooled, _ = answer(model_of(narrow, bert["weights"]), jnp.asarray(bert["pieces"]), jnp.asarray(bert["second"]))
     assert y.dtype == pooled.dtype == jnp.float32
     real = bert["pieces"] != 0

@@ -1,6 +1,5 @@
 """The PyTorch models that training is timed against answer and learn as ours do: the comparison is of the same work."""
 
-import dataclasses
 import importlib
 
 import jax
@@ -33,7 +32,7 @@ def batch(config, count=16):
 def both(torch_models, preset, dispatch):
     """Our model and theirs with the same parameters, all random; the configuration without augmentation."""
     config = PRESETS[preset].config
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, shift=0.0))
+    config = config.replace(train=dict(shift=0.0))
     ours = jax.jit(lambda: build_model(config, 10, nnx.Rngs(0)))()
     leaves, tree = jax.tree.flatten(ours)
     keys = jax.random.split(jax.random.key(1), len(leaves))

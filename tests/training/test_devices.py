@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from moejax.config import Config, MoeConfig, ParallelConfig
+from moejax.config import Config
 from moejax.errors import UserError
 from moejax.presets import PRESETS
 from moejax.training import parallel
@@ -32,8 +32,8 @@ def test_every_preset_fits_every_number_of_devices(on, name):
         on(count)
         both = math.gcd(config.moe.num_experts, config.train.batch_size)
         experts = [n for n in (1, 2, 4, 8) if n <= count and both % n == 0]
-        for way in (ParallelConfig("pmap"), *(ParallelConfig(expert=n) for n in experts)):
-            spread = dataclasses.replace(config, parallel=way)
+        for way in (dict("pmap"), *(dict(expert=n) for n in experts)):
+            spread = config.replace(parallel=way)
             chosen = Parallel.of(spread)
             used = chosen.mesh.size
             assert config.train.batch_size % used == 0
@@ -56,10 +56,10 @@ def test_the_sparse_preset_under_pmap_makes_the_step_of_one_device(dataset, tmp_
     """In groups of 16, as many tokens as its experts are wide by four; with a small stem and one block by default."""
     config = PRESETS["mnist_sparse"].config
     if narrow:
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, stem=2, width=8, depth=1))
-    train = dataclasses.replace(config.train, epochs=1, shift=0.0, chunk=1, warmup=0.0)
-    alone, want = one_step(tmp_path / "alone", dataclasses.replace(config, train=train), dataset, monkeypatch, 1)
-    spread = dataclasses.replace(config, train=train, parallel=ParallelConfig("pmap"))
+        config = config.replace(model=dict(stem=2, width=8, depth=1))
+    train = dict(epochs=1, shift=0.0, chunk=1, warmup=0.0)
+    alone, want = one_step(tmp_path / "alone", config.replace(train=train), dataset, monkeypatch, 1)
+    spread = config.replace(train=train, parallel=dict("pmap"))
     fit, metrics = one_step(tmp_path / "pmap", spread, dataset, monkeypatch, 8)
     # 16 images of 25 tokens are the fewest that make whole groups of 16.
     assert fit.parallel.mesh.size == 4
@@ -72,36 +72,36 @@ def test_the_sparse_preset_under_pmap_makes_the_step_of_one_device(dataset, tmp_
 
 @pytest.mark.parametrize(
     ("batch", "way", "used"),
-    [(100, ParallelConfig(), 5), (100, ParallelConfig(expert=2), 4), (7, ParallelConfig("pmap"), 7)],
+    [(100, dict(), 5), (100, dict(expert=2), 4), (7, dict("pmap"), 7)],
 )
 def test_as_many_devices_as_share_a_batch_evenly(on, config, batch, way, used):
     on(8)
-    train = dataclasses.replace(config.train, batch_size=batch)
-    moe = MoeConfig(layer="dense", num_experts=4)
-    assert Parallel.of(dataclasses.replace(config, train=train, moe=moe, parallel=way)).mesh.size == used
+    train = dict(batch_size=batch)
+    moe = dict(layer="dense", num_experts=4)
+    assert Parallel.of(config.replace(train=train, moe=moe, parallel=way)).mesh.size == used
 
 
 def test_where_none_share_it_or_several_processes_must_is_one_sentence(on, config, monkeypatch):
     on(8)
-    train = dataclasses.replace(config.train, batch_size=15)
-    moe = MoeConfig(layer="dense", num_experts=2)
-    odd = dataclasses.replace(config, train=train, moe=moe, parallel=ParallelConfig(expert=2))
+    train = dict(batch_size=15)
+    moe = dict(layer="dense", num_experts=2)
+    odd = config.replace(train=train, moe=moe, parallel=dict(expert=2))
     with pytest.raises(UserError, match=r"train\.batch_size is 15, which 8 devices cannot share evenly; use 16\."):
         Parallel.of(odd)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(UserError, match=r"is 15, which the 8 devices of 2 processes cannot share evenly; choose"):
-        Parallel.of(dataclasses.replace(odd, parallel=ParallelConfig()))
+        Parallel.of(dataclasses.replace(odd, parallel=dict()))
 
 
 def test_what_reaches_across_shares_is_seen(on, config):
     """An encoder packs each share by itself; a balanced plan is a group's, whatever the dispatch."""
     on(8)
-    moe = MoeConfig(layer="sparse", num_experts=2, k=1, hidden=8, dispatch="grouped")
-    pmap = dataclasses.replace(config, moe=moe, parallel=ParallelConfig("pmap", data=8))
+    moe = dict(layer="sparse", num_experts=2, k=1, hidden=8, dispatch="grouped")
+    pmap = config.replace(moe=moe, parallel=dict("pmap", data=8))
     pmap = dataclasses.replace(pmap, train=dataclasses.replace(pmap.train, batch_size=8))
     assert keeps_groups(pmap, 8)
     assert not keeps_groups(dataclasses.replace(pmap, moe=dataclasses.replace(moe, router="sinkhorn")), 8)
-    minilm = dataclasses.replace(PRESETS["mrpc_minilm"].config, parallel=ParallelConfig("pmap", data=8))
+    minilm = PRESETS["mrpc_minilm"].config.replace(parallel=dict("pmap", data=8))
     assert keeps_groups(minilm, 8)
     slots = dataclasses.replace(minilm, moe=dataclasses.replace(minilm.moe, dispatch="gather"))
     with pytest.raises(UserError, match=r"encoder packs .* that reach across devices; use grouped, or strategy jit\."):
@@ -110,6 +110,6 @@ def test_what_reaches_across_shares_is_seen(on, config):
 
 def test_devices_that_do_not_fit_leave_no_folder_behind(on, config, dataset):
     on(8)
-    wrong = dataclasses.replace(config, parallel=ParallelConfig(data=8))
+    wrong = config.replace(parallel=dict(data=8))
     with pytest.raises(UserError, match=r"train\.batch_size is 15, which 8 devices cannot share evenly; use 16\."):
         check(wrong, dataset)

@@ -1,6 +1,5 @@
 """What is no number ends a run in a sentence about what made it, and is never a checkpoint or a result."""
 
-import dataclasses
 import json
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from small_run import StopAfter
 
-from moejax.config import Config, MoeConfig, TrainConfig
+from moejax.config import make_config
 from moejax.errors import UserError
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
@@ -18,7 +17,7 @@ NEVER = 10**9
 
 
 def start(path, config, dataset, **train) -> Fit:
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
+    config = config.replace(train=dict(**train))
     return Fit(config, dataset, RunFolder.create(path, config), Progress())
 
 
@@ -67,15 +66,15 @@ def test_the_learning_rate_is_not_blamed_for_what_augmentation_did(config, datas
 @pytest.mark.parametrize(
     ("config", "learnt", "cause"),
     [
-        (Config(), True, "; lower train.learning_rate (0.002). "),
-        (Config(), False, "; nothing had been learnt yet, so look at the data and the options of moe.*. "),
-        (Config(moe=MoeConfig(scale=1e30)), True, "; lower moe.scale (1e+30). "),
+        (make_config(), True, "; lower train.learning_rate (0.002). "),
+        (make_config(), False, "; nothing had been learnt yet, so look at the data and the options of moe.*. "),
+        (make_config(moe=dict(scale=1e30)), True, "; lower moe.scale (1e+30). "),
         (
-            Config(train=TrainConfig(learning_rate=1e9, elastic=1e30)),
+            make_config(train=dict(learning_rate=1e9, elastic=1e30)),
             True,
             "; lower train.learning_rate (1e+09) and train.elastic (1e+30). ",
         ),
-        (Config(train=TrainConfig(learning_rate=1e9, elastic=1e30)), False, "; lower train.elastic (1e+30). "),
+        (make_config(train=dict(learning_rate=1e9, elastic=1e30)), False, "; lower train.elastic (1e+30). "),
     ],
 )
 def test_the_sentence_names_the_likely_cause(config, learnt, cause):

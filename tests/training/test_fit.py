@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from small_run import StopAfter
 
-from moejax.config import ModelConfig, MoeConfig
 from moejax.errors import UserError
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
@@ -48,9 +47,9 @@ def finished(config, dataset, tmp_path_factory) -> Fit:
 def test_validation_test_and_counting_of_flops_share_one_program(config, dataset, tmp_path):
     config = dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, width=5),  # no other test's program
-        moe=MoeConfig(layer="soft", num_experts=2, hidden=8, slots=2),
-        train=dataclasses.replace(config.train, evaluation_batch=10, tested="best"),
+        model=dict(width=5),  # no other test's program
+        moe=dict(layer="soft", num_experts=2, hidden=8, slots=2),
+        train=dict(evaluation_batch=10, tested="best"),
     )
     names = []
     listener = lambda event, seconds, **about: names.append(about.get("fun_name")) if event == COMPILED else None  # noqa: E731
@@ -87,8 +86,8 @@ def test_a_run_learns_and_leaves_its_numbers(finished, dataset):
 
 
 def test_the_best_epoch_is_tested_if_asked_for(config, dataset, tmp_path):
-    train = dataclasses.replace(config.train, tested="best", checkpoints="all")
-    fit = start(tmp_path / "best", dataclasses.replace(config, train=train), dataset)
+    train = dict(tested="best", checkpoints="all")
+    fit = start(tmp_path / "best", config.replace(train=train), dataset)
     fit.train(StopAfter(NEVER))
     log = fit.folder.path / "metrics.jsonl"
     records = [json.loads(line) for line in log.read_text().splitlines()]
@@ -139,14 +138,14 @@ def test_a_run_that_never_saved_resumes_from_its_start(finished, config, dataset
 
 
 def test_a_batch_larger_than_the_data_is_one_sentence(config, dataset, tmp_path):
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=91))
+    config = config.replace(train=dict(batch_size=91))
     with pytest.raises(UserError, match=r"train\.batch_size is 91, but there are only 90 training examples"):
         start(tmp_path / "big", config, dataset)
 
 
 def test_routers_change_what_is_theirs_after_each_step(config, dataset, tmp_path):
-    moe = dataclasses.replace(config.moe, router="sigmoid", bias_update_rate=0.125, jitter=0.01)
-    fit = start(tmp_path / "sigmoid", dataclasses.replace(config, moe=moe), dataset)
+    moe = dict(router="sigmoid", bias_update_rate=0.125, jitter=0.01)
+    fit = start(tmp_path / "sigmoid", config.replace(moe=moe), dataset)
     fit.train(StopAfter(0))
     bias = np.asarray(fit.state.model.blocks[0].moe.router.bias[...])
     # 3 steps of ± 0.125; 15 · 25 choices never fall on two experts evenly, which move against each other
@@ -155,8 +154,8 @@ def test_routers_change_what_is_theirs_after_each_step(config, dataset, tmp_path
 
 
 def test_an_annealed_temperature_arrives(config, dataset, tmp_path):
-    moe = dataclasses.replace(config.moe, layer="dense", temperature=2.0, final_temperature=0.25)
-    fit = start(tmp_path / "dense", dataclasses.replace(config, moe=moe), dataset)
+    moe = dict(layer="dense", temperature=2.0, final_temperature=0.25)
+    fit = start(tmp_path / "dense", config.replace(moe=moe), dataset)
     fit.train(StopAfter(1))
     router = fit.state.model.blocks[0].moe.router
     first = float(np.exp(router.log_temperature[...]))
@@ -166,18 +165,16 @@ def test_an_annealed_temperature_arrives(config, dataset, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_one_sentence(config, dataset, tmp_path):
-    config = dataclasses.replace(
-        config, train=dataclasses.replace(config.train, learning_rate=1e30, clip_norm=1e30, warmup=0.0)
-    )
+    config = dataclasses.replace(config, train=dict(learning_rate=1e30, clip_norm=1e30, warmup=0.0))
     with pytest.raises(UserError, match=r"not a finite number from step \d+ on; lower train\.learning_rate"):
         start(tmp_path / "wild", config, dataset).train(StopAfter(NEVER))
 
 
 def test_a_guided_run_keeps_every_epoch_and_writes_its_tables(config, dataset, tmp_path):
-    moe = MoeConfig(layer="dense", num_experts=4, hidden=8, guided=True, assignment_weight=1.0, l2_weight=1e-2)
-    model = ModelConfig(name="flat", second_hidden=8, normalize=True, dropout=0.2)
-    train = dataclasses.replace(config.train, checkpoints="all", activations=True, task_weight=0.5, shift=0.0)
-    fit = start(tmp_path / "guided", dataclasses.replace(config, model=model, moe=moe, train=train), dataset)
+    moe = dict(layer="dense", num_experts=4, hidden=8, guided=True, assignment_weight=1.0, l2_weight=1e-2)
+    model = dict(name="flat", second_hidden=8, normalize=True, dropout=0.2)
+    train = dict(checkpoints="all", activations=True, task_weight=0.5, shift=0.0)
+    fit = start(tmp_path / "guided", config.replace(model=model, moe=moe, train=train), dataset)
     assert fit.train(StopAfter(NEVER))
     assert fit.test()["test_accuracy"] > 0.5
     path = fit.folder.path
@@ -197,7 +194,7 @@ def test_a_guided_run_keeps_every_epoch_and_writes_its_tables(config, dataset, t
 def test_without_validation_all_examples_are_trained_on(config, dataset, tmp_path):
     everything = {k: np.concatenate([dataset.train[k], dataset.validation[k]]) for k in dataset.train}
     nothing = {k: v[:0] for k, v in dataset.validation.items()}
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1, batch_size=40))
+    config = config.replace(train=dict(epochs=1, batch_size=40))
     fit = start(tmp_path / "all", config, dataclasses.replace(dataset, train=everything, validation=nothing))
     assert fit.train(StopAfter(NEVER))
     assert fit.test()["train_examples"] == 120
@@ -205,7 +202,7 @@ def test_without_validation_all_examples_are_trained_on(config, dataset, tmp_pat
 
 
 def test_evaluations_come_every_so_many_epochs_and_at_the_end(config, dataset, tmp_path):
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=5, evaluate_every=2))
+    config = config.replace(train=dict(epochs=5, evaluate_every=2))
     fit = start(tmp_path / "seldom", config, dataset)
     assert fit.train(StopAfter(NEVER))
     assert [r["epoch"] for r in lines(tmp_path / "seldom") if r["kind"] == "validation"] == [2, 4, 5]

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from moejax.config import Config, DataConfig, ModelConfig, MoeConfig, TrainConfig
+from moejax.config import make_config
 from moejax.data.dataset import Dataset
 from moejax.report import render
 from moejax.training.fit import Fit
@@ -24,12 +24,12 @@ def pairs(n: int, seed: int) -> dict[str, np.ndarray]:
 
 def test_a_run_on_pairs_ends_with_f1_and_a_report(tmp_path):
     data = Dataset("mrpc", "dir", "made on the spot", {}, pairs(120, 0), pairs(30, 1), pairs(60, 2), 2)
-    config = Config(
+    config = make_config(
         name="pairs",
-        data=DataConfig(name="mrpc", vocabulary=30, length=6),
-        model=ModelConfig(name="pair", width=8, embedding=4, dropout=0.1),
-        moe=MoeConfig(layer="sparse", num_experts=2, hidden=8, k=1),
-        train=TrainConfig(epochs=3, batch_size=12, learning_rate=2e-2, chunk=10),
+        data=dict(name="mrpc", vocabulary=30, length=6),
+        model=dict(name="pair", width=8, embedding=4, dropout=0.1),
+        moe=dict(layer="sparse", num_experts=2, hidden=8, k=1),
+        train=dict(epochs=3, batch_size=12, learning_rate=2e-2, chunk=10),
     )
     fit = Fit(config, data, RunFolder.create(tmp_path / "run", config), Progress())
     assert fit.train(StopSignal())

@@ -1,6 +1,5 @@
 """A run's folder: nothing half written, nothing overwritten, and a resumed run starts from clean lines."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -115,7 +114,7 @@ def test_the_environment_names_versions_and_device():
 
 @pytest.mark.parametrize("dispatch", ["gather", "grouped"])
 def test_a_run_in_groups_records_what_multiplies(dispatch, config, tmp_path):
-    config = dataclasses.replace(config, moe=dataclasses.replace(config.moe, dispatch=dispatch))
+    config = config.replace(moe=dict(dispatch=dispatch))
     env = json.loads((RunFolder.create(tmp_path / "run", config).path / "env.json").read_text())
     assert ("grouped_matmul" in env) == (dispatch == "grouped")
     if dispatch == "grouped":

@@ -110,8 +110,8 @@ def test_an_epoch_visits_every_example_once_in_an_order_of_its_own():
 def test_bfloat16_trains_with_float32_parameters(config, dataset, layer):
     config = dataclasses.replace(
         config,
-        moe=dataclasses.replace(config.moe, layer=layer),
-        train=dataclasses.replace(config.train, dtype="bfloat16"),
+        moe=dict(layer=layer),
+        train=dict(dtype="bfloat16"),
     )
     model = build_model(config, dataset.num_classes, nnx.Rngs(0))
     batch = {name: jnp.asarray(array[:15]) for name, array in dataset.train.items()}

@@ -4,7 +4,6 @@ Each is a preset made small; its routers, experts, losses, noise and optimiser a
 others, and all presets at their full size:  pytest -n 0 -m slow tests/training/test_mesh_models.py
 """
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from small_run import digits, made_up_weights
 from test_parallel import devices
 
 from moejax import models
-from moejax.config import Config, ParallelConfig, overlay
+from moejax.config import Config, overlay
 from moejax.data.dataset import Dataset
 from moejax.data.mrpc_pieces import LENGTH
 from moejax.models.bert import weights as bert_weights
@@ -88,10 +87,10 @@ def check_mesh(config: Config, data: Dataset, expert: int, folder: Path, strays:
     `strays`: the share of a parameter's numbers that may differ, where Adam has divided next to nothing by itself.
     """
     fits = []
-    for name, way in (("one", ParallelConfig()), ("mesh", ParallelConfig(data=8 // expert, expert=expert))):
+    for name, way in (("one", dict()), ("mesh", dict(data=8 // expert, expert=expert))):
         with devices(1 if name == "one" else 8):
             run = RunFolder.create(folder / name, config)
-            fits.append(Fit(dataclasses.replace(config, parallel=way), data, run, Progress()))
+            fits.append(Fit(config.replace(parallel=way), data, run, Progress()))
         assert fits[-1].train(StopSignal())
     one, mesh = fits
     for (path, a), b in zip(jax.tree.leaves_with_path(one.state.model), jax.tree.leaves(mesh.state.model), strict=True):

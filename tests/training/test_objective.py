@@ -40,10 +40,8 @@ def test_consistency_makes_two_passes_and_adds_what_they_disagree(config):
     batch = {"label": jnp.array([0, 1, 1])}
     losses = {}
     for weight in (1.0, 3.0):
-        train = dataclasses.replace(config.train, consistency=weight, shift=0.0)
-        loss, metrics = jax.jit(make_objective(dataclasses.replace(config, train=train)))(
-            Half(), batch, jax.random.key(0)
-        )
+        train = dict(consistency=weight, shift=0.0)
+        loss, metrics = jax.jit(make_objective(config.replace(train=train)))(Half(), batch, jax.random.key(0))
         losses[weight] = float(loss)
         # Three answers of (½, ½), and three of softmax(2, 0): one right, two wrong.
         right, wrong = -math.log(1 / (1 + math.exp(-2))), -math.log(1 / (1 + math.exp(2)))
@@ -62,11 +60,11 @@ class Seen(nnx.Module):
 
 def test_each_of_the_two_passes_draws_an_augmentation_of_its_own(config, dataset):
     """The same image twice in a batch is moved in two ways, and so is each one in its two passes."""
-    train = dataclasses.replace(config.train, consistency=1.0, shift=3.0)
-    objective = make_objective(dataclasses.replace(config, train=train))
+    train = dict(consistency=1.0, shift=3.0)
+    objective = make_objective(config.replace(train=train))
     batch = {"image": jnp.asarray(dataset.train["image"][:8]), "label": jnp.zeros(8, int)}
     _, drawn = objective(Seen(), batch, jax.random.key(0))
-    _, without = make_objective(dataclasses.replace(config, train=dataclasses.replace(train, shift=0.0)))(
+    _, without = make_objective(config.replace(train=dataclasses.replace(train, shift=0.0)))(
         Seen(), batch, jax.random.key(0)
     )
     assert without.auxiliary == 0

@@ -11,7 +11,6 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moejax.config import TrainConfig
 from moejax.experts import MLP
 from moejax.layers import SparseMoE
 from moejax.training.optimizer import early_stop, make_optimizer, normalize_experts
@@ -58,9 +57,7 @@ def test_each_expert_of_each_layer_is_divided_by_its_own_norm(network):
 
 
 def test_normalised_descent_moves_experts_by_one_rate_and_routers_by_another(network):
-    train = TrainConfig(
-        optimizer="normalized", learning_rate=0.5, router_learning_rate=3.0, schedule="constant", warmup=0.0
-    )
+    train = dict(optimizer="normalized", learning_rate=0.5, router_learning_rate=3.0, schedule="constant", warmup=0.0)
     optimizer = make_optimizer(train, 10)
     change = arrays(optimizer.update(network, optimizer.init(network), network, value=jnp.float32(1))[0])
     mine = [name for name in change if name.startswith(".second.experts.")]
@@ -71,7 +68,7 @@ def test_normalised_descent_moves_experts_by_one_rate_and_routers_by_another(net
 
 
 def test_adam_adds_the_decay_to_the_gradient():
-    train = TrainConfig(optimizer="adam", learning_rate=0.1, weight_decay=0.5, schedule="constant", warmup=0.0)
+    train = dict(optimizer="adam", learning_rate=0.1, weight_decay=0.5, schedule="constant", warmup=0.0)
     optimizer, weight = make_optimizer(train, 10), jnp.array([2.0, -1.0])
     state = optimizer.init(weight)
     m, v, want = np.zeros(2), np.zeros(2), np.asarray(weight, np.float64)
@@ -121,7 +118,7 @@ def test_the_early_stop_by_hand():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "normalized"])
 def test_every_optimiser_stops_where_it_is_told_to(network, optimizer):
-    train = dataclasses.replace(TrainConfig(warmup=0.0), optimizer=optimizer, stop_rise=0.1)
+    train = dataclasses.replace(dict(warmup=0.0), optimizer=optimizer, stop_rise=0.1)
     transform = make_optimizer(train, 10)
     state = transform.init(network)
     for loss, moves in ((1.0, True), (1.05, True), (1.2, False), (0.5, False)):

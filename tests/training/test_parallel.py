@@ -12,7 +12,6 @@ import pytest
 from small_run import StopAfter
 
 from benchmarks.suite.crossing import bytes_crossing
-from moejax.config import MoeConfig, ParallelConfig
 from moejax.errors import UserError
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
@@ -25,20 +24,20 @@ STEPS = 20
 
 
 WAYS = {
-    "8 × 1": ParallelConfig(data=8),
-    "2 × 4": ParallelConfig(data=2, expert=4),
-    "4 × 2": ParallelConfig(data=4, expert=2),
-    "1 × 8": ParallelConfig(data=1, expert=8),
-    "pmap": ParallelConfig("pmap", data=8),
+    "8 × 1": dict(data=8),
+    "2 × 4": dict(data=2, expert=4),
+    "4 × 2": dict(data=4, expert=2),
+    "1 × 8": dict(data=1, expert=8),
+    "pmap": dict("pmap", data=8),
 }
 # Groups of one image, and room for three quarters of what a balanced choice would need.
-SPARSE = MoeConfig(layer="sparse", num_experts=8, hidden=8, k=2, group_size=25, capacity_factor=0.75)
+SPARSE = dict(layer="sparse", num_experts=8, hidden=8, k=2, group_size=25, capacity_factor=0.75)
 LAYERS = {
     "einsum": SPARSE,
     "gather": dataclasses.replace(SPARSE, dispatch="gather", importance_weight=0.1, usage_weight=0.1),
     "grouped": dataclasses.replace(SPARSE, dispatch="grouped", usage_weight=0.1),
-    "soft": MoeConfig(layer="soft", num_experts=8, hidden=8, slots=2, scale=4.0),
-    "dense": MoeConfig(layer="dense", num_experts=8, hidden=8, entropy_weight=0.1),
+    "soft": dict(layer="soft", num_experts=8, hidden=8, slots=2, scale=4.0),
+    "dense": dict(layer="dense", num_experts=8, hidden=8, entropy_weight=0.1),
 }
 
 
@@ -52,15 +51,15 @@ def devices(count: int):
     jax.config.update("jax_default_device", before)
 
 
-def configure(config, moe: MoeConfig, way: ParallelConfig = ParallelConfig()):  # noqa: B008
-    train = dataclasses.replace(config.train, epochs=4, batch_size=16, chunk=5, shift=0.0, evaluate_every=2)
-    return dataclasses.replace(config, moe=moe, train=train, parallel=way)
+def configure(config, moe: MoeConfig, way: ParallelConfig = dict()):
+    train = dict(epochs=4, batch_size=16, chunk=5, shift=0.0, evaluate_every=2)
+    return config.replace(moe=moe, train=train, parallel=way)
 
 
 def start(path, config, dataset, way: ParallelConfig | None) -> Fit:
     """A run on one device (None) or on all."""
     with devices(1 if way is None else 8):
-        return Fit(dataclasses.replace(config, parallel=way or ParallelConfig()), dataset, *folder(path, config))
+        return Fit(config.replace(parallel=way or dict()), dataset, *folder(path, config))
 
 
 def folder(path, config) -> tuple[RunFolder, Progress]:
@@ -144,7 +143,7 @@ def test_a_run_goes_on_under_another_strategy(alone, config, dataset, tmp_path):
 def test_an_optimisers_state_is_the_same_numbers_in_either_form(config):
     a, b = jax.random.normal(jax.random.key(0), (2, 3, 2))
     model = {"a": {"experts": a}, "b": b, "c": jnp.float32(2)}
-    for train in (config.train, dataclasses.replace(config.train, clip_norm=None, frozen="['b']", stop_rise=0.5)):
+    for train in (config.train, dict(clip_norm=None, frozen="['b']", stop_rise=0.5)):
         forms = []
         for flat in (True, False):
             optimizer = make_optimizer(train, 10, flat=flat)
@@ -176,11 +175,11 @@ def test_a_program_over_a_mesh_brings_neither_tokens_nor_experts_together(config
 @pytest.mark.parametrize(
     ("way", "sentence"),
     [
-        (ParallelConfig(data=3), r"is 3 × 1, but there are 8 devices; use 8 × 1\."),
-        (ParallelConfig(data=8, expert=2), r"is 8 × 2, but there are 8 devices; use 4 × 2\."),
-        (ParallelConfig(expert=3), r"parallel\.expert is 3, which does not divide moe\.num_experts, 8; use 2\."),
-        (ParallelConfig("pmap", reads="share"), r"parallel\.reads is share, but parallel\.strategy pmap .*; use jit\."),
-        (ParallelConfig("pmap", expert=2), r"parallel\.strategy pmap copies all experts; use jit, or 1\."),
+        (dict(data=3), r"is 3 × 1, but there are 8 devices; use 8 × 1\."),
+        (dict(data=8, expert=2), r"is 8 × 2, but there are 8 devices; use 4 × 2\."),
+        (dict(expert=3), r"parallel\.expert is 3, which does not divide moe\.num_experts, 8; use 2\."),
+        (dict("pmap", reads="share"), r"parallel\.reads is share, but parallel\.strategy pmap .*; use jit\."),
+        (dict("pmap", expert=2), r"parallel\.strategy pmap copies all experts; use jit, or 1\."),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_one_sentence(config, dataset, tmp_path, way, sentence):

@@ -9,7 +9,6 @@ import optax
 import pytest
 from flax import nnx
 
-from moejax.config import MoeConfig, TrainConfig
 from moejax.errors import UserError
 from moejax.experts import MLP
 from moejax.layers import DenseMoE
@@ -51,7 +50,7 @@ def test_parameters_are_told_by_type():
 ], ids=str)  # fmt: skip
 def test_a_step_moves_parameters_alone(train):
     """Also beside variables that have no gradient: a counter, a random key."""
-    optimizer = make_optimizer(TrainConfig(weight_decay=0.5, schedule="constant", warmup=0.0, **train), 10)
+    optimizer = make_optimizer(dict(weight_decay=0.5, schedule="constant", warmup=0.0, **train), 10)
 
     def objective(model, batch, key):
         loss = jnp.sum(model.w[...] ** 2) + jnp.sum(model.state[...])
@@ -69,11 +68,11 @@ def test_a_step_moves_parameters_alone(train):
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_decay_leaves_the_balancing_bias_to_the_router(config, dataset, optimizer):
     """Adam divides a decay by its own size: it would take .003 a step from a bias that moves .005 a step."""
-    moe = MoeConfig(layer="sparse", num_experts=4, hidden=8, k=2, router="sigmoid", bias_update_rate=0.005)
+    moe = dict(layer="sparse", num_experts=4, hidden=8, k=2, router="sigmoid", bias_update_rate=0.005)
     train = dataclasses.replace(
         config.train, optimizer=optimizer, weight_decay=5e-4, learning_rate=3e-3, schedule="constant", warmup=0.0
     )
-    config, steps = dataclasses.replace(config, moe=moe, train=train), 10
+    config, steps = config.replace(moe=moe, train=train), 10
     adam = make_optimizer(train, steps)
     state = make_init(lambda rngs: build_model(config, 4, rngs), adam)(parameter_key(0))
     update = jax.jit(make_update(make_objective(config), adam, steps))
@@ -86,9 +85,9 @@ def test_decay_leaves_the_balancing_bias_to_the_router(config, dataset, optimize
 
 
 def test_an_annealed_temperature_is_left_to_its_schedule(config, dataset):
-    moe = MoeConfig(layer="dense", num_experts=2, hidden=8, temperature=4.0, final_temperature=1.0)
-    train = dataclasses.replace(config.train, optimizer="adam", weight_decay=0.5, average=0.9, warmup=0.0)
-    config = dataclasses.replace(config, moe=moe, train=train)
+    moe = dict(layer="dense", num_experts=2, hidden=8, temperature=4.0, final_temperature=1.0)
+    train = dict(optimizer="adam", weight_decay=0.5, average=0.9, warmup=0.0)
+    config = config.replace(moe=moe, train=train)
     adam = make_optimizer(train, 4)
     state = make_init(lambda rngs: build_model(config, 4, rngs), adam)(parameter_key(0))
     update = jax.jit(make_update(make_objective(config), adam, 4))
@@ -113,7 +112,7 @@ class WithState(MLP):
 
 
 def test_the_penalty_on_experts_is_of_their_parameters(config):
-    moe = MoeConfig(layer="dense", num_experts=2, l2_weight=1.0)
+    moe = dict(layer="dense", num_experts=2, l2_weight=1.0)
     layer = DenseMoE(2, 2, WithState, rngs=nnx.Rngs(0))
 
     class Model(nnx.Module):
@@ -128,7 +127,7 @@ def test_the_penalty_on_experts_is_of_their_parameters(config):
             n = len(batch["label"])
             return jnp.zeros((n, 2)), (DenseRouting(jnp.zeros((1, n, 2)), jnp.full((1, n, 2), 0.5)),)
 
-    config = dataclasses.replace(config, moe=moe)
+    config = config.replace(moe=moe)
     _, metrics = make_objective(config)(Model(), {"label": jnp.zeros(3, int)}, jax.random.key(0))
     numbers = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(parameters(layer.experts))])
     np.testing.assert_allclose(metrics.auxiliary, (numbers**2).mean(), rtol=1e-5)

@@ -84,7 +84,7 @@ def turned(examples):
 
 
 def test_where_a_machine_keeps_its_data_may_differ(config, dataset, monkeypatch):
-    elsewhere = dataclasses.replace(config, data=dataclasses.replace(config.data, dir="/elsewhere", source="dir"))
+    elsewhere = config.replace(data=dict(dir="/elsewhere", source="dir"))
     facts = [json.dumps(processes._facts(c, dataset)) for c in (config, elsewhere)]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(processes, "from_all", lambda text: facts)

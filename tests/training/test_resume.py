@@ -47,8 +47,8 @@ def lines(path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def run_config(config):
-    train = dataclasses.replace(config.train, epochs=3, tested="best")
-    return dataclasses.replace(config, train=train)
+    train = dict(epochs=3, tested="best")
+    return config.replace(train=train)
 
 
 @pytest.fixture(scope="module", autouse=True)

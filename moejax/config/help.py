@@ -1,0 +1,71 @@
+"""`--help`: the presets, then every option by what it belongs to; `--help moe.router` for one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from textwrap import fill
+
+from pydantic.fields import FieldInfo
+
+from moejax.config.schema import everything
+from moejax.config.suggest import did_you_mean
+from moejax.entry import PROGRAM
+from moejax.errors import UserError
+from moejax.options import choice_of, expected, meaning, shown
+from moejax.presets import PRESETS
+
+_USAGE = f"""\
+usage: {PROGRAM} --config NAME|FILE|RUN [--OPTION VALUE ...] [--out DIR]
+       {PROGRAM} --resume RUN [--parallel.OPTION VALUE ...]
+       {PROGRAM} --help [OPTION ...]
+
+  --config NAME       a preset, a config.json, or the folder of a run that has one
+  --out DIR           the run's folder (default runs/NAME-TIME)
+  --resume RUN        continue the run in that folder where it stopped; only the devices may be other ones
+  --print-config      print the configuration as JSON and stop
+  --coordinator HOST:PORT --processes N --process I
+                      this is process I of N, of which number 0 listens there; or --coordinator auto
+"""
+
+
+def help_text(topics: Sequence[str] = ()) -> str:
+    """All of it, or the part on some options or sections; UserError for a topic that is none."""
+    if not topics:
+        width = max(map(len, PRESETS))
+        presets = "\n".join(f"  {name:<{width}}  {preset}" for name, preset in PRESETS.items())
+        head = f"{_USAGE}\nPresets: data; time on two CPU cores; test accuracy.\n\n{presets}\n"
+        return "\n".join([head, *_sections(everything())])
+    return "\n".join(part for topic in topics for part in _on(topic.removeprefix("--").replace("-", "_")))
+
+
+def _on(topic: str) -> Iterator[str]:
+    options = everything()
+    if topic in options:
+        yield from _option(topic, next(iter(options[topic].values())), list(options[topic]), tables=True)
+        return
+    section = {name: declared for name, declared in options.items() if name.startswith(f"{topic}.")}
+    if not section:
+        near = did_you_mean(topic, options)
+        raise UserError(f"There is no option {topic}" + (f"; did you mean {near}?" if near else "."))
+    yield from _sections(section)
+
+
+def _sections(options: Mapping[str, Mapping[str, FieldInfo]]) -> Iterator[str]:
+    """Options under the choices that bring them."""
+    groups: dict[str, list[str]] = {}
+    for name, declared in options.items():
+        section = name.rpartition(".")[0]
+        brought = " or ".join(filter(None, declared)) if "" not in declared else ""
+        groups.setdefault(f"{section}, with {brought}" if brought else section or "all runs", []).append(name)
+    for title, names in groups.items():
+        yield f"\n{title}:\n"
+        for name in names:
+            yield from _option(name, next(iter(options[name].values())))
+
+
+def _option(name: str, field: FieldInfo, belongs: Sequence[str] = (), *, tables: bool = False) -> Iterator[str]:
+    yield f"  --{name}  {expected(field)} (default {shown(field.default)})"
+    yield fill(field.description or "", 110, initial_indent="      ", subsequent_indent="      ")
+    if tables and any(belongs):
+        yield f"      belongs to {' or to '.join(filter(None, belongs))}"
+    if tables and (choice := choice_of(field)):
+        width = max(map(len, choice.table))
+        yield from (f"      {entry:<{width}}  {meaning(value)}" for entry, value in choice.table.items())

@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from moejax.config import Config
 from moejax.dispatch import default_group_size
 from moejax.models.image import ImageClassifier as Ours
+from moejax.models.image import grid_of
 from moejax.options import Options
 from moejax.routing import expert_capacity
 
@@ -135,7 +136,7 @@ class ImageClassifier(nn.Module):
 
     def __init__(self, config: Config, num_classes: int = 10, dispatch: str = "loop"):
         super().__init__()
-        m, side = config.model, config.model.grid[0]
+        m, side = config.model, grid_of(config.model)[0]
         layers = {"dense": DenseMoE, "sparse": lambda d, moe: SparseMoE(d, moe, dispatch), "soft": SoftMoE}
         self.first = nn.Conv2d(1, m.stem, m.kernel, stride=2, padding=(m.kernel - 2) // 2)
         over = (side - 1) * m.stride + m.kernel - 14  # what the windows reach beyond the 14 × 14 image

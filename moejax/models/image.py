@@ -64,17 +64,17 @@ class ImageOptions(Options):
         Field(ge=0, le=9, description="Side of the convolution before each MoE layer, in tokens; 0 leaves it out."),
     ] = 0
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens of a 28 × 28 image."""
-        side = -(-14 // self.stride)
-        return side, side
+
+def grid_of(m: Options) -> tuple[int, int]:
+    """Rows and columns of tokens of a 28 × 28 image."""
+    side = -(-14 // m.stride)
+    return side, side
 
 
 class Stem(nnx.Module):
     """Two strided convolutions: an image becomes a grid of tokens."""
 
-    def __init__(self, m: ImageOptions, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, m: Options, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.kernel, self.stride = m.kernel, m.stride
         self.first = nnx.Linear(m.kernel**2, m.stem, dtype=dtype, rngs=rngs)
         self.second = nnx.Linear(m.kernel**2 * m.stem, m.width, dtype=dtype, rngs=rngs)
@@ -87,8 +87,8 @@ class Stem(nnx.Module):
 class Neighbours(nnx.Module):
     """A residual convolution over the grid of tokens, with its norm before it: each token sees those around it."""
 
-    def __init__(self, m: ImageOptions, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.grid, self.kernel = m.grid, m.neighbours
+    def __init__(self, m: Options, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.grid, self.kernel = grid_of(m), m.neighbours
         self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
         self.convolution = nnx.Linear(m.neighbours**2 * m.width, m.width, dtype=dtype, rngs=rngs)
 
@@ -100,7 +100,7 @@ class Neighbours(nnx.Module):
 class Block(nnx.Module):
     """A residual Mixture-of-Experts layer with its norm before it, and before that a convolution if there is one."""
 
-    def __init__(self, m: ImageOptions, make_layer: MakeLayer, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, m: Options, make_layer: MakeLayer, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.neighbours = Neighbours(m, dtype=dtype, rngs=rngs) if m.neighbours else None
         self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
         self.moe = make_layer(rngs)
@@ -123,7 +123,8 @@ class ImageClassifier(nnx.Module):
     def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
         m, dtype = config.model, jnp.dtype(config.train.dtype)
         make_layer = layer_maker(config.moe, m.width, dtype)
-        self.grid, self.tokens = m.grid, math.prod(m.grid)
+        self.grid = grid_of(m)
+        self.tokens = math.prod(self.grid)
         self.stem = Stem(m, dtype=dtype, rngs=rngs)
         self.position = nnx.Param(0.02 * jax.random.normal(rngs.params(), (self.tokens, m.width)))
         self.blocks = nnx.List([Block(m, make_layer, dtype=dtype, rngs=rngs) for _ in range(m.depth)])

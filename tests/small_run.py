@@ -19,7 +19,7 @@ def digits(n: int, seed: int) -> dict[str, np.ndarray]:
     return {"image": image, "label": label}
 
 
-def made_up_weights(config: Config) -> dict[str, np.ndarray]:
+def made_up_weights(config) -> dict[str, np.ndarray]:
     """Random weights of a pre-trained encoder, as PyTorch saves them."""
     rng = np.random.default_rng(3)
     return {
@@ -50,7 +50,7 @@ def config() -> Config:
         name="bars",
         data=dict(validation=30),
         model=dict(stem=2, kernel=3, width=8, depth=1),
-        moe=dict(layer="sparse", num_experts=2, hidden=8, k=1, slots=2),
+        moe=dict(layer="sparse", num_experts=2, hidden=8, k=1),
         train=dict(epochs=2, batch_size=15, learning_rate=1e-2, chunk=3, shift=1.0),
     )
 

@@ -8,8 +8,9 @@
         scale: Annotated[float, Field(gt=0, description="Factor on the weights.")] = 1.0
 
 A parameter, or an attribute of a class, that is annotated with a pydantic `Field` is an option: its type, bounds,
-default and meaning stand there. (What a class is given as one value it declares as a nested model, `Options`.) Python's own check reads them (`checked`), and so do the configuration, the command
-line, its help and the tables of the READMEs (`options_of`).
+default and meaning stand there. (What a class is given as one value it declares as its `options`, a model.) Python's
+own check reads them (`checked`), and so do the configuration, the command line, its help and the tables of the READMEs
+(`options_of`).
 
 A `Choice` makes an option the name of an entry of a table, whose own options come with it. `Needs` says beside what an
 option has an effect. What options must not be together a class says in a static method `contradictions(options)`. In a
@@ -87,7 +88,7 @@ def options_of(call: Callable) -> dict[str, FieldInfo]:
 def _options_of(call: Callable) -> dict[str, FieldInfo]:
     found: dict[str, FieldInfo] = {}
     if isinstance(call, type):
-        model = call if issubclass(call, Options) else getattr(call, "Options", None)
+        model = call if issubclass(call, Options) else getattr(call, "options", None)
         if model is not None:
             return dict(model.model_fields)
         for name, hint in typing.get_type_hints(call, include_extras=True).items():

@@ -3,7 +3,6 @@
 Run by `test_plain_process.py`: the suite's shape checks know no open batch size. Most routers are marked slow.
 """
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,12 +1,12 @@
 """The study's training of many seeds: seed by seed the main job's own steps."""
 
-
 import jax
 import numpy as np
 import pytest
 
 from experiments.understanding_moe import training as clusters_training
 from experiments.understanding_moe.run import configuration
+from moejax.config import make_config
 from moejax.data import clusters
 from moejax.models import build_model
 from moejax.presets import PRESETS
@@ -33,8 +33,8 @@ def test_the_preset_that_a_user_types_is_as_good_as_the_noise_allows(setting):
     assert clusters_training.train(config, [77]).accuracy > (0.9985 if setting in ("s1", "s3") else 0.994)
 
 
-MIXTURE = mixture("nonlinear"), {"learning_rate": 0.05, "stop_rise": None, "stop_below": 0.69}
-SINGLE = single("nonlinear", filters=8), {}  # in blocks
+MIXTURE = make_config(**mixture("nonlinear")), {"learning_rate": 0.05, "stop_rise": None, "stop_below": 0.69}
+SINGLE = make_config(**single("nonlinear", filters=8)), {}  # in blocks
 
 
 @pytest.mark.parametrize("mapped", ["in turn", "at once"])

@@ -136,16 +136,16 @@ class ImageClassifier(nn.Module):
 
     def __init__(self, config: Config, num_classes: int = 10, dispatch: str = "loop"):
         super().__init__()
-        m, side = config.model, grid_of(config.model)[0]
+        m, (rows, columns) = config.model, grid_of(config.model)
         layers = {"dense": DenseMoE, "sparse": lambda d, moe: SparseMoE(d, moe, dispatch), "soft": SoftMoE}
         self.first = nn.Conv2d(1, m.stem, m.kernel, stride=2, padding=(m.kernel - 2) // 2)
-        over = (side - 1) * m.stride + m.kernel - 14  # what the windows reach beyond the 14 × 14 image
+        over = (rows - 1) * m.stride + m.kernel - 14  # what the windows reach beyond the 14 × 14 image
         self.second = nn.Conv2d(m.stem, m.width, m.kernel, stride=m.stride, padding=over // 2)
-        self.position = normal(m.tokens, m.width, deviation=0.02)
+        self.position = normal(rows * columns, m.width, deviation=0.02)
         self.norms = nn.ModuleList(nn.LayerNorm(m.width, eps=1e-6) for _ in range(m.depth))
         self.layers = nn.ModuleList(layers[config.moe.layer](m.width, config.moe) for _ in range(m.depth))
         self.norm = nn.LayerNorm(m.width, eps=1e-6)
-        self.head = nn.Linear(m.tokens * m.width, num_classes)
+        self.head = nn.Linear(rows * columns * m.width, num_classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [b, 28, 28] of 0 to 255 to logits, and the sum of the layers' auxiliary losses."""

@@ -159,7 +159,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _found(data: str, folder: str | None) -> bool:
     try:
-        load(data, directory=folder)
+        load(data, dir=folder)
     except UserError as error:
         print(f"{data} is left out:", *error.sentences, sep="\n  ")
         return False

@@ -28,7 +28,7 @@ class Model(NamedTuple):
 
 
 def _mlp(layer: str, experts: int, hidden: int, dropout: float) -> list[str]:
-    words = ["--config", "mrpc_mlp", "--moe.layer", layer, "--moe.slots", "1"]
+    words = ["--config", "mrpc_mlp", "--moe.layer", layer, *(["--moe.slots", "1"] if layer == "soft" else [])]
     return [*words, "--moe.num_experts", str(experts), "--moe.hidden", str(hidden), "--model.dropout", str(dropout)]
 
 

@@ -72,14 +72,15 @@ def _cell(rows: list[Row], setting: str) -> str:
 
 def configuration(model: str, rule: str, setting: str):
     """The run that a line of the table stands for."""
+    from moejax.config import make_config
     from moejax.presets.clusters import mixture, our_mixture, papers_mixture, single
 
     layer, kind = model.split("_")
     if layer == "single":
-        config = single(kind, filters=int(rule))
+        values = single(kind, filters=int(rule))
     else:
-        config = {"authors": mixture, "paper": papers_mixture, "ours": our_mixture}[rule](kind)
-    return config.replace(data=dict(setting=setting))
+        values = {"authors": mixture, "paper": papers_mixture, "ours": our_mixture}[rule](kind)
+    return make_config(**values).replace(data=dict(setting=setting))
 
 
 def shortened(config):

@@ -5,7 +5,7 @@ class logits [b, y] in float32 and the routing of each of its MoE layers. It say
 has in each of them, and `moe_layers`, the layers themselves in the order of the routings; one whose tokens lie on an
 image also says `grid`, their rows and columns. Of itself it declares:
 
-    Options          what `model.…` may say of it
+    options          what `model.…` may say of it
     reads            which array of a batch it reads, by which data sets fit
     experts          the experts that `moe.expert` may name; none if it has experts of its own
     moe_options      which of `expert` and `shared` have an effect

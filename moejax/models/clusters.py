@@ -75,7 +75,7 @@ class ClusterOptions(Options):
 class ClusterClassifier(nnx.Module):
     """Experts of linear or cubic patch filters for synthetic clusters (Chen et al. 2022)."""
 
-    Options, reads = ClusterOptions, "patches"
+    options, reads = ClusterOptions, "patches"
     experts, moe_options = {}, ()
     tokens = 1
 

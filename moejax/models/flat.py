@@ -95,7 +95,7 @@ class FlatOptions(Options):
 class FlatClassifier(nnx.Module):
     """An image is one token; the experts are classifiers, whose mixture gives the logits."""
 
-    Options, reads = FlatOptions, "image"
+    options, reads = FlatOptions, "image"
     experts, moe_options = {}, ()
     tokens = 1
 

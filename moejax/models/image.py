@@ -117,7 +117,7 @@ class Block(nnx.Module):
 class ImageClassifier(nnx.Module):
     """A convolutional stem makes an image a grid of tokens; blocks with an MoE layer each; a linear head."""
 
-    Options, reads = ImageOptions, "image"
+    options, reads = ImageOptions, "image"
     experts, moe_options = EXPERTS, ("expert", "shared")
 
     def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):

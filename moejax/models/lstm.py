@@ -49,7 +49,7 @@ class LSTMOptions(Options):
 class LSTMClassifier(nnx.Module):
     """Images row by row: an LSTM, an MoE layer at every row, a second LSTM; a linear head over all rows."""
 
-    Options, reads = LSTMOptions, "image"
+    options, reads = LSTMOptions, "image"
     experts, moe_options = {}, ()
 
     def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):

@@ -48,7 +48,7 @@ class PairOptions(Options):
 class PairClassifier(nnx.Module):
     """Words attend to the other sentence of a pair; an MoE layer routes each sentence; a linear head."""
 
-    Options, reads = PairOptions, "first"
+    options, reads = PairOptions, "first"
     experts, moe_options = EXPERTS | {"cnn": Convolution, "rnn": Recurrence}, ("expert",)
     tokens = 2
 

@@ -80,8 +80,8 @@ def test_a_data_set_is_its_seeds_and_validation_changes_nothing_else(monkeypatch
     [
         ({"setting": "s5"}, r"--data\.setting=s5 is unknown: choose one of s1, s2"),
         ({"validation": -1}, r"--data\.validation=-1 is no number of examples"),
-        ({"source": "hf"}, r"--data\.name=clusters is made, not read: leave out --data\.source"),
-        ({"directory": "x"}, r"--data\.name=clusters is made, not read: leave out --data\.source and --data\.dir"),
+        ({"source": "hf"}, r"--data\.source is no option of --data\.name=clusters, which has setting, validation"),
+        ({"dir": "x"}, r"--data\.dir is no option of --data\.name=clusters, which has setting, validation"),
     ],
 )
 def test_a_wrong_argument_is_one_sentence(arguments, sentence):

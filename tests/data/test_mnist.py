@@ -244,7 +244,7 @@ def test_importing_is_light():
 
 
 def test_real_mnist(real_data):
-    dataset = data.load("mnist", directory=real_data, validation=0)
+    dataset = data.load("mnist", dir=real_data, validation=0)
     per_digit = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert np.bincount(dataset.train["label"]).tolist() == per_digit
     assert np.bincount(dataset.test["label"]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -254,13 +254,13 @@ def test_real_mnist(real_data):
 
 
 def test_real_mnist_holds_out_5000(real_data):
-    dataset = data.load("mnist", directory=real_data)
+    dataset = data.load("mnist", dir=real_data)
     assert [len(split["label"]) for split in (dataset.train, dataset.validation, dataset.test)] == [55000, 5000, 10000]
 
 
 def test_real_mnist_with_one_pixel_changed(real_data, tmp_path):
     folder = tmp_path / "mnist"
-    dataset = data.load("mnist", directory=real_data, validation=0)
+    dataset = data.load("mnist", dir=real_data, validation=0)
     image = dataset.test["image"].copy()
     image[7, 14, 14] ^= 1
     parts = {IMAGES: dataset.train["image"], LABELS: dataset.train["label"]}
@@ -271,7 +271,7 @@ def test_real_mnist_with_one_pixel_changed(real_data, tmp_path):
     with pytest.raises(
         UserError, match="t10k-images-idx3-ubyte can be read but is corrupted or not the published file"
     ):
-        data.load("mnist", directory=str(tmp_path))
+        data.load("mnist", dir=str(tmp_path))
 
 
 def test_the_tables_of_checksums_are_complete():

@@ -226,18 +226,18 @@ def test_what_a_library_gives_is_checked():
 def test_pairs_as_ids_by_a_tokenizer_that_is_kept(tmp_path, cache, monkeypatch):
     monkeypatch.setitem(data.DATASETS, "mrpc", functools.partial(mrpc.load, pairs=TINY))
     write(tmp_path, SPLIT)
-    dataset = data.load("mrpc", directory=str(tmp_path), **OPTIONS)
+    dataset = data.load("mrpc", dir=str(tmp_path), **OPTIONS)
     assert {name: (array.shape, array.dtype.name) for name, array in dataset.test.items()} == {
         "first": ((3, 8), "int32"),
         "second": ((3, 8), "int32"),
         "label": ((3,), "int32"),
     }
     (kept,) = (cache / "mrpc").iterdir()
-    again = data.load("mrpc", directory=str(tmp_path), **OPTIONS)
+    again = data.load("mrpc", dir=str(tmp_path), **OPTIONS)
     np.testing.assert_array_equal(again.train["first"], dataset.train["first"])
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "tokenizer.json").write_bytes(kept.read_bytes())
-    own = data.load("mrpc", directory=str(tmp_path), **OPTIONS | {"tokenizer": str(tmp_path / "own")})
+    own = data.load("mrpc", dir=str(tmp_path), **OPTIONS | {"tokenizer": str(tmp_path / "own")})
     np.testing.assert_array_equal(own.train["first"], dataset.train["first"])
 
 

@@ -1,7 +1,5 @@
 """The model for synthetic clusters: against a loop over patches in float64, its rules, dispatches and gradients."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 import reference
 from flax import nnx
 
-from moejax.config import contradictions, make_config, overlay
+from moejax.config import configured, make_config
 from moejax.models import build_model
 from moejax.models.clusters import PatchFilters
 from moejax.presets.clusters import mixture, papers_mixture, single
@@ -63,7 +61,7 @@ def test_filters_begin_uniform_within_their_scale(scale):
 @pytest.mark.parametrize("kind", ["linear", "nonlinear"])
 @pytest.mark.parametrize("rule", [mixture, papers_mixture])
 def test_a_mixture_equals_a_loop(kind, rule):
-    config = rule(kind)
+    config = make_config(**rule(kind))
     model, data = filled(config), batch()
     logits, (routing,) = evaluate(model, data)
     router = np.asarray(model.moe.router.kernel[...], np.float64)
@@ -83,7 +81,7 @@ def test_a_mixture_equals_a_loop(kind, rule):
 
 
 def test_a_single_model_is_one_expert_whatever_its_router():
-    config = single("nonlinear", 6)
+    config = make_config(**single("nonlinear", 6))
     model, data = filled(config), batch()
     logits, _ = evaluate(model, data)
     filters = model.moe.experts.filters
@@ -93,11 +91,11 @@ def test_a_single_model_is_one_expert_whatever_its_router():
 
 
 def test_noise_is_fresh_in_training_and_one_at_evaluation():
-    model, data = filled(mixture("linear")), batch()
+    model, data = filled(make_config(**mixture("linear"))), batch()
     run = jax.jit(lambda seed: model(data, train=True, key=jax.random.key(seed))[1][0].logits)
     assert np.abs(run(0) - run(1)).max() > 0.1
     np.testing.assert_array_equal(evaluate(model, data)[1][0].logits, evaluate(model, data)[1][0].logits)
-    quiet = filled(papers_mixture("linear"))
+    quiet = filled(make_config(**papers_mixture("linear")))
     h = data["patches"].sum(1) @ quiet.moe.router.kernel[...]
     np.testing.assert_allclose(evaluate(quiet, data)[1][0].logits[:, 0], h, rtol=1e-4, atol=1e-5)
 
@@ -113,10 +111,9 @@ def test_dispatches_agree_on_logits_and_gradients(kind):
 
         return jax.value_and_grad(f)(model)
 
-    configs = [papers_mixture(kind)]
-    moe = dataclasses.replace(configs[0].moe, dispatch="einsum", capacity_factor=None, eval_capacity_factor=None)
-    configs.append(dataclasses.replace(configs[0], moe=moe))
-    got, want = (jax.tree.leaves(both(filled(config))) for config in configs)
+    grouped = make_config(**papers_mixture(kind))
+    einsum = grouped.replace(moe=dict(dispatch="einsum", capacity_factor=None, eval_capacity_factor=None))
+    got, want = (jax.tree.leaves(both(filled(config))) for config in (grouped, einsum))
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max() + 1e-6)
 
@@ -125,10 +122,9 @@ def test_a_soft_layer_an_odd_number_of_filters_and_other_data_are_refused():
     sentences = {
         "moe.layer": ("soft", "moe.layer is soft, which cannot route by a sum of patches"),
         "moe.hidden": ("7", "moe.hidden is 7; half of"),
-        "moe.shared": ("4", "moe.shared is 4, but model.name clusters has no shared expert"),
+        "moe.shared": ("4", "moe.shared has no effect with moe.layer sparse"),
         "data.name": ("mnist", "model.name is clusters, which cannot read mnist"),
     }
     for name, (value, sentence) in sentences.items():
-        config, _ = overlay(mixture("linear"), {name: value})
-        assert any(problem.startswith(sentence) for problem in contradictions(config)), name
-    assert contradictions(make_config()) == []
+        _, problems = configured({name: value}, make_config(**mixture("linear")), words=True)
+        assert any(problem.startswith(sentence) for problem in problems), (name, problems)

@@ -14,7 +14,9 @@ from moejax.routing import DenseRouting, SoftRouting, TopKRouting
 
 
 def config(layer="dense", model=(), **moe):
-    shape = {"num_experts": 3, "hidden": 4, "k": 2, "capacity_factor": None, "eval_capacity_factor": None}
+    shape = {"num_experts": 3, "hidden": 4}
+    if layer == "sparse":
+        shape |= {"k": 2, "capacity_factor": None, "eval_capacity_factor": None}
     return make_config(
         model=dict(name="flat", second_hidden=5, **dict(model)),
         moe=dict(layer=layer, **(shape | moe)),
@@ -60,7 +62,7 @@ def gelu(x):
 
 @pytest.mark.parametrize(("activation", "normalize"), [("relu", True), ("gelu", False)])
 def test_a_dense_one_equals_a_loop_over_images_and_experts(activation, normalize):
-    c = config(model={"activation": activation, "normalize": normalize}, deep_gate=True, temperature=2.0)
+    c = config(model={"activation": activation, "normalize": normalize, "deep_gate": True}, temperature=2.0)
     model, data = make(c), batch()
     logits, (routing,) = classify(model, data)
     options = {"normalize": normalize, "activation": {"relu": relu, "gelu": gelu}[activation]}
@@ -94,7 +96,7 @@ def test_dropout_is_drawn_in_training_alone_and_for_each_expert_anew(layer):
 
 
 def test_a_deep_gate_draws_apart_from_the_experts():
-    model = make(config(model={"dropout": 0.5}, deep_gate=True))
+    model = make(config(model={"dropout": 0.5, "deep_gate": True}))
     one, two = (classify(model, batch(), True, jax.random.key(s))[1][0].logits for s in (0, 1))
     assert np.abs(one - two).max() > 1e-3
 
@@ -111,7 +113,7 @@ def test_a_perceptron_drops_the_hidden_and_keeps_their_mean():
 
 @pytest.mark.parametrize(("labels", "experts"), [(10, 10), (10, 3), (2, 5)])
 def test_a_guided_one_is_led_in_training_and_does_not_look_at_labels_after_it(labels, experts):
-    model = make(config(num_experts=experts, guided=True), labels)
+    model = make(config(model={"guided": True}, num_experts=experts), labels)
     data = batch(6, labels)
     _, (routing,) = classify(model, data, True, jax.random.key(0))
     expert = np.repeat(np.arange(experts), [labels // experts + (e < labels % experts) for e in range(experts)])

@@ -19,7 +19,7 @@ from moejax.routing import TopKRouting
 def tiny(dispatch="grouped", dtype="float32", **moe):
     return make_config(
         model=dict(name="lstm", width=8),
-        moe=dict(**{"layer": "sparse", "num_experts": 3, "hidden": 4, "dispatch": dispatch, **moe}),
+        moe=dict(layer="sparse", num_experts=3, hidden=4, dispatch=dispatch, **moe),
         train=dict(dtype=dtype),
     )
 

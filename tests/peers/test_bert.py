@@ -29,7 +29,7 @@ LAYERS = {
 
 def config_of(theirs, **moe):
     return make_config(
-        data=dict(vocabulary=theirs["vocab_size"]),
+        data=dict(name="mrpc_pieces", vocabulary=theirs["vocab_size"]),
         model=dict(
             name="encoder",
             width=theirs["hidden_size"],

@@ -66,7 +66,7 @@ class EncoderOptions(Options):
 class EncoderClassifier(nnx.Module):
     """A pre-trained BERT on both sentences, its feed-forward layers upcycled to MoE layers; a linear head."""
 
-    Options, reads = EncoderOptions, "pieces"
+    options, reads = EncoderOptions, "pieces"
     experts, moe_options = {"mlp": MLP}, ("expert", "shared")
 
     @staticmethod

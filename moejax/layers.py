@@ -111,6 +111,8 @@ class DenseMoE(nnx.Module):
         self.experts, self.d = stack_experts(make_expert, num_experts, rngs, mesh_axes), d
         self.mesh_axes = mesh_axes
 
+    contradictions = staticmethod(DenseRouter.contradictions)
+
     @draw_key
     @over_mesh
     def __call__(

@@ -1,32 +1,45 @@
-"""The one table of names: what it lists is what there is, and what its README prints."""
+"""The tables of names: every entry can be made, says what it is in a line, and READMEs print that line."""
 
 from pathlib import Path
 
+import jax
 import pytest
+from flax import nnx
 
-from moejax import names
 from moejax.config import make_config
-from moejax.layers import SLOT_DISPATCHES
+from moejax.config.schema import everything
+from moejax.data import DATASETS
+from moejax.layers import DISPATCHES, LAYERS
 from moejax.models import MODELS
-from moejax.models.layer import layer_maker
+from moejax.models.layer import EXPERTS, layer_maker
+from moejax.options import meaning, options_of
 from moejax.routers import ROUTERS
 
-README = (Path(__file__).parent.parent / "moejax" / "routing" / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+READMES = "\n".join(path.read_text() for path in (ROOT / "README.md", *ROOT.glob("moejax/**/README.md")))
+TABLES = {"models": MODELS, "layers": LAYERS, "routers": ROUTERS, "dispatches": DISPATCHES, "experts": EXPERTS}
 
 
-def test_every_name_has_its_implementation():
-    assert list(names.MODELS) == list(MODELS)
-    assert list(names.ROUTERS) == list(ROUTERS)
-    assert list(names.DISPATCHES) == [*SLOT_DISPATCHES, "grouped"]
+@pytest.mark.parametrize("table", TABLES)
+def test_readmes_print_every_name_with_its_line(table):
+    for name, entry in TABLES[table].items():
+        assert meaning(entry)
+        assert f"| `{name}` | {meaning(entry)} |" in READMES, name
 
 
-@pytest.mark.parametrize("field", ["layer", "expert"])
-def test_every_layer_and_expert_can_be_made(field):
-    for name in {"layer": names.LAYERS, "expert": names.EXPERTS}[field]:
-        assert callable(layer_maker(dict(**{field: name}), 8, make_config().train.dtype))
+def test_every_option_says_what_it_means():
+    for name, declared in everything().items():
+        assert all(field.description for field in declared.values()), name
 
 
-@pytest.mark.parametrize("table", ["MODELS", "LAYERS", "ROUTERS", "DISPATCHES", "EXPERTS"])
-def test_readme_prints_every_name_with_its_line(table):
-    for name, line in getattr(names, table).items():
-        assert f"| `{name}` | {line} |" in README, name
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("expert", EXPERTS)
+def test_every_layer_is_made_of_every_expert(layer, expert):
+    moe = make_config(moe={"layer": layer, "expert": expert}).moe
+    made = jax.eval_shape(lambda: layer_maker(moe, 8, "float32")(nnx.Rngs(0)))
+    assert type(made) is LAYERS[layer]
+    assert type(made.experts) is EXPERTS[expert]
+
+
+def test_every_data_set_says_what_loads_it():
+    assert all(meaning(entry) and {"validation"} <= set(options_of(entry)) for entry in DATASETS.values())

@@ -33,7 +33,7 @@ class Config(Options):
         Field(
             ge=0,
             le=2**32 - 1,
-            description="Fixes the validation split, the initial parameters, the order of examples and the augmentation.",
+            description="Fixes the validation split, the first parameters, the order of examples and the augmentation.",
         ),
     ] = 0
     data: SerializeAsAny[Options]

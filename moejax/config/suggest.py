@@ -32,6 +32,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
         return option.rpartition(".")[2]
 
     ways = (
+        [option for option in known if option.startswith(f"{name}.")],
         [option for option in known if last_of(option) == last],
         [option for option in known if words <= set(last_of(option).split("_"))],
         [

@@ -6,6 +6,7 @@ from typing import Any
 
 from moejax.config.build import configured
 from moejax.config.config import Config
+from moejax.config.schema import ROOTS
 from moejax.errors import UserError
 from moejax.files import abridged
 from moejax.options import Needs, Options
@@ -41,7 +42,7 @@ def from_json(text: str, origin: str) -> tuple[Config, list[str]]:
         if name in values:
             problems.append(f"{origin} gives {abridged(name)} twice; leave one out.")
         values[name] = value
-    config, more = configured({name: v for name, v in values.items() if v != _Object()})
+    config, more = configured({name: v for name, v in values.items() if v != _Object() or name not in ROOTS})
     return config, problems + more
 
 

@@ -31,8 +31,8 @@ DATASETS = {
 def load(name: str, *, seed: int = 0, **options: Any) -> Dataset:
     """Loads a data set: one of `DATASETS`, with the options that its loader declares.
 
-    `dir`: the folder that holds the files (sources "auto" and "dir"), TensorFlow's data_dir ("tfds"), or a saved Hugging
-    Face data set ("hf"). If it or MOEJAX_DATA_DIR is set, it must be right. `seed` draws the validation examples.
+    `dir`: the folder that holds the files (sources "auto" and "dir"), TensorFlow's data_dir ("tfds"), or a saved data
+    set of Hugging Face ("hf"). If it or MOEJAX_DATA_DIR is set, it must be right. `seed` draws the validation examples.
 
     Raises:
       UserError: a name is unknown, a number is none, a file is missing or damaged, or no source works.

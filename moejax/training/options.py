@@ -25,7 +25,7 @@ class TrainOptions(Options):
     optimizer: Annotated[
         Literal["adamw", "adam", "normalized"],
         Field(
-            description="AdamW, Adam with L2 regularisation, or gradient descent where each expert's gradient has length 1."
+            description="AdamW, Adam with L2 regularisation, or gradient descent with each expert's gradient of length 1."
         ),
     ] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=1e38, description="Peak learning rate.")] = 2e-3

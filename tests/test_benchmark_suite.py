@@ -1,6 +1,5 @@
 """The benchmark suite's tables, comparisons and pictures, from rows made up here; nothing is timed for its time."""
 
-import dataclasses
 import functools
 import importlib
 import json
@@ -140,7 +139,7 @@ def test_training_is_compared_with_the_faster_way_in_pytorch():
 
 
 def test_the_loops_train_alike():
-    config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, batch_size=4, shift=0.0))
+    config = TINY.replace(train={"batch_size": 4, "shift": 0.0})
     loops = make_loops(config, random_images(12), steps=3, schedule=6)
     states = [loop.call() for loop in loops.values()]
     assert [int(state.step) for state in states] == [3, 3, 3]
@@ -165,7 +164,7 @@ def test_convergence_says_when_the_images_will_not_do(monkeypatch):
 
 
 def test_convergence_stops_where_it_is_good_enough_and_at_the_end(dataset):
-    config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, batch_size=8, evaluation_batch=50))
+    config = TINY.replace(train={"batch_size": 8, "evaluation_batch": 50})
     trainer = convergence.Trainer(config, dataset, every=5)
     reached = trainer.until(0.0, dataset, seed=0)
     assert reached["steps"] == 0

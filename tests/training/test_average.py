@@ -11,6 +11,7 @@ from moejax.experts import MLP
 from moejax.training.average import average_parameters, averaged
 from moejax.training.loop import TrainState
 from moejax.training.optimizer import make_optimizer
+from moejax.training.options import TrainOptions
 
 
 def test_the_average_by_hand():
@@ -31,7 +32,7 @@ def test_the_average_by_hand():
 def test_what_is_evaluated(average, kept):
     model = MLP(2, 3, rngs=nnx.Rngs(0))
     gradient = jax.tree.map(jnp.ones_like, model)
-    optimizer = make_optimizer(dict(average=average, schedule="constant", warmup=0.0), 10)
+    optimizer = make_optimizer(TrainOptions(average=average, schedule="constant", warmup=0.0), 10)
     change, state = optimizer.update(gradient, optimizer.init(model), model, value=jnp.float32(1))
     moved = optax.apply_updates(model, change)
     shown = averaged(TrainState(jnp.int32(1), moved, state))

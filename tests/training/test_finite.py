@@ -16,8 +16,8 @@ from moejax.training.progress import Progress
 NEVER = 10**9
 
 
-def start(path, config, dataset, **train) -> Fit:
-    config = config.replace(train=dict(**train))
+def start(path, config, dataset, **values) -> Fit:
+    config = config.replace(**values)
     return Fit(config, dataset, RunFolder.create(path, config), Progress())
 
 
@@ -29,9 +29,8 @@ def assert_nothing_was_kept(fit: Fit) -> None:
 
 
 def test_a_step_that_leaves_no_finite_parameters_is_noticed_at_the_evaluation_after_it(config, dataset, tmp_path):
-    fit = start(
-        tmp_path / "run", config, dataset, epochs=1, batch_size=90, learning_rate=1e38, clip_norm=None, warmup=0.0
-    )
+    train = {"epochs": 1, "batch_size": 90, "learning_rate": 1e38, "clip_norm": None, "warmup": 0.0}
+    fit = start(tmp_path / "run", config, dataset, train=train)
     with pytest.raises(UserError, match=r"After step 1 .* not .*finite.*; lower train\.learning_rate \(1e\+38\)"):
         fit.train(StopAfter(NEVER))
     assert_nothing_was_kept(fit)
@@ -54,11 +53,21 @@ def test_a_test_that_is_not_finite_is_no_result(config, dataset, tmp_path):
     assert_nothing_was_kept(fit)
 
 
-def test_the_learning_rate_is_not_blamed_for_what_augmentation_did(config, dataset, tmp_path):
-    fit = start(tmp_path / "run", config, dataset, elastic=1e38)
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"train": {"weight_decay": 1e30, "warmup": 0.0}}, "from step 2 on; lower train.weight_decay (1e+30)"),
+        (
+            {"moe": {"layer": "dense", "temperature": 1e-38}},
+            "from step 1 on; nothing had been learnt yet, so look at the data and the options of moe.*",
+        ),
+    ],
+)
+def test_the_learning_rate_is_not_blamed_for_what_another_option_did(config, dataset, tmp_path, values, sentence):
+    fit = start(tmp_path / "run", config, dataset, **values)
     with pytest.raises(UserError) as raised:
         fit.train(StopAfter(NEVER))
-    assert "not a finite number from step 1 on; lower train.elastic (1e+38)" in str(raised.value)
+    assert f"not a finite number {sentence}" in str(raised.value)
     assert "train.learning_rate" not in str(raised.value)
     assert_nothing_was_kept(fit)
 
@@ -70,11 +79,11 @@ def test_the_learning_rate_is_not_blamed_for_what_augmentation_did(config, datas
         (make_config(), False, "; nothing had been learnt yet, so look at the data and the options of moe.*. "),
         (make_config(moe=dict(scale=1e30)), True, "; lower moe.scale (1e+30). "),
         (
-            make_config(train=dict(learning_rate=1e9, elastic=1e30)),
+            make_config(train=dict(learning_rate=1e9, weight_decay=1e30)),
             True,
-            "; lower train.learning_rate (1e+09) and train.elastic (1e+30). ",
+            "; lower train.learning_rate (1e+09) and train.weight_decay (1e+30). ",
         ),
-        (make_config(train=dict(learning_rate=1e9, elastic=1e30)), False, "; lower train.elastic (1e+30). "),
+        (make_config(train=dict(learning_rate=1e9, weight_decay=1e30)), False, "; lower train.weight_decay (1e+30). "),
     ],
 )
 def test_the_sentence_names_the_likely_cause(config, learnt, cause):

@@ -45,8 +45,7 @@ def finished(config, dataset, tmp_path_factory) -> Fit:
 
 
 def test_validation_test_and_counting_of_flops_share_one_program(config, dataset, tmp_path):
-    config = dataclasses.replace(
-        config,
+    config = config.replace(
         model=dict(width=5),  # no other test's program
         moe=dict(layer="soft", num_experts=2, hidden=8, slots=2),
         train=dict(evaluation_batch=10, tested="best"),
@@ -165,14 +164,14 @@ def test_an_annealed_temperature_arrives(config, dataset, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_one_sentence(config, dataset, tmp_path):
-    config = dataclasses.replace(config, train=dict(learning_rate=1e30, clip_norm=1e30, warmup=0.0))
+    config = config.replace(train={"learning_rate": 1e30, "clip_norm": 1e30, "warmup": 0.0})
     with pytest.raises(UserError, match=r"not a finite number from step \d+ on; lower train\.learning_rate"):
         start(tmp_path / "wild", config, dataset).train(StopAfter(NEVER))
 
 
 def test_a_guided_run_keeps_every_epoch_and_writes_its_tables(config, dataset, tmp_path):
-    moe = dict(layer="dense", num_experts=4, hidden=8, guided=True, assignment_weight=1.0, l2_weight=1e-2)
-    model = dict(name="flat", second_hidden=8, normalize=True, dropout=0.2)
+    moe = dict(layer="dense", num_experts=4, hidden=8, assignment_weight=1.0, l2_weight=1e-2)
+    model = dict(name="flat", guided=True, second_hidden=8, normalize=True, dropout=0.2)
     train = dict(checkpoints="all", activations=True, task_weight=0.5, shift=0.0)
     fit = start(tmp_path / "guided", config.replace(model=model, moe=moe, train=train), dataset)
     assert fit.train(StopAfter(NEVER))

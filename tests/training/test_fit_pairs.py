@@ -1,6 +1,5 @@
 """A whole run on sentence pairs, which have no images: F1, the majority answer and a report."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -44,4 +43,4 @@ def test_a_run_on_pairs_ends_with_f1_and_a_report(tmp_path):
     assert "F1" in render(tmp_path / "run").read_text()
     with np.load(fit.folder.path / "routing.npz") as arrays:
         assert not any(name.startswith("sample") for name in arrays)
-    assert dataclasses.asdict(RunFolder.open(tmp_path / "run")[1]) == dataclasses.asdict(config)
+    assert RunFolder.open(tmp_path / "run")[1] == config

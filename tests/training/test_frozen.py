@@ -11,6 +11,7 @@ from moejax.errors import UserError
 from moejax.experts import MLP
 from moejax.training.frozen import check, hold
 from moejax.training.optimizer import make_optimizer
+from moejax.training.options import TrainOptions
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_they_neither_move_nor_decay_nor_take_state(mlp, optimizer):
     gradient = jax.tree.map(jnp.ones_like, mlp)
     sizes = []
     for prefix in (None, "up.kernel"):
-        transform = make_optimizer(dict(**(vars(train) | {"frozen": prefix})), 10)
+        transform = make_optimizer(TrainOptions(**train, frozen=prefix), 10)
         state = transform.init(mlp)
         change, _ = transform.update(gradient, state, mlp, value=jnp.float32(1))
         after = named(optax.apply_updates(mlp, change))

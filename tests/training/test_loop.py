@@ -1,7 +1,5 @@
 """The scanned loop: the same bits as a plain loop, one program, a donated state, a pure order of examples."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,11 +106,7 @@ def test_an_epoch_visits_every_example_once_in_an_order_of_its_own():
 
 @pytest.mark.parametrize("layer", ["dense", "sparse", "soft"])
 def test_bfloat16_trains_with_float32_parameters(config, dataset, layer):
-    config = dataclasses.replace(
-        config,
-        moe=dict(layer=layer),
-        train=dict(dtype="bfloat16"),
-    )
+    config = config.replace(moe={"layer": layer}, train={"dtype": "bfloat16"})
     model = build_model(config, dataset.num_classes, nnx.Rngs(0))
     batch = {name: jnp.asarray(array[:15]) for name, array in dataset.train.items()}
     objective = jax.jit(jax.value_and_grad(make_objective(config), has_aux=True))

@@ -14,7 +14,7 @@ from small_run import digits, made_up_weights
 from test_parallel import devices
 
 from moejax import models
-from moejax.config import Config, overlay
+from moejax.config import Config, configured
 from moejax.data.dataset import Dataset
 from moejax.data.mrpc_pieces import LENGTH
 from moejax.models.bert import weights as bert_weights
@@ -76,7 +76,7 @@ def data_of(make, config: Config) -> Dataset:
 
 def changed(preset: str, changes: dict[str, object]) -> Config:
     few = {"train.epochs": 2, "train.batch_size": BATCH, "train.chunk": 3, "train.evaluation_batch": BATCH}
-    config, problems = overlay(PRESETS[preset].config, {k: str(v) for k, v in (few | changes).items()})
+    config, problems = configured(few | changes, PRESETS[preset].config)
     assert not problems
     return config
 
@@ -87,7 +87,7 @@ def check_mesh(config: Config, data: Dataset, expert: int, folder: Path, strays:
     `strays`: the share of a parameter's numbers that may differ, where Adam has divided next to nothing by itself.
     """
     fits = []
-    for name, way in (("one", dict()), ("mesh", dict(data=8 // expert, expert=expert))):
+    for name, way in (("one", {}), ("mesh", dict(data=8 // expert, expert=expert))):
         with devices(1 if name == "one" else 8):
             run = RunFolder.create(folder / name, config)
             fits.append(Fit(config.replace(parallel=way), data, run, Progress()))

@@ -1,7 +1,5 @@
 """The optimisers: normalised descent by hand, Adam with L2 by its formula, the early stop against a loop."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +12,7 @@ from hypothesis import strategies as st
 from moejax.experts import MLP
 from moejax.layers import SparseMoE
 from moejax.training.optimizer import early_stop, make_optimizer, normalize_experts
+from moejax.training.options import TrainOptions
 
 
 class Network(nnx.Module):
@@ -57,7 +56,9 @@ def test_each_expert_of_each_layer_is_divided_by_its_own_norm(network):
 
 
 def test_normalised_descent_moves_experts_by_one_rate_and_routers_by_another(network):
-    train = dict(optimizer="normalized", learning_rate=0.5, router_learning_rate=3.0, schedule="constant", warmup=0.0)
+    train = TrainOptions(
+        optimizer="normalized", learning_rate=0.5, router_learning_rate=3.0, schedule="constant", warmup=0.0
+    )
     optimizer = make_optimizer(train, 10)
     change = arrays(optimizer.update(network, optimizer.init(network), network, value=jnp.float32(1))[0])
     mine = [name for name in change if name.startswith(".second.experts.")]
@@ -68,7 +69,7 @@ def test_normalised_descent_moves_experts_by_one_rate_and_routers_by_another(net
 
 
 def test_adam_adds_the_decay_to_the_gradient():
-    train = dict(optimizer="adam", learning_rate=0.1, weight_decay=0.5, schedule="constant", warmup=0.0)
+    train = TrainOptions(optimizer="adam", learning_rate=0.1, weight_decay=0.5, schedule="constant", warmup=0.0)
     optimizer, weight = make_optimizer(train, 10), jnp.array([2.0, -1.0])
     state = optimizer.init(weight)
     m, v, want = np.zeros(2), np.zeros(2), np.asarray(weight, np.float64)
@@ -118,7 +119,7 @@ def test_the_early_stop_by_hand():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "normalized"])
 def test_every_optimiser_stops_where_it_is_told_to(network, optimizer):
-    train = dataclasses.replace(dict(warmup=0.0), optimizer=optimizer, stop_rise=0.1)
+    train = TrainOptions(warmup=0.0, optimizer=optimizer, stop_rise=0.1)
     transform = make_optimizer(train, 10)
     state = transform.init(network)
     for loss, moves in ((1.0, True), (1.05, True), (1.2, False), (0.5, False)):

@@ -1,6 +1,5 @@
 """A run gives the same numbers however it spreads over devices, and can go on under another strategy."""
 
-import dataclasses
 import itertools
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +16,7 @@ from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.interrupt import StopSignal
 from moejax.training.optimizer import make_optimizer, relayout
+from moejax.training.options import TrainOptions
 from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress
 
@@ -28,14 +28,14 @@ WAYS = {
     "2 × 4": dict(data=2, expert=4),
     "4 × 2": dict(data=4, expert=2),
     "1 × 8": dict(data=1, expert=8),
-    "pmap": dict("pmap", data=8),
+    "pmap": dict(strategy="pmap", data=8),
 }
 # Groups of one image, and room for three quarters of what a balanced choice would need.
 SPARSE = dict(layer="sparse", num_experts=8, hidden=8, k=2, group_size=25, capacity_factor=0.75)
 LAYERS = {
     "einsum": SPARSE,
-    "gather": dataclasses.replace(SPARSE, dispatch="gather", importance_weight=0.1, usage_weight=0.1),
-    "grouped": dataclasses.replace(SPARSE, dispatch="grouped", usage_weight=0.1),
+    "gather": SPARSE | dict(dispatch="gather", importance_weight=0.1, usage_weight=0.1),
+    "grouped": SPARSE | dict(dispatch="grouped", usage_weight=0.1),
     "soft": dict(layer="soft", num_experts=8, hidden=8, slots=2, scale=4.0),
     "dense": dict(layer="dense", num_experts=8, hidden=8, entropy_weight=0.1),
 }
@@ -51,15 +51,15 @@ def devices(count: int):
     jax.config.update("jax_default_device", before)
 
 
-def configure(config, moe: MoeConfig, way: ParallelConfig = dict()):
+def configure(config, moe: dict, way: dict | None = None):
     train = dict(epochs=4, batch_size=16, chunk=5, shift=0.0, evaluate_every=2)
-    return config.replace(moe=moe, train=train, parallel=way)
+    return config.replace(moe=moe, train=train, parallel=way or {})
 
 
-def start(path, config, dataset, way: ParallelConfig | None) -> Fit:
+def start(path, config, dataset, way: dict | None) -> Fit:
     """A run on one device (None) or on all."""
     with devices(1 if way is None else 8):
-        return Fit(config.replace(parallel=way or dict()), dataset, *folder(path, config))
+        return Fit(config.replace(parallel=way or {}), dataset, *folder(path, config))
 
 
 def folder(path, config) -> tuple[RunFolder, Progress]:
@@ -117,7 +117,7 @@ def test_any_number_of_devices_gives_the_same_run(alone, config, dataset, tmp_pa
 
 
 def test_hosts_that_bring_shares_give_the_same_run(alone, config, dataset, tmp_path):
-    way = dataclasses.replace(WAYS["2 × 4"], reads="share")
+    way = WAYS["2 × 4"] | {"reads": "share"}
     fit = start(tmp_path / "run", configure(config, LAYERS["gather"]), dataset, way)
     fit.train(StopAfter(1))
     fit = start(tmp_path / "run", configure(config, LAYERS["gather"]), dataset, way)
@@ -143,7 +143,7 @@ def test_a_run_goes_on_under_another_strategy(alone, config, dataset, tmp_path):
 def test_an_optimisers_state_is_the_same_numbers_in_either_form(config):
     a, b = jax.random.normal(jax.random.key(0), (2, 3, 2))
     model = {"a": {"experts": a}, "b": b, "c": jnp.float32(2)}
-    for train in (config.train, dict(clip_norm=None, frozen="['b']", stop_rise=0.5)):
+    for train in (config.train, TrainOptions(clip_norm=None, frozen="['b']", stop_rise=0.5)):
         forms = []
         for flat in (True, False):
             optimizer = make_optimizer(train, 10, flat=flat)
@@ -178,8 +178,8 @@ def test_a_program_over_a_mesh_brings_neither_tokens_nor_experts_together(config
         (dict(data=3), r"is 3 × 1, but there are 8 devices; use 8 × 1\."),
         (dict(data=8, expert=2), r"is 8 × 2, but there are 8 devices; use 4 × 2\."),
         (dict(expert=3), r"parallel\.expert is 3, which does not divide moe\.num_experts, 8; use 2\."),
-        (dict("pmap", reads="share"), r"parallel\.reads is share, but parallel\.strategy pmap .*; use jit\."),
-        (dict("pmap", expert=2), r"parallel\.strategy pmap copies all experts; use jit, or 1\."),
+        (dict(strategy="pmap", reads="share"), r"parallel\.reads is share, but parallel\.strategy pmap .*; use jit\."),
+        (dict(strategy="pmap", expert=2), r"parallel\.strategy pmap copies all experts; use jit, or 1\."),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_one_sentence(config, dataset, tmp_path, way, sentence):
@@ -190,10 +190,10 @@ def test_a_mesh_that_does_not_fit_is_one_sentence(config, dataset, tmp_path, way
 
 def test_a_batch_or_groups_that_devices_cannot_share_are_one_sentence(config, dataset, tmp_path):
     uneven = configure(config, SPARSE)
-    uneven = dataclasses.replace(uneven, train=dataclasses.replace(uneven.train, batch_size=15))
+    uneven = uneven.replace(train={"batch_size": 15})
     with pytest.raises(UserError, match=r"train\.batch_size is 15, which 8 devices cannot share evenly; use 16\."):
         start(tmp_path / "batch", uneven, dataset, WAYS["8 × 1"])
-    groups = configure(config, dataclasses.replace(SPARSE, group_size=20))
+    groups = configure(config, SPARSE | {"group_size": 20})
     with pytest.raises(UserError, match=r"moe\.group_size is 20, .* the 50 tokens of a device .*; use 25, or"):
         start(tmp_path / "groups", groups, dataset, WAYS["pmap"])
 
@@ -207,7 +207,7 @@ def test_pmap_is_for_one_process(config, monkeypatch):
 
 def test_groups_that_reach_across_devices_are_those_of_one_device(config, dataset, tmp_path):
     """16 images of 25 tokens in groups of 64, the last one padded; 7 groups on 8 devices."""
-    moe = dataclasses.replace(SPARSE, group_size=64, priority="weight")
+    moe = SPARSE | {"group_size": 64, "priority": "weight"}
     ways = (None, WAYS["2 × 4"])
     runs = [start(tmp_path / str(i), configure(config, moe), dataset, way) for i, way in enumerate(ways)]
     for fit in runs:

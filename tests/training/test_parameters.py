@@ -1,7 +1,5 @@
 """Only parameters are optimised, decayed, averaged, frozen, penalised and counted; a router's own state is none."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +19,7 @@ from moejax.training.frozen import check
 from moejax.training.loop import TrainState, make_init, make_update, parameter_key
 from moejax.training.objective import StepMetrics, make_objective
 from moejax.training.optimizer import make_optimizer
+from moejax.training.options import TrainOptions
 from moejax.upcycling import copies, upcycle, upcycle_moments, upcycle_state
 
 
@@ -50,7 +49,7 @@ def test_parameters_are_told_by_type():
 ], ids=str)  # fmt: skip
 def test_a_step_moves_parameters_alone(train):
     """Also beside variables that have no gradient: a counter, a random key."""
-    optimizer = make_optimizer(dict(weight_decay=0.5, schedule="constant", warmup=0.0, **train), 10)
+    optimizer = make_optimizer(TrainOptions(weight_decay=0.5, schedule="constant", warmup=0.0, **train), 10)
 
     def objective(model, batch, key):
         loss = jnp.sum(model.w[...] ** 2) + jnp.sum(model.state[...])
@@ -69,11 +68,9 @@ def test_a_step_moves_parameters_alone(train):
 def test_decay_leaves_the_balancing_bias_to_the_router(config, dataset, optimizer):
     """Adam divides a decay by its own size: it would take .003 a step from a bias that moves .005 a step."""
     moe = dict(layer="sparse", num_experts=4, hidden=8, k=2, router="sigmoid", bias_update_rate=0.005)
-    train = dataclasses.replace(
-        config.train, optimizer=optimizer, weight_decay=5e-4, learning_rate=3e-3, schedule="constant", warmup=0.0
-    )
+    train = dict(optimizer=optimizer, weight_decay=5e-4, learning_rate=3e-3, schedule="constant", warmup=0.0)
     config, steps = config.replace(moe=moe, train=train), 10
-    adam = make_optimizer(train, steps)
+    adam = make_optimizer(config.train, steps)
     state = make_init(lambda rngs: build_model(config, 4, rngs), adam)(parameter_key(0))
     update = jax.jit(make_update(make_objective(config), adam, steps))
     batch, want = {name: jnp.asarray(array[:16]) for name, array in dataset.train.items()}, np.zeros(4)
@@ -88,7 +85,7 @@ def test_an_annealed_temperature_is_left_to_its_schedule(config, dataset):
     moe = dict(layer="dense", num_experts=2, hidden=8, temperature=4.0, final_temperature=1.0)
     train = dict(optimizer="adam", weight_decay=0.5, average=0.9, warmup=0.0)
     config = config.replace(moe=moe, train=train)
-    adam = make_optimizer(train, 4)
+    adam = make_optimizer(config.train, 4)
     state = make_init(lambda rngs: build_model(config, 4, rngs), adam)(parameter_key(0))
     update = jax.jit(make_update(make_objective(config), adam, 4))
     batch = {name: jnp.asarray(array[:15]) for name, array in dataset.train.items()}

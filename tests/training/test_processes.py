@@ -59,7 +59,7 @@ def test_only_one_of_several_looks_for_others():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda c, d: (dataclasses.replace(c, seed=4), d), r"seed is 0 in process 0 and 4 in process 1; start all"),
+        (lambda c, d: (c.replace(seed=4), d), r"seed is 0 in process 0 and 4 in process 1; start all"),
         (
             lambda c, d: (c, dataclasses.replace(d, validation=d.test)),
             r"The validation split is 30 examples \(\w+\) in",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from moejax.config import contradictions, overlay
+from moejax.config import configured
 from moejax.data.dataset import Dataset
 from moejax.errors import UserError
 from moejax.models import build_model
@@ -30,8 +30,8 @@ def examples(name: str) -> dict[str, np.ndarray]:
 def case(preset: str, changes: str):
     """A configuration with some values changed, and data for it."""
     values = dict(pair.split("=") for pair in changes.split())
-    config, problems = overlay(PRESETS[preset].config, {"train.batch_size": "64", **values})
-    assert problems + contradictions(config) == []
+    config, problems = configured({"train.batch_size": "64", **values}, PRESETS[preset].config, words=True)
+    assert problems == []
     parts = [examples(config.data.name)] * 3
     return config, Dataset("made up", "dir", "here", {}, *parts, num_classes=10, notes=())
 

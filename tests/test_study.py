@@ -5,6 +5,7 @@ import json
 import pytest
 
 from experiments import study as shared
+from moejax.commandline import configure, parse
 from moejax.errors import UserError
 
 
@@ -64,3 +65,13 @@ def test_a_small_version_says_again_what_the_study_said():
     words = ["--config", "mrpc_mlp", "--moe.hidden", "256", "--seed", "0", "--moe.hidden", "8"]
     expected = ["--config", "mrpc_mlp", "--moe.hidden", "8", "--seed", "0"]
     assert shared.last_of_each(words) == expected
+
+
+def test_the_command_of_every_recorded_run_is_one_that_can_be_given_again():
+    commands = set()
+    for file in (shared.ROOT / "experiments").glob("*/results.json"):
+        commands |= {row["environment"]["command"] for row in json.loads(file.read_text())}
+    runs = [command.partition(" moejax.run ")[2].split() for command in commands if " moejax.run " in command]
+    assert len(runs) > 100
+    for words in runs:
+        configure(parse(words))

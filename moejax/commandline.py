@@ -65,7 +65,7 @@ def _no_option(word: str) -> str:
 
 def configure(arguments: Arguments) -> Config:
     """The configuration that the arguments ask for; UserError with all sentences at once."""
-    from moejax.config import configured
+    from moejax.config import configured, wrong_words
 
     problems, base = list(arguments.problems), None
     chosen = arguments.options.get("config")
@@ -76,10 +76,10 @@ def configure(arguments: Arguments) -> Config:
     elif not path_problem(chosen):
         base, more = _from_path(chosen)
         problems += more
+    if base is None:  # nobody chose the other values
+        raise UserError(*problems, *wrong_words(arguments.fields, OPTIONS))
     config, more = configured(arguments.fields, base, words=True, others=OPTIONS)
-    # Without a base nobody chose the other values: only names can be wrong.
-    problems += more if base else [said for said in more if said.startswith("There is no")]
-    if problems:
+    if problems := problems + more:
         raise UserError(*problems)
     return config
 
@@ -91,8 +91,8 @@ def _from_path(path: str) -> tuple[Config | None, list[str]]:
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         near = difflib.get_close_matches(path, PRESETS, n=1)
-        mean = f"; did you mean {near[0]}?" if near else f" ({', '.join(PRESETS)})"
-        return None, [f"--config {path} is neither a config.json, nor a run's folder, nor a preset{mean}."]
+        mean = f"; did you mean {near[0]}?" if near else f" ({', '.join(PRESETS)})."
+        return None, [f"--config {path} is neither a config.json, nor a run's folder, nor a preset{mean}"]
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError as error:

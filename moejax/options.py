@@ -149,18 +149,17 @@ def problems(
     contradictions: Callable | None = None,
     explicit: Iterable[str] | None = None,
 ) -> Iterator[str]:
-    """A sentence for each value that its option does not take; if there is none, for each that goes ill with others.
+    """A sentence for each value that its option does not take, and for each of the others that goes ill with others.
 
     `explicit`: the options that somebody gave, and that should have an effect; None: all of them.
     """
     wrong = {name: sentence for name, value in given.items() if (sentence := refusal(name, declared[name], value))}
     yield from wrong.values()
-    if wrong:
-        return
-    options = types.SimpleNamespace(**{name: given.get(name, field.default) for name, field in declared.items()})
-    yield from without_effect(declared, options, given if explicit is None else explicit)
-    if contradictions is not None:
-        yield from contradictions(options)
+    right = {name: value for name, value in given.items() if name not in wrong}
+    options = types.SimpleNamespace(**{name: right.get(name, field.default) for name, field in declared.items()})
+    beside = list(without_effect(declared, options, right if explicit is None else set(explicit) - set(wrong)))
+    beside += contradictions(options) if contradictions else ()
+    yield from (said for said in beside if not any(f"`{name}`" in said for name in wrong))
 
 
 def refusal(name: str, field: FieldInfo, value: Any) -> str | None:

@@ -20,10 +20,10 @@ def test_everything_wrong_is_said_at_once_without_a_traceback(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert code == 2
     assert len(lines) == 6
-    assert all(line.startswith("moejax: ") and line.endswith(".") for line in lines)
+    assert all(line.startswith("moejax: ") and line.endswith((".", "?")) for line in lines)
     assert "'oops' is not an option" in lines[0]
     assert "--seed needs a value" in lines[1]
-    assert "--config mnist_sof is neither a preset" in lines[2]
+    assert "--config mnist_sof is neither a config.json" in lines[2]
     assert "mnist_soft" in lines[2]
 
 

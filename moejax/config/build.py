@@ -5,7 +5,7 @@ from typing import Any
 
 from moejax.config.config import Config
 from moejax.config.mesh_shape import mesh_problems
-from moejax.config.schema import ROOTS, Section
+from moejax.config.schema import ROOTS, Section, everything
 from moejax.config.suggest import unknown
 from moejax.data import DATASETS
 from moejax.models import MODELS
@@ -36,6 +36,20 @@ def configured(
     parts = {name: _part(section, given[name], kept[name], words, sentences) for name, section in sections.items()}
     config = Config(**parts.pop(""), **{name: sections[name].model()(**part) for name, part in parts.items()})
     return config, sentences or list(_together(config))
+
+
+def wrong_words(words: Mapping[str, str], others: Sequence[str] = ()) -> list[str]:
+    """A sentence for each word of a command line that would be wrong whatever the rest of a configuration is."""
+    said = []
+    for name, text in words.items():
+        if declared := everything().get(name):
+            field = next(iter(declared.values()))
+            option = name.rpartition(".")[2]
+            if sentence := refusal(option, field, from_text(field, text)):
+                said.append(in_words(sentence, name.removesuffix(option)))
+        else:
+            said.append(unknown(name, {}, others))
+    return said
 
 
 def _part(section: Section, given: Mapping, kept: Mapping, words: bool, sentences: list[str]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ SPARSE = MoeConfig(layer="sparse", num_experts=8, hidden=8, k=2, group_size=25, 
 LAYERS = {
     "einsum": SPARSE,
     "gather": dataclasses.replace(SPARSE, dispatch="gather", importance_weight=0.1, usage_weight=0.1),
-    "grouped": dataclasses.replace(SPARSE, dispatch="grouped", usage_weight=0.1),
+    "grouped": dataclasses.replace(SPARSE, dispatch="grouped", usage_weight=0.1, capacity_factor=1.25),
     "soft": MoeConfig(layer="soft", num_experts=8, hidden=8, slots=2, scale=4.0),
     "dense": MoeConfig(layer="dense", num_experts=8, hidden=8, entropy_weight=0.1),
 }

@@ -20,7 +20,9 @@ from peer_answers import GOLDEN, TOLERANCE, answer_fast, errors, load
 
 from moejax.experts import MLP
 from moejax.huggingface import FAMILIES, PublishedFiles, from_huggingface, to_huggingface
+from moejax.huggingface.families import Family
 from moejax.layers import SparseMoE
+from moejax.routers.top_k import SoftmaxTopK
 
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz") if not path.stem.endswith("_pytorch"))
 SMALL_TOLERANCE = 1e-6
@@ -165,6 +167,14 @@ def test_a_block_by_published_names_with_or_without_a_prefix():
         np.testing.assert_array_equal(back["experts.gate_up_proj"], gate_up)
         np.testing.assert_array_equal(back["experts.down_proj"], down)
         np.testing.assert_array_equal(back["gate.weight"], case["weights"]["gate.weight"])
+
+
+def test_a_new_family_is_one_entry(monkeypatch):
+    case = load("mixtral")
+    monkeypatch.setitem(FAMILIES, "mine", Family(SoftmaxTopK, {"renormalize": True}, hidden="intermediate_size"))
+    case["config"]["model_type"] = "mine"
+    [(forward, backward, _)] = errors(case, layer_of(case))
+    assert max(forward, backward) <= SMALL_TOLERANCE
 
 
 def test_neither_torch_nor_transformers_is_imported():

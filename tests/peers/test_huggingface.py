@@ -227,6 +227,13 @@ def test_weights_keep_their_dtype(dtype):
         np.testing.assert_array_equal(back[name], value, err_msg=name)
 
 
+def test_deepseek_v2_without_a_method_of_choice_has_no_groups():
+    case = load("deepseek_v2")
+    assert layer_of(case).router.num_expert_groups == 4
+    del case["config"]["topk_method"]
+    assert layer_of(case).router.num_expert_groups == 1  # the default of transformers' configuration is greedy
+
+
 def test_switch_with_a_capacity_factor_forgets_the_slots():
     layer = layer_of(load("switch"), dispatch="gather", capacity_factor=None, eval_capacity_factor=None)
     assert layer.capacity(10) == 10

@@ -77,7 +77,7 @@ def family(calls: dict[str, Callable], ours: dict[str, Callable], peaks: dict[st
     }
 
 
-def compare(case: Case, theirs: ModuleType | None, turns: int = TURNS) -> dict:
+def row_of(case: Case, theirs: ModuleType | None, turns: int = TURNS) -> dict:
     """One shape: the sparse layers, then the soft ones."""
     made, (x, dy) = layers(case), tokens(case)
     slots = made["gather"].capacity(case.group_size, train=True)
@@ -144,5 +144,5 @@ def run(quick: bool) -> Iterator[dict]:
     """Measure all shapes."""
     theirs = pytorch()
     for case in (SMALL,) if quick else CASES:
-        yield compare(case, theirs, 3 if quick else TURNS)
+        yield row_of(case, theirs, 3 if quick else TURNS)
         print(f"peers: {case} measured", flush=True)

@@ -130,9 +130,9 @@ def _main_job_here(words: Sequence[str], out: Path) -> float:
     return round(time.perf_counter() - start, 2)
 
 
-def fewer(examples: int) -> list[str]:
+def fewer(examples: int, evaluated: int = 128) -> list[str]:
     """The words for a small version: train on so many examples, validate and test on a few."""
-    return ["--data.limit", str(examples), "--data.evaluation_limit", "128"]
+    return ["--data.limit", str(examples), "--data.evaluation_limit", str(evaluated)]
 
 
 def summary(folder: Path) -> Row:

@@ -25,7 +25,7 @@ CASES = (
 SMALL = Case(64, 32, 64, 4, 2)
 
 
-def compare(case: Case, turns: int = TURNS) -> dict:
+def row_of(case: Case, turns: int = TURNS) -> dict:
     """Milliseconds of each way and the two kinds of ratio, for one shape."""
     made, (x, dy) = layers(case), tokens(case)
     gather = made["gather"]
@@ -61,4 +61,4 @@ def table(rows: list[dict]) -> str:
 
 def run(quick: bool) -> list[dict]:
     """Measure all shapes."""
-    return [compare(SMALL, 3)] if quick else [compare(case) for case in CASES]
+    return [row_of(SMALL, 3)] if quick else [row_of(case) for case in CASES]

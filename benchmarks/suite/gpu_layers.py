@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.harness.interleave import interleave, ratio
 from benchmarks.peers.grouped_products import forward_with, installed, relative_error
 from benchmarks.suite.cases import Case, Program, forward, program, sparse, tokens, unevenness, with_gradients
-from benchmarks.suite.limit import measure, unavoidable
+from benchmarks.suite.limit import limit_of, unavoidable
 from moejax.dispatch import combine_dense
 from moejax.errors import UserError
 from moejax.experts import apply_experts_to_all
@@ -89,9 +89,9 @@ def timed(tried: dict[str, Program | str], ideal: float, turns: int) -> dict[str
     return entries
 
 
-def compare(case: Case, turns: int = TURNS) -> dict:
+def row_of(case: Case, turns: int = TURNS) -> dict:
     """All ways at one shape."""
-    made, (x, dy), limit = ways(case), tokens(case), measure(case.dtype, turns, 256 if case == SMALL else None)
+    made, (x, dy), limit = ways(case), tokens(case), limit_of(case.dtype, turns, 256 if case == SMALL else None)
     row = {"case": case._asdict() | {"group": case.group_size}, "rate": limit.flops, "layers": {}}
     row["kernels"] = list(gpu.working())  # of `grouped`, the first that fit
     row |= unevenness(made["gather"][1], x)
@@ -137,5 +137,5 @@ def run(quick: bool) -> Iterator[dict]:
         if time.perf_counter() - start > SECONDS:
             print(f"gpu_layers: {case} is left out, since {SECONDS} s are over", flush=True)
             continue
-        yield compare(case, 3 if quick else TURNS)
+        yield row_of(case, 3 if quick else TURNS)
         print(f"gpu_layers: {case} measured", flush=True)

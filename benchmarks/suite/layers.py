@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.harness.interleave import interleave, ratio
 from benchmarks.suite.cases import Case, forward, forward_backward, layers, program, tokens, unevenness
-from benchmarks.suite.limit import measure, unavoidable
+from benchmarks.suite.limit import limit_of, unavoidable
 from moejax.layers import SparseMoE
 from moejax.report.markdown import markdown
 
@@ -40,12 +40,12 @@ def cases(quick: bool) -> list[Case]:
     return [BASE] + [BASE._replace(**{name: value}) for name, values in SWEEPS.items() for value in values]
 
 
-def compare(case: Case, turns: int, side: int | None = None) -> dict:
+def row_of(case: Case, turns: int, side: int | None = None) -> dict:
     """All layers at one case; `side` of the matrices that measure the limit, whole ones if none is given."""
     made, (x, dy) = layers(case), tokens(case)
     of_soft = (-1, case.group_size, case.d)  # its slots mix the tokens of a group
     arguments = {name: [a.reshape(of_soft) if name == "soft" else a for a in (x, dy)] for name in made}
-    limit = measure(case.dtype, turns, side)
+    limit = limit_of(case.dtype, turns, side)
     row = {"case": case._asdict() | {"group": case.group_size}, "layers": {}}
     for passes, (f, count) in PASSES.items():
         programs = {name: program(f, layer, *arguments[name][:count]) for name, layer in made.items()}
@@ -88,5 +88,5 @@ def run(quick: bool) -> Iterator[dict]:
     """Measure all cases."""
     turns, side = (3, 512) if quick else (TURNS, None)
     for case in cases(quick):
-        yield compare(case, turns, side)
+        yield row_of(case, turns, side)
         print(f"layers: {case} measured", flush=True)

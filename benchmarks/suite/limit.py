@@ -36,7 +36,7 @@ class Limit(NamedTuple):
         return max(flops / self.flops, moved / self.bandwidth)
 
 
-def measure(dtype: str, turns: int = TURNS, side: int | None = None) -> Limit:
+def limit_of(dtype: str, turns: int = TURNS, side: int | None = None) -> Limit:
     """The best of some turns, for operands of that type; `side` of the square matrices."""
     side = side or whole_side()
     return Limit(max(rates(products(dtype, side), side, turns).values()), bandwidth(side, turns))

@@ -77,7 +77,7 @@ def family(calls: dict[str, Callable], ours: dict[str, Callable], peaks: dict[st
     }
 
 
-def compare(case: Case, theirs: ModuleType | None, turns: int = TURNS) -> dict:
+def row_of(case: Case, theirs: ModuleType | None, turns: int = TURNS) -> dict:
     """One shape: the sparse layers, then the soft ones."""
     made, (x, dy) = layers(case), tokens(case)
     slots = made["gather"].capacity(case.group_size, train=True)
@@ -118,8 +118,7 @@ def table(rows: list[dict]) -> str:
     """One line a shape: our milliseconds, and the peers' as multiples of our best."""
     sparse = list(dict.fromkeys(name for row in rows for name in row["sparse"]["to_ours"]))
     soft = list(dict.fromkeys(name for row in rows for name in row["soft"]["to_ours"]))
-    header = ["T, d, h, E, k", "group", "skew", "dropped", *(f"{name}, ms" for name in OURS), "peak, MB", *sparse]
-    header += ["soft, ms", "peak, MB", *soft]
+    header = ["T, d, h, E, k", "dropped", *(f"{name}, ms" for name in OURS), *sparse, "soft, ms", *soft]
 
     def factors(found: dict, names: list[str]) -> list[str]:
         return [f"{found['to_ours'][name]['median']:.2f}×" if name in found["to_ours"] else "" for name in names]
@@ -128,14 +127,9 @@ def table(rows: list[dict]) -> str:
         ours, ours_soft = row["sparse"], row["soft"]
         times = [f"**{ours['ms'][n]:.1f}**" if n == ours["best"] else f"{ours['ms'][n]:.1f}" for n in OURS]
         case = Case(**row["case"])
-        cells = [str(case), str(case.group), f"{case.skew:g}", f"{row['dropped']:.1%}", *times]
-        cells += [f"{ours['peak_mb'][ours['best']]:.0f}", *factors(ours, sparse)]
-        return [
-            *cells,
-            f"{ours_soft['ms']['soft']:.1f}",
-            f"{ours_soft['peak_mb']['soft']:.0f}",
-            *factors(ours_soft, soft),
-        ]
+        shape = f"{case}, skew {case.skew:g}" if case.skew else str(case)
+        cells = [shape, f"{row['dropped']:.1%}", *times, *factors(ours, sparse)]
+        return [*cells, f"{ours_soft['ms']['soft']:.1f}", *factors(ours_soft, soft)]
 
     return markdown(header, map(line, rows))
 
@@ -144,5 +138,5 @@ def run(quick: bool) -> Iterator[dict]:
     """Measure all shapes."""
     theirs = pytorch()
     for case in (SMALL,) if quick else CASES:
-        yield compare(case, theirs, 3 if quick else TURNS)
+        yield row_of(case, theirs, 3 if quick else TURNS)
         print(f"peers: {case} measured", flush=True)

@@ -33,7 +33,7 @@ def pytorch() -> ModuleType | None:
     return theirs
 
 
-def compare(config: Config, theirs: ModuleType | None, steps: int = STEPS, turns: int = TURNS) -> dict:
+def row_of(config: Config, theirs: ModuleType | None, steps: int = STEPS, turns: int = TURNS) -> dict:
     """Examples per second of each loop, in turns."""
     arguments = config, random_images(steps * config.train.batch_size), steps, 10 * steps * turns
     ours = make_loops(*arguments)
@@ -72,6 +72,6 @@ def run(quick: bool) -> list[dict]:
     """Measure all presets; quickly, the tiny one with a sparse layer, which has most ways."""
     theirs = pytorch()
     if not quick:
-        return [compare(PRESETS[name].config, theirs) for name in PRESETS_MEASURED]
+        return [row_of(PRESETS[name].config, theirs) for name in PRESETS_MEASURED]
     tiny = PRESETS["mnist_tiny"].config
-    return [compare(tiny.replace(moe={"layer": "sparse"}), theirs, 5, 2)]
+    return [row_of(tiny.replace(moe={"layer": "sparse"}), theirs, 5, 2)]

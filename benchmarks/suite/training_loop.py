@@ -17,7 +17,7 @@ STEPS, TURNS = 100, 5
 NAMES = ("scanned", "plain", "reading")
 
 
-def compare(config: Config, steps: int = STEPS, turns: int = TURNS) -> dict:
+def row_of(config: Config, steps: int = STEPS, turns: int = TURNS) -> dict:
     """Milliseconds a step of each loop, in turns."""
     loops = make_loops(config, random_images(steps * config.train.batch_size), steps, 10 * steps * turns)
     seconds = interleave({name: loops[name].call for name in NAMES}, turns)
@@ -48,5 +48,5 @@ def run(quick: bool) -> list[dict]:
     for name, size in CASES[:1] if quick else CASES:
         config = PRESETS[name].config
         config = config.replace(train={"batch_size": size})
-        rows.append(compare(config, *((20, 2) if quick else (STEPS, TURNS))))
+        rows.append(row_of(config, *((20, 2) if quick else (STEPS, TURNS))))
     return rows

@@ -73,7 +73,7 @@ def _behind(mine: list[Row], dense: list[Row]) -> str:
     return f"{statistics.mean(points):.2f} ± {statistics.stdev(points) / len(points) ** 0.5:.2f}"
 
 
-def measure(folder: Path) -> Row:
+def from_folder(folder: Path) -> Row:
     """Epoch, seconds and validation accuracy after each epoch."""
     return {"curve": [[r["epoch"], r["seconds"], r["accuracy"]] for r in log(folder, "validation")]}
 
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str]) -> None:
             for layer in asked.layers
             if comparison != "FLOPs" or layer in SAME_FLOPS
         ],
-        measure,
+        from_folder,
     )
     if study.rows:
         draw(study.rows, study.folder / "accuracy.png")

@@ -46,7 +46,7 @@ def _line(preset: str, experts: int, rows: list[Row]) -> list[str]:
     ]
 
 
-def measure(folder: Path) -> Row:
+def from_folder(folder: Path) -> Row:
     """The gate over the whole test set, and the validation accuracy after each epoch."""
     with np.load(folder / "routing.npz") as arrays:
         shares = arrays["label_expert"][0]  # label, expert: sums of the gates
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
         for preset, experts in kinds
         for seed in (seeds if experts == 10 else seeds[:1])
     ]
-    collect(study, runs, measure)
+    collect(study, runs, from_folder)
     from experiments.guided_moe.pictures import draw
 
     for run in runs:

@@ -13,9 +13,13 @@ from typing import Any
 
 from moejax.config.config import Config, make_config
 
-_HOME = {"configured": "build", "wrong_words": "build", "flatten": "text", "from_json": "text", "to_json": "text"} | dict.fromkeys(
-    ("data_devices", "mesh_problems", "nearest_divisor"), "mesh_shape"
-)
+_HOME = {
+    "configured": "build",
+    "wrong_words": "build",
+    "flatten": "text",
+    "from_json": "text",
+    "to_json": "text",
+} | dict.fromkeys(("data_devices", "mesh_problems", "nearest_divisor"), "mesh_shape")
 
 __all__ = ["Config", "make_config", *_HOME]
 

@@ -30,7 +30,8 @@ def make_layer(read: Entries, layer_options: dict[str, Any]) -> SparseMoE:
 def router_of(read: Entries, k: int) -> dict[str, Any]:
     """Its router and that one's options, as `SparseMoE` takes them."""
     router, options = read.family.router, dict(read.family.options)
-    if read.entries.get("topk_method") == "greedy":  # DeepSeek-V2: whatever the groups are
+    methods = read.family.only.get("topk_method", ())
+    if "greedy" in methods and read("topk_method", default="greedy") == "greedy":  # whatever the groups are
         options |= {"num_expert_groups": 1, "topk_group": 1}
     options = {name: read(value) if isinstance(value, str) else value for name, value in options.items()}
     if k == 1 and options.get("renormalize", issubclass(router, TopKSoftmax)):

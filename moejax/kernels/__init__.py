@@ -1,6 +1,7 @@
 """Kernels: matrix products of experts' rows, computed by what is fastest on this device.
 
-    grouped_matmul   rows in groups of any sizes, an expert's each: one front with every derivative, vmap, export
+    groups           where each expert's group of rows starts, and how many it has
+    grouped_matmul   rows in groups times their experts' matrices: one front with every derivative, vmap, export
     slots            each expert as many rows, under `jax.vmap` over experts
     cpu_blas         on CPUs by a library of products, which `blas_threads` runs on all cores; `cpu_blocks` by XLA's
     gpu              on NVIDIA GPUs `gpu_mosaic` or `gpu_tokamax`, where they are right when tried

@@ -3,8 +3,8 @@
     all     every device holds all training examples, and a step looks up its rows
     share   hosts hold them; before each chunk of steps every process brings the rows of its own devices, and no others
 
-Both deal out the same examples in the same order: one drawn for each epoch, cut into whole batches; what it holds
-beyond them is left out that time.
+Both give the same examples in the same order: one drawn for each epoch, cut into whole batches; what it holds beyond
+them is left out that time.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,6 @@ from jax.sharding import Sharding
 from jaxtyping import Array, Int, Key
 
 from moejax.data.dataset import Examples, rows
-from moejax.training.collectives import ALONE, Collectives
 from moejax.training.objective import Batch
 
 Feed = Callable[[Batch, Key[Array, ""], Int[Array, ""]], Callable[[Int[Array, ""]], Batch]]
@@ -36,7 +35,7 @@ def place_of(
     return step // steps_per_epoch, step % steps_per_epoch * batch_size
 
 
-def from_all(batch_size: int, across: Collectives = ALONE) -> Feed:
+def from_all(batch_size: int) -> Feed:
     """`data`: all training examples, arrays with one leading axis."""
 
     def feed(data: Batch, key: Key[Array, ""], first: Int[Array, ""]) -> Callable[[Int[Array, ""]], Batch]:
@@ -45,8 +44,8 @@ def from_all(batch_size: int, across: Collectives = ALONE) -> Feed:
 
         def batch(step: Int[Array, ""]) -> Batch:
             _, start = place_of(step, examples, batch_size)
-            mine = across.share(jax.lax.dynamic_slice(order, (start,), (batch_size,)))
-            return {name: array[mine] for name, array in data.items()}
+            chosen = jax.lax.dynamic_slice(order, (start,), (batch_size,))
+            return {name: array[chosen] for name, array in data.items()}
 
         return batch
 

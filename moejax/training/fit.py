@@ -27,7 +27,6 @@ from moejax.training.history import RoutingHistory, packed, pictures_of_test
 from moejax.training.identity import check_same, identity
 from moejax.training.interrupt import StopSignal
 from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, make_update, parameter_key
-from moejax.training.objective import make_objective
 from moejax.training.optimizer import learning_rate_schedule, make_optimizer, relayout
 from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress, Status
@@ -57,11 +56,10 @@ class Fit:
         optimizer, self.other_optimizer = (make(flat=self.parallel.splits_experts == other) for other in (False, True))
         self.learning_rate = learning_rate_schedule(train, self.steps)
         init = make_init(partial(build_model, config, data.num_classes), optimizer)
-        across = self.parallel.across
-        update = make_update(make_objective(config, across), optimizer, self.steps, across)
+        update = make_update(self.parallel.objective(config), optimizer, self.steps)
         self.keys = self.parallel.made(make_keys, config.seed)
         feed, self.examples = self.parallel.feed(data.train, self.keys.order, train.batch_size, train.chunk)
-        chunk = make_chunk(update, feed, train.chunk, across)
+        chunk = make_chunk(update, feed, train.chunk)
 
         # Two programs compiled at once: a chunk needs only the shapes of the state that the other one makes.
         given = self.parallel.made(parameter_key, config.seed), pretrained(config)

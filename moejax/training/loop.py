@@ -18,7 +18,6 @@ from jaxtyping import Array, Int, Key, PyTree
 from moejax.parameters import parameters, with_parameters
 from moejax.router_updates import update_routers
 from moejax.sharding import TOKENS, constrain
-from moejax.training.collectives import ALONE, Collectives
 from moejax.training.feed import Feed
 from moejax.training.objective import Batch, Objective, StepMetrics
 
@@ -70,7 +69,6 @@ def make_update(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     steps: int | None = None,
-    across: Collectives = ALONE,
 ) -> Update:
     """One step of gradient descent as a pure function (state, batch, key) → (state, metrics).
 
@@ -86,7 +84,6 @@ def make_update(
 
         learnt = parameters(state.model)
         (loss, metrics), gradient = jax.value_and_grad(with_these, has_aux=True)(learnt)
-        gradient, loss = across.mean((gradient, loss))
         change, optimizer_state = optimizer.update(gradient, state.optimizer, learnt, value=loss)
         model, step = with_parameters(state.model, optax.apply_updates(learnt, change)), state.step + 1
         if steps is not None:
@@ -97,9 +94,7 @@ def make_update(
     return update
 
 
-def make_chunk(
-    update: Update, feed: Feed, length: int, across: Collectives = ALONE
-) -> Callable[..., tuple[TrainState, StepMetrics]]:
+def make_chunk(update: Update, feed: Feed, length: int) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Compile `chunk(state, data, keys, stop)`: up to `length` steps of one epoch in one call, the state donated.
 
     `data` is what the feed takes batches from. The chunk ends when step `stop` is reached, which must not lie beyond
@@ -113,7 +108,7 @@ def make_chunk(
 
         def take(state: TrainState) -> tuple[TrainState, StepMetrics]:
             batch = constrain(batch_of(state.step), TOKENS)
-            return update(state, batch, across.key(jax.random.fold_in(keys.augment, state.step)))
+            return update(state, batch, jax.random.fold_in(keys.augment, state.step))
 
         def skip(state: TrainState) -> tuple[TrainState, StepMetrics]:
             return state, jax.tree.map(jnp.zeros_like, jax.eval_shape(take, state)[1])

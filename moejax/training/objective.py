@@ -1,20 +1,20 @@
 """The objective: what a step minimises and what it reports. A pure function of (model, batch, key)."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from moejax import losses, metrics
 from moejax.config import Config
 from moejax.data.augment import augment
 from moejax.parameters import parameters
-from moejax.training.collectives import ALONE, Collectives
+from moejax.routing import Routing
 from moejax.training.frozen import hold
 
 Batch = dict[str, Array]
@@ -42,38 +42,60 @@ def disagreement(first: Float[Array, "b y"], second: Float[Array, "b y"]) -> Flo
     return jnp.mean(jnp.sum((jnp.exp(p) - jnp.exp(q)) * (p - q), axis=-1)) / 2
 
 
-def make_objective(config: Config, across: Collectives = ALONE) -> Objective:
-    """Weighted cross-entropy on (augmented) examples plus the layers' auxiliary losses.
+class Outputs(NamedTuple):
+    """What a model makes of a batch, once or twice: with `train.consistency` each example passes through it twice."""
 
-    Those, and all metrics, are of the whole batch: where a device holds a share of it, the routings are gathered first.
-    """
+    logits: Float[Array, "b p y"]  # of p passes
+    label: Int[Array, " b"]
+    routings: Sequence[Routing]
+
+
+def make_objective(config: Config) -> Objective:
+    """Weighted cross-entropy on (augmented) examples plus the layers' auxiliary losses."""
+    forward, score = make_forward(config), make_score(config)
+    return lambda model, batch, key: score(model, forward(model, batch, key))
+
+
+def make_forward(config: Config) -> Callable[[nnx.Module, Batch, Array], Outputs]:
+    """The model, in training, on augmented examples: all that an objective draws by its key."""
+    t = config.train
+    passes = 2 if t.consistency else 1
+    strengths = {name: getattr(t, name) for name in ("shift", "rotate", "zoom", "elastic", "crop", "blur")}
+
+    def forward(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> Outputs:
+        augment_key, router_key = jax.random.split(key)
+        label = batch["label"]
+        # Before anything is drawn: each pass sees an augmentation of its own.
+        batch = {name: jnp.concatenate([array] * passes) for name, array in batch.items()}
+        if "image" in batch:
+            batch = batch | {"image": augment(augment_key, batch["image"], **strengths)}
+        logits, routings = hold(model, t.frozen)(batch, train=True, key=router_key)
+        return Outputs(logits.reshape(passes, len(label), -1).swapaxes(0, 1), label, routings)
+
+    return forward
+
+
+def make_score(config: Config) -> Callable[[nnx.Module, Outputs], tuple[Array, StepMetrics]]:
+    """The loss of a whole batch's outputs, and its metrics; of the model itself, how large its experts' weights are."""
     t, moe = config.train, config.moe
     names = list(inspect.signature(losses.auxiliary_loss).parameters)[1:]
     weights = {name: getattr(moe, f"{name}_weight") for name in names}
 
-    def objective(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], StepMetrics]:
-        model = hold(model, t.frozen)
-        augment_key, router_key = jax.random.split(key)
-        if t.consistency:  # before anything is drawn: each pass sees an augmentation of its own
-            batch = {name: jnp.concatenate([array, array]) for name, array in batch.items()}
-        if "image" in batch:
-            strengths = ("shift", "rotate", "zoom", "elastic", "crop", "blur")
-            image = augment(augment_key, batch["image"], **{name: getattr(t, name) for name in strengths})
-            batch = batch | {"image": image}
-        logits, routings = model(batch, train=True, key=router_key)
-        routings = across.gather(routings)
-        targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), t.label_smoothing)
-        loss = optax.softmax_cross_entropy(logits, targets).mean()
+    def score(model: nnx.Module, outputs: Outputs) -> tuple[Float[Array, ""], StepMetrics]:
+        logits, label, routings = outputs
+        targets = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), t.label_smoothing)
+        loss = optax.softmax_cross_entropy(logits, targets[:, None]).mean()
         auxiliary = losses.auxiliary_loss(routings, **weights)
         if t.consistency:
-            auxiliary += t.consistency * disagreement(*jnp.split(logits, 2))
+            auxiliary += t.consistency * disagreement(logits[:, 0], logits[:, 1])
         if moe.l2_weight:
-            auxiliary += moe.l2_weight * losses.mean_square([parameters(layer.experts) for layer in model.moe_layers])
+            layers = hold(model, t.frozen).moe_layers
+            auxiliary += moe.l2_weight * losses.mean_square([parameters(layer.experts) for layer in layers])
         return t.task_weight * loss + auxiliary, StepMetrics(
-            across.mean(loss),
-            across.mean(jnp.mean(logits.argmax(-1) == batch["label"], dtype=jnp.float32)),
-            across.mean(auxiliary),
+            loss,
+            jnp.mean(logits.argmax(-1) == label[:, None], dtype=jnp.float32),
+            auxiliary,
             *(jnp.stack([f(r) for r in routings]) for f in (metrics.load, metrics.dropped, metrics.gate_entropy)),
         )
 
-    return objective
+    return score

@@ -1,9 +1,9 @@
 """How a run spreads over devices: one alone, one program over a mesh, or the same program on each device.
 
     one device   the step as it is
-    jit          the same step over a mesh (data, expert): stacked experts and what the optimiser keeps of them lie over
-                 `expert`, all else on every device; each batch is dealt out over all devices
-    pmap         each device takes its share of a batch; gradients are averaged, routings gathered
+    jit          the same step over a mesh (data, expert): stacked experts, and what the optimiser keeps of them, are
+                 sharded over `expert`, all else is replicated; each batch is sharded over all devices
+    pmap         each device takes its share of a batch (`moejax.training.pmap`)
 
 Losses, metrics and dropped tokens are those of the whole batch in each case, and a checkpoint of one serves the others.
 """
@@ -11,25 +11,22 @@ Losses, metrics and dropped tokens are those of the whole batch in each case, an
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PyTree
 
-from moejax.config import Config, data_devices, mesh_problems, nearest_divisor
+from moejax.config import Config, data_devices, mesh_problems
 from moejax.data.dataset import Examples
-from moejax.dispatch import default_group_size
 from moejax.errors import UserError
-from moejax.models import build_model
 from moejax.sharding import DEFAULT_AXES, REPLICATED, make_mesh
-from moejax.training.collectives import ALONE, Collectives, along
+from moejax.training import pmap
 from moejax.training.feed import Feed, Shares, from_all, from_shares
-from moejax.training.objective import Batch
+from moejax.training.objective import Batch, Objective, make_objective
 
 
 def available_devices() -> Sequence[jax.Device]:
@@ -56,15 +53,15 @@ class Parallel:
         if p.strategy == "pmap" and jax.process_count() > 1:
             raise UserError(f"parallel.strategy is pmap, but there are {jax.process_count()} processes; use jit.")
         shares = p.reads == "share" or (p.reads == "auto" and jax.process_count() > 1)
-        data = data_devices(config, len(devices), partial(keeps_groups, config))
+        data = data_devices(config, len(devices), partial(pmap.keeps_groups, config))
         used = data * p.expert
         if used < len(devices) and jax.process_count() > 1:
             raise UserError(
                 f"train.batch_size is {config.train.batch_size}, which the {len(devices)} devices of"
                 f" {jax.process_count()} processes cannot share evenly; choose a multiple of {len(devices)}."
             )
-        if not keeps_groups(config, used):
-            raise UserError(_broken_groups(config, used))
+        if not pmap.keeps_groups(config, used):
+            raise UserError(pmap.broken_groups(config, used))
         mesh = None if used == 1 else make_mesh(data, p.expert, devices[:used])
         return cls("jit" if mesh is None else p.strategy, mesh, shares, unused=len(devices) - used)
 
@@ -79,10 +76,10 @@ class Parallel:
             " others are left alone (another train.batch_size or parallel.strategy may use them)."
         )
 
-    @property
-    def across(self) -> Collectives:
-        """What a step has to say of other devices."""
-        return along("data", self.mesh.size) if self.strategy == "pmap" and self.mesh else ALONE
+    def objective(self, config: Config) -> Objective:
+        """The objective of a step, on a share of a batch where the strategy gives a device one."""
+        alone = self.strategy != "pmap" or self.mesh is None
+        return make_objective(config) if alone else pmap.make_objective(config, self.mesh.size)
 
     @property
     def splits_experts(self) -> bool:
@@ -105,7 +102,7 @@ class Parallel:
         """The feed of chunks of up to `length` steps, and what gets its data for steps `first` ≤ s < `stop`."""
         if not self.reads_shares:
             held = self.place(host)
-            return from_all(batch_size, self.across), lambda first, stop: held
+            return from_all(batch_size), lambda first, stop: held
         where = SingleDeviceSharding(available_devices()[0])
         if self.mesh is not None:
             where = NamedSharding(self.mesh, DEFAULT_AXES.spec(P(None, "tokens")))  # steps, batch, ...
@@ -136,16 +133,7 @@ class Parallel:
         if self.mesh is None:
             return chunk.lower(state, *others).compile()
         if self.strategy == "pmap":
-            who = np.arange(self.mesh.local_mesh.size)  # one argument must be a device's own
-            program = jax.pmap(
-                lambda _, *arguments: chunk(*arguments),
-                axis_name="data",
-                devices=self.mesh.devices.ravel().tolist(),
-                in_axes=(0, *[None] * (1 + len(others))),
-                out_axes=None,
-                donate_argnums=1,
-            )
-            return partial(program.lower(who, state, *others).compile(), who)
+            return pmap.compile_chunk(chunk, self.mesh.devices.ravel().tolist(), state, *others)
         with self.in_use():
             shardings = self._shardings(state), NamedSharding(self.mesh, REPLICATED)
             return jax.jit(chunk, donate_argnums=0, out_shardings=shardings).lower(state, *others).compile()
@@ -153,41 +141,3 @@ class Parallel:
     def _shardings(self, tree: PyTree) -> PyTree[NamedSharding]:
         """Experts, and what an optimiser keeps of them, by their partition metadata; all else replicated."""
         return nnx.get_named_sharding(tree, self.mesh)
-
-
-def keeps_groups(config: Config, shares: int) -> bool:
-    """Whether tokens compete with the same others when the devices of a pmap take so many shares of a batch.
-
-    Over a mesh they always do. An encoder packs each share's tokens by themselves.
-    """
-    moe, batch = config.moe, config.train.batch_size
-    if config.parallel.strategy != "pmap" or shares == 1 or moe.layer != "sparse":
-        return True
-    dropless = moe.dispatch == "grouped" or moe.capacity_factor is None
-    if dropless and moe.router not in ("sinkhorn", "expert_choice"):
-        return True
-    whole = batch // shares * tokens_of_an_example(config) % _group_size(config) == 0
-    return whole and config.model.name != "encoder"
-
-
-def _broken_groups(config: Config, shares: int) -> str:
-    if config.model.name == "encoder":
-        return (
-            f"parallel.strategy is pmap, but model.name encoder packs a batch's tokens into groups for moe.dispatch"
-            f" {config.moe.dispatch} that reach across devices; use grouped, or strategy jit."
-        )
-    size, tokens = _group_size(config), config.train.batch_size // shares * tokens_of_an_example(config)
-    return (
-        f"moe.group_size is {size}, but with parallel.strategy pmap the {tokens} tokens of a device make no whole"
-        f" groups of it; use {nearest_divisor(size, tokens)}, or strategy jit."
-    )
-
-
-def _group_size(config: Config) -> int:
-    return config.moe.group_size or default_group_size(config.moe.hidden)
-
-
-@lru_cache(1)
-def tokens_of_an_example(config: Config) -> int:
-    """Tokens that an example has in each of the model's MoE layers."""
-    return jax.eval_shape(lambda: build_model(config, 2, nnx.Rngs(0))).tokens

@@ -12,8 +12,8 @@ import numpy as np
 from numpy import ndarray
 from rich.console import Console, ConsoleOptions
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
-from rich.text import Text
 
 from moejax.entry import discard
 from moejax.errors import of_the_system
@@ -125,7 +125,7 @@ class Panel:
     def __init__(self, facts: Sequence[tuple[str, str]], done: float):
         self.facts, self.done = facts, done
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | ProgressBar]:
         rows, room = [], 0
         for name, value in self.facts:
             needs = max(len(name), len(value)) + _GAP
@@ -138,9 +138,7 @@ class Panel:
             table.add_row(*(name for name, _ in row), style="dim")
             table.add_row(*(value for _, value in row))
             yield table
-        width = min(60, options.max_width)
-        done = round(width * self.done)
-        yield Text("━" * done, style="green").append("━" * (width - done), style="dim")
+        yield ProgressBar(1.0, self.done, min(60, options.max_width), complete_style="green", finished_style="green")
 
 
 def duration(seconds: float) -> str:

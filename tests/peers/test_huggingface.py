@@ -20,7 +20,9 @@ from peer_answers import GOLDEN, TOLERANCE, answer_fast, errors, load
 
 from moejax.experts import MLP
 from moejax.huggingface import FAMILIES, PublishedFiles, from_huggingface, to_huggingface
+from moejax.huggingface.families import Family
 from moejax.layers import SparseMoE
+from moejax.routers.top_k import SoftmaxTopK
 
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz") if not path.stem.endswith("_pytorch"))
 SMALL_TOLERANCE = 1e-6
@@ -167,6 +169,14 @@ def test_a_block_by_published_names_with_or_without_a_prefix():
         np.testing.assert_array_equal(back["gate.weight"], case["weights"]["gate.weight"])
 
 
+def test_a_new_family_is_one_entry(monkeypatch):
+    case = load("mixtral")
+    monkeypatch.setitem(FAMILIES, "mine", Family(SoftmaxTopK, {"renormalize": True}, hidden="intermediate_size"))
+    case["config"]["model_type"] = "mine"
+    [(forward, backward, _)] = errors(case, layer_of(case))
+    assert max(forward, backward) <= SMALL_TOLERANCE
+
+
 def test_neither_torch_nor_transformers_is_imported():
     code = """
 import sys
@@ -215,6 +225,13 @@ def test_weights_keep_their_dtype(dtype):
     for name, value in case["weights"].items():
         assert back[name].dtype == dtype
         np.testing.assert_array_equal(back[name], value, err_msg=name)
+
+
+def test_deepseek_v2_without_a_method_of_choice_has_no_groups():
+    case = load("deepseek_v2")
+    assert layer_of(case).router.num_expert_groups == 4
+    del case["config"]["topk_method"]
+    assert layer_of(case).router.num_expert_groups == 1  # the default of transformers' configuration is greedy
 
 
 def test_switch_with_a_capacity_factor_forgets_the_slots():

@@ -13,7 +13,8 @@ from moejax.training import parallel
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.objective import StepMetrics
-from moejax.training.parallel import Parallel, keeps_groups
+from moejax.training.parallel import Parallel
+from moejax.training.pmap import keeps_groups
 from moejax.training.progress import Progress
 from moejax.training.sizes import check
 

@@ -35,7 +35,7 @@ SPARSE = dict(layer="sparse", num_experts=8, hidden=8, k=2, group_size=25, capac
 LAYERS = {
     "einsum": SPARSE,
     "gather": SPARSE | dict(dispatch="gather", importance_weight=0.1, usage_weight=0.1),
-    "grouped": SPARSE | dict(dispatch="grouped", usage_weight=0.1),
+    "grouped": SPARSE | dict(dispatch="grouped", usage_weight=0.1, capacity_factor=1.25),
     "soft": dict(layer="soft", num_experts=8, hidden=8, slots=2, scale=4.0),
     "dense": dict(layer="dense", num_experts=8, hidden=8, entropy_weight=0.1),
 }

@@ -8,14 +8,13 @@ Importing this costs numpy only: a library that a source needs is imported when 
 """
 
 import functools
-import sys
 from typing import Any
 
 from moejax.arguments import whole
 from moejax.data import clusters, mnist, mrpc, mrpc_pieces
 from moejax.data.dataset import SOURCES, Dataset, Examples, Loader
 from moejax.errors import UserError
-from moejax.options import options_of
+from moejax.options import in_words, options_of, plain, problems
 
 __all__ = ["DATASETS", "SOURCES", "Dataset", "Examples", "load"]
 
@@ -37,8 +36,7 @@ def load(name: str, *, seed: int = 0, **options: Any) -> Dataset:
     Raises:
       UserError: a name is unknown, a number is none, a file is missing or damaged, or no source works.
     """
-    # The least and the most to hold out differ by data set.
-    for problem in whole("validation", options.get("validation", 0), -sys.maxsize) + whole("seed", seed, 0):
+    for problem in whole("seed", seed, 0):
         raise UserError(problem)
     if name not in DATASETS:
         raise UserError(f"--data.name={name} is unknown: choose one of {', '.join(DATASETS)}.")
@@ -46,9 +44,10 @@ def load(name: str, *, seed: int = 0, **options: Any) -> Dataset:
     for option in options:
         if option not in there:
             raise UserError(f"--data.{option} is no option of --data.name={name}, which has {', '.join(there)}.")
+    options = {option: plain(value) for option, value in options.items()}
+    for sentence in problems(there, options):
+        raise UserError(in_words(sentence, "data."))
     source, folder = options.get("source", "auto"), options.get("dir")
-    if source not in SOURCES:
-        raise UserError(f"--data.source={source} is unknown: choose one of {', '.join(SOURCES)}.")
     if folder is not None and source not in ("auto", "dir", "tfds", "hf"):
         raise UserError(f"--data.dir={folder} is not used by --data.source={source}: leave one of the two out.")
     return DATASETS[name](seed=seed, **options)

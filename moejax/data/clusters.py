@@ -19,7 +19,6 @@ from numpy import ndarray
 from pydantic import Field
 
 from moejax.data.dataset import Dataset, Examples, Validation
-from moejax.errors import UserError
 
 CLUSTERS, PATCHES, WIDTH = 4, 4, 50
 TRAIN, TEST = 16_000, 16_000
@@ -56,14 +55,7 @@ def load(
     """A setting's data set: 16,000 examples to train and 16,000 to test, drawn as one stream as the authors do.
 
     `validation` further ones come from a stream of their own, so that training does not depend on their number.
-
-    Raises:
-      UserError: the setting is unknown, or `validation` is below 0.
     """
-    if setting not in SETTINGS:
-        raise UserError(f"--data.setting={setting} is unknown: choose one of {', '.join(SETTINGS)}.")
-    if validation < 0:
-        raise UserError(f"--data.validation={validation} is no number of examples: choose 0 or more.")
     basis = directions(seed)
     stream = draw(SETTINGS[setting], basis, np.random.default_rng([seed, 1]), TRAIN + TEST)
     return Dataset(

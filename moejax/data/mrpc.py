@@ -100,8 +100,6 @@ def read_pairs(source: str, directory: str | None, validation: int, seed: int, p
         "tfds": lambda: from_splits(pairs, *tfds.read("glue/mrpc", directory, _of_rows, host=_TEXT, tensorflow=False)),
         "hf": lambda: from_splits(pairs, *hf.read("nyu-mll/glue", directory, _of_rows, _COLUMNS, subset="mrpc")),
     }
-    if validation < 0:
-        raise UserError(f"--data.validation={validation} is no number of pairs: choose 0 or more.")
     if source not in OFFERED:
         raise UserError(f"--data.source={source} does not offer {pairs.name}: choose one of {', '.join(OFFERED)}.")
     chosen = (source,)

@@ -78,8 +78,8 @@ def test_a_data_set_is_its_seeds_and_validation_changes_nothing_else(monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"setting": "s5"}, r"--data\.setting=s5 is unknown: choose one of s1, s2"),
-        ({"validation": -1}, r"--data\.validation=-1 is no number of examples"),
+        ({"setting": "s5"}, r"^data\.setting is s5; it must be one of s1, s2, s3, s4, theorem\."),
+        ({"validation": -1}, r"^data\.validation is -1; it must be a whole number from 0 to 1,000,000\."),
         ({"source": "hf"}, r"--data\.source is no option of --data\.name=clusters, which has setting, validation"),
         ({"dir": "x"}, r"--data\.dir is no option of --data\.name=clusters, which has setting, validation"),
     ],

@@ -215,11 +215,10 @@ def test_what_a_library_gives_is_checked(tiny):
         ),
         (
             {"name": "mnist", "source": "torch"},
-            "--data.source=torch is unknown: choose one of auto, dir, cache, mirror, wheel, embedded, synthetic, tfds, "
-            "hf.",
+            "data.source is torch; it must be one of auto, dir, cache, mirror, wheel, embedded, synthetic, tfds, hf.",
         ),
         (
-            {"name": "mnist", "source": "mirror", "directory": "/x"},
+            {"name": "mnist", "source": "mirror", "dir": "/x"},
             "--data.dir=/x is not used by --data.source=mirror: leave one of the two out.",
         ),
         (

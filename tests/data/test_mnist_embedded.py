@@ -42,7 +42,7 @@ def test_without_validation_its_500_are_trained_on():
 
 
 def test_they_are_the_first_500_training_images_of_each_digit(splits, real_data):
-    train = data.load("mnist", directory=real_data, validation=0).train
+    train = data.load("mnist", dir=real_data, validation=0).train
     first = np.concatenate([train["image"][train["label"] == digit][:500] for digit in range(10)])
     embedded = np.concatenate([split["image"] for split in splits.values()])
     assert {image.tobytes() for image in embedded} == {image.tobytes() for image in first}

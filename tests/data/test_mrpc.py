@@ -101,8 +101,8 @@ def test_validation_0_trains_on_dev_and_any_other_number_is_dev(tmp_path):
     write(tmp_path, SPLIT)
     assert numbers(read(directory=str(tmp_path), validation=5000)) == [TRAIN, DEV, TEST]
     assert numbers(read(directory=str(tmp_path), validation=0)) == [[*TRAIN, *DEV], [], TEST]
-    with pytest.raises(UserError, match=r"^--data\.validation=-1 is no number of pairs: choose 0 or more"):
-        read(directory=str(tmp_path), validation=-1)
+    with pytest.raises(UserError, match=r"^data\.validation is -1; it must be a whole number from 0 to 1,000,000"):
+        data.load("mrpc", dir=str(tmp_path), validation=-1)
 
 
 def test_a_mirror_has_a_url_for_each_file_and_fills_the_cache(serve, cache):

@@ -171,7 +171,7 @@ def test_numbers_that_are_none_are_one_sentence(name):
     while hasattr(plain, "__wrapped__"):  # without the tests' own type checks
         plain = plain.__wrapped__
     for options, sentence in (
-        ({"validation": 2.5}, "validation is 2.5; it must be a whole number."),
+        ({"validation": 2.5}, "data.validation is 2.5; it must be a whole number from 0 to 1,000,000."),
         ({"validation": "5"}, "validation is '5'; it must be a whole number."),
         ({"validation": True}, "validation is True; it must be a whole number."),
         ({"seed": -1}, "seed is -1; it must be at least 0."),

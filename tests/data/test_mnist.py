@@ -172,8 +172,8 @@ def test_numbers_that_are_none_are_one_sentence(name):
         plain = plain.__wrapped__
     for options, sentence in (
         ({"validation": 2.5}, "data.validation is 2.5; it must be a whole number from 0 to 1,000,000."),
-        ({"validation": "5"}, "validation is '5'; it must be a whole number."),
-        ({"validation": True}, "validation is True; it must be a whole number."),
+        ({"validation": "5"}, "data.validation is '5'; it must be a whole number from 0 to 1,000,000."),
+        ({"validation": True}, "data.validation is true; it must be a whole number from 0 to 1,000,000."),
         ({"seed": -1}, "seed is -1; it must be at least 0."),
         ({"seed": None}, "seed is None; it must be a whole number."),
     ):

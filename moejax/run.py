@@ -41,7 +41,7 @@ def _main(words: Sequence[str], stop: StopSignal) -> int:
 
     arguments = parse(words)
     if "help" in arguments.flags:
-        from moejax.config.help import help_text
+        from moejax.help import help_text
 
         print(help_text(arguments.topics))
         return 0

@@ -17,7 +17,13 @@ from moejax.routers import ROUTERS
 
 ROOT = Path(__file__).parent.parent
 READMES = "\n".join(path.read_text() for path in (ROOT / "README.md", *ROOT.glob("moejax/**/README.md")))
-TABLES = {"models": MODELS, "layers": LAYERS, "routers": ROUTERS, "dispatches": DISPATCHES, "experts": EXPERTS}
+TABLES = {
+    "models": MODELS,
+    "layers": LAYERS,
+    "routers": ROUTERS,
+    "dispatches": DISPATCHES,
+    "experts": MODELS["pair"].experts,
+}
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -13,7 +13,10 @@ FOLDER = Path(__file__).parent
 @pytest.mark.parametrize(
     ("name", "marked"),
     [
-        *((f"plain_{name}", "not slow") for name in ("layers", "arguments", "float64", "export", "mesh", "readme")),
+        *(
+            (f"plain_{name}", "not slow")
+            for name in ("layers", "arguments", "extensions", "float64", "export", "mesh", "readme")
+        ),
         pytest.param("plain_export", "slow", marks=pytest.mark.slow),
     ],
 )

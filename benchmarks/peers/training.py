@@ -17,8 +17,8 @@ from torch.nn import functional as F  # noqa: N812
 from benchmarks.peers.models import ImageClassifier
 from benchmarks.suite.loops import Loop
 from moejax.config import Config
+from moejax.config.training import TrainOptions
 from moejax.kernels.blas_threads import cores
-from moejax.training.options import TrainOptions
 
 
 def make_loop(config: Config, host: dict[str, ndarray], steps: int, schedule: int, dispatch: str = "loop") -> Loop:

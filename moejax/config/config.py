@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, SerializeAsAny
 
+from moejax.config.training import ParallelOptions, TrainOptions
 from moejax.errors import UserError
 from moejax.files import abridged
 from moejax.options import Options
-from moejax.training.options import ParallelOptions, TrainOptions
 
 
 def _of_a_folder(name: str) -> str:

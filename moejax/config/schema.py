@@ -14,12 +14,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from moejax.config.config import Config
+from moejax.config.training import ParallelOptions, TrainOptions
 from moejax.data import DATASETS
 from moejax.losses import auxiliary_loss
 from moejax.models import MODELS
 from moejax.models.layer import LayerOptions
 from moejax.options import Choice, Needs, Options, choice_of, model_of, options_of
-from moejax.training.options import ParallelOptions, TrainOptions
 
 Chosen = Mapping[str, Mapping[str, Any]]  # section → option → value
 

@@ -49,7 +49,9 @@ def grouped_over_mesh(
     routing: TopKRouting,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "g t d2"]:
-    """`grouped_dispatch` of `apply(experts, rows, groups, key)`, the stacked experts sharded over the mesh in use.
+    """Tokens sorted by expert, any number for each: no slots and no drops (MegaBlocks).
+
+    It is `grouped_dispatch` of `apply(experts, rows, groups, key)`, the stacked experts sharded over the mesh in use.
 
     `key`: for experts that draw; each device draws for its own rows.
     """

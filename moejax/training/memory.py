@@ -11,11 +11,11 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import PyTree
 
 from moejax.config import Config
+from moejax.config.training import TrainOptions
 from moejax.data.dataset import Dataset
 from moejax.errors import UserError
 from moejax.kernels.multilinear import inside
 from moejax.parameters import parameters
-from moejax.training.options import TrainOptions
 
 # Their operands and results are arrays in memory, nearly all of them kept for the backward pass.
 _PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")

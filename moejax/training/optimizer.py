@@ -8,10 +8,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from moejax.config.training import TrainOptions
 from moejax.parameters import decays
 from moejax.training.average import average_parameters
 from moejax.training.frozen import leave_out
-from moejax.training.options import TrainOptions
 
 
 def learning_rate_schedule(train: TrainOptions, steps: int) -> optax.Schedule:

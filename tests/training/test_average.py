@@ -7,11 +7,11 @@ import optax
 import pytest
 from flax import nnx
 
+from moejax.config.training import TrainOptions
 from moejax.experts import MLP
 from moejax.training.average import average_parameters, averaged
 from moejax.training.loop import TrainState
 from moejax.training.optimizer import make_optimizer
-from moejax.training.options import TrainOptions
 
 
 def test_the_average_by_hand():

@@ -7,11 +7,11 @@ import optax
 import pytest
 from flax import nnx
 
+from moejax.config.training import TrainOptions
 from moejax.errors import UserError
 from moejax.experts import MLP
 from moejax.training.frozen import check, hold
 from moejax.training.optimizer import make_optimizer
-from moejax.training.options import TrainOptions
 
 
 @pytest.fixture

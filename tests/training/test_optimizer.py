@@ -9,10 +9,10 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moejax.config.training import TrainOptions
 from moejax.experts import MLP
 from moejax.layers import SparseMoE
 from moejax.training.optimizer import early_stop, make_optimizer, normalize_experts
-from moejax.training.options import TrainOptions
 
 
 class Network(nnx.Module):

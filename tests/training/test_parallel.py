@@ -11,12 +11,12 @@ import pytest
 from small_run import StopAfter
 
 from benchmarks.suite.crossing import bytes_crossing
+from moejax.config.training import TrainOptions
 from moejax.errors import UserError
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.interrupt import StopSignal
 from moejax.training.optimizer import make_optimizer, relayout
-from moejax.training.options import TrainOptions
 from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+from moejax.config.training import TrainOptions
 from moejax.errors import UserError
 from moejax.experts import MLP
 from moejax.layers import DenseMoE
@@ -19,7 +20,6 @@ from moejax.training.frozen import check
 from moejax.training.loop import TrainState, make_init, make_update, parameter_key
 from moejax.training.objective import StepMetrics, make_objective
 from moejax.training.optimizer import make_optimizer
-from moejax.training.options import TrainOptions
 from moejax.upcycling import copies, upcycle, upcycle_moments, upcycle_state
 
 

@@ -24,9 +24,7 @@ class TrainOptions(Options):
     evaluation_batch: Annotated[Count, Field(description="Examples evaluated at once.")] = 500
     optimizer: Annotated[
         Literal["adamw", "adam", "normalized"],
-        Field(
-            description="AdamW, Adam with L2 regularisation, or gradient descent with each expert's gradient of length 1."
-        ),
+        Field(description="AdamW, Adam with L2 regularisation, or descent along each expert's gradient at length 1."),
     ] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=1e38, description="Peak learning rate.")] = 2e-3
     router_learning_rate: Annotated[

@@ -62,6 +62,13 @@ def test_any_values_survive_json(epochs, rate, layer, folder):
     assert from_json(to_json(config), "config.json") == (config, [])
 
 
+def test_another_configuration_keeps_what_is_not_named():
+    """Also `parallel.data`, which is called like a section."""
+    spread = SPARSE.replace(name="spread", data={"limit": 300}, parallel={"data": 8})
+    assert spread.replace(seed=1).replace(seed=0) == spread
+    assert spread.replace(seed=1).parallel.data == 8
+
+
 def test_words_are_typed():
     words = {"train.epochs": "3", "train.learning_rate": "1e-4", "moe.group_size": "98", "seed": "7"}
     config, problems = configured(words, SPARSE, words=True)

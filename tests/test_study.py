@@ -70,7 +70,7 @@ def test_a_small_version_says_again_what_the_study_said():
 def test_the_command_of_every_recorded_run_is_one_that_can_be_given_again():
     commands = set()
     for file in (shared.ROOT / "experiments").glob("*/results.json"):
-        commands |= {row["environment"]["command"] for row in json.loads(file.read_text())}
+        commands |= {row["environment"].get("command", "") for row in json.loads(file.read_text())}
     runs = [command.partition(" moejax.run ")[2].split() for command in commands if " moejax.run " in command]
     assert len(runs) > 100
     for words in runs:

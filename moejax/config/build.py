@@ -68,7 +68,7 @@ def _values(config: Config | None, name: str) -> dict[str, Any]:
     if config is None:
         return {}
     part = getattr(config, name) if name else config
-    return {option: getattr(part, option) for option in type(part).model_fields if option not in ROOTS}
+    return {option: getattr(part, option) for option in type(part).model_fields if name or option not in ROOTS}
 
 
 def _together(config: Config) -> Iterator[str]:

@@ -175,7 +175,7 @@ def test_a_program_over_a_mesh_brings_neither_tokens_nor_experts_together(config
 @pytest.mark.parametrize(
     ("way", "sentence"),
     [
-        (dict(data=3), r"is 3 × 1, but there are 8 devices; use 8 × 1\."),
+        (dict(data=4), r"is 4 × 1, but there are 8 devices; use 8 × 1\."),
         (dict(data=8, expert=2), r"is 8 × 2, but there are 8 devices; use 4 × 2\."),
         (dict(expert=3), r"parallel\.expert is 3, which does not divide moe\.num_experts, 8; use 2\."),
         (dict(strategy="pmap", reads="share"), r"parallel\.reads is share, but parallel\.strategy pmap .*; use jit\."),

@@ -10,6 +10,9 @@ import pytest
 FOLDER = Path(__file__).parent
 
 
+PLAIN = ("layers", "arguments", "extensions", "float64", "export", "mesh", "readme")
+
+
 @pytest.mark.parametrize(
     ("name", "marked"),
     [

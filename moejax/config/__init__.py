@@ -4,8 +4,8 @@
     config.replace(moe={"layer": "sparse"})
 
 `schema` finds the options that there are for the names chosen, `build` makes values of them, `text` reads and writes
-`config.json`, `suggest` tells what a wrong name may have meant. Names are imported when first used: the schema imports all
-that has options, and so JAX.
+`config.json`, `suggest` tells what a wrong name may have meant. Names are imported when first used: the schema imports
+all that has options, and so JAX.
 """
 
 import importlib

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.export import is_symbolic_dim
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree, Shaped
 from numpy import ndarray
 
 AnyArray = Array | ndarray
@@ -75,6 +75,13 @@ def prepare(
 def where_real(mask: Bool[Array, "g t"] | None, values: Float[Array, "g t d"]) -> Float[Array, "g t d"]:
     """The values of tokens, zeros for padding."""
     return values if mask is None else jnp.where(mask[..., None], values, 0)
+
+
+def cast(tree: PyTree, dtype: DTypeLike | None) -> PyTree:
+    """The same with its floating-point arrays in that type; None leaves them as they are."""
+    if dtype is None:
+        return tree
+    return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
 def into_groups(size: int | None, inputs: Inputs) -> Inputs:

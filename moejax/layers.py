@@ -6,6 +6,9 @@ g is all of `batch` (1 for [t, d]), and its routing has the axes [g, t, ...]. Wh
 zeros from the start whatever it was, it takes no slot, counts in no loss and gets zeros. If there is no token at all,
 the routing is that of one token of padding.
 
+`dtype` is what experts compute in, as in Flax's layers: tokens and the experts' parameters are cast to it, and the
+output has it. Routers read the tokens as they came, in float32 at least. None: as experts promote them.
+
 On a mesh of devices, `mesh_axes` names the axes that tokens and experts are sharded over.
 
 In training, routers with noise and experts that draw need a `key`, another one in every step; or `rngs`, whose stream
@@ -21,7 +24,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 from pydantic import Field
 
 from moejax.dispatch import (
@@ -39,7 +42,7 @@ from moejax.experts import (
     can_be_grouped,
     stack_experts,
 )
-from moejax.inputs import AnyArray, Inputs, into_groups, prepare, ungroup, where_real
+from moejax.inputs import AnyArray, Inputs, cast, into_groups, prepare, ungroup, where_real
 from moejax.makers import MakeExpert, made
 from moejax.options import Choice, Needs, checked
 from moejax.randomness import draw_key, key_for
@@ -96,6 +99,7 @@ class DenseMoE(nnx.Module):
         learn_temperature: LearnTemperature = False,
         final_temperature: FinalTemperature = None,
         make_gate: MakeExpert | None = None,
+        dtype: DTypeLike | None = None,
         mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,
     ):
@@ -109,7 +113,7 @@ class DenseMoE(nnx.Module):
             rngs=rngs,
         )
         self.experts, self.d = stack_experts(make_expert, num_experts, rngs, mesh_axes), d
-        self.mesh_axes = mesh_axes
+        self.mesh_axes, self.dtype = mesh_axes, dtype
 
     contradictions = staticmethod(DenseRouter.contradictions)
 
@@ -139,7 +143,8 @@ class DenseMoE(nnx.Module):
             key=key_for(self.router.gate, key, train, stream=3),
             assigned=inputs.assigned,
         )
-        y = apply_experts_to_all(self.experts, inputs.x, key_for(self.experts, key, train))
+        experts, tokens = cast((self.experts, inputs.x), self.dtype)
+        y = apply_experts_to_all(experts, tokens, key_for(self.experts, key, train))
         return ungroup(combine_dense(routing.gates, y), jnp.shape(x)[:-1]), routing
 
 
@@ -173,6 +178,7 @@ class SparseMoE(nnx.Module):
         group_size: GroupSize = None,
         make_shared: MakeExpert | None = None,
         shared_gate: Annotated[bool, Field()] = False,
+        dtype: DTypeLike | None = None,
         mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,
         **router_options: Any,
@@ -188,7 +194,8 @@ class SparseMoE(nnx.Module):
             )
         self.shared = None if make_shared is None else made(make_shared, rngs, "make_shared")
         self.shared_gate = nnx.Linear(d, 1, use_bias=False, rngs=rngs) if shared_gate else None
-        self.d, self.num_experts, self.k, self.mesh_axes = d, num_experts, self.router.k, mesh_axes
+        self.d, self.num_experts, self.k = d, num_experts, self.router.k
+        self.mesh_axes, self.dtype = mesh_axes, dtype
         self.dispatch, self.group_size = dispatch, group_size
         self.capacity_factor, self.eval_capacity_factor = capacity_factor, eval_capacity_factor
 
@@ -234,11 +241,12 @@ class SparseMoE(nnx.Module):
         context = Context(train, key if train else None, groups.mask, groups.ids)
         routing = self.router(groups.router_x, capacity, context)
         expert_key = key_for(self.experts, key, train)
+        experts, tokens = cast((self.experts, groups.x), self.dtype)
         if self.dispatch == "grouped":
-            y = grouped_over_mesh(apply_experts_to_groups, self.experts, groups.x, routing, expert_key)
+            y = grouped_over_mesh(apply_experts_to_groups, experts, tokens, routing, expert_key)
         else:
-            experts = partial(apply_experts, self.experts, key=expert_key)
-            y = SLOT_DISPATCHES[self.dispatch](experts, groups.x, routing, capacity)
+            on_slots = partial(apply_experts, experts, key=expert_key)
+            y = SLOT_DISPATCHES[self.dispatch](on_slots, tokens, routing, capacity)
         y = ungroup(y, jnp.shape(x)[:-1])
         if self.shared is not None:
             y = y + ungroup(self.shared_output(inputs, key_for(self.shared, key, train, stream=4)), y.shape[:-1])
@@ -258,7 +266,8 @@ class SparseMoE(nnx.Module):
 
     def shared_output(self, inputs: Inputs, key: Key[Array, ""] | None) -> Float[Array, "g t d2"]:
         """What the shared expert adds to every token; nothing to padding."""
-        y = self.shared(inputs.x) if key is None else self.shared(inputs.x, key=key)
+        shared, tokens = cast((self.shared, inputs.x), self.dtype)
+        y = shared(tokens) if key is None else shared(tokens, key=key)
         if self.shared_gate is not None:
             y = jax.nn.sigmoid(self.shared_gate(inputs.x)).astype(y.dtype) * y
         return where_real(inputs.mask, y)
@@ -280,12 +289,13 @@ class SoftMoE(nnx.Module):
         *,
         slots: Slots = 3,
         scale: Scale = 1.0,
+        dtype: DTypeLike | None = None,
         mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,
     ):
         self.router = SoftRouter(d, num_experts, slots, scale=scale, rngs=rngs)
         self.experts, self.d = stack_experts(make_expert, num_experts, rngs, mesh_axes), d
-        self.mesh_axes = mesh_axes
+        self.mesh_axes, self.dtype = mesh_axes, dtype
 
     @draw_key
     @over_mesh
@@ -302,8 +312,9 @@ class SoftMoE(nnx.Module):
         """Apply the layer; `router_input`: the router's input, d numbers a token; None: the tokens themselves."""
         inputs = prepare(x, self.d, mask=mask, router_input=router_input)
         routing = self.router(inputs.router_x, inputs.mask)
-        slots = dispatch_tokens(routing.dispatch, inputs.x)
-        y = apply_experts(self.experts, slots, key_for(self.experts, key, train))
+        experts, tokens = cast((self.experts, inputs.x), self.dtype)
+        slots = dispatch_tokens(routing.dispatch, tokens)
+        y = apply_experts(experts, slots, key_for(self.experts, key, train))
         return ungroup(combine_slots(routing.combine, y), jnp.shape(x)[:-1]), routing
 
 

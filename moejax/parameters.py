@@ -4,11 +4,11 @@ A router's balancing bias, an annealed temperature, a counter or a key are no `n
 counts them, and they need not be numbers that have a gradient.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -34,7 +34,7 @@ def decays(learnt: PyTree) -> PyTree[bool]:
     alone, or an `nnx.State` of them.
     """
 
-    def is_matrix(path: tuple, leaf: Array) -> bool:
+    def is_matrix(path: tuple, leaf: Any) -> bool:
         names = {str(getattr(key, "name", getattr(key, "key", ""))) for key in path}
         return leaf.ndim - ("experts" in names) > 1 and not {"bias", "scale"} & names
 

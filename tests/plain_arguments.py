@@ -188,6 +188,10 @@ NOISY = SparseMoE(D, E, mlp, router="vmoe", rngs=nnx.Rngs(0))
         (partial(MLP, D, 5, rngs=0), r"rngs is a int; give flax.nnx.Rngs\(0\)"),
         (partial(GLU, D, 5, rngs=jax.random.key(0)), "rngs is a PRNGKeyArray; give flax.nnx.Rngs"),
         (partial(GLU, D, 0, rngs=nnx.Rngs(0)), "h is 0; it must be at least 1"),
+        *(
+            (partial(kind, D, E, mlp, rngs=0), "rngs is a int; give flax.nnx.Rngs")
+            for kind in (DenseMoE, SparseMoE, SoftMoE)
+        ),
         (partial(stack_experts, mlp, E, None), "rngs is a NoneType; give flax.nnx.Rngs"),
         (partial(NOISY, jnp.ones((2, D)), rngs=0), r"rngs is a int; give a flax.nnx.Rngs, or key="),
         (partial(NOISY, jnp.ones((2, D)), key=0), r"key is a int; give jax.random.key\(0\)"),

@@ -22,7 +22,7 @@ class Network(nnx.Module):
     def __init__(self, dispatch: str):
         rngs = nnx.Rngs(0)
         self.before = nnx.Linear(D, D, rngs=rngs)
-        self.moe = SparseMoE(D, E, lambda rngs: MLP(D, H, rngs=rngs), dispatch=dispatch, rngs=rngs)
+        self.moe = SparseMoE(D, E, lambda rngs: MLP(D, H, rngs=rngs), dispatch=dispatch, group_size=T, rngs=rngs)
 
 
 def step(network: Network, x):

@@ -11,7 +11,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moejax.experts import MLP
+from moejax.experts import MLP, apply_linear
 from moejax.layers import DenseMoE, SoftMoE, SparseMoE
 from moejax.routing import expert_capacity
 
@@ -100,8 +100,8 @@ def test_dense_equals_a_loop_over_tokens(num_experts, g, t):
     ],
 )
 def test_sparse_equals_a_loop_over_tokens(num_experts, k, g, t, factor, group_size, drops):
-    layer = make("sparse", num_experts, k=k, eval_capacity_factor=factor, group_size=group_size)
     size = group_size or t
+    layer = make("sparse", num_experts, k=k, eval_capacity_factor=factor, group_size=size)
     capacity = expert_capacity(size, num_experts, k, factor)
 
     def slow(p, x):
@@ -144,7 +144,7 @@ def test_bfloat16_experts_stay_near_the_reference_and_the_router_float32(kind):
 
 def test_training_and_evaluation_have_their_own_capacity():
     # A router of zeros ties, so all four tokens go to expert 0 of 2: in training 1 · 4 / 2 slots, at evaluation 4.
-    layer = make("sparse", 2, k=1, capacity_factor=1.0, eval_capacity_factor=2.0)
+    layer = make("sparse", 2, k=1, capacity_factor=1.0, eval_capacity_factor=2.0, group_size=4)
     layer.router.kernel = nnx.Param(jnp.zeros((D, 2)))
     x = tokens(5, 1, 4)
     (y, training), (y_eval, evaluation) = call(layer, x, train=True), call(layer, x, train=False)
@@ -194,13 +194,13 @@ E, G, T = 3, 2, 4
 
 @cache
 def layer_of(kind):
-    full = {"k": 2, "eval_capacity_factor": 100.0} if kind == "sparse" else {}
+    full = {"k": 2, "eval_capacity_factor": 100.0, "group_size": T} if kind == "sparse" else {}
     return make(kind, E, **full)
 
 
 @cache
 def crowded():
-    return make("sparse", E, k=2, eval_capacity_factor=0.5)
+    return make("sparse", E, k=2, eval_capacity_factor=0.5, group_size=T)
 
 
 def with_experts_in(order, layer):
@@ -245,7 +245,7 @@ def test_a_group_does_not_see_the_other_groups(layer, seed, other):
 @few
 @given(seeds)
 def test_sparse_with_all_experts_and_room_for_all_is_dense(seed):
-    dense, sparse = layer_of("dense"), make("sparse", E, k=E, eval_capacity_factor=1.0)
+    dense, sparse = layer_of("dense"), make("sparse", E, k=E, eval_capacity_factor=1.0, group_size=T)
     x = tokens(seed, G, T)
     (y, routing), (y_sparse, sparse_routing) = call(dense, x), call(sparse, x)
     np.testing.assert_allclose(y, y_sparse, rtol=1e-4, atol=1e-5)
@@ -299,3 +299,32 @@ def test_a_router_may_look_at_something_else_than_the_experts(kind):
     # The experts see x all the same: one that looks at x has other weights, and the same answers.
     np.testing.assert_allclose(jax.jit(lambda layer: layer(x, router_input=x))(layer)[0], call(layer, x)[0], rtol=1e-6)
     assert np.abs(y - call(layer, other)[0]).max() > 0.01
+
+
+@pytest.mark.parametrize("dispatch", ["einsum", "gather", "grouped"])
+@pytest.mark.parametrize("kind", ["dense", "sparse", "soft"])
+def test_dtype_is_that_of_experts_and_output_and_not_the_routers(kind, dispatch):
+    if kind != "sparse" and dispatch != "einsum":
+        return
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 8)), jnp.float32)
+    options = {"dispatch": dispatch, "make_shared": lambda rngs: MLP(8, 4, rngs=rngs)} if kind == "sparse" else {}
+    layer = {"dense": DenseMoE, "sparse": SparseMoE, "soft": SoftMoE}[kind]
+
+    def make(make_expert, **dtype):
+        return layer(8, 3, make_expert, rngs=nnx.Rngs(0), **options, **dtype)
+
+    seen = []
+
+    class Spy(MLP):
+        def __call__(self, x, linear=apply_linear):
+            seen.append((x.dtype, self.up.kernel.dtype))
+            return super().__call__(x, linear)
+
+    narrow = make(lambda rngs: Spy(8, 16, rngs=rngs), dtype=jnp.bfloat16)
+    wide = jax.jit(lambda layer, x: layer(x))(make(lambda rngs: MLP(8, 16, rngs=rngs)), x)
+    y, routing = jax.jit(lambda layer, x: layer(x))(narrow, x)
+    assert set(seen) == {(jnp.dtype("bfloat16"), jnp.dtype("bfloat16"))}
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(narrow)} == {jnp.dtype("float32")}
+    np.testing.assert_array_equal(routing.logits.reshape(wide[1].logits.shape), wide[1].logits)
+    np.testing.assert_allclose(y.astype(jnp.float32), wide[0], atol=0.05)

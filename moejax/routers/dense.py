@@ -12,6 +12,7 @@ from pydantic import Field
 from moejax import routing
 from moejax.makers import MakeExpert, made
 from moejax.options import Positive, PositiveOrNone, checked
+from moejax.randomness import require_rngs
 from moejax.routers.router import Initializer, NumExperts, RouterState, Width, at_least_float32, linear, small
 from moejax.routing import DenseRouting
 
@@ -42,6 +43,7 @@ class DenseRouter(nnx.Module):
         kernel_init: Initializer = small,
         rngs: nnx.Rngs,
     ):
+        require_rngs(rngs)
         self.kernel = nnx.Param(kernel_init(rngs.params(), (d, num_experts))) if make_gate is None else None
         self.gate = None if make_gate is None else made(make_gate, rngs, "make_gate")
         self.temperature, self.final_temperature = temperature, final_temperature

@@ -30,6 +30,7 @@ from pydantic import Field
 
 from moejax import routing
 from moejax.options import Needs, Share, checked, options_of, valid
+from moejax.randomness import require_rngs
 from moejax.routing import SparseRouting, TopKRouting
 
 Width = Annotated[int, Field(ge=1, le=2**20)]
@@ -90,6 +91,7 @@ class Router(nnx.Module):
         rngs: nnx.Rngs,
         **options: Any,
     ):
+        require_rngs(rngs)
         declared = options_of(type(self))
         for name in options:
             if name not in declared:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from moejax import routing
 from moejax.options import Positive, checked
+from moejax.randomness import require_rngs
 from moejax.routers.router import Initializer, NumExperts, Width, at_least_float32
 from moejax.routing import SoftRouting
 
@@ -41,6 +42,7 @@ class SoftRouter(nnx.Module):
         kernel_init: Initializer = _lecun,
         rngs: nnx.Rngs,
     ):
+        require_rngs(rngs)
         kernel = kernel_init(rngs.params(), (d, num_experts * slots))
         self.kernel = nnx.Param(kernel.reshape(d, num_experts, slots))
         self.scale = nnx.Param(jnp.float32(scale))

@@ -233,14 +233,14 @@ class Fit:
         return not_finite(what, self.config, learnt=learnt, kept=self.folder.path)
 
     def _model(self) -> nnx.Module:
-        return self.parallel.place(averaged(self.state), by_expert=True)
+        return self.parallel.place(averaged(self.state))
 
     def _restore(self, step: int) -> TrainState:
         """The checkpoint of that step, whatever devices it was made on."""
         other = self.state._replace(optimizer=jax.eval_shape(self.other_optimizer.init, parameters(self.state.model)))
         saved = self.checkpoints.restore(step, self.state, self.parallel.shapes(other))
         saved = saved._replace(optimizer=relayout(saved.optimizer, self.state.optimizer))
-        return self.parallel.place(saved, by_expert=True)
+        return self.parallel.place(saved)
 
     def _save(self, accuracy: float | None) -> None:
         if not all_finite(self.state):

@@ -90,11 +90,9 @@ class Parallel:
         """Inside, layers lay out their arrays over the mesh."""
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
-    def place(self, tree: PyTree, *, by_expert: bool = False) -> PyTree[Array]:
-        """Onto the devices: experts by their axis where `by_expert`, all else on every one."""
-        if self.mesh is None:
-            return jax.device_put(tree, available_devices()[0])
-        return jax.device_put(tree, self._shardings(tree) if by_expert else NamedSharding(self.mesh, REPLICATED))
+    def place(self, tree: PyTree) -> PyTree[Array]:
+        """Onto the devices."""
+        return jax.device_put(tree, available_devices()[0] if self.mesh is None else self._shardings(tree))
 
     def feed(
         self, host: Examples, key: Array, batch_size: int, length: int

@@ -138,4 +138,9 @@ class Parallel:
 
     def _shardings(self, tree: PyTree) -> PyTree[NamedSharding]:
         """Experts, and what an optimiser keeps of them, by their partition metadata; all else replicated."""
-        return nnx.get_named_sharding(tree, self.mesh)
+
+        def place(part: Any) -> PyTree[NamedSharding]:
+            # Of a frozen parameter an optimiser keeps a variable without arrays.
+            return nnx.get_named_sharding(part, self.mesh) if jax.tree.leaves(part) else part
+
+        return jax.tree.map(place, tree, is_leaf=lambda part: isinstance(part, nnx.Variable))

@@ -13,9 +13,11 @@ from small_run import StopAfter
 from benchmarks.suite.crossing import bytes_crossing
 from moejax.config.training import TrainOptions
 from moejax.errors import UserError
+from moejax.models import build_model
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.interrupt import StopSignal
+from moejax.training.loop import make_init, parameter_key
 from moejax.training.optimizer import make_optimizer, relayout
 from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress
@@ -163,6 +165,16 @@ def test_experts_and_what_the_optimiser_keeps_of_them_lie_over_expert(config, da
         mine.setdefault(".experts." in jax.tree_util.keystr(path), set()).add(leaf.size / held.pop())
         assert not held
     assert mine == {True: {4}, False: {1}}
+
+
+def test_what_an_optimiser_keeps_of_frozen_parameters_lies_nowhere(config):
+    spread = configure(config, SPARSE, WAYS["2 × 4"]).replace(train={"frozen": "stem"})
+    init = make_init(lambda rngs: build_model(spread, 4, rngs), make_optimizer(spread.train, 10, flat=False))
+    state = jax.eval_shape(init, parameter_key(0))
+    with devices(8):
+        placed = Parallel.of(spread).shapes(state)
+    assert jax.tree.structure(placed) == jax.tree.structure(state)
+    assert all(leaf.sharding is not None for leaf in jax.tree.leaves(placed))
 
 
 def test_a_program_over_a_mesh_brings_neither_tokens_nor_experts_together(config, dataset, tmp_path):

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.typing import PrecisionLike
 from jax import lax
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, DTypeLike, Float, Key
@@ -28,12 +29,12 @@ from moejax.kernels.grouped_matmul import grouped_matmul, rows_of_groups
 from moejax.kernels.groups import Groups
 from moejax.kernels.slots import slot_matmul
 from moejax.makers import MakeExpert, made, refuse_what_changes
+from moejax.parameters import parameters
 from moejax.randomness import require_rngs
 from moejax.sharding import DEFAULT_AXES, EXPERTS, SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, MeshAxes, constrain
 
 Activation = Callable[[Array], Array]
 Linear = Callable[[nnx.Linear, Array], Array]
-Precision = lax.PrecisionLike  # of a product of two float32 arrays, where the device has a faster one of fewer bits
 
 _lecun, _zeros = nnx.initializers.lecun_normal(), nnx.initializers.zeros_init()  # the defaults of nnx.Linear
 
@@ -58,7 +59,7 @@ class MLP(nnx.Module):
         use_bias: bool = True,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
-        precision: Precision = None,
+        precision: PrecisionLike = None,
         kernel_init: Initializer = _lecun,
         bias_init: Initializer = _zeros,
         rngs: nnx.Rngs,
@@ -89,7 +90,7 @@ class GLU(nnx.Module):
         use_bias: bool = False,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
-        precision: Precision = None,
+        precision: PrecisionLike = None,
         kernel_init: Initializer = _lecun,
         bias_init: Initializer = _zeros,
         rngs: nnx.Rngs,
@@ -123,6 +124,12 @@ def stack_experts(make: MakeExpert, num_experts: int, rngs: nnx.Rngs, mesh_axes:
             # Metadata alone: eager sharding would constrain the array now, and fail without a mesh.
             node.set_metadata(out_sharding=(*mesh_axes.spec(EXPERTS), *of_one), eager_sharding=False)
     return experts
+
+
+def hidden_width(experts: nnx.Module, d: int) -> int:
+    """The hidden width of an MLP with as many weights, and so about as many FLOPs a token, as each of these experts."""
+    weights = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(parameters(experts)) if leaf.ndim > 2)
+    return weights // (2 * d)
 
 
 def apply_experts(

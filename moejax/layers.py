@@ -30,6 +30,7 @@ from pydantic import Field
 from moejax.dispatch import (
     combine_dense,
     combine_slots,
+    default_group_size,
     dispatch_tokens,
     einsum_dispatch,
     gather_dispatch,
@@ -40,6 +41,7 @@ from moejax.experts import (
     apply_experts_to_all,
     apply_experts_to_groups,
     can_be_grouped,
+    hidden_width,
     stack_experts,
 )
 from moejax.inputs import AnyArray, Inputs, cast, into_groups, prepare, ungroup, where_real
@@ -78,7 +80,7 @@ Capacity = Annotated[
 EvalCapacity = Annotated[Capacity, Field(description="The same at evaluation.")]
 GroupSize = Annotated[
     int | None,
-    Field(ge=1, le=2**24, description="Tokens that compete for slots together, consecutive ones of the whole batch."),
+    Field(ge=0, le=2**24, description="Tokens that compete for slots together, consecutive ones of the whole batch."),
 ]
 
 
@@ -154,8 +156,9 @@ class SparseMoE(nnx.Module):
     Args:
       router: a name in `ROUTERS`, a subclass of `Router`, or a router that is made already.
       group_size: the last group is filled up with padding, and fewer tokens than that are one group of as many as they
-        are. None: the groups that `x` comes in. On a mesh these are the same groups, so that the number of devices
-        decides over no token.
+        are. None: so many that einsum dispatch costs a quarter of the experts' FLOPs (`default_group_size`); 0: the
+        groups that `x` comes in. On a mesh these are the same groups, so that the number of devices decides over no
+        token.
       make_shared: an expert that every token goes to, beside its k (DeepSeek, Qwen2-MoE).
       shared_gate: whether its output is multiplied by sigmoid(x · w) (Qwen2-MoE).
       router_options: those that the router declares, such as `renormalize`.
@@ -196,7 +199,9 @@ class SparseMoE(nnx.Module):
         self.shared_gate = nnx.Linear(d, 1, use_bias=False, rngs=rngs) if shared_gate else None
         self.d, self.num_experts, self.k = d, num_experts, self.router.k
         self.mesh_axes, self.dtype = mesh_axes, dtype
-        self.dispatch, self.group_size = dispatch, group_size
+        if group_size is None and (hidden := hidden_width(self.experts, d)):
+            group_size = default_group_size(hidden)
+        self.dispatch, self.group_size = dispatch, group_size or None
         self.capacity_factor, self.eval_capacity_factor = capacity_factor, eval_capacity_factor
 
     @staticmethod

@@ -5,7 +5,7 @@ meaning for a kind of routing raises TypeError and names one that has; `auxiliar
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -35,7 +35,7 @@ def auxiliary_loss(
 
     `routings`: that of one layer or those of several. A loss without meaning for a kind of routing is left out.
     """
-    terms = {
+    terms: dict[str, tuple[float, Callable[..., Array], Any]] = {
         "balance": (balance, load_balance_loss, TopKRouting),
         "z": (z, router_z_loss, SparseRouting),
         "importance": (importance, importance_loss, Routing),
@@ -67,10 +67,10 @@ def load_balance_loss(routing: Routing) -> Float[Array, ""]:
 
     Raises TypeError for all but a TopKRouting: elsewhere tokens choose nothing.
     """
-    only(TopKRouting, routing, "load_balance_loss", "usage_loss")
-    num_experts, k = routing.probs.shape[-1], routing.experts.shape[-1]
-    f = mean_over_tokens(routing, routing.choices) / k
-    return num_experts * jnp.sum(f * mean_over_tokens(routing, routing.probs))
+    chosen: TopKRouting = only(TopKRouting, routing, "load_balance_loss", "usage_loss")
+    num_experts, k = chosen.probs.shape[-1], chosen.experts.shape[-1]
+    f = mean_over_tokens(chosen, chosen.choices) / k
+    return num_experts * jnp.sum(f * mean_over_tokens(chosen, chosen.probs))
 
 
 def importance_loss(routing: Routing) -> Float[Array, ""]:
@@ -90,10 +90,10 @@ def load_loss(routing: Routing) -> Float[Array, ""]:
     Needs a router with noise; of a routing without (at evaluation) it is 0. V-MoE adds it to the importance loss, half
     each. Raises TypeError for all but a TopKRouting: only there is a choice.
     """
-    only(TopKRouting, routing, "load_loss", "importance_loss")
-    if routing.chance is None:
+    chosen: TopKRouting = only(TopKRouting, routing, "load_loss", "importance_loss")
+    if chosen.chance is None:
         return jnp.zeros(())
-    chance = routing.chance if routing.mask is None else jnp.where(routing.mask[..., None], routing.chance, 0)
+    chance = chosen.chance if chosen.mask is None else jnp.where(chosen.mask[..., None], chosen.chance, 0)
     return squared_variation(chance.sum((0, 1)))
 
 
@@ -129,23 +129,21 @@ def assignment_loss(routing: Routing, assigned: Int[Array, "g t"] | None = None)
     None is what the layer was called with. Raises TypeError for a SoftRouting, whose slots are mixtures of tokens, and
     ValueError for `assigned` of another shape or where nothing is assigned.
     """
-    only(LogitRouting, routing, "assignment_loss", "a dense or sparse layer")
+    of_experts: LogitRouting = only(LogitRouting, routing, "assignment_loss", "a dense or sparse layer")
     if assigned is None:
-        assigned = getattr(routing, "assigned", None)
+        assigned = getattr(of_experts, "assigned", None)
     if assigned is None:
         raise ValueError("assigned is None, and the layer was called without; give each token's expert to either.")
-    if jnp.shape(assigned) != routing.probs.shape[:2]:
-        raise ValueError(
-            f"assigned has shape {jnp.shape(assigned)}, expected an expert for each token, {routing.probs.shape[:2]}."
-        )
-    target = jax.nn.one_hot(assigned, routing.probs.shape[-1])
-    p = routing.probs
+    p = of_experts.probs
+    if jnp.shape(assigned) != p.shape[:2]:
+        raise ValueError(f"assigned has shape {jnp.shape(assigned)}, expected an expert for each token, {p.shape[:2]}.")
+    target = jax.nn.one_hot(assigned, p.shape[-1])
 
     def log(p: Array) -> Array:
         # The inner choice keeps the gradient finite at 0.
         return jnp.where(p > 0, jnp.maximum(jnp.log(jnp.where(p > 0, p, 1)), -100.0), -100.0)
 
-    return -mean_over_tokens(routing, (target * log(p) + (1 - target) * log(1 - p)).mean(-1))
+    return -mean_over_tokens(of_experts, (target * log(p) + (1 - target) * log(1 - p)).mean(-1))
 
 
 def mean_square(parameters: PyTree[Array]) -> Float[Array, ""]:
@@ -159,11 +157,12 @@ def mean_square(parameters: PyTree[Array]) -> Float[Array, ""]:
     return sum(jnp.sum(leaf**2) for leaf in leaves) / sum(leaf.size for leaf in leaves)
 
 
-def only(kinds: Any, routing: Any, name: str, instead: str) -> None:
-    """Raise TypeError unless `routing` is of these kinds, in the name of the function that is asked."""
+def only(kinds: Any, routing: Any, name: str, instead: str) -> Any:
+    """The routing, of these kinds; raises TypeError for another, in the name of the function that is asked."""
     if not isinstance(routing, kinds):
         wanted = " or ".join(kind.__name__ for kind in getattr(kinds, "__args__", (kinds,)))
         raise TypeError(f"{name} is of a {wanted}, not of a {type(routing).__name__}; use {instead}.")
+    return routing
 
 
 def distribution(routing: Any, name: str) -> Float[Array, "g t e"]:

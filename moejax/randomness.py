@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 from flax import nnx
@@ -29,7 +29,7 @@ def draw_key(call: Call) -> Call:
         key = key_of_step(options.pop("key", None), rngs, options.get("train", False))
         return call(layer, x, key=key, **options)
 
-    return with_key
+    return cast(Call, with_key)
 
 
 def key_of_step(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -30,7 +31,7 @@ def update_routers(
 
     Raises ValueError, in one sentence, if there is not one routing a layer, or if the layers' order cannot be told.
     """
-    layers = moe_layers(model) if isinstance(model, nnx.Module) else list(model)
+    layers: list[Any] = moe_layers(model) if isinstance(model, nnx.Module) else list(model)
     of_layers = [routings] if isinstance(routings, Routing) else list(routings)
     if len(layers) != len(of_layers):
         raise ValueError(
@@ -44,7 +45,7 @@ def update_routers(
         layer.router.after_step(share, progress)
 
 
-def moe_layers(model: nnx.Module) -> list[nnx.Module]:
+def moe_layers(model: nnx.Module) -> list[Any]:
     """All modules in it that have a router, in the order of the numbers in their paths.
 
     Raises ValueError if paths differ in more than numbers: which of `encoder.moe` and `decoder.moe` comes first?

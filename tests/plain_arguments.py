@@ -63,7 +63,7 @@ soft, dense = partial(layer, SoftMoE), partial(layer, DenseMoE)
             layer(eval_capacity_factor=float("nan")),
             "eval_capacity_factor is nan; it must be a number above 0 and of at most 65,536, or none",
         ),
-        (layer(group_size=4.5), "group_size is 4.5; it must be a whole number from 1 to 16,777,216, or none"),
+        (layer(group_size=4.5), "group_size is 4.5; it must be a whole number from 0 to 16,777,216, or none"),
         (layer(shared_gate=True), "shared_gate is True, but make_shared is None"),
         (layer(shared_gate="yes"), "shared_gate is yes; it must be true or false"),
         (partial(SparseMoE, 0, E, mlp, rngs=nnx.Rngs(0)), "d is 0; it must be a whole number from 1"),

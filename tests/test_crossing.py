@@ -90,7 +90,7 @@ def test_bytes_are_read_from_a_program():
 
 
 def test_what_the_router_looks_at_lies_as_the_tokens_do():
-    layer = jax.eval_shape(lambda: SparseMoE(5, E, lambda rngs: MLP(D, H, rngs=rngs), rngs=nnx.Rngs(0)))
+    layer = jax.eval_shape(lambda: SparseMoE(5, E, lambda rngs: MLP(D, H, rngs=rngs), group_size=0, rngs=nnx.Rngs(0)))
     x, seen = (jax.ShapeDtypeStruct((8, T, width), jnp.float32) for width in (D, 5))
     with jax.set_mesh(make_mesh(2, 4, jax.devices())):
         program = jax.make_jaxpr(lambda layer, x, seen: layer(x, router_input=seen))(layer, x, seen)

@@ -11,6 +11,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moejax.dispatch import default_group_size
 from moejax.experts import MLP, apply_linear
 from moejax.layers import DenseMoE, SoftMoE, SparseMoE
 from moejax.routing import expert_capacity
@@ -328,3 +329,21 @@ def test_dtype_is_that_of_experts_and_output_and_not_the_routers(kind, dispatch)
     assert {leaf.dtype for leaf in jax.tree.leaves(narrow)} == {jnp.dtype("float32")}
     np.testing.assert_array_equal(routing.logits.reshape(wide[1].logits.shape), wide[1].logits)
     np.testing.assert_allclose(y.astype(jnp.float32), wide[0], atol=0.05)
+
+
+def test_the_default_groups_cost_what_the_command_lines_do():
+    d, h, tokens = 64, 128, 8192
+
+    def cost(dispatch, **options):
+        layer = nnx.eval_shape(
+            lambda: SparseMoE(d, 8, lambda rngs: MLP(d, h, rngs=rngs), dispatch=dispatch, rngs=nnx.Rngs(0), **options)
+        )
+        x = jax.ShapeDtypeStruct((1, tokens, d), jnp.float32)
+        compiled = jax.jit(lambda layer, x: layer(x, train=True)[0]).lower(layer, x).compile()
+        return layer.group_size, compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes
+
+    size, flops, memory = cost("einsum")
+    _, flops_of_one_group, memory_of_one_group = cost("einsum", group_size=0)
+    assert size == default_group_size(h) == cost("gather")[0] == 32
+    assert flops < 2.5e9 < 40e9 < flops_of_one_group
+    assert memory < 1e8 < 5e8 < memory_of_one_group

@@ -24,6 +24,13 @@ def test_house_rules(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_types_are_right_at_the_basic_level():
+    """What editors and callers with a type checker rely on: `py.typed` says that there are types."""
+    pytest.importorskip("mypy", reason="of the extra `test`")
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("folder", ["moejax", "benchmarks", "experiments"])
 def test_whatever_is_read_or_written_as_text_names_its_encoding(folder):
     """Else it depends on the locale, and a folder made on one machine cannot be read on another."""

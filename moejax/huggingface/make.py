@@ -16,7 +16,8 @@ def make_layer(read: Entries, layer_options: dict[str, Any]) -> SparseMoE:
     family = read.family
     d, num_experts = read("hidden_size", "d_model"), read("num_local_experts", "num_experts", "n_routed_experts")
     k = 1 if family.router is Switch else read("num_experts_per_tok")
-    options = {"dispatch": "grouped", "capacity_factor": None, "eval_capacity_factor": None} | layer_options
+    options = {"dispatch": "grouped", "capacity_factor": None, "eval_capacity_factor": None, "group_size": 0}
+    options |= layer_options
     if family.shared_width:
         width = math.prod(read(name) for name in family.shared_width)
         options |= {"make_shared": glu(read, d, width), "shared_gate": "shared_gate.kernel" in family.names}

@@ -72,7 +72,7 @@ def sparse_layer(weights, **options):
         return GLU(8, 12, activation=erf_gelu, use_bias=True, rngs=rngs)
 
     layer = jax.eval_shape(
-        lambda: SparseMoE(8, 5, expert, k=2, eval_capacity_factor=0.875, **options, rngs=nnx.Rngs(0))
+        lambda: SparseMoE(8, 5, expert, k=2, group_size=0, eval_capacity_factor=0.875, **options, rngs=nnx.Rngs(0))
     )
     layer.router.kernel.set_value(jnp.asarray(weights["gate.to_gates.weight"].T))
     experts, of = layer.experts, partial(stacked, weights, num_experts=5)

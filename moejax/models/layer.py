@@ -67,7 +67,7 @@ def layer_maker(
         options["make_gate"] = make_gate
     if moe.layer == "sparse":
         options |= values(moe, ROUTERS[moe.router])
-        options["group_size"] = moe.group_size or default_group_size(moe.hidden)
+        options["group_size"] = default_group_size(moe.hidden) if moe.group_size is None else moe.group_size
         options["make_shared"] = of_width(moe.shared) if getattr(moe, "shared", 0) else None
     return lambda rngs: kind(d, moe.num_experts, make_expert or of_width(moe.hidden), rngs=rngs, **options)
 

@@ -92,7 +92,10 @@ def broken_groups(config: Config, shares: int) -> str:
 
 
 def _group_size(config: Config) -> int:
-    return config.moe.group_size or default_group_size(config.moe.hidden)
+    size = config.moe.group_size
+    if size == 0:  # the groups that tokens come in
+        return tokens_of_an_example(config)
+    return default_group_size(config.moe.hidden) if size is None else size
 
 
 @lru_cache(1)

@@ -85,16 +85,16 @@ def importance_loss(routing: Routing) -> Float[Array, ""]:
 
 
 def load_loss(routing: Routing) -> Float[Array, ""]:
-    """CV² over experts of the smooth load, the sum of each expert's chance to be chosen (Shazeer et al. 2017, A).
+    """CV² over experts of the smooth load: each expert's selection probabilities, summed (Shazeer et al. 2017, A).
 
     Needs a router with noise; of a routing without (at evaluation) it is 0. V-MoE adds it to the importance loss, half
     each. Raises TypeError for all but a TopKRouting: only there is a choice.
     """
     chosen: TopKRouting = only(TopKRouting, routing, "load_loss", "importance_loss")
-    if chosen.chance is None:
+    if chosen.selection_probability is None:
         return jnp.zeros(())
-    chance = chosen.chance if chosen.mask is None else jnp.where(chosen.mask[..., None], chosen.chance, 0)
-    return squared_variation(chance.sum((0, 1)))
+    real = True if chosen.mask is None else chosen.mask[..., None]
+    return squared_variation(jnp.where(real, chosen.selection_probability, 0).sum((0, 1)))
 
 
 def router_z_loss(routing: Routing) -> Float[Array, ""]:

@@ -24,7 +24,7 @@ def load(routing: Routing, *, after_capacity: bool = False) -> Float[Array, " e"
     """
     only(Routing, routing, "load", "the routing that a layer returns")
     if isinstance(routing, TopKRouting | ExpertChoiceRouting):
-        shares = routing.carried_out if after_capacity else routing.choices
+        shares = routing.dispatched if after_capacity else routing.choices
     else:
         shares = routing.gates
     total = shares.sum((0, 1))

@@ -90,7 +90,7 @@ def normal_cdf(x):
     return (1 + math.erf(x / math.sqrt(2))) / 2
 
 
-def chance(clean, noisy, deviation, k):
+def selection_probability(clean, noisy, deviation, k):
     """One token: of each expert, the probability that with new noise of its own it exceeds the k-th best other one."""
     out = np.ones(len(clean))
     for e in range(len(clean)):

@@ -40,8 +40,8 @@ def made():
         "top 2, masked": masked,
         "top 2, slots": assign(top_2, 2),
         "top 2, slots, masked": assign(masked, 1),
-        "top 2, chance": top_2._replace(chance=top_2.probs**2),
-        "top 2, chance, masked": masked._replace(chance=masked.probs**2),
+        "top 2, chance": top_2._replace(selection_probability=top_2.probs**2),
+        "top 2, chance, masked": masked._replace(selection_probability=masked.probs**2),
         "sigmoid": sigmoid_top_k(LOGITS, 2, bias=jnp.zeros(3)),
         "expert choice": expert_choice(LOGITS, 2),
         "expert choice, masked": expert_choice(LOGITS, 2, MASK),
@@ -79,7 +79,7 @@ def shares(routing, g, t):
 def tokens(routing):
     """Of each token that is no padding: its logits, its distribution over experts, choices, gates and chance."""
     routing = jax.tree.map(np.asarray, routing)
-    chance = getattr(routing, "chance", None)
+    chance = getattr(routing, "selection_probability", None)
     for g, t in np.ndindex(routing.logits.shape[:2]):
         if routing.mask is None or routing.mask[g, t]:
             choices, gates = shares(routing, g, t)
@@ -108,7 +108,7 @@ def balance(routing):
 
 
 def smooth_load(routing):
-    return 0 if routing.chance is None else variation(token[4] for token in tokens(routing))
+    return 0 if routing.selection_probability is None else variation(token[4] for token in tokens(routing))
 
 
 def usage(routing):

@@ -151,13 +151,13 @@ def test_importance_of_the_other_routings_sums_their_gates():
     np.testing.assert_allclose(importance(by_experts), squared_variation([0.7, 0.3, 0.2]), rtol=1e-4)
 
 
-def test_load_is_the_squared_variation_of_the_summed_chances():
+def test_load_is_the_squared_variation_of_the_summed_selection_probabilities():
     # .9 + .6, .5 + .3 and .6 + .1
     chance = [[0.9, 0.5, 0.6], [0.6, 0.3, 0.1]]
-    routing = routed(PROBS, [[0], [0]])._replace(chance=jnp.array([chance]))
+    routing = routed(PROBS, [[0], [0]])._replace(selection_probability=jnp.array([chance]))
     np.testing.assert_allclose(load(routing), squared_variation([1.5, 0.8, 0.7]), rtol=1e-5)
     padded = routed(PADDED, [[0], [1], [0], [1]], mask=MASK)
-    padded = padded._replace(chance=jnp.array([[chance[0], [1, 1, 0], chance[1], [0, 1, 1]]]))
+    padded = padded._replace(selection_probability=jnp.array([[chance[0], [1, 1, 0], chance[1], [0, 1, 1]]]))
     np.testing.assert_allclose(load(padded), squared_variation([1.5, 0.8, 0.7]), rtol=1e-5)
 
 
@@ -215,11 +215,11 @@ def test_usage_and_entropy_together_are_minus_the_information_of_token_and_exper
 
 @jax.jit
 def gradients_of_the_losses(logits, mask=None):
-    """By the logits of a masked routing to two experts whose chance is its probability."""
+    """By the logits of a masked routing to two experts whose selection probability is its probability."""
 
     def loss(logits, name):
         routing = mask_tokens(softmax_top_k(logits, 2), mask)
-        return getattr(losses, name)(routing._replace(chance=routing.probs))
+        return getattr(losses, name)(routing._replace(selection_probability=routing.probs))
 
     return {name: jax.grad(loss)(logits, name) for name in names}
 

@@ -53,7 +53,7 @@ def test_load_of_a_sparse_routing_counts_choices_dropped_or_not():
     np.testing.assert_allclose(load(sparse(1, 1)), [3 / 4, 0, 1 / 4])
 
 
-def test_load_after_capacity_counts_what_was_carried_out():
+def test_load_after_capacity_counts_what_was_dispatched():
     # One slot: group 0's second token is dropped by expert 0.
     np.testing.assert_allclose(load(sparse(1, 1), after_capacity=True), [2 / 3, 0, 1 / 3])
     np.testing.assert_allclose(load(sparse(1, 2), after_capacity=True), [3 / 4, 0, 1 / 4])

@@ -151,8 +151,8 @@ def test_noise_needs_a_key(name):
         assert (np.asarray(quiet.logits) != noisy.logits).any()
         np.testing.assert_allclose(quiet.logits, logits_of(X, router.kernel[...]), rtol=1e-6)
     if name in ("noisy_top_k", "vmoe"):
-        assert quiet.chance is None
-        assert noisy.chance is not None
+        assert quiet.selection_probability is None
+        assert noisy.selection_probability is not None
 
 
 def test_a_fresh_noisy_router_leaves_everything_to_the_noise():
@@ -167,7 +167,7 @@ def test_a_fresh_noisy_router_leaves_everything_to_the_noise():
 
 def test_the_spread_of_the_noise_is_learnt():
     def loss(router):
-        return (route(router, X, train=True, seed=0).chance.sum((0, 1)) ** 2).sum()
+        return (route(router, X, train=True, seed=0).selection_probability.sum((0, 1)) ** 2).sum()
 
     gradient = jax.jit(jax.grad(loss))(make("noisy_top_k"))
     assert np.any(gradient.spread[...])

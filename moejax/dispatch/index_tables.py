@@ -45,7 +45,7 @@ def sorted_tables(routing: TopKRouting) -> tuple[IndexTables, Groups]:
     """Rows are the choices that are dispatched, sorted by expert, then empty ones; an expert's rows are its group."""
     g, t, k = routing.experts.shape
     experts = jnp.where(routing.kept, routing.experts, -1).reshape(-1)
-    groups = Groups.of(routing.carried_out.sum((0, 1), dtype=jnp.int32))
+    groups = Groups.of(routing.dispatched.sum((0, 1), dtype=jnp.int32))
     position = position_in_expert(experts[None], len(groups.sizes))[0]
     row = jnp.where(experts < 0, -1, groups.starts[experts] + position)
     tables = IndexTables(inverse(row, row.size), row.reshape(g * t, k), routing.weights.reshape(g * t, k))

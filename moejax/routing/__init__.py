@@ -33,7 +33,7 @@ from moejax.routing.decision import (
 from moejax.routing.expert_choice import expert_choice
 from moejax.routing.guidance import assigned_experts, guided_weights
 from moejax.routing.mixtures import anneal, dense_routing, soft_routing
-from moejax.routing.noise import chance_of_choice, jitter, noisy_top_k, uniform_top_k, vmoe_top_k
+from moejax.routing.noise import jitter, noisy_top_k, selection_probability, uniform_top_k, vmoe_top_k
 from moejax.routing.position import position_in_expert
 from moejax.routing.sigmoid import sigmoid_top_k, update_bias
 from moejax.routing.sinkhorn import sinkhorn, sinkhorn_top_k
@@ -50,7 +50,6 @@ __all__ = [
     "anneal",
     "assign",
     "assigned_experts",
-    "chance_of_choice",
     "dense_routing",
     "expert_capacity",
     "expert_choice",
@@ -62,6 +61,7 @@ __all__ = [
     "noisy_top_k",
     "position_in_expert",
     "random_routing",
+    "selection_probability",
     "sigmoid_top_k",
     "sinkhorn",
     "sinkhorn_top_k",

@@ -37,12 +37,12 @@ class TopKRouting(NamedTuple):
     experts: Int[Array, "g t k"]  # the chosen experts, best first; -1 for padding
     weights: Float[Array, "g t k"]  # the weight of each chosen expert's answer; 0 for padding
     slots: Int[Array, "g t k"] | None = None  # the token's slot in that expert, -1 where it was dropped
-    chance: Float[Array, "g t e"] | None = None  # noisy routers: probability to be chosen, were the noise drawn anew
+    selection_probability: Float[Array, "g t e"] | None = None  # noisy routers: see `noise.selection_probability`
     mask: Bool[Array, "g t"] | None = None
 
     @property
     def kept(self) -> Bool[Array, "g t k"]:
-        """Whether a choice is carried out: neither padding nor dropped."""
+        """Whether a choice is dispatched: neither padding nor dropped."""
         return (self.experts if self.slots is None else self.slots) >= 0
 
     @property
@@ -56,7 +56,7 @@ class TopKRouting(NamedTuple):
         return self._chosen().sum(2)
 
     @property
-    def carried_out(self) -> Float[Array, "g t e"]:
+    def dispatched(self) -> Float[Array, "g t e"]:
         """1 where the expert works on the token: the choices that were not dropped."""
         return jnp.where(self.kept[..., None], self._chosen(), 0).sum(2)
 
@@ -84,7 +84,7 @@ class ExpertChoiceRouting(NamedTuple):
         return self._taken().sum(2).swapaxes(1, 2)
 
     @property
-    def carried_out(self) -> Float[Array, "g t e"]:
+    def dispatched(self) -> Float[Array, "g t e"]:
         """1 where the expert works on the token: the same, since every taken token has its slot."""
         return self.choices
 

@@ -23,8 +23,9 @@ def noisy_top_k(
 ) -> TopKRouting:
     """Choose among clean + N(0, 1) · (softplus(spread) + 0.01), then softmax of the chosen (Shazeer et al. 2017, 2.1).
 
-    The 0.01, which the authors' code adds, keeps `chance` and its gradient finite when the noise is learnt away.
-    `logits` of the result are the noisy ones; `chance` is the smooth load estimator of appendix A, for `load_loss`.
+    The result holds the noisy logits and the selection probabilities, from which `load_loss` estimates the load
+    (appendix A). The 0.01 is from the authors' code: it keeps those probabilities and their gradients finite when the
+    router learns to add no noise.
     """
     if spread.shape != clean.shape:
         raise ValueError(f"spread has the shape {spread.shape}; that of the logits is {clean.shape}.")
@@ -33,7 +34,7 @@ def noisy_top_k(
     deviation = jax.nn.softplus(spread) + 0.01
     noisy = clean + deviation * jax.random.normal(key, clean.shape)
     routing = top_k_softmax(noisy, k)
-    return routing._replace(chance=chance_of_choice(clean, noisy, deviation, routing.experts))
+    return routing._replace(selection_probability=selection_probability(clean, noisy, deviation, routing.experts))
 
 
 def uniform_top_k(
@@ -53,28 +54,28 @@ def uniform_top_k(
 def vmoe_top_k(logits: Float[Array, "g t e"], k: int, key: Key[Array, ""] | None) -> TopKRouting:
     """Top-k of softmax(logits + N(0, 1/E²)), not renormalised (V-MoE, Riquelme et al. 2021, section 2.2).
 
-    `probs` come from the logits without noise, as the paper's importance loss takes them; the weights from those with.
-    V-MoE's code compares with the k-th best of all experts where `chance` here, like Shazeer's, leaves the expert
-    itself out.
+    `probs` come from the logits without noise, as the paper's importance loss takes them; the weights come from the
+    noisy logits. The selection probability is Shazeer's: it compares an expert with the k-th best of the others, where
+    V-MoE's code compares with the k-th best of all.
     """
     if key is None:
         return softmax_top_k(logits, k, renormalize=False)
     deviation = jnp.full_like(logits, 1 / logits.shape[-1])
     noisy = logits + deviation * jax.random.normal(key, logits.shape)
     routing = softmax_top_k(noisy, k, renormalize=False)
-    chance = chance_of_choice(logits, noisy, deviation, routing.experts)
-    return routing._replace(probs=jax.nn.softmax(logits, axis=-1), chance=chance)
+    probability = selection_probability(logits, noisy, deviation, routing.experts)
+    return routing._replace(probs=jax.nn.softmax(logits, axis=-1), selection_probability=probability)
 
 
-def chance_of_choice(
+def selection_probability(
     clean: Float[Array, "g t e"],
     noisy: Float[Array, "g t e"],
     deviation: Float[Array, "g t e"],
     experts: Int[Array, "g t k"],
 ) -> Float[Array, "g t e"]:
-    """P(the expert is among the k best, if only its own noise were drawn anew) (Shazeer et al. 2017, equation 9).
+    """Probability that an expert is among the k best, over its own noise alone (Shazeer et al. 2017, equation 9).
 
-    Unlike the choice itself it has a gradient. 1 where k = E.
+    The noise of the other experts stays as drawn. Unlike the choice itself, this has a gradient. It is 1 if k = E.
     """
     num_experts, k = noisy.shape[-1], experts.shape[-1]
     if k == num_experts:

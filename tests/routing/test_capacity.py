@@ -95,7 +95,7 @@ def test_padding_takes_no_slot_and_no_weight():
     np.testing.assert_array_equal(got.slots, [[[-1, -1], [0, 0], [-1, -1]]])
     np.testing.assert_array_equal(got.gates, [[[0, 0], [0.5, 0.5], [0, 0]]])
     np.testing.assert_array_equal(got.choices, [[[0, 0], [1, 1], [1, 1]]])
-    np.testing.assert_array_equal(got.carried_out, [[[0, 0], [1, 1], [0, 0]]])
+    np.testing.assert_array_equal(got.dispatched, [[[0, 0], [1, 1], [0, 0]]])
     # Not even the most important padding.
     np.testing.assert_array_equal(assign(routing, 1, jnp.array([[9.0, 0, 1]])).slots, [[[-1, -1], [-1, -1], [0, 0]]])
 
@@ -112,7 +112,7 @@ def test_a_dropped_choice_leaves_the_gates_but_not_the_choices():
     np.testing.assert_array_equal(got.slots, [[[0, 0], [-1, 0]]])
     np.testing.assert_allclose(got.gates[0, 1], [0, 0, 0.4], rtol=1e-5)
     np.testing.assert_array_equal(got.choices, [[[1, 1, 0], [1, 0, 1]]])
-    np.testing.assert_array_equal(got.carried_out, [[[1, 1, 0], [0, 0, 1]]])
+    np.testing.assert_array_equal(got.dispatched, [[[1, 1, 0], [0, 0, 1]]])
 
 
 def test_assign_leaves_all_but_the_slots_alone():

@@ -21,7 +21,7 @@ masks = hnp.arrays(bool, (G, T))
 @jax.jit(static_argnums=1)
 def tables(logits, capacity, mask=None):
     got = routing.expert_choice(logits, capacity, mask)
-    return got.tokens, got.weights, got.gates, got.choices, got.carried_out
+    return got.tokens, got.weights, got.gates, got.choices, got.dispatched
 
 
 def test_each_expert_takes_its_two_best_of_three_tokens():
@@ -31,7 +31,7 @@ def test_each_expert_takes_its_two_best_of_three_tokens():
     np.testing.assert_allclose(got.weights, [[[0.6, 0.5], [0.9, 0.5]]], rtol=1e-6)
     np.testing.assert_allclose(got.gates, [[[0.6, 0], [0.5, 0.5], [0, 0.9]]], rtol=1e-6)
     np.testing.assert_array_equal(got.choices, [[[1, 0], [1, 1], [0, 1]]])
-    np.testing.assert_array_equal(got.carried_out, got.choices)
+    np.testing.assert_array_equal(got.dispatched, got.choices)
 
 
 def test_ties_go_to_the_earlier_token():
@@ -52,7 +52,7 @@ def test_padding_is_never_taken_and_leaves_slots_empty():
 @given(st.integers(0, 1000), masks, st.sampled_from([2, T]), st.booleans())
 def test_expert_choice_equals_a_loop(seed, mask, capacity, padded):
     logits = np.random.default_rng(seed).normal(size=(G, T, E)).astype(np.float32)
-    tokens, weights, gates, choices, carried_out = map(
+    tokens, weights, gates, choices, dispatched = map(
         np.asarray, tables(logits, capacity, mask if padded else np.ones_like(mask))
     )
     for g in range(G):
@@ -65,7 +65,7 @@ def test_expert_choice_equals_a_loop(seed, mask, capacity, padded):
                 dense[want[0][e, c], e] = want[1][e, c]
         np.testing.assert_allclose(gates[g], dense, rtol=1e-5)
         np.testing.assert_array_equal(choices[g], dense > 0)
-    np.testing.assert_array_equal(carried_out, choices)
+    np.testing.assert_array_equal(dispatched, choices)
 
 
 @few

@@ -53,7 +53,7 @@ def route(router, x, capacity, mask=None, seed=None, ids=None):
     """A routing in training, and all that is derived from it; without a seed, of a router with noise, at evaluation."""
     key = None if seed is None else jax.random.key(seed)
     got = router(x, capacity, Context(train=key is not None or not router.noisy, key=key, mask=mask, ids=ids))
-    return got, got.gates, got.choices, got.carried_out
+    return got, got.gates, got.choices, got.dispatched
 
 
 def in_numpy(*args, **options):
@@ -67,7 +67,7 @@ def test_who_sits_where(name, num_experts, k, capacity, t, priority):
     def law(seed):
         router = make(name, num_experts, k, seed, **({} if name == "expert_choice" else {"priority": priority}))
         mask = random_mask(seed, t)
-        got, gates, choices, carried_out = in_numpy(router, draw(seed, G, t, D), capacity, mask, seed)
+        got, gates, choices, dispatched = in_numpy(router, draw(seed, G, t, D), capacity, mask, seed)
         mask, chosen = np.asarray(mask), 1 if name == "switch" else k
         if isinstance(got, ExpertChoiceRouting):
             taken = [[slot for slot in expert if slot >= 0] for expert in got.tokens.reshape(-1, capacity).tolist()]
@@ -86,21 +86,21 @@ def test_who_sits_where(name, num_experts, k, capacity, t, priority):
                 np.testing.assert_array_equal(got.slots[g], reference.fill(got.experts[g], capacity, by))
             assert choices.sum(-1).max() <= chosen
         assert choices.max() <= 1  # a token is in an expert at most once
-        assert (carried_out <= choices).all()
-        assert (carried_out.sum(1) <= capacity).all()
+        assert (dispatched <= choices).all()
+        assert (dispatched.sum(1) <= capacity).all()
         np.testing.assert_array_equal(gates[~mask], 0)
         np.testing.assert_array_equal(choices[~mask], 0)
         assert (gates >= 0).all()
-        assert (gates[carried_out == 0] == 0).all()
+        assert (gates[dispatched == 0] == 0).all()
 
     law()
 
 
 @pytest.mark.parametrize("name", TOKEN_CHOICE)
 def test_nothing_is_dropped_when_the_capacity_is_all_tokens(name):
-    got, _, choices, carried_out = in_numpy(make(name), draw(0, G, T, D), T, seed=0)
+    got, _, choices, dispatched = in_numpy(make(name), draw(0, G, T, D), T, seed=0)
     assert (got.slots >= 0).all()
-    np.testing.assert_array_equal(choices, carried_out)
+    np.testing.assert_array_equal(choices, dispatched)
     np.testing.assert_allclose(got.probs.sum(-1), np.ones((G, T)), rtol=1e-5)
 
 
@@ -154,7 +154,7 @@ def gradients_of_the_gates(router, x):
 
     def loss(router, x):
         got = router(x, 2, Context(train=True, key=jax.random.key(0), mask=random_mask(1)))
-        chance = 0 if getattr(got, "chance", None) is None else got.chance.sum()
+        chance = 0 if getattr(got, "selection_probability", None) is None else got.selection_probability.sum()
         return (got.gates**2).sum() + chance
 
     return jax.grad(loss, argnums=(0, 1))(router, x)

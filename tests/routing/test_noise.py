@@ -17,7 +17,7 @@ seeds = st.integers(0, 1000)
 G, T, E = 2, 3, 5
 noisy_top_k = jax.jit(routing.noisy_top_k, static_argnums=2)
 vmoe_top_k = jax.jit(routing.vmoe_top_k, static_argnums=1)
-chance_of_choice = jax.jit(routing.chance_of_choice)
+selection_probability = jax.jit(routing.selection_probability)
 jitter = jax.jit(routing.jitter, static_argnums=2)
 normal = jax.jit(lambda key: jax.random.normal(key, (G, T, E)))
 
@@ -31,11 +31,13 @@ def in_numpy(routing):
     return jax.tree.map(np.asarray, routing)
 
 
-def assert_chance_equals_loop(got, clean, noisy, deviation, k):
+def assert_selection_probability_equals_loop(got, clean, noisy, deviation, k):
     got, *rows = (np.asarray(a, np.float64) for a in (got, clean, noisy, deviation))
     for g, t in np.ndindex(G, T):
         # float32: a difference of size 1 over a deviation down to 0.1
-        np.testing.assert_allclose(got[g, t], reference.chance(*(a[g, t] for a in rows), k), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            got[g, t], reference.selection_probability(*(a[g, t] for a in rows), k), rtol=1e-4, atol=1e-5
+        )
 
 
 @few
@@ -50,7 +52,7 @@ def test_shazeers_choice_equals_a_loop_on_the_noisy_logits(seed, k):
         experts, weights = reference.choose_then_softmax(got.logits[g, t].astype(np.float64), k)
         np.testing.assert_array_equal(got.experts[g, t], experts)
         np.testing.assert_allclose(got.weights[g, t], weights, rtol=1e-5)
-    assert_chance_equals_loop(got.chance, clean, got.logits, deviation, k)
+    assert_selection_probability_equals_loop(got.selection_probability, clean, got.logits, deviation, k)
 
 
 @few
@@ -64,10 +66,12 @@ def test_vmoes_choice_equals_a_loop_on_the_noisy_logits(seed, k):
         np.testing.assert_array_equal(got.experts[g, t], experts)
         np.testing.assert_allclose(got.weights[g, t], weights, rtol=1e-5)
         np.testing.assert_allclose(got.probs[g, t], reference.softmax(logits[g, t].astype(np.float64)), rtol=1e-5)
-    assert_chance_equals_loop(got.chance, logits, got.logits, np.full((G, T, E), 1 / E), k)
+    assert_selection_probability_equals_loop(
+        got.selection_probability, logits, got.logits, np.full((G, T, E), 1 / E), k
+    )
 
 
-def test_without_a_key_there_is_no_noise_and_no_chance():
+def test_without_a_key_there_is_no_noise_and_no_selection_probability():
     clean, spread = draw(0, G, T, E), draw(1, G, T, E)
     not_renormalised = jax.jit(partial(routing.softmax_top_k, k=2, renormalize=False))
     for got, want in (
@@ -75,7 +79,7 @@ def test_without_a_key_there_is_no_noise_and_no_chance():
         (vmoe_top_k(clean, 2, None), not_renormalised(clean)),
     ):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, want)
-        assert got.chance is None
+        assert got.selection_probability is None
 
 
 def test_a_key_is_one_choice_and_another_key_another():
@@ -86,30 +90,30 @@ def test_a_key_is_one_choice_and_another_key_another():
         assert (first.experts != other.experts).any()
 
 
-def test_chance_compares_with_the_kth_best_of_the_others():
+def test_selection_probability_compares_with_the_kth_best_of_the_others():
     # Noisy logits 3, 2, 1, so k = 1 takes expert 0. Its threshold is the best of the others, 2; that of the others, 3.
     # k = 2 takes 0 and 1: thresholds 1 for both, and 2 for expert 2.
     clean, noisy = jnp.array([[[2.5, 2.5, 0.0]]]), jnp.array([[[3.0, 2.0, 1.0]]])
     deviation = jnp.array([[[0.5, 1.0, 2.0]]])
     cdf = reference.normal_cdf
-    one = chance_of_choice(clean, noisy, deviation, jnp.array([[[0]]]))
+    one = selection_probability(clean, noisy, deviation, jnp.array([[[0]]]))
     np.testing.assert_allclose(one, [[[cdf(0.5 / 0.5), cdf(-0.5 / 1), cdf(-3 / 2)]]], rtol=1e-5)
-    two = chance_of_choice(clean, noisy, deviation, jnp.array([[[0, 1]]]))
+    two = selection_probability(clean, noisy, deviation, jnp.array([[[0, 1]]]))
     np.testing.assert_allclose(two, [[[cdf(1.5 / 0.5), cdf(1.5 / 1), cdf(-2 / 2)]]], rtol=1e-5)
 
 
-def test_chance_is_1_when_all_are_chosen():
+def test_selection_probability_is_1_when_all_are_chosen():
     got = noisy_top_k(draw(0, G, T, E), draw(1, G, T, E), E, jax.random.key(0))
-    np.testing.assert_array_equal(got.chance, np.ones((G, T, E)))
+    np.testing.assert_array_equal(got.selection_probability, np.ones((G, T, E)))
 
 
 @pytest.mark.parametrize("k", [1, 2])
-def test_chance_is_how_often_an_expert_is_chosen_when_its_own_noise_is_drawn_anew(k):
+def test_selection_probability_is_how_often_an_expert_is_chosen_when_its_own_noise_is_drawn_anew(k):
     # 20,000 draws: a standard deviation of at most .5 / √20,000 = .0035.
     rng, draws = np.random.default_rng(0), 20_000
     clean, deviation = draw(2, 1, 1, E), np.abs(draw(3, 1, 1, E))
     noisy = clean + deviation * draw(4, 1, 1, E)
-    got = chance_of_choice(clean, noisy, deviation, np.array([[reference.best(noisy[0, 0], k)]], np.int32))
+    got = selection_probability(clean, noisy, deviation, np.array([[reference.best(noisy[0, 0], k)]], np.int32))
     for e in range(E):
         trials = np.tile(noisy[0, 0], (draws, 1))
         trials[:, e] = clean[0, 0, e] + deviation[0, 0, e] * rng.normal(size=draws)
@@ -118,24 +122,24 @@ def test_chance_is_how_often_an_expert_is_chosen_when_its_own_noise_is_drawn_ane
 
 
 @jax.jit
-def gradients_of_chance(clean, spread):
+def gradients_of_selection_probability(clean, spread):
     """Of the sum of squared loads, by the logits and by their spread."""
 
     def loss(clean, spread):
-        return (routing.noisy_top_k(clean, spread, 2, jax.random.key(0)).chance.sum((0, 1)) ** 2).sum()
+        return (routing.noisy_top_k(clean, spread, 2, jax.random.key(0)).selection_probability.sum((0, 1)) ** 2).sum()
 
     return jax.grad(loss, argnums=(0, 1))(clean, spread)
 
 
-def test_chance_gives_the_router_and_its_spread_a_gradient():
-    for gradient in gradients_of_chance(draw(0, G, T, E), draw(1, G, T, E)):
+def test_selection_probability_gives_the_router_and_its_spread_a_gradient():
+    for gradient in gradients_of_selection_probability(draw(0, G, T, E), draw(1, G, T, E)):
         assert np.isfinite(gradient).all()
         assert np.any(gradient)
 
 
 @pytest.mark.parametrize("spread", [-20.0, -50.0, -200.0])
 def test_the_gradient_stays_finite_when_the_noise_vanishes(spread):
-    for gradient in gradients_of_chance(draw(0, G, T, E), np.full((G, T, E), spread, np.float32)):
+    for gradient in gradients_of_selection_probability(draw(0, G, T, E), np.full((G, T, E), spread, np.float32)):
         assert np.isfinite(gradient).all()
 
 

@@ -85,7 +85,7 @@ def test_gates_and_choices_before_anything_is_dropped():
     got = softmax_top_k(log(PROBS), 2)
     np.testing.assert_allclose(got.gates, [[[5 / 8, 3 / 8, 0], [0, 2 / 9, 7 / 9]]], rtol=1e-6)
     np.testing.assert_array_equal(got.choices, [[[1, 1, 0], [0, 1, 1]]])
-    np.testing.assert_array_equal(got.carried_out, got.choices)
+    np.testing.assert_array_equal(got.dispatched, got.choices)
     assert got.kept.all()
 
 

@@ -1,6 +1,6 @@
-"""What a layer is called with, made ready: shapes checked, groups of tokens, and zeros where the mask excludes one.
+"""A layer's inputs: their shapes checked, their tokens in groups, and padding replaced by zeros.
 
-Zeros and not weights of zero, since 0 · NaN is NaN: what stands in padding reaches no output, no loss and no gradient.
+A weight of zero would not do, since 0 · NaN is NaN. So nothing in padding reaches an output, a loss or a gradient.
 
 Axis letters: g groups, t tokens of a group, d model width, r width of the router's input.
 """
@@ -18,7 +18,7 @@ AnyArray = Array | ndarray
 
 
 class Inputs(NamedTuple):
-    """Tokens in groups, and what comes with each."""
+    """Tokens in groups, and what belongs to each token."""
 
     x: Float[Array, "g t d"]
     ids: Int[Array, "g t"]
@@ -28,7 +28,7 @@ class Inputs(NamedTuple):
 
     @property
     def router_x(self) -> Float[Array, "g t r"]:
-        """The router's input."""
+        """The router's input: the tokens themselves where no other is given."""
         return self.x if self.router_input is None else self.router_input
 
 
@@ -41,11 +41,11 @@ def prepare(
     router_input: Float[AnyArray, "*#batch #t r"] | None = None,
     assigned: Int[AnyArray, "*#batch #t"] | None = None,
 ) -> Inputs:
-    """The inputs of a layer with all axes before the tokens' as one, the groups.
+    """Check a layer's inputs and flatten all axes before the tokens' into one, the groups.
 
-    Where there is no token at all, one of padding stands in for them.
+    An input without tokens becomes one token of padding.
 
-    Raises ValueError, in one sentence, for an array whose shape or kind of numbers does not fit.
+    Raises ValueError, in one sentence, for an array of a wrong shape or dtype.
     """
     x = jnp.asarray(x)
     if x.ndim < 2:
@@ -73,21 +73,21 @@ def prepare(
 
 
 def where_real(mask: Bool[Array, "g t"] | None, values: Float[Array, "g t d"]) -> Float[Array, "g t d"]:
-    """The values of tokens, zeros for padding."""
+    """The values, with zeros at padding."""
     return values if mask is None else jnp.where(mask[..., None], values, 0)
 
 
 def cast(tree: PyTree, dtype: DTypeLike | None) -> PyTree:
-    """The same with its floating-point arrays in that type; None leaves them as they are."""
+    """Cast the floating-point arrays of a tree to `dtype`; None: leave them."""
     if dtype is None:
         return tree
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
 def into_groups(size: int | None, inputs: Inputs) -> Inputs:
-    """Regroup all tokens by `size` in their order; padding, off in the mask, fills up the last group.
+    """Regroup all tokens, in order, into groups of `size`; padding, False in the mask, fills up the last one.
 
-    With fewer tokens than that, their one group is as small as they are.
+    Fewer tokens than `size` make one smaller group.
     """
     g, t = inputs.x.shape[:2]
     if size is None or size == t:
@@ -107,13 +107,13 @@ def into_groups(size: int | None, inputs: Inputs) -> Inputs:
 
 
 def ungroup(values: Shaped[Array, "g2 t2 *rest"], shape: tuple[int, ...]) -> Shaped[Array, "..."]:
-    """Values of regrouped tokens for the tokens as they came, [*batch, t] = `shape`."""
+    """Undo `into_groups`: the tokens' values in their first shape, [*batch, t] = `shape`."""
     flat = values.reshape(-1, *values.shape[2:])
     return flat[: math.prod(shape)].reshape(*shape, *values.shape[2:])
 
 
 def _checked(name: str, array: AnyArray, tokens: tuple[int, ...], kind: Any, axes: int = 0) -> Shaped[Array, "..."]:
-    """The array, one entry for each of `tokens`, with so many axes of its own."""
+    """The array broadcast to [*tokens, ...], where the last `axes` axes are its own."""
     array = jnp.asarray(array)
     if not jnp.issubdtype(array.dtype, kind):
         raise ValueError(f"{name} has the dtype {array.dtype}; {_KINDS[kind]}.")

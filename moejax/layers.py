@@ -1,18 +1,20 @@
 """The layers: a router, a dispatch, stacked experts, a combine. Each returns its output and its routing.
 
-Tokens come as [*batch, t, d], JAX's arrays or NumPy's, and leave as [*batch, t, d2]; a layer sees g groups of t, where
-g is all of `batch` (1 for [t, d]), and its routing has the axes [g, t, ...]. What comes with tokens (`mask`, `ids`,
-`router_input`, `assigned`) has one entry for each, or broadcasts to that. Where `mask` is False a token is padding:
-zeros from the start whatever it was, it takes no slot, counts in no loss and gets zeros. If there is no token at all,
-the routing is that of one token of padding.
+Tokens are arrays [*batch, t, d] of JAX or NumPy, and the output is [*batch, t, d2]. A layer flattens `batch` to g
+groups of t tokens (g = 1 for [t, d]); its routing has the axes [g, t, ...]. `mask`, `ids`, `router_input` and
+`assigned` have one entry for each token, or broadcast to that. Where `mask` is False a token is padding: it is replaced
+by zeros on entry, takes no slot, counts in no loss, and its output is zeros. The routing of an input without tokens is
+that of one token of padding.
 
-`dtype` is what experts compute in, as in Flax's layers: tokens and the experts' parameters are cast to it, and the
-output has it. Routers read the tokens as they came, in float32 at least. None: as experts promote them.
+`dtype` is the type that experts compute in, as in Flax's layers: tokens and the experts' parameters are cast to it, and
+the output has it. None: JAX's promotion decides. Routers get the tokens before that cast, and compute in float32 or
+wider.
 
 On a mesh of devices, `mesh_axes` names the axes that tokens and experts are sharded over.
 
-In training, routers with noise and experts that draw need a `key`, another one in every step; or `rngs`, whose stream
-`dropout` gives one, as `nnx.Dropout` has it (under `jax.jit` return `rngs` too, or its counter stands still).
+In training, routers with noise and experts that draw random numbers need a `key`, a new one in every step. Or pass
+`rngs`, whose stream `dropout` gives the key, as for `nnx.Dropout`; under `jax.jit`, return `rngs` too, or its counter
+does not advance.
 
 Axis letters: g groups, t tokens of a group, e experts, c slots of an expert, d model width.
 """
@@ -58,7 +60,7 @@ from moejax.sharding import DEFAULT_AXES, TOKENS, MeshAxes, constrain, over_mesh
 SLOT_DISPATCHES = {"einsum": einsum_dispatch, "gather": gather_dispatch}
 DISPATCHES = {**SLOT_DISPATCHES, "grouped": grouped_over_mesh}
 
-# What a sparse layer may be told beside its router's own options.
+# The options of a sparse layer, beside its router's own.
 RouterName = Annotated[str | type[Router] | Router, Choice(ROUTERS), Field(description="How experts are chosen.")]
 Dispatch = Annotated[
     str,
@@ -87,7 +89,7 @@ GroupSize = Annotated[
 class DenseMoE(nnx.Module):
     """All experts see all tokens; the router weighs their answers (Jacobs et al. 1991).
 
-    `make_gate` makes the network that computes the router's logits [g, t, e]; without it they are linear.
+    `make_gate` makes the network that computes the router's logits [g, t, e]; None: a linear map does.
     """
 
     @checked
@@ -136,7 +138,7 @@ class DenseMoE(nnx.Module):
 
         Args:
           router_input: the router's input, d numbers a token; None: the tokens themselves.
-          assigned: in guided training, the expert that each token is meant for.
+          assigned: in guided training, the expert that each token is assigned to.
         """
         inputs = prepare(x, self.d, mask=mask, router_input=router_input, assigned=assigned)
         routing = self.router(
@@ -154,14 +156,13 @@ class SparseMoE(nnx.Module):
     """Each token goes to its k best experts while they have slots left (Shazeer et al. 2017; GShard; Switch).
 
     Args:
-      router: a name in `ROUTERS`, a subclass of `Router`, or a router that is made already.
-      group_size: the last group is filled up with padding, and fewer tokens than that are one group of as many as they
-        are. None: so many that einsum dispatch costs a quarter of the experts' FLOPs (`default_group_size`); 0: the
-        groups that `x` comes in. On a mesh these are the same groups, so that the number of devices decides over no
-        token.
-      make_shared: an expert that every token goes to, beside its k (DeepSeek, Qwen2-MoE).
-      shared_gate: whether its output is multiplied by sigmoid(x · w) (Qwen2-MoE).
-      router_options: those that the router declares, such as `renormalize`.
+      router: a name in `ROUTERS`, a subclass of `Router`, or an instance of one.
+      group_size: tokens that compete for slots together. Padding fills up the last group; an input of fewer tokens is
+        one smaller group. None: the size at which einsum dispatch costs a quarter of the experts' FLOPs
+        (`default_group_size`); 0: the groups of `x` itself. The groups do not depend on the number of devices.
+      make_shared: makes a shared expert, which every token goes to beside its k (DeepSeek, Qwen2-MoE).
+      shared_gate: multiply the shared expert's output by sigmoid(x · w) (Qwen2-MoE).
+      router_options: options that the router declares, such as `renormalize`.
 
     Raises ValueError, in one sentence, for arguments that make no sense.
     """
@@ -206,7 +207,7 @@ class SparseMoE(nnx.Module):
 
     @staticmethod
     def contradictions(o: Any) -> Iterator[str]:
-        """What the options must not be together."""
+        """A sentence for each combination of options that cannot be."""
         router = ROUTERS.get(o.router, o.router) if isinstance(o.router, str) else o.router
         if o.dispatch == "grouped" and not router.token_choice:
             yield (
@@ -231,9 +232,9 @@ class SparseMoE(nnx.Module):
 
         Args:
           train: whether to use the capacity of training.
-          key: for routers with noise and experts that draw, in training.
-          mask: False where a token is padding: it takes no slot, counts nowhere and gets zeros.
-          ids: what a hash router hashes; None: the token's position t.
+          key: for routers with noise and experts that draw random numbers, in training.
+          mask: False where a token is padding: it takes no slot, counts nowhere and its output is zeros.
+          ids: the numbers that a hash router hashes; None: the tokens' positions.
           router_input: the router's input, d numbers a token; None: the tokens themselves.
 
         Returns the output and the routing, in groups of `group_size` (`ungroup` undoes that).
@@ -258,9 +259,9 @@ class SparseMoE(nnx.Module):
         return y, routing
 
     def capacity(self, tokens: int, train: bool = False) -> int | None:
-        """Slots of an expert in a group of so many tokens; None for the grouped dispatch, which has none.
+        """Slots per expert in a group of `tokens`; None for the grouped dispatch, which has no slots.
 
-        A group that holds fewer tokens than `group_size` has the slots of a whole one, as far as it can fill them.
+        A group of fewer tokens than `group_size` has as many slots as a full one, but at most one for each token.
         """
         if self.dispatch == "grouped":
             return None
@@ -270,7 +271,7 @@ class SparseMoE(nnx.Module):
         return min(tokens, expert_capacity(self.group_size or tokens, self.num_experts, self.k, factor))
 
     def shared_output(self, inputs: Inputs, key: Key[Array, ""] | None) -> Float[Array, "g t d2"]:
-        """What the shared expert adds to every token; nothing to padding."""
+        """The shared expert's output for every token; zeros for padding."""
         shared, tokens = cast((self.shared, inputs.x), self.dtype)
         y = shared(tokens) if key is None else shared(tokens, key=key)
         if self.shared_gate is not None:
@@ -281,8 +282,8 @@ class SparseMoE(nnx.Module):
 class SoftMoE(nnx.Module):
     """Experts see mixtures of tokens and tokens get mixtures of answers: fully differentiable, nothing dropped.
 
-    Puigcerver et al. 2023 ("From Sparse to Soft Mixtures of Experts"), algorithm 2. `scale` is where the router's
-    learnt scale begins.
+    Puigcerver et al. 2023 ("From Sparse to Soft Mixtures of Experts"), algorithm 2. `scale` is the initial
+    value of the router's learnt scale.
     """
 
     @checked
@@ -329,7 +330,7 @@ LAYERS = {"dense": DenseMoE, "sparse": SparseMoE, "soft": SoftMoE}
 def _router(
     router: str | type[Router] | Router, d: int, num_experts: int, k: int, options: dict[str, Any], rngs: nnx.Rngs
 ) -> Router:
-    """The router that a layer's arguments name, or the one that they are."""
+    """The router itself, or a new one of the named kind."""
     if isinstance(router, Router):
         if options:
             raise ValueError(f"{', '.join(options)}: options of a router; give them to the one that is made already.")

@@ -1,4 +1,4 @@
-"""Functions that make a module: what a layer is given for its experts, its shared expert and its gate."""
+"""Functions that make a module: a layer takes them for its experts, its shared expert and its gate."""
 
 import inspect
 from collections.abc import Callable
@@ -7,16 +7,16 @@ from typing import Any
 
 from flax import nnx
 
-MakeExpert = Callable[..., nnx.Module]  # of rngs, in its place or by name
+MakeExpert = Callable[..., nnx.Module]  # called as make(rngs) or make(rngs=rngs)
 
-# What Flax's own modules change while they run. Under the experts' vmap, and in a compiled program, that is lost.
+# Variables that Flax's modules change while they run. Under vmap, and in a compiled program, the change is lost.
 _CHANGES = (nnx.RngState, nnx.BatchStat, nnx.Cache, nnx.Intermediate)
 
 
 def made(make: MakeExpert, rngs: nnx.Rngs, name: str) -> Any:
-    """The module that `make` makes of the random streams; raises ValueError if the argument `name` is no such function.
+    """Make a module: by `make(rngs=rngs)` where that can be called, else by `make(rngs)`.
 
-    `make(rngs)` or, where that is how it takes them, `make(rngs=rngs)`: a `partial(MLP, 8, 16)` will do.
+    `partial(MLP, 8, 16)` will do. Raises ValueError, naming the argument `name`, if `make` is no such function.
     """
     example = f"{name}=lambda rngs: moejax.MLP(8, 16, rngs=rngs)"
     if isinstance(make, nnx.Module) or not callable(make):
@@ -45,7 +45,7 @@ def refuse_what_changes(module: nnx.Module, name: str) -> None:
 
 
 def _takes(make: Callable, *args: Any, **by_name: Any) -> bool:
-    """Whether `make` can be called so."""
+    """Whether `make` can be called with these arguments."""
     inner = make
     while isinstance(inner, partial):
         args, by_name, inner = inner.args + args, inner.keywords | by_name, inner.func

@@ -1,20 +1,19 @@
 """Routing: a router's logits in, one small pytree out.
 
-Every Mixture-of-Experts layer answers two questions for each token: which experts see it, and with what weight do
-their answers come back? A routing is that answer as a value. Dispatch, losses, metrics and pictures are all derived
-from it, and none of them recomputes it.
+A routing says, for each token, which experts it goes to and with what weights their outputs are summed. Dispatch,
+losses, metrics and pictures all take it as it is; none of them computes it again.
 
-    decision        the four values: DenseRouting, TopKRouting, ExpertChoiceRouting, SoftRouting
+    decision        the four kinds: DenseRouting, TopKRouting, ExpertChoiceRouting, SoftRouting
     mixtures        every expert, or every slot a mixture of tokens
     top_k           each token's k best experts ...
-    capacity        ... and the token's slot in them, while there is room
-    position        who stands before it in the line for an expert
-    noise           the same with noise: Shazeer's, V-MoE's, uniform, jitter
+    capacity        ... and its slot in each, as long as one is free
+    position        queue position: how many earlier choices picked the same expert
+    noise           top-k with noise: Shazeer's, V-MoE's, uniform, jitter
     sigmoid         DeepSeek-V3: a bias instead of a balance loss
     sinkhorn        BASE: a balanced plan
     expert_choice   each expert's best tokens
     unlearnt        hash and random, to compare with
-    guidance        labels that say which expert a token is meant for
+    guidance        the expert that each label is assigned to
 
 Axis letters: g groups, t tokens of a group, e experts, k choices of a token, c slots of an expert (its capacity).
 Pure functions of float32 logits; no Flax, no state. Start with `top_k` and `capacity`.

@@ -1,4 +1,4 @@
-"""Capacity: how many tokens an expert has room for, and who gets in."""
+"""Capacity: how many slots an expert has, and which choices get one."""
 
 import math
 
@@ -11,9 +11,10 @@ from moejax.routing.position import position_in_expert
 
 
 def expert_capacity(tokens: int, num_experts: int, k: int, capacity_factor: float) -> int:
-    """Slots of each expert for a group of `tokens`: factor 1 fits a perfectly balanced choice exactly.
+    """Slots per expert in a group: ceil(factor · k · tokens / num_experts), at least 1 and at most `tokens`.
 
-    At least 1, at most `tokens`, since a token sits in an expert at most once.
+    A factor of 1 fits a perfectly balanced choice exactly. An expert gets a token at most once, so it needs no more
+    slots than there are tokens.
     """
     refuse(whole("tokens", tokens, 0) + whole("num_experts", num_experts) + whole("k", k, 1))
     refuse(number("capacity_factor", capacity_factor, above=0.0))
@@ -24,10 +25,10 @@ def expert_capacity(tokens: int, num_experts: int, k: int, capacity_factor: floa
 def assign(routing: TopKRouting, capacity: int, priority: Float[Array, "g t"] | None = None) -> TopKRouting:
     """Give each choice the next free slot of its expert; -1 when all `capacity` slots are taken.
 
-    Filling order (GShard): all first choices in token order, then all second choices, and so on. With a `priority`,
-    tokens stand in order of it, highest first, ties by position (batch-prioritised routing, V-MoE, Riquelme et al.
-    2021, section 4.1, takes each token's highest weight). The weights stay as they are: a dropped choice simply adds
-    nothing to its token's output.
+    All first choices come first, in token order, then all second choices, and so on (GShard). With a `priority`,
+    tokens come in descending order of it, ties by position: batch-prioritised routing, where it is the token's highest
+    weight (V-MoE, Riquelme et al. 2021, section 4.1). The weights stay as they are: a dropped choice adds nothing to
+    its token's output.
     """
     g, t, k = routing.experts.shape
     refuse(whole("capacity", capacity))
@@ -37,8 +38,8 @@ def assign(routing: TopKRouting, capacity: int, priority: Float[Array, "g t"] | 
     if priority is not None:
         order = jnp.argsort(-priority, axis=-1, stable=True)[..., None]
         experts = jnp.take_along_axis(experts, order, axis=1)
-    in_line = experts.swapaxes(1, 2).reshape(g, k * t)
-    slots = position_in_expert(in_line, routing.probs.shape[-1]).reshape(g, k, t).swapaxes(1, 2)
+    queue = experts.swapaxes(1, 2).reshape(g, k * t)
+    slots = position_in_expert(queue, routing.probs.shape[-1]).reshape(g, k, t).swapaxes(1, 2)
     slots = jnp.where((slots < capacity) & (experts >= 0), slots, -1)
     if priority is not None:
         slots = jnp.take_along_axis(slots, jnp.argsort(order, axis=1), axis=1)

@@ -17,10 +17,10 @@ class DenseRouting(NamedTuple):
     """Every token goes to every expert (Jacobs et al. 1991)."""
 
     logits: Float[Array, "g t e"]
-    probs: Float[Array, "g t e"]  # softmax of the logits: the weight of each expert's answer
+    probs: Float[Array, "g t e"]  # softmax of the logits: the weight of each expert's output
     mask: Bool[Array, "g t"] | None = None
-    assigned: Int[Array, "g t"] | None = None  # guided training: the expert that the token is meant for ...
-    guided: Float[Array, "g t e"] | None = None  # ... and the weights instead of the probabilities
+    assigned: Int[Array, "g t"] | None = None  # guided training: the expert assigned to the token ...
+    guided: Float[Array, "g t e"] | None = None  # ... and the weights used in place of `probs`
 
     @property
     def gates(self) -> Float[Array, "g t e"]:
@@ -30,14 +30,14 @@ class DenseRouting(NamedTuple):
 
 
 class TopKRouting(NamedTuple):
-    """Every token goes to k experts, best first, as long as they have a free slot (Shazeer et al. 2017)."""
+    """Every token goes to its k best experts, as long as they have a free slot (Shazeer et al. 2017)."""
 
     logits: Float[Array, "g t e"]
     probs: Float[Array, "g t e"]  # the router's distribution over all experts, before the choice; sums to 1
     experts: Int[Array, "g t k"]  # the chosen experts, best first; -1 for padding
-    weights: Float[Array, "g t k"]  # the weight of each chosen expert's answer; 0 for padding
+    weights: Float[Array, "g t k"]  # the weight of each chosen expert's output; 0 for padding
     slots: Int[Array, "g t k"] | None = None  # the token's slot in that expert, -1 where it was dropped
-    selection_probability: Float[Array, "g t e"] | None = None  # noisy routers: see `noise.selection_probability`
+    selection_probability: Float[Array, "g t e"] | None = None  # of noisy routers: see `noise.selection_probability`
     mask: Bool[Array, "g t"] | None = None
 
     @property
@@ -57,7 +57,7 @@ class TopKRouting(NamedTuple):
 
     @property
     def dispatched(self) -> Float[Array, "g t e"]:
-        """1 where the expert works on the token: the choices that were not dropped."""
+        """1 where the token is dispatched to the expert: chosen and not dropped."""
         return jnp.where(self.kept[..., None], self._chosen(), 0).sum(2)
 
     def _chosen(self) -> Float[Array, "g t k e"]:
@@ -65,12 +65,12 @@ class TopKRouting(NamedTuple):
 
 
 class ExpertChoiceRouting(NamedTuple):
-    """Every expert takes the c tokens that suit it best (Zhou et al. 2022); a token may end up in any number."""
+    """Every expert takes its c best tokens (Zhou et al. 2022); a token may go to any number of experts."""
 
     logits: Float[Array, "g t e"]
     probs: Float[Array, "g t e"]  # softmax of the logits over experts
     tokens: Int[Array, "g e c"]  # the token in each slot, best first; -1 where only padding was left
-    weights: Float[Array, "g e c"]  # the weight of the expert's answer in that token's output
+    weights: Float[Array, "g e c"]  # the weight of the expert's output for that token
     mask: Bool[Array, "g t"] | None = None
 
     @property
@@ -85,7 +85,7 @@ class ExpertChoiceRouting(NamedTuple):
 
     @property
     def dispatched(self) -> Float[Array, "g t e"]:
-        """1 where the expert works on the token: the same, since every taken token has its slot."""
+        """1 where the token is dispatched to the expert: every choice, since each has its slot."""
         return self.choices
 
     def _taken(self) -> Float[Array, "g e c t"]:
@@ -111,13 +111,13 @@ SparseRouting = TopKRouting | ExpertChoiceRouting
 
 
 def check_mask(mask: Bool[Array, "g t"] | None, logits: Float[Array, "g t *rest"]) -> None:
-    """Raise ValueError for a mask of another shape than the tokens': it would broadcast to something else."""
+    """Raise ValueError unless the mask has the shape of the tokens: another one might broadcast."""
     if mask is not None and mask.shape != logits.shape[:2]:
         raise ValueError(f"mask has the shape {mask.shape}; the tokens' is {logits.shape[:2]}, groups and tokens.")
 
 
 def mask_tokens(routing: TopKRouting, mask: Bool[Array, "g t"] | None) -> TopKRouting:
-    """Take the padding, where `mask` is False, out of a choice: it will take no slot and count nowhere."""
+    """Take padding, where `mask` is False, out of a routing: it takes no slot and counts nowhere."""
     if mask is None:
         return routing
     check_mask(mask, routing.logits)

@@ -1,7 +1,7 @@
 """Expert choice: each expert takes the tokens that suit it best (Zhou et al. 2022, section 3.2).
 
-Perfectly balanced and without auxiliary loss; but a token may be taken by no expert, and what happens to it depends on
-those after it, so this does not suit autoregressive models.
+The load is perfectly balanced without an auxiliary loss. But a token may be taken by no expert, and its experts depend
+on the tokens after it, so this does not suit autoregressive models.
 """
 
 import jax
@@ -16,9 +16,9 @@ from moejax.routing.top_k import best
 def expert_choice(
     logits: Float[Array, "g t e"], capacity: int, mask: Bool[Array, "g t"] | None = None
 ) -> ExpertChoiceRouting:
-    """Each expert takes the `capacity` tokens of its group with the highest softmax probability, which is the weight.
+    """Each expert takes the `capacity` tokens of its group with the highest probability; that is their weight.
 
-    Ties go to the earlier token. Padding is taken only when no other token is left, and then the slot stays empty.
+    Ties go to the earlier token. A slot stays empty where an expert has more slots than there are real tokens.
     """
     check_mask(mask, logits)
     refuse(whole("capacity", capacity, 1, logits.shape[1]))

@@ -1,4 +1,4 @@
-"""Guided assignment: which expert a label is meant for, and weights that lead the experts there while they learn."""
+"""Guided training: each label is assigned to an expert, and the weights are pulled towards it."""
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,13 @@ from numpy import ndarray
 
 from moejax.arguments import refuse, whole
 
-_CONFIDENCE = 0.9  # of the mask, in the label's expert
+_CONFIDENCE = 0.9  # weight of the assigned expert in the mask
 
 
 def assigned_experts(num_labels: int, num_experts: int) -> Int[ndarray, " y"]:
-    """The expert meant for each label: runs of y // e labels, one more for each of the first y % e experts.
+    """The expert of each of y labels: every expert gets y // e consecutive labels, the first y % e one more.
 
-    With fewer labels than experts, the last experts are meant for none.
+    With fewer labels than experts, the last experts get none.
     """
     refuse(whole("num_labels", num_labels) + whole("num_experts", num_experts))
     each, more = divmod(num_labels, num_experts)
@@ -24,9 +24,9 @@ def assigned_experts(num_labels: int, num_experts: int) -> Int[ndarray, " y"]:
 def guided_weights(
     probs: Float[Array, "g t e"], assigned: Int[Array, "g t"], share: Float[Array, ""] | float
 ) -> Float[Array, "g t e"]:
-    """share · probs + (1 - share) · mask, the mask 0.9 on the token's assigned expert and even on the others.
+    """share · probs + (1 - share) · mask, where the mask is 0.9 at the assigned expert and even over the others.
 
-    Needs at least two experts.
+    Raises ValueError for fewer than two experts.
     """
     num_experts = probs.shape[-1]
     if num_experts < 2:

@@ -1,4 +1,4 @@
-"""Routers that choose nothing: every expert gets every token, or every slot a mixture of tokens."""
+"""Routers without a choice: every expert gets every token, or every slot a mixture of tokens."""
 
 from numbers import Real
 
@@ -15,7 +15,7 @@ def dense_routing(
     temperature: Float[Array, ""] | float = 1.0,
     mask: Bool[Array, "g t"] | None = None,
 ) -> DenseRouting:
-    """Weigh all experts by softmax(logits / temperature): near 0 it decides, large it averages."""
+    """Weigh all experts by softmax(logits / temperature): one expert as it nears 0, all evenly as it grows."""
     check_mask(mask, logits)
     if isinstance(temperature, Real):
         refuse(number("temperature", temperature, above=0.0))
@@ -23,7 +23,7 @@ def dense_routing(
 
 
 def anneal(start: float, end: float, progress: Float[Array, ""] | float) -> Float[Array, ""] | float:
-    """Temperature after the share `progress` (0 to 1) of the training, geometrically from `start` to `end`."""
+    """Temperature at `progress` (0 to 1) of the training, geometric from `start` to `end`."""
     refuse(number("start", start, above=0.0) + number("end", end, above=0.0))
     return start * (end / start) ** progress
 
@@ -34,7 +34,7 @@ def soft_routing(logits: Float[Array, "g t e c"], mask: Bool[Array, "g t"] | Non
     if mask is None:
         return SoftRouting(logits, jax.nn.softmax(logits, axis=1), jax.nn.softmax(logits, axis=(2, 3)))
     real = mask[:, :, None, None]
-    # The lowest finite number, not -inf: a group of nothing but padding keeps finite gradients, and empty slots.
+    # The lowest finite number, not -inf: a group of nothing but padding keeps finite gradients and empty slots.
     dispatch = jax.nn.softmax(jnp.where(real, logits, jnp.finfo(logits.dtype).min), axis=1)
     combine = jax.nn.softmax(logits, axis=(2, 3))
     return SoftRouting(logits, jnp.where(real, dispatch, 0), jnp.where(real, combine, 0), mask)

@@ -1,6 +1,6 @@
-"""Noise while training: tokens near a border try other experts, and the load gets a gradient.
+"""Noise in training: a token whose experts score alike tries several, and the load gets a gradient.
 
-The noise is drawn from a key, so that a routing is a pure function; without a key there is none.
+The noise is drawn from a key, so a router stays a pure function; without a key there is no noise.
 """
 
 import jax
@@ -40,10 +40,10 @@ def noisy_top_k(
 def uniform_top_k(
     logits: Float[Array, "g t e"], k: int, key: Key[Array, ""] | None, *, raw: bool = False
 ) -> TopKRouting:
-    """Uniform noise from 0 to 1 on the logits, the k best, weighted by the softmax of those without noise.
+    """Add uniform noise from 0 to 1 to the logits, choose the k best, weigh by the softmax without noise.
 
     Chen et al. 2022 ("Towards Understanding Mixture of Experts in Deep Learning", section 3). `raw`: the weights are
-    the noisy logits themselves, as in the authors' code; they may be negative.
+    the noisy logits instead, as in the authors' code; they may be negative.
     """
     noisy = logits if key is None else logits + jax.random.uniform(key, logits.shape)
     probs = jax.nn.softmax(logits, axis=-1)

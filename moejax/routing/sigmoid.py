@@ -21,10 +21,9 @@ def sigmoid_top_k(
 ) -> TopKRouting:
     """Choose the k experts with the highest sigmoid(logit) + bias, and weigh them by sigmoid(logit) alone.
 
-    Each expert is scored by itself. With `renormalize` the k scores are scaled to sum to 1, but for k = 1, where a
-    constant 1 would give the router no gradient; `scale` multiplies them after that (2.5 in DeepSeek-V3). `probs` are
-    the scores of all experts, normalised (equation 18, for the balance loss). A group of experts is scored by its best
-    two.
+    `renormalize` scales the k weights to sum to 1, except for k = 1, where a constant 1 would give the router no
+    gradient. `scale` multiplies them after that (2.5 in DeepSeek-V3). `probs` are the scores of all experts, scaled to
+    sum to 1 (equation 18, for the balance loss). A group of experts scores the sum of its two highest.
     """
     refuse(number("scale", scale, above=0.0))
     scores = jax.nn.sigmoid(logits)
@@ -39,7 +38,7 @@ def sigmoid_top_k(
 
 
 def update_bias(bias: Float[Array, " e"], load: Float[Array, " e"], rate: float) -> Float[Array, " e"]:
-    """The bias after a step: up by `rate` where the expert had less than the mean load, down where more.
+    """The bias after a step: up by `rate` where an expert's load is below the mean, down where above.
 
     `load` is each expert's share of the step's choices, before capacity (`metrics.load`). DeepSeek-V3: rate 0.001.
     """

@@ -14,7 +14,7 @@ def sinkhorn_top_k(
 ) -> TopKRouting:
     """Choose the k best experts of the balanced plan; weigh them by the softmax of the raw logits.
 
-    With `balance` False, as at evaluation, where one token must not depend on the others, the raw logits choose.
+    With `balance` False the raw logits choose: at evaluation one token's experts must not depend on other tokens.
     """
     scores = sinkhorn(jax.lax.stop_gradient(logits), mask) if balance else logits
     probs = jax.nn.softmax(logits, axis=-1)
@@ -29,11 +29,11 @@ def sinkhorn(
     tolerance: float = 1e-4,
     max_iterations: int = 100,
 ) -> Float[Array, "g t e"]:
-    """Logarithm of the plan exp(logits + a_t + b_e), of rows that sum to 1/t and columns that sum to 1/e.
+    """Logarithm of the plan exp(logits + a_t + b_e) whose rows sum to 1/t and whose columns sum to 1/e.
 
-    Rows and columns of a group are normalised in turn until none of its rows' sums is off by more than `tolerance` of
-    itself, or for `max_iterations`; then its plan stays, however long other groups take. Padding has no part in it. Of
-    the result, only the order within a row matters.
+    Rows and columns are normalised in turn until every row sum of the group is right to a relative `tolerance`, or for
+    `max_iterations`. A group that is done stays as it is while others go on. Padding is left out. Only the order within
+    a row is used.
     """
     check_mask(mask, logits)
     refuse(number("tolerance", tolerance, least=0.0) + whole("max_iterations", max_iterations))

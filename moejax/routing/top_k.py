@@ -24,9 +24,9 @@ def softmax_top_k(
 ) -> TopKRouting:
     """Softmax, then the choice: GShard (Lepikhin et al. 2020, algorithm 1), Mixtral, OLMoE, Qwen-MoE.
 
-    `renormalize` scales the k probabilities to sum to 1 (Mixtral always does, OLMoE with `norm_topk_prob`). For k = 1
-    the probability itself stays the weight all the same: a constant 1 would give the router no gradient (Switch,
-    Fedus et al. 2021, section 2.1). `scale` multiplies the weights after that (16 in DeepSeek-V2).
+    `renormalize` scales the k probabilities to sum to 1 (Mixtral always, OLMoE with `norm_topk_prob`), except for
+    k = 1: a constant weight of 1 would give the router no gradient (Switch, Fedus et al. 2021, section 2.1). `scale`
+    multiplies the weights after that (16 in DeepSeek-V2).
     """
     refuse(number("scale", scale, above=0.0))
     probs = jax.nn.softmax(logits, axis=-1)
@@ -40,13 +40,13 @@ def softmax_top_k(
 def top_k_softmax(logits: Float[Array, "g t e"], k: int) -> TopKRouting:
     """The choice, then a softmax of the k logits alone: GraniteMoe; Shazeer et al. 2017, equations 3 and 5.
 
-    In exact arithmetic the renormalised `softmax_top_k`. For k = 1 the weight is 1 and the router gets no gradient
-    from the output.
+    In exact arithmetic it equals the renormalised `softmax_top_k`. For k = 1 the weight is 1, so the router gets no
+    gradient from the output.
     """
     experts = best(logits, k)
     weights = jax.nn.softmax(jnp.take_along_axis(logits, experts, axis=-1), axis=-1)
     probs = jax.nn.softmax(logits, axis=-1)
-    # A NaN that was not chosen counts all the same.
+    # NaN propagates from experts that were not chosen, too.
     return TopKRouting(logits, probs, experts, jnp.where(jnp.isnan(probs[..., :1]), jnp.nan, weights))
 
 
@@ -72,11 +72,11 @@ def _highest(scores: Float[Array, "g *t e"], k: int) -> tuple[Float[Array, "g *t
 def limit_to_groups(
     scores: Float[Array, "g t e"], num_expert_groups: int, topk_group: int, best_of_group: int = 1
 ) -> Float[Array, "g t e"]:
-    """Bar all experts, with a score of -inf, but those of each token's `topk_group` best groups of experts.
+    """Set the scores of all experts to -inf, except in each token's `topk_group` best groups of experts.
 
-    Experts come in `num_expert_groups` runs of equal length, one on each machine say, so that a token travels to few of
-    them. A group scores the sum of its `best_of_group` highest: 1 in DeepSeek-V2 (2024, section 2.1.2), 2 in
-    DeepSeek-V3 (2024, section 2.1.2).
+    The experts are split in order into `num_expert_groups` groups of equal size, for instance one for each machine, so
+    that a token is sent to few machines. A group scores the sum of its `best_of_group` highest: 1 in DeepSeek-V2 (2024,
+    section 2.1.2), 2 in DeepSeek-V3 (2024, section 2.1.2).
     """
     refuse(whole("num_expert_groups", num_expert_groups) or whole("topk_group", topk_group, 1, num_expert_groups))
     if scores.shape[-1] % num_expert_groups:

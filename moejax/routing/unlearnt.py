@@ -1,4 +1,4 @@
-"""Routers that learn nothing: what a learnt one has to beat. Their logits are 0 and their distribution uniform."""
+"""Routers that learn nothing, as baselines. Their logits are 0 and their distribution is uniform."""
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +11,20 @@ from moejax.routing.top_k import best
 
 
 def hash_routing(ids: Int[Array, "g t"], num_experts: int, k: int, seed: int = 0) -> TopKRouting:
-    """Experts by a fixed random table of the token's id (Hash layers, Roller et al. 2021), weighted 1 / k each.
+    """Look up each id's k experts in a fixed random table; each weighs 1 / k (Hash layers, Roller et al. 2021).
 
-    Ids are whole numbers of any size: vocabulary entries, positions. Equal ids always meet the same k experts, those of
-    one of 4096 rows that `seed` draws.
+    Ids are whole numbers of any size, such as vocabulary entries or positions; equal ids get the same experts. An id is
+    hashed to one of the table's 4096 rows; `seed` draws the table.
     """
     refuse(whole("k", k, 1, num_experts))
     table = np.random.default_rng(seed).random((_TABLE, num_experts)).argsort(-1)[:, :k]
-    # Multiplication by an odd number permutes the ids, so that near ids do not fall on near rows (Knuth 6.4).
+    # Multiplication by an odd number permutes the ids, so that neighbouring ids get rows far apart (Knuth 6.4).
     rows = (ids.astype(jnp.uint32) * jnp.uint32(2654435769)) >> jnp.uint32(32 - _TABLE_BITS)
     return _equal_weights(jnp.asarray(table, jnp.int32)[rows], num_experts)
 
 
 def random_routing(key: Key[Array, ""], groups: int, tokens: int, num_experts: int, k: int) -> TopKRouting:
-    """k different experts of each token, drawn anew with every key, weighted 1 / k each."""
+    """k different random experts for each token, by the key; each weighs 1 / k."""
     scores = jax.random.uniform(key, (groups, tokens, num_experts))
     return _equal_weights(best(scores, k), num_experts)
 

@@ -1,15 +1,19 @@
 """The networks around the layers, one file each, and a folder for the pre-trained one.
 
-A model is called as `model(batch, train=…, key=…)` with a dict of arrays that share their leading axis, and returns
-class logits [b, y] in float32 and the routing of each of its MoE layers. It says `tokens`, how many tokens an example
-has in each of them, and `moe_layers`, the layers themselves in the order of the routings; one whose tokens lie on an
-image also says `grid`, their rows and columns. Of itself it declares:
+A model is called as `model(batch, train=…, key=…)` with a dict of arrays that share their leading axis. It returns
+class logits [b, y] in float32 and the routing of each of its MoE layers. Its attributes are
 
-    options          what `model.…` may say of it
-    reads            which array of a batch it reads, by which data sets fit
-    experts          the experts that `moe.expert` may name; none if it has experts of its own
+    tokens           number of tokens of an example in each MoE layer
+    moe_layers       the MoE layers, in the order of the routings
+    grid             rows and columns of the tokens, where they lie on an image
+
+and those of its class
+
+    options          its options, `model.…`
+    reads            the array of a batch that it reads, which decides which data sets fit
+    experts          the experts that `moe.expert` may name; none if the model has its own
     moe_options      which of `expert` and `shared` have an effect
-    config_problems  what a configuration with it must not say
+    config_problems  sentences on what is wrong in a configuration
 
 A new model is a file here and a line of `MODELS`.
 """
@@ -37,7 +41,7 @@ MODELS: dict[str, type[nnx.Module]] = {
     "pair": PairClassifier,
     "encoder": bert.EncoderClassifier,
 }
-# name → what finds the weights that a model begins with, and what puts them into a fresh one.
+# name → a function that finds the pre-trained weights, and one that fills a new model with them.
 PRETRAINED = {
     "encoder": (bert.pretrained, bert.fill),
 }
@@ -46,7 +50,7 @@ PRETRAINED = {
 def build_model(
     config: Options, num_classes: int, rngs: nnx.Rngs, weights: dict[str, Array] | None = None
 ) -> nnx.Module:
-    """The model that `config.model.name` names, with the weights that `pretrained` found, if there are any."""
+    """The model that `config.model.name` names, filled with the pre-trained `weights` if there are any."""
     model = MODELS[config.model.name](config, num_classes, rngs=rngs)
     if not weights:
         return model
@@ -55,10 +59,10 @@ def build_model(
 
 
 def pretrained(config: Options) -> dict[str, ndarray]:
-    """The weights that the model begins with, by name, verified; none for a model that begins from nothing.
+    """The model's pre-trained weights, by name and verified; none for a model that has none.
 
     Raises:
-      UserError: they cannot be had, or are not those of this configuration.
+      UserError: they cannot be found, or do not fit this configuration.
     """
     if config.model.name not in PRETRAINED:
         return {}

@@ -2,7 +2,9 @@
 
     patches ─ router: Σ over patches of θ_m · x ─ one expert of E ─ its two sums of filters, weighted ─ [softmax]
 
-A single model is a dense layer with one expert. Axis letters: b examples, p patches, d numbers of a patch, f filters.
+The paper's single model is a dense layer with one expert.
+
+Axis letters: b examples, p patches, d numbers of a patch, f filters.
 """
 
 from collections.abc import Iterator
@@ -24,7 +26,7 @@ from moejax.routing import Routing
 class PatchFilters(nnx.Module):
     """f filters on every patch, all summed over patches: the first half is the logit of class 0, the second of class 1.
 
-    `cubic` takes each filter's answer to the third power first. Weights and biases begin uniform within ± scale / √d.
+    `cubic` takes each filter's output to the third power first. Weights and biases begin uniform within ± scale / √d.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class PatchFilters(nnx.Module):
 
 
 class ClusterOptions(Options):
-    """What its experts' filters are."""
+    """The filters of its experts."""
 
     activation: Annotated[Literal["linear", "cubic"], Field(description="What is done to a filter's output.")] = (
         "linear"

@@ -6,9 +6,9 @@ from jaxtyping import Array, Float, Key
 
 
 def dropout(key: Key[Array, ""] | None, x: Float[Array, "*n"], rate: float) -> Float[Array, "*n"]:
-    """Zero each number with that chance and scale the others up (Srivastava et al. 2014); without a key, nothing.
+    """Zero each number with probability `rate`, scale the others up (Srivastava et al. 2014); no key: return `x`.
 
-    The rate is rounded to a multiple of 1 / 65536: half the random bits of a float cost half the time.
+    The rate is rounded to a multiple of 1 / 65536: 16 random bits a number take half the time of 32.
     """
     if key is None or rate == 0:
         return x

@@ -1,4 +1,4 @@
-"""A flat classifier: an image is one token of 784 numbers, and each expert of its one layer is a whole classifier.
+"""A flat classifier: an image is one token of 784 numbers, and each expert of its single layer is a classifier.
 
     image ─ 784 numbers ─ MoE of perceptrons ─ logits
 
@@ -32,10 +32,10 @@ _ACTIVATIONS: dict[str, Activation] = {
 
 
 class Perceptron(nnx.Module):
-    """Linear maps with an activation between them; with `normalize` layer normalisation of the input and the hidden.
+    """Linear maps with an activation between them; `normalize`: layer normalisation of the input and hidden layers.
 
-    Layer and not batch normalisation: an expert's answer to an image must not hang on the images beside it, of which a
-    sparse layer sends it few.
+    Batch normalisation would not do: an expert's output for one image must not depend on the others it gets, of which
+    there may be few.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Perceptron(nnx.Module):
     ):
         pairs = itertools.pairwise(widths)
         self.linear = nnx.List([nnx.Linear(a, b, dtype=dtype, rngs=rngs) for a, b in pairs])
-        # Without scale and bias of their own: the linear map after them has both, and an image is normalised once for
+        # Without a scale and a bias: the linear map after them has both, and an image is normalised once for
         # all experts.
         bare = {"use_scale": False, "use_bias": False, "dtype": dtype, "rngs": rngs}
         norms = [nnx.LayerNorm(d, **bare) for d in widths[:-1]] if normalize else []
@@ -58,7 +58,7 @@ class Perceptron(nnx.Module):
         self.draws = dropout > 0
 
     def __call__(self, x: Float[Array, "*n d"], *, key: Key[Array, ""] | None = None) -> Float[Array, "*n y"]:
-        """`key`: for dropout; None: none."""
+        """`key`: for dropout; None: no dropout."""
         *hidden, last = self.linear
         if self.norms:
             x = self.norms[0](x)
@@ -71,7 +71,7 @@ class Perceptron(nnx.Module):
 
 
 class FlatOptions(Options):
-    """What its experts are, and what the router of a dense layer may be."""
+    """Its experts, and the router of a dense layer."""
 
     second_hidden: Annotated[
         int,
@@ -145,7 +145,7 @@ class FlatClassifier(nnx.Module):
     ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
         """`batch["image"]`: [b, 28, 28] with values 0 to 255; `key`: for noise and dropout. The logits are float32.
 
-        A guided model also looks at `batch["label"]`, in training alone.
+        In training, a guided model also reads `batch["label"]`.
         """
         x = standardized(batch["image"])
         guide = {}

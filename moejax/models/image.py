@@ -23,10 +23,10 @@ from moejax.routing import Routing
 def patches(x: Float[Array, "b i j c"], size: int, stride: int) -> Float[Array, "b i2 j2 c2"]:
     """All size × size windows at that stride as channels, zero-padded to ceil(i / stride) rows ("SAME").
 
-    A matrix product after it makes it a convolution, and on a CPU inside `lax.scan` one that runs 15 times faster than
-    XLA's own. Windows are put together from blocks of gcd(size, stride) pixels, whose channels come first, in order
-    (row of blocks, column of blocks, row in block, column in block, channel): size 6 at stride 3 takes 4 slices
-    instead of 36, and its gradient as many.
+    Followed by a matrix product this is a convolution. Inside `lax.scan` on a CPU it runs 15 times faster than XLA's
+    own. Windows are joined from blocks of gcd(size, stride) pixels a side, so that size 6 at stride 3 takes 4 slices
+    instead of 36, and as many for the gradient. The channels are ordered by row of blocks, column of blocks, row in the
+    block, column in the block, channel of `x`.
     """
     b, i, j, c = x.shape
     rows, columns = -(-i // stride), -(-j // stride)
@@ -47,7 +47,7 @@ class ImageOptions(Options):
     """The sizes of an image classifier."""
 
     stem: Annotated[int, Field(ge=1, le=2**14, description="Channels of the stem's first convolution.")] = 32
-    # A slice for each pixel of a kernel, which takes minutes to compile beyond 9.
+    # Each pixel of a kernel may be a slice: more than 9 a side take minutes to compile.
     kernel: Annotated[int, Field(ge=1, le=9, description="Side of the stem's convolution kernels, in pixels.")] = 6
     stride: Annotated[
         int,
@@ -85,7 +85,7 @@ class Stem(nnx.Module):
 
 
 class Neighbours(nnx.Module):
-    """A residual convolution over the grid of tokens, with its norm before it: each token sees those around it."""
+    """A residual convolution over the grid of tokens, after a norm: each token sees its neighbours."""
 
     def __init__(self, m: Options, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.grid, self.kernel = grid_of(m), m.neighbours
@@ -98,7 +98,7 @@ class Neighbours(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A residual Mixture-of-Experts layer with its norm before it, and before that a convolution if there is one."""
+    """A convolution over the tokens if there is one, then a norm and a residual Mixture-of-Experts layer."""
 
     def __init__(self, m: Options, make_layer: MakeLayer, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.neighbours = Neighbours(m, dtype=dtype, rngs=rngs) if m.neighbours else None

@@ -1,4 +1,4 @@
-"""The layer of a model, by name: from options to a constructor."""
+"""From a configuration to the constructor of the layer that it names."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -15,14 +15,14 @@ from moejax.options import Choice, Needs, NotNegative, Options, options_of
 from moejax.routers import ROUTERS
 from moejax.routers.router import NumExperts
 
-# What an expert may be; a new one is a file and a line here. It is made as `expert(d, hidden, dtype=…, rngs=…)`.
+# The experts by name; a new one is a file and a line here. Each is made by `expert(d, hidden, dtype=…, rngs=…)`.
 EXPERTS: dict[str, type[nnx.Module]] = {"mlp": MLP, "glu": GLU}
 
 MakeLayer = Callable[[nnx.Rngs], nnx.Module]
 
 
 class LayerOptions(Options):
-    """The Mixture-of-Experts layer of every block, beside what the layer itself may be told."""
+    """Options of a model's Mixture-of-Experts layers, beside those that the layers themselves declare."""
 
     layer: Annotated[
         str,
@@ -53,8 +53,8 @@ def layer_maker(
 ) -> MakeLayer:
     """The constructor of the layer that `moe.layer` names, for tokens [g, t, d].
 
-    `make_expert` is for models with experts of their own; without it they are what `moe.expert` names. `make_gate` is
-    for a dense layer whose router is a network.
+    `make_expert` is for models with their own experts; None: `moe.expert` names them. `make_gate` is for a dense layer
+    whose router is a network.
     """
 
     def of_width(hidden: int) -> MakeExpert:
@@ -73,6 +73,6 @@ def layer_maker(
 
 
 def values(options: Options, call: Callable) -> dict[str, Any]:
-    """The values of the options that a class or function declares with a default, as its arguments."""
+    """Arguments for a class or function: the values of the options that it declares with a default."""
     names = (name for name, field in options_of(call).items() if field.default is not PydanticUndefined)
     return {name: getattr(options, name) for name in names if hasattr(options, name)}

@@ -22,7 +22,7 @@ from moejax.routing import Routing
 
 
 class SoftmaxMLP(MLP):
-    """Linear, ReLU, linear, and a softmax over what comes out: an expert's answer is a distribution."""
+    """Linear, ReLU, linear, and a softmax over what comes out: an expert's output is a distribution."""
 
     def __init__(self, d: int, h: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         super().__init__(d, h, activation=jax.nn.relu, dtype=dtype, rngs=rngs)
@@ -32,7 +32,7 @@ class SoftmaxMLP(MLP):
 
 
 class LSTMOptions(Options):
-    """The sizes of its recurrences."""
+    """The width of its LSTMs and their initial bias."""
 
     width: Annotated[int, Field(ge=1, le=2**16, description="Numbers per token (d).")] = 48
     forget_bias: Annotated[
@@ -58,7 +58,7 @@ class LSTMClassifier(nnx.Module):
         self.grid, self.tokens = (28, 1), 28  # a token is a row
         self.first = LSTM(28, d, **settings)
         self.moe = layer_maker(moe, d, dtype, lambda rngs: SoftmaxMLP(d, moe.hidden, dtype=dtype, rngs=rngs))(rngs)
-        # An expert's answer is a distribution over d numbers, each about 1 / d: unscaled, they would hardly be heard.
+        # An expert's output is a distribution over d numbers, each about 1 / d: too small an input without the scale.
         self.second = LSTM(d, d, input_scale=d**0.5, **settings)
         self.head = nnx.Linear(self.tokens * d, num_classes, rngs=rngs)
 

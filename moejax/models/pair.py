@@ -4,9 +4,9 @@
     sentence (summary + words) = one token ─ MoE ─ u, v ─ [u + v, |u - v|, u·v] ─ classes
 
 Attend and compare are those of Parikh et al. 2016 ("A Decomposable Attention Model"); recurrent experts over compared
-words are close to Chen et al. 2017 (ESIM). What reaches an expert of a word is how it differs from its counterparts,
-and whether it and the n-grams around it are in the other sentence as well: with 3,668 pairs to learn from, a network
-that sees the words themselves knows them by heart after two epochs. A pair is classified alike in either order.
+words are close to Chen et al. 2017 (ESIM). Experts do not see the words themselves: with only 3,668 training pairs, a
+network that does memorises them in two epochs. Of each word they see how it differs from its counterparts, and whether
+it and the n-grams around it occur in the other sentence. The order of the two sentences makes no difference.
 
 Axis letters: b pairs, s t words of a sentence, v width of an embedding, d of a word and a sentence, y classes.
 """
@@ -25,8 +25,8 @@ from moejax.models.pair_experts import Convolution, OnSummary, Recurrence, flatt
 from moejax.options import Options, Share
 from moejax.routing import Routing
 
-_GRAMS = 4  # numbers that `shared_ngrams` gives a word
-_SAME_WORD = 5.0  # where the attention paid to the same word begins
+_GRAMS = 4  # numbers a word from `shared_ngrams`
+_SAME_WORD = 5.0  # initial attention logit between equal words
 
 
 class PairOptions(Options):
@@ -90,7 +90,7 @@ class PairClassifier(nnx.Module):
         ids = jnp.stack([batch["first"], batch["second"]], axis=1)
         present = (ids > 0).astype(self.dtype)
         keep_embedding, keep_pooled, keep_features = self.dropouts(ids.shape[0], train, key)
-        # The same numbers of all words of a pair, so that the same words stay the same.
+        # All words of a pair lose the same numbers, so that equal words stay equal.
         x = self.embeddings[...].astype(self.dtype)[ids] * keep_embedding[:, None, None]
 
         same = matches(batch["first"], batch["second"])
@@ -108,7 +108,7 @@ class PairClassifier(nnx.Module):
         return self.head(features * keep_features).astype(jnp.float32), (routing,)
 
     def dropouts(self, b: int, train: bool, key: Key[Array, ""] | None) -> list[Float[Array, "b n"]]:
-        """What to multiply embeddings, pooled words and features with: 0, or more than 1 to keep the mean."""
+        """Dropout's factors for embeddings, pooled words and features: 0, or above 1 to keep the mean."""
         d = self.compare.out_features
         widths = (self.embeddings.shape[-1], 2 * d, 3 * d)
         keep = jnp.ones((b, sum(widths)), self.dtype)
@@ -130,7 +130,7 @@ class PairClassifier(nnx.Module):
 def attend(
     fit: Float[Array, "b s t"], values: Float[Array, "b t v"], present: Float[Array, "b t"]
 ) -> Float[Array, "b s v"]:
-    """Means of those values that are there, weighted by the softmax of their fit."""
+    """Means of the values present, weighted by the softmax of their fit."""
     weights = jax.nn.softmax(jnp.where(present[:, None] > 0, fit.astype(jnp.float32), -1e9), axis=-1)
     return jnp.einsum("bst,btv->bsv", weights.astype(values.dtype), values)
 
@@ -141,9 +141,9 @@ def matches(first: Int[Array, "b s"], second: Int[Array, "b t"]) -> Bool[Array, 
 
 
 def shared_ngrams(same: Bool[Array, "b s t"]) -> Float[Array, "b s m"]:
-    """For each word of the first sentence, 1 or 0: is it in the second one, and are the n-grams around it.
+    """For each word of the first sentence, 1 where it is in the second, and likewise for the n-grams around it.
 
-    m: the word; it and the next one; the one before and it; all three.
+    m: the word; it and the next one; it and the one before; all three.
     """
     after = jnp.pad(same[:, 1:, 1:], ((0, 0), (0, 1), (0, 1)))
     before = jnp.pad(same[:, :-1, :-1], ((0, 0), (1, 0), (1, 0)))
@@ -152,10 +152,10 @@ def shared_ngrams(same: Bool[Array, "b s t"]) -> Float[Array, "b s m"]:
 
 
 def counts(ids: Int[Array, "b 2 s"], grams: Float[Array, "b 2 s m"]) -> Float[Array, "b 2 n"]:
-    """Of each sentence: share and number of the words and n-grams that the other one has, words, share of their rarity.
+    """Of each sentence: share and number of words and n-grams in the other one, words in all, share of the rarity.
 
-    A word's rarity is the logarithm of its id: byte pairs are numbered from frequent to rare, so that by Zipf's law
-    this is minus the logarithm of its frequency, but for a constant. Numbers are divided by 10.
+    A word's rarity is log(1 + id): ids count from frequent to rare byte pairs, so by Zipf's law this is about minus the
+    logarithm of the word's frequency, up to a constant. Numbers of words are divided by 10.
     """
     present, rarity = (ids > 0).astype(grams.dtype)[..., None], jnp.log1p(ids.astype(grams.dtype))
     shared, total = (grams * present).sum(2), present.sum(2)

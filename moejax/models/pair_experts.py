@@ -1,8 +1,8 @@
 """Experts that read a whole sentence: a convolution and a recurrent network over its words.
 
-A sentence reaches an expert as one token, a flat vector [d + s·(d + 1)]: a summary of d numbers, by which the router
-chooses, then for each of s words d numbers and whether there is a word (1) or padding (0). An expert answers with d
-numbers. So every layer that routes tokens routes sentences as well, and the slots of a soft layer are mixtures of two.
+A sentence is one token, a flat vector [d + s·(d + 1)]: a summary of d numbers, which is also the router input, then for
+each of s words d numbers and a 1 for a word or a 0 for padding. An expert's output has d numbers. So any MoE layer can
+route sentences; a soft layer's slots mix the two sentences of a pair.
 
 Axis letters: s words of a sentence, d numbers of a word and of a summary, h hidden width.
 """
@@ -57,7 +57,7 @@ class Recurrence(nnx.Module):
     def states(
         self, words: Float[Array, "*batch s d"], present: Float[Array, "*batch s"]
     ) -> Float[Array, "*batch s h"]:
-        """The state after each word, from zeros on; padding changes nothing."""
+        """The state after each word, starting from zeros; padding leaves it as it is."""
         inputs = jnp.moveaxis(self.into(words), -2, 0)  # of all steps in one product
 
         def step(state, step_input):
@@ -76,7 +76,7 @@ class Recurrence(nnx.Module):
 def flatten(
     summary: Float[Array, "*batch d"], words: Float[Array, "*batch s d"], present: Float[Array, "*batch s"]
 ) -> Float[Array, "*batch n"]:
-    """A sentence as one token; what stands at padding is 0."""
+    """A sentence as one token, with zeros at padding."""
     words = jnp.concatenate([words, jnp.ones_like(present)[..., None]], axis=-1) * present[..., None]
     return jnp.concatenate([summary, words.reshape(*words.shape[:-2], -1)], axis=-1)
 
@@ -84,13 +84,13 @@ def flatten(
 def unflatten(
     token: Float[Array, "*batch n"], s: int, d: int
 ) -> tuple[Float[Array, "*batch s d"], Float[Array, "*batch s"]]:
-    """The words of a sentence, and which of them are there (above 0)."""
+    """The words of a sentence, and their presence: above 0 for a word, 0 for padding."""
     words = token[..., d:].reshape(*token.shape[:-1], s, d + 1)
     return words[..., :-1], words[..., -1]
 
 
 def pool(x: Float[Array, "*batch s h"], present: Float[Array, "*batch s"]) -> Float[Array, "*batch h2"]:
-    """Mean and maximum over the words that are there; zeros for a sentence of none."""
+    """Mean and maximum over the words present; zeros for a sentence without words."""
     there = present[..., None] > 0
     mean = jnp.where(there, x, 0).sum(-2) / jnp.maximum(there.sum(-2), 1)
     largest = jnp.where(there.any(-2), jnp.where(there, x, -jnp.inf).max(-2), 0)
@@ -98,7 +98,7 @@ def pool(x: Float[Array, "*batch s h"], present: Float[Array, "*batch s"]) -> Fl
 
 
 def windows(x: Float[Array, "*batch s d"], size: int) -> Float[Array, "*batch s k"]:
-    """Each word with its neighbours, `size` words in all (of an even number one more after it), zeros at the ends."""
+    """Each word between its neighbours, `size` words in all (an even `size`: one more after); zeros at the ends."""
     before = (size - 1) // 2
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(before, size - 1 - before), (0, 0)])
     return jnp.concatenate([padded[..., i : i + x.shape[-2], :] for i in range(size)], axis=-1)

@@ -17,10 +17,10 @@ from moejax.kernels.bfloat16 import as_bits, from_bits, matmul, matmul_transpose
 
 
 class LSTM(nnx.Module):
-    """A layer of PyTorch's form and initial values: gates in order i, f, g, o, and two biases that are added.
+    """An LSTM as PyTorch has it: gates in order i, f, g, o, two biases that are summed, and its initial values.
 
-    `input_scale`: what the initial values of the input's weights are multiplied by. `forget_bias`: what is added to
-    those of the forget gate's bias, so that a cell keeps what it has at first (Gers et al. 2000).
+    `input_scale` multiplies the initial weights of the input. `forget_bias` is added to the initial bias of the forget
+    gate, so that cells begin by keeping their state (Gers et al. 2000).
     """
 
     def __init__(
@@ -43,17 +43,17 @@ class LSTM(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t h"]:
-        """Every step's h, from h = c = 0 on."""
+        """h at every step, starting from h = c = 0."""
         x, w, u = (a.astype(self.dtype) for a in (x.swapaxes(0, 1), self.input[...], self.recurrent[...]))
         return recur(matmul(x, w), u, self.input_bias[...] + self.recurrent_bias[...]).swapaxes(0, 1)
 
 
 @jax.custom_vjp
 def recur(z: Float[Array, "t b z"], u: Float[Array, "h z"], bias: Float[Array, " z"]) -> Float[Array, "t b h"]:
-    """h[t] of all steps, in the type of `u`; `z` is what each step is given from outside, x · W.
+    """h[t] at every step, in the dtype of `u`; `z` is x · W, the input's part of the gates.
 
-    The derivative by hand: within the backward loop only the product that the next turn waits for; what `u` learns is
-    one product after it.
+    With a backward pass of its own: the loop computes only the product that the next step needs; the gradient of `u` is
+    one product after the loop.
     """
     return _forward(z, u, bias)[0]
 
@@ -72,7 +72,7 @@ def _forward(z, u, bias):
 
 
 def _backward(residual, dh_of_step):
-    u, h_before, c_before, gates = residual  # what each step began with, and the gates it found
+    u, h_before, c_before, gates = residual  # the state before each step, and its gates
 
     def step(carry, inputs):
         dh, dc = carry

@@ -1,4 +1,4 @@
-"""Evaluation: every example once, in order, and what the routers did with it."""
+"""Evaluation: every example once, in order, and how the routers treated it."""
 
 import functools
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from moejax.training.objective import Batch
 
 
 class BatchResult(NamedTuple):
-    """One batch, example by example; layers stacked."""
+    """Results of one batch: by example, or one for the batch; layers are stacked."""
 
     logits: Float[Array, "b y"]
     loss: Float[Array, " b"]  # cross-entropy, nats
@@ -32,7 +32,7 @@ class BatchResult(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """All examples of a split."""
+    """Results of a whole split."""
 
     loss: float  # mean cross-entropy, nats
     accuracy: float  # 0 to 1
@@ -46,7 +46,7 @@ class Evaluation(NamedTuple):
 
 @jax.jit
 def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
-    """Forward only, with the layers' evaluation settings."""
+    """Run the model forward only, with the layers' evaluation settings."""
     logits, routings = model(constrain(batch, TOKENS), train=False)
     examples = len(logits)
 
@@ -66,7 +66,7 @@ def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
 
 
 def evaluate(model: nnx.Module, data: Examples, batch_size: int) -> Evaluation:
-    """Evaluate on all of `data`, in batches of `batch_size` and one smaller one for what is left."""
+    """Evaluate on all of `data`, in batches of `batch_size`; the last one may be smaller."""
     examples = rows(data)
     starts = range(0, examples, batch_size)
     run = replicated(evaluate_batch)
@@ -89,10 +89,11 @@ def evaluate(model: nnx.Module, data: Examples, batch_size: int) -> Evaluation:
 
 
 def routing_facts(result: Evaluation, data: Examples, num_classes: int) -> dict[str, Any]:
-    """What the routers did with a whole split, in a few numbers; the worst layer's where there are several.
+    """A few numbers on how the routers treated a split.
 
-    `label_information` has one number a layer: 0 where an expert tells nothing of the label, 1 where each tells the
-    other. Where the examples come in clusters, `dispatch_entropy` says how mixed the experts' clusters are.
+    `dropped` is the mean over layers, `dead_experts` the sum; `least_load` and `max_violation` are the worst layer's.
+    `label_information` has one number a layer: 0 where the expert says nothing about the label, 1 where each determines
+    the other. For examples in clusters, `dispatch_entropy` says how mixed the clusters of each expert are.
     """
     labels, gates, load = jnp.asarray(data["label"]), jnp.asarray(result.gates.swapaxes(0, 1)), jnp.asarray(result.load)
     tables = [metrics.label_counts(of_layer, labels, num_classes) for of_layer in gates]
@@ -112,9 +113,9 @@ def _dispatch_entropy(gates: Float[Array, "l n e"], clusters: Int[Array, " n"]) 
 
 
 def flops_per_example(model: nnx.Module, data: Examples, batch_size: int) -> float | None:
-    """FLOPs of one example's forward pass at evaluation, as the compiled program's own cost analysis counts them.
+    """FLOPs of one example's forward pass at evaluation, by the compiled program's cost analysis.
 
-    None where the program has a loop, whose body that analysis counts once however often it runs.
+    None where the program has a loop: the analysis counts a loop's body only once.
     """
     batch = {name: array[:batch_size] for name, array in data.items()}
     model = jax.tree.map(_of_one_device, model)
@@ -123,7 +124,7 @@ def flops_per_example(model: nnx.Module, data: Examples, batch_size: int) -> flo
 
 
 def _of_one_device(a: Array) -> Array | jax.ShapeDtypeStruct:
-    """What lies on one already is the program that evaluated."""
+    """The array, or its shape if it is on several devices; an array on one reuses the program that evaluated."""
     return a if len(a.devices()) == 1 else jax.ShapeDtypeStruct(a.shape, a.dtype)
 
 

@@ -1,10 +1,10 @@
 """Where the examples of a step come from.
 
-    all     every device holds all training examples, and a step looks up its rows
-    share   hosts hold them; before each chunk of steps every process brings the rows of its own devices, and no others
+    all     every device holds all training examples, and each step indexes its rows
+    share   hosts hold them; before each chunk of steps every process copies only the rows of its own devices
 
-Both give the same examples in the same order: one drawn for each epoch, cut into whole batches; what it holds beyond
-them is left out that time.
+Both give the same examples in the same order. Each epoch draws a new order and cuts it into whole batches; the rest is
+left out of that epoch.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from moejax.data.dataset import Examples, rows
 from moejax.training.objective import Batch
 
 Feed = Callable[[Batch, Key[Array, ""], Int[Array, ""]], Callable[[Int[Array, ""]], Batch]]
-"""(data, key of the order, first step of a chunk) → the batch of each of its steps; traced."""
+"""(data, key of the order, first step of a chunk) → a function from a step to its batch; both are traced."""
 
 
 def epoch_order(key: Key[Array, ""], epoch: Int[Array, ""] | int, examples: int) -> Int[Array, " n"]:
@@ -30,13 +30,13 @@ def epoch_order(key: Key[Array, ""], epoch: Int[Array, ""] | int, examples: int)
 def place_of(
     step: Int[Array, ""] | int, examples: int, batch_size: int
 ) -> tuple[Int[Array, ""] | int, Int[Array, ""] | int]:
-    """A step's epoch, and where its batch begins in that epoch's order; for numbers and traced ones."""
+    """A step's epoch, and the start of its batch in that epoch's order; `step` may be a number or traced."""
     steps_per_epoch = examples // batch_size
     return step // steps_per_epoch, step % steps_per_epoch * batch_size
 
 
 def from_all(batch_size: int) -> Feed:
-    """`data`: all training examples, arrays with one leading axis."""
+    """A feed whose `data` is all training examples, arrays with one leading axis."""
 
     def feed(data: Batch, key: Key[Array, ""], first: Int[Array, ""]) -> Callable[[Int[Array, ""]], Batch]:
         examples = rows(data)
@@ -53,12 +53,12 @@ def from_all(batch_size: int) -> Feed:
 
 
 def from_shares(length: int) -> Feed:
-    """`data`: the batches of a chunk of up to `length` steps, as `Shares` brings them."""
+    """A feed whose `data` is the batches of a chunk of up to `length` steps, made by `Shares`."""
     return lambda data, key, first: lambda step: {name: array[step % length] for name, array in data.items()}
 
 
 class Shares:
-    """The batches of a chunk, each device's part of them from the host that it belongs to."""
+    """Makes the batches of a chunk; each device gets its part from its own host."""
 
     def __init__(self, host: Examples, key: Key[Array, ""], batch_size: int, length: int, where: Sharding):
         self.host, self.batch_size, self.length, self.where = host, batch_size, length, where
@@ -66,7 +66,7 @@ class Shares:
         self.order = lru_cache(1)(lambda epoch: np.asarray(order(key, epoch, rows(host))))
 
     def __call__(self, first: int, stop: int) -> Batch:
-        """Arrays [length, batch, ...]: step s of `first` ≤ s < `stop`, of one epoch, stands in row s % length."""
+        """Arrays [length, batch, ...]: step s, `first` ≤ s < `stop` in one epoch, is row s % length."""
         chosen = np.zeros((self.length, self.batch_size), np.int64)
         for step in range(first, stop):
             epoch, start = place_of(step, rows(self.host), self.batch_size)

@@ -1,8 +1,7 @@
 """The loop: one compiled `lax.scan` over a chunk of steps, with the examples on the device and the state donated.
 
-Which examples a step sees (`feed`), and its random key, are pure functions of (seed, epoch, step). So there is no
-iterator to save, a run may stop and resume after any chunk, and cutting an epoch into other chunks changes no bit of
-the result.
+A step's examples (`feed`) and its random key are pure functions of (seed, epoch, step). So no iterator is saved, a run
+may stop and resume after any chunk, and the length of the chunks changes no bit of the result.
 """
 
 import functools
@@ -27,11 +26,11 @@ class TrainState(NamedTuple):
 
     step: Int[Array, ""]  # steps taken
     model: nnx.Module
-    optimizer: PyTree[Array]  # what the optimiser keeps of the model's parameters
+    optimizer: PyTree[Array]  # the optimiser's state
 
 
 class Keys(NamedTuple):
-    """Independent random streams of a run, beside that of its parameters."""
+    """Independent random streams of a run, in addition to that of its parameters."""
 
     order: Key[Array, ""]
     augment: Key[Array, ""]
@@ -48,8 +47,8 @@ def make_keys(seed: int) -> Keys:
 def make_init(build: Callable[..., nnx.Module], optimizer: optax.GradientTransformation) -> Callable[..., TrainState]:
     """Compile `init(key, *given)`: the state before the first step, of the model `build(rngs, *given)`.
 
-    Parameters are drawn by the key. What is given beside it, such as pre-trained weights, is an argument of the program
-    and not a constant in it.
+    The key draws the parameters. Whatever else is given, such as pre-trained weights, is an argument of the compiled
+    program and not a constant in it.
     """
 
     @jax.jit
@@ -61,7 +60,7 @@ def make_init(build: Callable[..., nnx.Module], optimizer: optax.GradientTransfo
 
 
 def parameter_key(seed: int) -> Key[Array, ""]:
-    """The stream of the initial parameters: of a generator that compiles three times faster than the default one."""
+    """The stream of the initial parameters, from a generator that compiles three times faster than the default."""
     return jax.random.key(seed, impl="rbg")
 
 
@@ -72,11 +71,11 @@ def make_update(
 ) -> Update:
     """One step of gradient descent as a pure function (state, batch, key) → (state, metrics).
 
-    It moves the model's parameters and nothing else (`moejax.parameters`). In a training of so many `steps`, routers
-    then change what they change by themselves, given the step's load; None: they stay as they are.
+    Gradients change the model's parameters alone (`moejax.parameters`). Then routers update their own state from the
+    step's load and the share of all `steps` done; `steps` None: they do not.
     """
 
-    optimizer = optax.with_extra_args_support(optimizer)  # some look at the loss
+    optimizer = optax.with_extra_args_support(optimizer)  # some need the loss
 
     def update(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, StepMetrics]:
         def with_these(learnt: nnx.Module) -> tuple[Array, StepMetrics]:
@@ -97,9 +96,9 @@ def make_update(
 def make_chunk(update: Update, feed: Feed, length: int) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Compile `chunk(state, data, keys, stop)`: up to `length` steps of one epoch in one call, the state donated.
 
-    `data` is what the feed takes batches from. The chunk ends when step `stop` is reached, which must not lie beyond
-    the epoch. Returns the new state and the metrics of each step, stacked; zeros for steps that were not taken. One
-    program serves every place in every epoch.
+    The feed takes batches from `data`. The chunk ends before step `stop`, which must not lie beyond the epoch. Returns
+    the new state and the stacked metrics of all steps, zeros for those not taken. The same program serves all chunks of
+    all epochs.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)

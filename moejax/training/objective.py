@@ -33,19 +33,19 @@ class StepMetrics(NamedTuple):
 
 
 def disagreement(first: Float[Array, "b y"], second: Float[Array, "b y"]) -> Float[Array, ""]:
-    """Mean over examples of the KL divergence between two predictions, mean of both directions, in nats.
+    """Mean over examples of the KL divergence between two predictions, averaged over both directions; nats.
 
-    Of two passes through a model with dropout it is the R-Drop loss (Liang et al. 2021, equation 2). They add it to the
-    sum of both cross-entropies, not to the mean: their weight of 1 is one of 0.5 here. Arguments are logits.
+    For two passes through a model with dropout it is the R-Drop loss (Liang et al. 2021, equation 2). The paper adds it
+    to the sum of both cross-entropies and not to their mean, so its weight of 1 is 0.5 here. Arguments are logits.
     """
     p, q = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
     return jnp.mean(jnp.sum((jnp.exp(p) - jnp.exp(q)) * (p - q), axis=-1)) / 2
 
 
 class Outputs(NamedTuple):
-    """What a model makes of a batch, once or twice: with `train.consistency` each example passes through it twice."""
+    """A model's outputs for a batch; `train.consistency` passes each example through the model twice."""
 
-    logits: Float[Array, "b p y"]  # of p passes
+    logits: Float[Array, "b p y"]  # p: passes
     label: Int[Array, " b"]
     routings: Sequence[Routing]
 
@@ -57,7 +57,7 @@ def make_objective(config: Config) -> Objective:
 
 
 def make_forward(config: Config) -> Callable[[nnx.Module, Batch, Array], Outputs]:
-    """The model, in training, on augmented examples: all that an objective draws by its key."""
+    """The model in training, on augmented examples: the random part of an objective."""
     t = config.train
     passes = 2 if t.consistency else 1
     strengths = {name: getattr(t, name) for name in ("shift", "rotate", "zoom", "elastic", "crop", "blur")}
@@ -65,7 +65,7 @@ def make_forward(config: Config) -> Callable[[nnx.Module, Batch, Array], Outputs
     def forward(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> Outputs:
         augment_key, router_key = jax.random.split(key)
         label = batch["label"]
-        # Before anything is drawn: each pass sees an augmentation of its own.
+        # Repeated before augmentation, so that each pass is augmented differently.
         batch = {name: jnp.concatenate([array] * passes) for name, array in batch.items()}
         if "image" in batch:
             batch = batch | {"image": augment(augment_key, batch["image"], **strengths)}
@@ -76,7 +76,7 @@ def make_forward(config: Config) -> Callable[[nnx.Module, Batch, Array], Outputs
 
 
 def make_score(config: Config) -> Callable[[nnx.Module, Outputs], tuple[Array, StepMetrics]]:
-    """The loss of a whole batch's outputs, and its metrics; of the model itself, how large its experts' weights are."""
+    """Loss and metrics from the outputs of a whole batch; from the model only the experts' L2 penalty."""
     t, moe = config.train, config.moe
     names = list(inspect.signature(losses.auxiliary_loss).parameters)[1:]
     weights = {name: getattr(moe, f"{name}_weight") for name in names}

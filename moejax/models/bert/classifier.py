@@ -1,4 +1,4 @@
-"""A pre-trained encoder that tells whether two sentences mean the same, in whichever order they come.
+"""A pre-trained encoder that tells whether two sentences mean the same, whatever their order.
 
     [CLS] a [SEP] b [SEP] ─ encoder ─ ( pooled [CLS], mean of a, mean of b, their |difference| and product ) ─ classes
 
@@ -94,8 +94,8 @@ class EncoderClassifier(nnx.Module):
     ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
         """`batch["pieces"]`: int [b, t], 0 for padding; `batch["second"]`: bool [b, t]. The logits are float32.
 
-        In training each pair comes in one of its two orders by lot (no key: as it is), and at evaluation in both: the
-        logits are their mean.
+        In training the order of each pair's sentences is random (no key: as given); at evaluation the logits are the
+        mean of both orders.
         """
         pieces, second = batch["pieces"], batch["second"]
         if train:
@@ -109,7 +109,7 @@ class EncoderClassifier(nnx.Module):
     def one_order(
         self, pieces: Int[Array, "b t"], second: Bool[Array, "b t"], *, train: bool, key: Key[Array, ""] | None
     ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
-        """Each pair in the one order in which it is looked at."""
+        """Logits and routings of each pair in one order of its sentences."""
         encoder_key = dropout_key = None
         if key is not None:
             order_key, encoder_key, dropout_key = jax.random.split(key, 3)

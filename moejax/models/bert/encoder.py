@@ -29,12 +29,12 @@ exact_gelu = partial(jax.nn.gelu, approximate=False)
 
 
 def layer_norm(d: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """BERT's: the variance from the differences to the mean, and next to nothing added to it."""
+    """BERT's layer normalisation: epsilon 1e-12, the variance computed from the differences to the mean."""
     return nnx.LayerNorm(d, epsilon=1e-12, use_fast_variance=False, rngs=rngs)
 
 
 def mixed(linear: nnx.Linear, x: Float[Array, "*n d"]) -> Float[Array, "*n h"]:
-    """A linear map whose product has operands of its type, bfloat16 it may be, and everything else is float32."""
+    """A linear map in mixed precision: the product's operands in `linear.dtype`, everything else in float32."""
     product = matmul(x.astype(linear.dtype), linear.kernel[...].astype(linear.dtype))
     return product + jnp.expand_dims(linear.bias[...], range(product.ndim - 1))
 
@@ -123,14 +123,14 @@ class Encoder(nnx.Module):
         self.rate, self.room = m.dropout, m.room
 
     def seen(self, pieces: Int[Array, "b t"], *, train: bool) -> Bool[Array, "b t"]:
-        """All but padding, pieces of 0; in training of a batch with more than `room` a pair, only what fits."""
+        """False for padding, pieces of 0; in training also for what a batch has beyond `room` pieces a pair."""
         mask = pieces != PADDING
         return fitting(mask, pieces.shape[0] * self.room) if train and self.room < pieces.shape[1] else mask
 
     def __call__(
         self, pieces: Int[Array, "b t"], second: Bool[Array, "b t"], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b t d"], tuple[Routing, ...]]:
-        """Pieces that are not `seen` are not looked at and come out as anything. In training the others are packed.
+        """Pieces that are not `seen` are ignored, and their output is undefined. In training the others are packed.
 
         `key`: for dropout and routers with noise.
         """

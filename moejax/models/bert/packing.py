@@ -1,6 +1,6 @@
-"""Packing: the tokens of a batch without its padding, one after the other in one group.
+"""Packing: all tokens of a batch, without its padding, in one group.
 
-All of a transformer but the attention looks at each token by itself, so there padding is nothing but work.
+All of a transformer but the attention treats each token by itself, so there padding only costs time.
 
 Axis letters: b examples, t places of an example, n tokens packed, d width.
 """
@@ -13,9 +13,9 @@ from moejax.dispatch.rows import combine_rows, take_tokens
 
 
 def packing(mask: Bool[Array, "b t"], rows: int) -> IndexTables:
-    """Where each token goes: those that fit, in their order, to the first of `rows` rows.
+    """Index tables that move the tokens, in order, to the first of `rows` rows; what does not fit is dropped.
 
-    A packing is a dispatch to one expert, and moves rows as that does: a gather in both directions.
+    Packing is a dispatch to a single expert, and moves rows in the same way: a gather in both directions.
     """
     real = fitting(mask, rows).reshape(-1)
     row = jnp.where(real, jnp.cumsum(real) - 1, -1)
@@ -24,7 +24,7 @@ def packing(mask: Bool[Array, "b t"], rows: int) -> IndexTables:
 
 
 def fitting(mask: Bool[Array, "b t"], rows: int) -> Bool[Array, "b t"]:
-    """Those of the real tokens that `rows` rows hold: of too many, the longest examples lose their last ones."""
+    """The real tokens that fit into `rows` rows: if there are more, the longest examples lose their last ones."""
     place_by_place = jnp.cumsum(mask.T.reshape(-1)).reshape(mask.shape[::-1]).T
     return mask & (place_by_place <= rows)
 

@@ -50,7 +50,7 @@ def pretrained(config: Options) -> dict[str, ndarray]:
     """The weights of MiniLM that this configuration needs.
 
     Raises:
-      UserError: they are nowhere, or the configuration is not that of MiniLM.
+      UserError: they cannot be found, or the configuration is not that of MiniLM.
     """
     return select(minilm.load_weights(config.data.tokenizer, config.data.dir), config)
 

@@ -175,7 +175,7 @@ def refusal(name: str, field: FieldInfo, value: Any) -> str | None:
 
 
 def without_effect(declared: Declared, options: Any, given: Iterable[str]) -> Iterator[str]:
-    """A sentence for each given option that differs from its default where nothing looks at it."""
+    """A sentence for each given option that differs from its default where it has no effect."""
     for name in given:
         value = getattr(options, name)
         for need in declared[name].metadata:

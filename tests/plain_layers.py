@@ -70,7 +70,7 @@ def every_loss(routing):
 
 @jax.jit
 def all_of(layer, x, router_input, mask):
-    """The output, all losses, and the gradient of everything by the layer, the tokens and what the router looks at."""
+    """The output, all losses, and the gradient of everything by the layer, the tokens and the router input."""
 
     def total(layer, x, router_input):
         y, routing = layer(x, router_input=router_input, mask=mask)

@@ -297,7 +297,7 @@ def test_a_router_may_look_at_something_else_than_the_experts(kind):
     y, routing = jax.jit(lambda layer: layer(x, router_input=other))(layer)
     _, want = call(layer, other)
     jax.tree.map(np.testing.assert_array_equal, routing, want)
-    # The experts see x all the same: one that looks at x has other weights, and the same answers.
+    # The experts still see x: with x as the router input the weights differ, but not what the experts get.
     np.testing.assert_allclose(jax.jit(lambda layer: layer(x, router_input=x))(layer)[0], call(layer, x)[0], rtol=1e-6)
     assert np.abs(y - call(layer, other)[0]).max() > 0.01
 

@@ -14,7 +14,7 @@ def gather_dispatch(
 ) -> Float[Array, "g t d2"]:
     """Tokens into slots, experts, slots into tokens, by two index tables.
 
-    For expert choice the way back looks at all E experts of a token, since that many may have taken it: T·E rows.
+    For expert choice the combine gathers T·E rows, since all E experts may have taken a token.
     """
     g, t, d = x.shape
 

@@ -87,7 +87,7 @@ GroupSize = Annotated[
 
 
 class DenseMoE(nnx.Module):
-    """All experts see all tokens; the router weighs their answers (Jacobs et al. 1991).
+    """All experts see all tokens; the router weighs their outputs (Jacobs et al. 1991).
 
     `make_gate` makes the network that computes the router's logits [g, t, e]; None: a linear map does.
     """
@@ -280,7 +280,7 @@ class SparseMoE(nnx.Module):
 
 
 class SoftMoE(nnx.Module):
-    """Experts see mixtures of tokens and tokens get mixtures of answers: fully differentiable, nothing dropped.
+    """Experts see mixtures of tokens and tokens get mixtures of outputs: fully differentiable, nothing dropped.
 
     Puigcerver et al. 2023 ("From Sparse to Soft Mixtures of Experts"), algorithm 2. `scale` is the initial
     value of the router's learnt scale.

@@ -29,7 +29,7 @@ class Hash(Unlearnt):
 
 
 class Random(Unlearnt):
-    """By lot, anew in every training step and once for all at evaluation: the baseline."""
+    """k random experts, new in every training step and fixed at evaluation: the baseline."""
 
     noisy = True
 

@@ -3,12 +3,14 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from moejax.config import Config
 from moejax.errors import UserError
 from moejax.files import abridged, path_problem
 from moejax.presets import PRESETS
+
+if TYPE_CHECKING:
+    from moejax.config import Config
 
 FLAGS = ("help", "print_config")
 PROCESSES = ("coordinator", "processes", "process")
@@ -63,7 +65,7 @@ def _no_option(word: str) -> str:
     return f"{abridged(repr(word))} is not an option; every option begins with -- and is followed by its value."
 
 
-def configure(arguments: Arguments) -> Config:
+def configure(arguments: Arguments) -> "Config":
     """The configuration that the arguments ask for; UserError with all sentences at once."""
     from moejax.config import configured, wrong_words
 
@@ -84,7 +86,7 @@ def configure(arguments: Arguments) -> Config:
     return config
 
 
-def _from_path(path: str) -> tuple[Config | None, list[str]]:
+def _from_path(path: str) -> tuple["Config | None", list[str]]:
     """What a config.json holds, or the one of a run's folder."""
     from moejax.config import from_json
 
@@ -113,7 +115,7 @@ def check_resume(arguments: Arguments) -> None:
         )
 
 
-def on_these_devices(config: Config, arguments: Arguments) -> Config:
+def on_these_devices(config: "Config", arguments: Arguments) -> "Config":
     """The configuration of a run that goes on, with the devices of the arguments; UserError if they make no sense."""
     from moejax.config import configured
 

@@ -198,7 +198,8 @@ def from_text(field: FieldInfo, text: str) -> Any:
     if _kinds(field.annotation) == [bool]:  # pydantic takes more words than these
         return {"true": True, "false": False}.get(text.lower(), text)
     try:
-        return _adapter(field.annotation).validate_strings(text)  # within its bounds or not
+        kind: Any = field.annotation
+        return _adapter(kind).validate_strings(text)  # within its bounds or not
     except ValidationError:
         return text
 

@@ -160,7 +160,9 @@ def test_a_layer_takes_a_router_of_ones_own(made):
     rngs, x = nnx.Rngs(0), jax.random.normal(jax.random.key(0), (2, 9, 8))
     own = Cosine(8, 4, 2, sharpness=3.0, rngs=rngs) if made else Cosine
     options = {} if made else {"sharpness": 3.0}
-    layer = moejax.SparseMoE(8, 4, lambda rngs: moejax.MLP(8, 16, rngs=rngs), router=own, rngs=rngs, **options)
+    layer = moejax.SparseMoE(
+        8, 4, lambda rngs: moejax.MLP(8, 16, rngs=rngs), router=own, group_size=0, rngs=rngs, **options
+    )
     y, routing = layer(x)
     assert (y.shape, routing.experts.shape, layer.router.sharpness) == (x.shape, (2, 9, 2), 3.0)
     with pytest.raises(ValueError, match="sharpness is 0; it must be a number above 0"):

@@ -309,7 +309,7 @@ def test_the_auxiliary_loss_is_the_weighted_sum_over_the_layers():
 
 def test_the_auxiliary_loss_refuses_what_is_no_weight_and_no_routing():
     routing = dense_routing(jnp.zeros((1, 2, 3)))
-    with pytest.raises(ValueError, match=r"balance is -1.0; it must be at least 0."):
+    with pytest.raises(ValueError, match=r"balance is -1.0; it must be a number of at least 0."):
         losses.auxiliary_loss(routing, balance=-1.0)
     with pytest.raises(ValueError, match="assigned is None, and the layer was called without"):
         losses.auxiliary_loss(routing, assignment=1.0)

@@ -3,7 +3,7 @@
     config = make_config(name="mine", moe={"layer": "soft", "slots": 2}, train={"epochs": 1})
     config.replace(moe={"layer": "sparse"})
 
-`schema` finds the options that there are for the names chosen, `build` makes values of them, `text` reads and writes
+`schema` finds the options that there are for the names chosen, `config` makes values of them, `text` reads and writes
 `config.json`, `suggest` tells what a wrong name may have meant. Names are imported when first used: the schema imports
 all that has options, and so JAX.
 """
@@ -11,17 +11,13 @@ all that has options, and so JAX.
 import importlib
 from typing import Any
 
-from moejax.config.config import Config, make_config
-
 _HOME = {
-    "configured": "build",
-    "wrong_words": "build",
-    "flatten": "text",
-    "from_json": "text",
-    "to_json": "text",
-} | dict.fromkeys(("data_devices", "mesh_problems", "nearest_divisor"), "mesh_shape")
+    **dict.fromkeys(("Config", "configured", "make_config", "wrong_words"), "config"),
+    **dict.fromkeys(("flatten", "from_json", "to_json"), "text"),
+    **dict.fromkeys(("data_devices", "mesh_problems", "nearest_divisor"), "mesh_shape"),
+}
 
-__all__ = ["Config", "make_config", *_HOME]
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

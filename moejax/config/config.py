@@ -1,41 +1,26 @@
-"""A run, complete: the values of every option that has an effect on it."""
+"""A run's configuration, made of values by name, or one sentence for each thing that is wrong with them."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from pydantic import AfterValidator, Field, SerializeAsAny
+from pydantic import SerializeAsAny
 
+from moejax.config.mesh_shape import mesh_problems
+from moejax.config.schema import ROOTS, RunOptions, Section, everything
+from moejax.config.suggest import unknown
 from moejax.config.training import ParallelOptions, TrainOptions
+from moejax.data import DATASETS
 from moejax.errors import UserError
-from moejax.files import abridged
-from moejax.options import Options
+from moejax.models import MODELS
+from moejax.options import Options, from_text, in_words, plain, problems, refusal
 
 
-def _of_a_folder(name: str) -> str:
-    if name in ("", ".", "..") or len(name) > 100 or any(c in "/\\" or not c.isprintable() for c in name):
-        raise ValueError(
-            f"{abridged(repr(name))}; it is part of a folder's name: 1 to 100 printable characters, without slashes"
-        )
-    return name
-
-
-class Config(Options):
+class Config(RunOptions):
     """One run: the same configuration on the same machine gives the same bits.
 
     `data`, `model` and `moe` hold the options of what their names choose (`moejax.config.schema`).
     """
 
-    name: Annotated[
-        str, AfterValidator(_of_a_folder), Field(description="What the run is called in its folder and report.")
-    ] = "custom"
-    seed: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=2**32 - 1,
-            description="Fixes the validation split, the first parameters, the order of examples and the augmentation.",
-        ),
-    ] = 0
     data: SerializeAsAny[Options]
     model: SerializeAsAny[Options]
     moe: SerializeAsAny[Options]
@@ -57,8 +42,6 @@ def make_config(base: Config | None = None, **values: Any) -> Config:
 
     Raises UserError with a sentence for each thing that is wrong.
     """
-    from moejax.config.build import configured  # it imports all that has options
-
     config, problems = configured(dotted(values), base)
     if problems:
         raise UserError(*problems)
@@ -71,3 +54,80 @@ def dotted(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
     return flat
+
+
+def configured(
+    values: Mapping[str, Any], base: Config | None = None, *, words: bool = False, others: Sequence[str] = ()
+) -> tuple[Config, list[str]]:
+    """The configuration with such values, and the sentences.
+
+    Of `base` is kept what the values leave and what their choices still have an option for. `words`: the values are
+    words of a command line, whose other options are called `others`.
+    """
+    given: dict[str, dict[str, Any]] = {name: {} for name in ROOTS}
+    strange = []
+    for name, value in values.items():
+        place, _, option = name.rpartition(".")
+        if place in given and option:
+            given[place][option] = value
+        else:
+            strange.append(name)
+    kept = {name: _values(base, name) for name in ROOTS}
+    chosen = {name: kept[name] | given[name] for name in ROOTS}
+    sections = {name: Section(name, chosen) for name in ROOTS}
+    strange += [s.prefix + option for s in sections.values() for option in given[s.name] if option not in s.fields]
+    sentences = [unknown(name, sections, others) for name in strange]
+    parts = {name: _part(section, given[name], kept[name], words, sentences) for name, section in sections.items()}
+    config = Config(**parts.pop(""), **{name: sections[name].model()(**part) for name, part in parts.items()})
+    return config, sentences or list(_together(config))
+
+
+def wrong_words(words: Mapping[str, str], others: Sequence[str] = ()) -> list[str]:
+    """A sentence for each word of a command line that would be wrong whatever the rest of a configuration is."""
+    said = []
+    for name, text in words.items():
+        if declared := everything().get(name):
+            field = next(iter(declared.values()))
+            option = name.rpartition(".")[2]
+            if sentence := refusal(option, field, from_text(field, text)):
+                said.append(in_words(sentence, name.removesuffix(option)))
+        else:
+            said.append(unknown(name, {}, others))
+    return said
+
+
+def _part(section: Section, given: Mapping, kept: Mapping, words: bool, sentences: list[str]) -> dict[str, Any]:
+    """The values of a section that its options take; adds a sentence for each other one."""
+    fields = section.fields
+    new = {name: value for name, value in given.items() if name in fields}
+    new = {name: from_text(fields[name], v) if words and isinstance(v, str) else plain(v) for name, v in new.items()}
+    old = {name: v for name, v in kept.items() if name in fields and name not in new}
+    old = {name: v for name, v in old.items() if not refusal(name, fields[name], v)}
+    said = problems(fields, old | new, section.contradictions, explicit=new)
+    sentences += [in_words(sentence, section.prefix) for sentence in said]
+    return old | {name: v for name, v in new.items() if not refusal(name, fields[name], v)}
+
+
+def _values(config: Config | None, name: str) -> dict[str, Any]:
+    if config is None:
+        return {}
+    part = getattr(config, name) if name else config
+    return {option: getattr(part, option) for option in type(part).model_fields if name or option not in ROOTS}
+
+
+def _together(config: Config) -> Iterator[str]:
+    """A sentence for each contradiction between sections."""
+    model, holds = MODELS[config.model.name], DATASETS[config.data.name].holds
+    if holds != model.reads:
+        fitting = [name for name, data in DATASETS.items() if data.holds == model.reads]
+        yield f"model.name is {config.model.name}, which cannot read {config.data.name}; use {' or '.join(fitting)}."
+    for name in ("shift", "rotate", "zoom", "elastic", "crop", "blur"):
+        if holds != "image" and (value := getattr(config.train, name)):
+            yield f"train.{name} is {value:g}, but data.name is {config.data.name}; it is for images."
+    yield from (in_words(sentence) for sentence in getattr(model, "config_problems", lambda _: ())(config))
+    if config.train.tested == "best" and config.data.validation == 0:
+        yield (
+            "train.tested is best, but data.validation is 0, so that no epoch can be the best; give data.validation"
+            " some examples or choose train.tested=last."
+        )
+    yield from mesh_problems(config)

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from moejax.config.config import Config
+from moejax.options import Options
 
 
-def mesh_problems(config: Config, devices: int | None = None) -> list[str]:
+def mesh_problems(config: Options, devices: int | None = None) -> list[str]:
     """One sentence for each; `devices`: how many there are, None before anyone has looked."""
     p, experts, batch = config.parallel, config.moe.num_experts, config.train.batch_size
     if p.strategy == "pmap" and p.expert > 1:
@@ -32,7 +32,7 @@ def mesh_problems(config: Config, devices: int | None = None) -> list[str]:
     return []
 
 
-def data_devices(config: Config, devices: int, fits: Callable[[int], bool] = lambda shares: True) -> int:
+def data_devices(config: Options, devices: int, fits: Callable[[int], bool] = lambda shares: True) -> int:
     """How many of the devices lie along `data`: what the configuration says, else as many as share a batch evenly.
 
     `fits`: whether so many shares of a batch are as good as the whole. Where no number does, all: a problem.

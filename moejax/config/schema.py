@@ -9,19 +9,43 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from moejax.config.config import Config
 from moejax.config.training import ParallelOptions, TrainOptions
 from moejax.data import DATASETS
+from moejax.files import abridged
 from moejax.losses import auxiliary_loss
 from moejax.models import MODELS
 from moejax.models.layer import LayerOptions
 from moejax.options import Choice, Needs, Options, choice_of, model_of, options_of
 
 Chosen = Mapping[str, Mapping[str, Any]]  # section → option → value
+
+
+def _of_a_folder(name: str) -> str:
+    if name in ("", ".", "..") or len(name) > 100 or any(c in "/\\" or not c.isprintable() for c in name):
+        raise ValueError(
+            f"{abridged(repr(name))}; it is part of a folder's name: 1 to 100 printable characters, without slashes"
+        )
+    return name
+
+
+class RunOptions(Options):
+    """The options of no section."""
+
+    name: Annotated[
+        str, AfterValidator(_of_a_folder), Field(description="What the run is called in its folder and report.")
+    ] = "custom"
+    seed: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=2**32 - 1,
+            description="Fixes the validation split, the first parameters, the order of examples and the augmentation.",
+        ),
+    ] = 0
 
 
 class DataOptions(Options):
@@ -45,7 +69,7 @@ class ModelOptions(Options):
 
 
 ROOTS: dict[str, type[Options]] = {
-    "": Config,
+    "": RunOptions,
     "data": DataOptions,
     "model": ModelOptions,
     "moe": LayerOptions,

@@ -4,8 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from moejax.config.build import configured
-from moejax.config.config import Config
+from moejax.config.config import Config, configured
 from moejax.config.schema import ROOTS
 from moejax.errors import UserError
 from moejax.files import abridged

@@ -115,6 +115,18 @@ def check_resume(arguments: Arguments) -> None:
         )
 
 
+def configuration_of_a_run(arguments: Arguments) -> "Config":
+    """The configuration with which the run that --resume names would go on; UserError if it cannot."""
+    check_resume(arguments)
+    path = arguments.options["resume"]
+    config, problems = _from_path(path)
+    if config is None or not Path(path).is_dir():
+        raise UserError(f"--resume {path} is not the folder of a run.")
+    if problems:
+        raise UserError(*problems)
+    return on_these_devices(config, arguments)
+
+
 def on_these_devices(config: "Config", arguments: Arguments) -> "Config":
     """The configuration of a run that goes on, with the devices of the arguments; UserError if they make no sense."""
     from moejax.config import configured

@@ -36,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 @lifeline.told()
 def _main(words: Sequence[str], stop: StopSignal) -> int:
-    from moejax.commandline import configure, parse
+    from moejax.commandline import configuration_of_a_run, configure, parse
     from moejax.config import to_json
 
     arguments = parse(words)
@@ -44,6 +44,9 @@ def _main(words: Sequence[str], stop: StopSignal) -> int:
         from moejax.help import help_text
 
         print(help_text(arguments.topics))
+        return 0
+    if "resume" in arguments.options and "print_config" in arguments.flags:
+        print(to_json(configuration_of_a_run(arguments)), end="")
         return 0
     if "resume" in arguments.options:
         return _resume(Path(arguments.options["resume"]), arguments, stop)

@@ -41,6 +41,54 @@ def test_print_config_prints_what_would_run_and_can_be_run_again(capsys, tmp_pat
     assert capsys.readouterr().out == text
 
 
+def test_print_config_prints_with_what_a_run_would_go_on(capsys, tmp_path):
+    assert run.main(words("--config mnist_soft --print-config")) == 0
+    (tmp_path / "config.json").write_text(capsys.readouterr().out)
+    resume = ["--resume", str(tmp_path), "--print-config"]
+    assert run.main([*resume, "--parallel.expert", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["parallel"]["expert"] == 2
+    assert run.main([*resume, "--seed", "1"]) == 2
+    assert run.main(["--resume", str(tmp_path / "nothing"), "--print-config"]) == 2
+    said = capsys.readouterr().err
+    assert "takes no other argument than --parallel" in said
+    assert "nothing is not the folder of a run." in said
+    assert run.main(["--config", str(tmp_path), "--print-config"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("mnist_soft", "mnist_soft is a preset; write --config mnist_soft."),
+        ("--config mnist_sotf", "nor a preset; did you mean mnist_soft?"),
+        (
+            "--config mnist_soft --moe.k 3 --moe.router sigmoid",
+            "moe.k has no effect with moe.layer soft; it belongs to",
+        ),
+        ("--help moe.ruoter", "There is no option moe.ruoter; did you mean moe.router?"),
+    ],
+)
+def test_what_was_meant_is_said(command, sentence, capsys):
+    assert run.main(words(command)) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("topic", "said"),
+    [
+        ("moe.router", ["one of softmax_top_k, ", "belongs to moe.layer sparse", "sigmoid "]),
+        (
+            "--moe.bias-update-rate",
+            ["a number of at least 0 (default 0.001)", "moe.layer sparse with moe.router sigmoid"],
+        ),
+        ("model", ["--model.name ", "model, with model.name image:", "--model.stride  a whole number from 1 to 14"]),
+    ],
+)
+def test_help_on_one_thing(topic, said, capsys):
+    assert run.main(["--help", topic]) == 0
+    text = capsys.readouterr().out
+    assert all(part in text for part in said)
+
+
 def test_help_lists_presets_and_fields(capsys):
     assert run.main(["--help"]) == 0
     text = capsys.readouterr().out

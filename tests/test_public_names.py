@@ -31,7 +31,7 @@ def test_editors_see_the_same_names_from_the_same_modules():
 
 
 def test_the_installed_package_has_its_version_and_its_types(tmp_path):
-    pytest.importorskip("setuptools")
+    pytest.importorskip("setuptools", minversion="77")
     (tmp_path / "moejax").mkdir()
     of_package = ("moejax/__init__.py", "moejax/__init__.pyi", "moejax/py.typed")
     for name in ("pyproject.toml", "README.md", "LICENSE", *of_package):

@@ -122,20 +122,15 @@ class Section:
 
     def model(self) -> type[Options]:
         """Its pydantic model, the same one for the same choices."""
-        root = ROOTS[self.name]
-        if len(self.calls) == 1 and self.name != "moe":
-            return root
-        return _model(self.name, tuple(self.calls), tuple(self.fields), self)
+        if self.fields == ROOTS[self.name].model_fields:
+            return ROOTS[self.name]
+        key = (self.name, *self.calls, *self.fields)
+        if key not in _MODELS:
+            _MODELS[key] = model_of(self.name.capitalize(), self.fields)
+        return _MODELS[key]
 
 
 _MODELS: dict[tuple, type[Options]] = {}
-
-
-def _model(name: str, calls: tuple, fields: tuple, section: Section) -> type[Options]:
-    key = (name, calls, fields)
-    if key not in _MODELS:
-        _MODELS[key] = model_of(name.capitalize(), section.fields)
-    return _MODELS[key]
 
 
 def _of_table(field: FieldInfo, table: Mapping[str, Any]) -> FieldInfo:

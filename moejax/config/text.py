@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from moejax.config.config import Config, configured
+from moejax.config.config import Config, configured, dotted
 from moejax.config.schema import ROOTS
 from moejax.errors import UserError
 from moejax.files import abridged
@@ -18,10 +18,7 @@ def to_json(config: Config) -> str:
 
 def flatten(config: Config) -> dict[str, Any]:
     """Values by dotted name, in the order of the schema."""
-    flat: dict[str, Any] = {}
-    for name, value in _tree(config).items():
-        flat |= {f"{name}.{option}": v for option, v in value.items()} if isinstance(value, dict) else {name: value}
-    return flat
+    return dotted(_tree(config))
 
 
 def _tree(options: Options) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from jax import lax
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from moejax.config import Config, nearest_divisor
-from moejax.dispatch import default_group_size
 from moejax.models import build_model
+from moejax.models.layer import group_size
 from moejax.parameters import parameters, with_parameters
 from moejax.training.objective import Batch, Objective, StepMetrics, make_forward, make_score
 
@@ -92,10 +92,7 @@ def broken_groups(config: Config, shares: int) -> str:
 
 
 def _group_size(config: Config) -> int:
-    size = config.moe.group_size
-    if size == 0:  # the groups that tokens come in
-        return tokens_of_an_example(config)
-    return default_group_size(config.moe.hidden) if size is None else size
+    return group_size(config.moe) or tokens_of_an_example(config)
 
 
 @lru_cache(1)

@@ -76,10 +76,6 @@ class Strips(nnx.Module):
         self.moe = layer_maker(config.moe, 784 // self.tokens, jnp.float32)(rngs)
         self.head = nnx.Linear(784, num_classes, rngs=rngs)
 
-    @property
-    def moe_layers(self):
-        return (self.moe,)
-
     def __call__(self, batch, *, train, key=None):
         x = batch["image"].reshape(len(batch["image"]), self.tokens, -1) / 255.0
         y, routing = self.moe(x, train=train, key=key)

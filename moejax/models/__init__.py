@@ -1,10 +1,10 @@
 """The networks around the layers, one file each, and a folder for the pre-trained one.
 
 A model is called as `model(batch, train=…, key=…)` with a dict of arrays that share their leading axis. It returns
-class logits [b, y] in float32 and the routing of each of its MoE layers. Its attributes are
+class logits [b, y] in float32 and the routing of each of its MoE layers, in the order in which
+`moejax.router_updates.moe_layers` finds them. Its attributes are
 
     tokens           number of tokens of an example in each MoE layer
-    moe_layers       the MoE layers, in the order of the routings
     grid             rows and columns of the tokens, where they lie on an image
 
 and those of its class

@@ -98,10 +98,6 @@ class ClusterClassifier(nnx.Module):
         self.moe = layer_maker(config.moe, WIDTH, dtype, make_expert)(rngs)
         self.double_softmax = m.double_softmax
 
-    @property
-    def moe_layers(self) -> tuple[nnx.Module, ...]:
-        return (self.moe,)
-
     def __call__(
         self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b 2"], tuple[Routing, ...]]:

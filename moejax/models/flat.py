@@ -136,10 +136,6 @@ class FlatClassifier(nnx.Module):
         self.moe = make_layer(rngs)
         self.assigned = tuple(map(int, assigned_experts(num_classes, moe.num_experts))) if m.guided else None
 
-    @property
-    def moe_layers(self) -> tuple[nnx.Module, ...]:
-        return (self.moe,)
-
     def __call__(
         self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:

@@ -131,10 +131,6 @@ class ImageClassifier(nnx.Module):
         self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(self.tokens * m.width, num_classes, dtype=dtype, rngs=rngs)
 
-    @property
-    def moe_layers(self) -> tuple[nnx.Module, ...]:
-        return tuple(block.moe for block in self.blocks)
-
     def __call__(
         self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:

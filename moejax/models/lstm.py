@@ -62,10 +62,6 @@ class LSTMClassifier(nnx.Module):
         self.second = LSTM(d, d, input_scale=d**0.5, **settings)
         self.head = nnx.Linear(self.tokens * d, num_classes, rngs=rngs)
 
-    @property
-    def moe_layers(self) -> tuple[nnx.Module, ...]:
-        return (self.moe,)
-
     def __call__(
         self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:

@@ -76,10 +76,6 @@ class PairClassifier(nnx.Module):
         self.moe = layer_maker(moe, d, dtype, make_expert)(rngs)
         self.head = nnx.Linear(3 * d, num_classes, dtype=dtype, rngs=rngs)
 
-    @property
-    def moe_layers(self) -> tuple[nnx.Module, ...]:
-        return (self.moe,)
-
     def __call__(
         self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:

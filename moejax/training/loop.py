@@ -87,7 +87,7 @@ def make_update(
         model, step = with_parameters(state.model, optax.apply_updates(learnt, change)), state.step + 1
         if steps is not None:
             model = jax.tree.map(lambda leaf: leaf, model)  # a copy: the caller's state stays as it is
-            update_routers(model.moe_layers, metrics.load, progress=step / steps)
+            update_routers(model, metrics.load, progress=step / steps)
         return TrainState(step, model, optimizer_state), metrics
 
     return update

@@ -14,6 +14,7 @@ from moejax import losses, metrics
 from moejax.config import Config
 from moejax.data.augment import augment
 from moejax.parameters import parameters
+from moejax.router_updates import moe_layers
 from moejax.routing import Routing
 from moejax.training.frozen import hold
 
@@ -89,7 +90,7 @@ def make_score(config: Config) -> Callable[[nnx.Module, Outputs], tuple[Array, S
         if t.consistency:
             auxiliary += t.consistency * disagreement(logits[:, 0], logits[:, 1])
         if moe.l2_weight:
-            layers = hold(model, t.frozen).moe_layers
+            layers = moe_layers(hold(model, t.frozen))
             auxiliary += moe.l2_weight * losses.mean_square([parameters(layer.experts) for layer in layers])
         return t.task_weight * loss + auxiliary, StepMetrics(
             loss,

@@ -85,10 +85,6 @@ class EncoderClassifier(nnx.Module):
         self.head = nnx.Linear(5 * m.width, num_classes, kernel_init=small, rngs=rngs)
         self.rate = m.dropout
 
-    @property
-    def moe_layers(self) -> tuple[nnx.Module, ...]:
-        return tuple(block.moe for block in self.encoder.blocks if block.moe is not None)
-
     def __call__(
         self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:

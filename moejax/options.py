@@ -8,7 +8,8 @@
         scale: Annotated[float, Field(gt=0, description="Factor on the weights.")] = 1.0
 
 A parameter, or an attribute of a class, that is annotated with a pydantic `Field` is an option: its type, bounds,
-default and meaning stand there. (What a class is given as one value it declares as its `options`, a model.) Python's
+default and meaning stand there. (What a class is given as one value it declares as
+its `options`, a model whose attributes have their meaning in a docstring below.) Python's
 own check reads them (`checked`), and so do the configuration, the command line, its help and the tables of the READMEs
 (`options_of`).
 
@@ -46,7 +47,9 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Options(BaseModel):
     """Values of options, frozen."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 @dataclass(frozen=True, eq=False)

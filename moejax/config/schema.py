@@ -35,37 +35,28 @@ def _of_a_folder(name: str) -> str:
 class RunOptions(Options):
     """The options of no section."""
 
-    name: Annotated[
-        str, AfterValidator(_of_a_folder), Field(description="What the run is called in its folder and report.")
-    ] = "custom"
-    seed: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=2**32 - 1,
-            description="Fixes the validation split, the first parameters, the order of examples and the augmentation.",
-        ),
-    ] = 0
+    name: Annotated[str, AfterValidator(_of_a_folder)] = "custom"
+    """What the run is called in its folder and report."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Fixes the validation split, the first parameters, the order of examples and the augmentation."""
 
 
 class DataOptions(Options):
     """The options of every data set."""
 
-    name: Annotated[str, Choice(DATASETS), Field(description="The data set.")] = "mnist"
-    limit: Annotated[
-        int | None,
-        Field(ge=1, le=10**9, description="Train on so many examples only, the first of what is left; none: on all."),
-    ] = None
-    evaluation_limit: Annotated[
-        int | None,
-        Field(ge=1, le=10**9, description="Validate and test on so many examples only, the first; none: on all."),
-    ] = None
+    name: Annotated[str, Choice(DATASETS)] = "mnist"
+    """The data set."""
+    limit: Annotated[int | None, Field(ge=1, le=10**9)] = None
+    """Train on so many examples only, the first of what is left; none: on all."""
+    evaluation_limit: Annotated[int | None, Field(ge=1, le=10**9)] = None
+    """Validate and test on so many examples only, the first; none: on all."""
 
 
 class ModelOptions(Options):
     """The options of every model."""
 
-    name: Annotated[str, Choice(MODELS), Field(description="Which network.")] = "image"
+    name: Annotated[str, Choice(MODELS)] = "image"
+    """Which network."""
 
 
 ROOTS: dict[str, type[Options]] = {

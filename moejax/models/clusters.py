@@ -8,13 +8,12 @@ Axis letters: b examples, p patches, d numbers of a patch, f filters.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
-from pydantic import Field
 
 from moejax.data.clusters import PATCHES, WIDTH
 from moejax.experts import Linear, apply_linear
@@ -64,14 +63,12 @@ class PatchFilters(nnx.Module):
 class ClusterOptions(Options):
     """The filters of its experts."""
 
-    activation: Annotated[Literal["linear", "cubic"], Field(description="What is done to a filter's output.")] = (
-        "linear"
-    )
-    init_scale: Annotated[Positive, Field(description="The filters begin uniform within ± this / √50.")] = 1.0
-    double_softmax: Annotated[
-        bool,
-        Field(description="The logits are a softmax already, as in the authors' code: the loss cannot go below .313."),
-    ] = False
+    activation: Literal["linear", "cubic"] = "linear"
+    """What is done to a filter's output."""
+    init_scale: Positive = 1.0
+    """The filters begin uniform within ± this / √50."""
+    double_softmax: bool = False
+    """The logits are a softmax already, as in the authors' code: the loss cannot go below .313."""
 
 
 class ClusterClassifier(nnx.Module):

@@ -73,23 +73,18 @@ class Perceptron(nnx.Module):
 class FlatOptions(Options):
     """Its experts, and the router of a dense layer."""
 
-    second_hidden: Annotated[
-        int,
-        Field(ge=1, le=2**20, description="Width of an expert's second hidden layer, after moe.hidden of its first."),
-    ] = 128
-    activation: Annotated[Literal[*_ACTIVATIONS], Field(description="What follows each hidden layer of an expert.")] = (
-        "gelu"
-    )
-    normalize: Annotated[bool, Field(description="Layer normalisation of an expert's input and hidden layers.")] = False
-    dropout: Annotated[Share, Field(description="Share of an expert's hidden numbers set to 0 in training.")] = 0.0
-    deep_gate: Annotated[
-        bool,
-        Field(description="Dense: the router's logits come from a network of an expert's shape, not one linear map."),
-    ] = False
-    guided: Annotated[
-        bool,
-        Field(description="Dense: in training the weights are pulled to the expert that the label is assigned to."),
-    ] = False
+    second_hidden: Annotated[int, Field(ge=1, le=2**20)] = 128
+    """Width of an expert's second hidden layer, after moe.hidden of its first."""
+    activation: Literal[*_ACTIVATIONS] = "gelu"
+    """What follows each hidden layer of an expert."""
+    normalize: bool = False
+    """Layer normalisation of an expert's input and hidden layers."""
+    dropout: Share = 0.0
+    """Share of an expert's hidden numbers set to 0 in training."""
+    deep_gate: bool = False
+    """Dense: the router's logits come from a network of an expert's shape, not one linear map."""
+    guided: bool = False
+    """Dense: in training the weights are pulled to the expert that the label is assigned to."""
 
 
 class FlatClassifier(nnx.Module):

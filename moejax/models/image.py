@@ -46,23 +46,19 @@ def patches(x: Float[Array, "b i j c"], size: int, stride: int) -> Float[Array, 
 class ImageOptions(Options):
     """The sizes of an image classifier."""
 
-    stem: Annotated[int, Field(ge=1, le=2**14, description="Channels of the stem's first convolution.")] = 32
+    stem: Annotated[int, Field(ge=1, le=2**14)] = 32
+    """Channels of the stem's first convolution."""
     # Each pixel of a kernel may be a slice: more than 9 a side take minutes to compile.
-    kernel: Annotated[int, Field(ge=1, le=9, description="Side of the stem's convolution kernels, in pixels.")] = 6
-    stride: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=14,
-            description="Stride of the second convolution, after 2 of the first: 2 makes 7 × 7 tokens, 3 makes 5 × 5.",
-        ),
-    ] = 3
-    width: Annotated[int, Field(ge=1, le=2**16, description="Numbers per token (d).")] = 48
-    depth: Annotated[int, Field(ge=1, le=64, description="Blocks, each with one MoE layer.")] = 2
-    neighbours: Annotated[
-        int,
-        Field(ge=0, le=9, description="Side of the convolution before each MoE layer, in tokens; 0 leaves it out."),
-    ] = 0
+    kernel: Annotated[int, Field(ge=1, le=9)] = 6
+    """Side of the stem's convolution kernels, in pixels."""
+    stride: Annotated[int, Field(ge=1, le=14)] = 3
+    """Stride of the second convolution, after 2 of the first: 2 makes 7 × 7 tokens, 3 makes 5 × 5."""
+    width: Annotated[int, Field(ge=1, le=2**16)] = 48
+    """Numbers per token (d)."""
+    depth: Annotated[int, Field(ge=1, le=64)] = 2
+    """Blocks, each with one MoE layer."""
+    neighbours: Annotated[int, Field(ge=0, le=9)] = 0
+    """Side of the convolution before each MoE layer, in tokens; 0 leaves it out."""
 
 
 def grid_of(m: Options) -> tuple[int, int]:

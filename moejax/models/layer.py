@@ -24,24 +24,17 @@ MakeLayer = Callable[[nnx.Rngs], nnx.Module]
 class LayerOptions(Options):
     """Options of a model's Mixture-of-Experts layers, beside those that the layers themselves declare."""
 
-    layer: Annotated[
-        str,
-        Choice(LAYERS),
-        Field(description="All experts on all tokens, those that a router chooses, or mixtures of tokens in slots."),
-    ] = "soft"
+    layer: Annotated[str, Choice(LAYERS)] = "soft"
+    """All experts on all tokens, those that a router chooses, or mixtures of tokens in slots."""
     num_experts: NumExperts = 8
-    expert: Annotated[str, Choice(EXPERTS), Field(description="What an expert is.")] = "mlp"
-    hidden: Annotated[int, Field(ge=1, le=2**20, description="Hidden width of each expert (h).")] = 64
-    shared: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=2**20,
-            description="Hidden width of an expert that every token goes to, beside its k; 0 for none.",
-        ),
-        Needs("layer", ("sparse",)),
-    ] = 0
-    l2_weight: Annotated[NotNegative, Field(description="Weight of the mean square of the experts' parameters.")] = 0.0
+    expert: Annotated[str, Choice(EXPERTS)] = "mlp"
+    """What an expert is."""
+    hidden: Annotated[int, Field(ge=1, le=2**20)] = 64
+    """Hidden width of each expert (h)."""
+    shared: Annotated[int, Field(ge=0, le=2**20), Needs("layer", ("sparse",))] = 0
+    """Hidden width of an expert that every token goes to, beside its k; 0 for none."""
+    l2_weight: NotNegative = 0.0
+    """Weight of the mean square of the experts' parameters."""
 
 
 def layer_maker(

@@ -34,16 +34,10 @@ class SoftmaxMLP(MLP):
 class LSTMOptions(Options):
     """The width of its LSTMs and their initial bias."""
 
-    width: Annotated[int, Field(ge=1, le=2**16, description="Numbers per token (d).")] = 48
-    forget_bias: Annotated[
-        float,
-        Field(
-            ge=-1000,
-            le=1000,
-            description="Added to the forget gates' initial bias, so that cells keep what they have at first; 1 is"
-            " usual.",
-        ),
-    ] = 0.0
+    width: Annotated[int, Field(ge=1, le=2**16)] = 48
+    """Numbers per token (d)."""
+    forget_bias: Annotated[float, Field(ge=-1000, le=1000)] = 0.0
+    """Added to the forget gates' initial bias, so that cells keep what they have at first; 1 is usual."""
 
 
 class LSTMClassifier(nnx.Module):

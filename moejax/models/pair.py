@@ -32,17 +32,14 @@ _SAME_WORD = 5.0  # initial attention logit between equal words
 class PairOptions(Options):
     """The sizes of a pair classifier."""
 
-    kernel: Annotated[int, Field(ge=1, le=9, description="Words that a cnn expert's filter sees.")] = 6
-    width: Annotated[
-        int, Field(ge=1, le=2**16, description="Numbers of a word, and of a sentence (d), after they are compared.")
-    ] = 48
-    embedding: Annotated[int, Field(ge=1, le=2**14, description="Numbers of a token's embedding.")] = 64
-    dropout: Annotated[
-        Share,
-        Field(
-            description="Share of the embeddings, of the pooled words and of the pair's features set to 0 in training."
-        ),
-    ] = 0.0
+    kernel: Annotated[int, Field(ge=1, le=9)] = 6
+    """Words that a cnn expert's filter sees."""
+    width: Annotated[int, Field(ge=1, le=2**16)] = 48
+    """Numbers of a word, and of a sentence (d), after they are compared."""
+    embedding: Annotated[int, Field(ge=1, le=2**14)] = 64
+    """Numbers of a token's embedding."""
+    dropout: Share = 0.0
+    """Share of the embeddings, of the pooled words and of the pair's features set to 0 in training."""
 
 
 class PairClassifier(nnx.Module):

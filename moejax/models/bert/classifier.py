@@ -26,41 +26,20 @@ from moejax.routing import Routing
 class EncoderOptions(Options):
     """The sizes of an encoder, and how its experts begin."""
 
-    width: Annotated[int, Field(ge=1, le=2**16, description="Numbers per token (d).")] = 48
-    depth: Annotated[int, Field(ge=1, le=64, description="Blocks.")] = 2
-    heads: Annotated[int, Field(ge=1, le=1024, description="Attention heads.")] = 12
-    dropout: Annotated[
-        Share,
-        Field(
-            description="Share of the embeddings, of what each layer adds and of the pair's features set to 0 in"
-            " training."
-        ),
-    ] = 0.0
-    moe_every: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=64,
-            description="Every so many-th block, counted from the last, has an MoE layer in place of its feed-forward"
-            " layer.",
-        ),
-    ] = 2
-    upcycling_noise: Annotated[
-        NotNegative,
-        Field(
-            description="Noise on each expert's copy of the feed-forward layer, as a share of each parameter's"
-            " deviation."
-        ),
-    ] = 0.0
-    room: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=2 * 4096,
-            description="In training a batch is packed into so many pieces a pair, for padding costs time; the rest is"
-            " cut.",
-        ),
-    ] = 64
+    width: Annotated[int, Field(ge=1, le=2**16)] = 48
+    """Numbers per token (d)."""
+    depth: Annotated[int, Field(ge=1, le=64)] = 2
+    """Blocks."""
+    heads: Annotated[int, Field(ge=1, le=1024)] = 12
+    """Attention heads."""
+    dropout: Share = 0.0
+    """Share of the embeddings, of what each layer adds and of the pair's features set to 0 in training."""
+    moe_every: Annotated[int, Field(ge=1, le=64)] = 2
+    """Every so many-th block, counted from the last, has an MoE layer in place of its feed-forward layer."""
+    upcycling_noise: NotNegative = 0.0
+    """Noise on each expert's copy of the feed-forward layer, as a share of each parameter's deviation."""
+    room: Annotated[int, Field(ge=1, le=2 * 4096)] = 64
+    """In training a batch is packed into so many pieces a pair, for padding costs time; the rest is cut."""
 
 
 class EncoderClassifier(nnx.Module):

@@ -122,7 +122,10 @@ def checked(function: F) -> F:
 
     @functools.wraps(function)
     def refusing(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            return function(*args, **kwargs)  # Python's own sentence names the function
         declared = _options_of(inspect.unwrap(function))
         given = {name: value for name, value in bound.arguments.items() if name in declared}
         bound.arguments.update(valid(declared, given, getattr(_class_of(function, args), "contradictions", None)))

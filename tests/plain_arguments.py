@@ -205,3 +205,8 @@ NOISY = SparseMoE(D, E, mlp, router="vmoe", rngs=nnx.Rngs(0))
 def test_random_streams_that_are_none_are_one_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_an_argument_that_a_constructor_has_not_is_said_of_that_constructor():
+    with pytest.raises(TypeError, match=r"SoftMoE.__init__\(\) got an unexpected keyword argument 'slot'"):
+        SoftMoE(D, E, mlp, slot=2, rngs=nnx.Rngs(0))

@@ -17,7 +17,8 @@ __version__ = "0.1.0"
 
 MODULES = ("dispatch", "losses", "metrics", "routing")
 _HOME = {
-    "layers": ("DenseMoE", "SparseMoE", "SoftMoE", "ungroup"),
+    "layers": ("DenseMoE", "SparseMoE", "SoftMoE"),
+    "inputs": ("ungroup",),
     "routers": ("ROUTERS", "Router", "DenseRouter", "SoftRouter"),
     "experts": ("MLP", "GLU", "stack_experts", "apply_experts", "apply_experts_to_all", "apply_experts_to_groups"),
     "losses": (

@@ -14,7 +14,8 @@ from moejax.experts import (
     stack_experts as stack_experts,
 )
 from moejax.huggingface import from_huggingface as from_huggingface, to_huggingface as to_huggingface
-from moejax.layers import DenseMoE as DenseMoE, SoftMoE as SoftMoE, SparseMoE as SparseMoE, ungroup as ungroup
+from moejax.inputs import ungroup as ungroup
+from moejax.layers import DenseMoE as DenseMoE, SoftMoE as SoftMoE, SparseMoE as SparseMoE
 from moejax.losses import (
     assignment_loss as assignment_loss,
     auxiliary_loss as auxiliary_loss,

@@ -22,9 +22,10 @@ from flax import nnx
 from flax.typing import PrecisionLike
 from jax import lax
 from jax.nn.initializers import Initializer
-from jaxtyping import Array, DTypeLike, Float, Key
+from jaxtyping import Array, Bool, DTypeLike, Float, Key
 
 from moejax.arguments import refuse, whole
+from moejax.inputs import where_real
 from moejax.kernels.grouped_matmul import grouped_matmul, rows_of_groups
 from moejax.kernels.groups import Groups
 from moejax.kernels.slots import slot_matmul
@@ -149,6 +150,20 @@ def apply_experts_to_all(
 ) -> Float[Array, "e g t d2"]:
     """Every expert on every token, without E copies of the tokens; `key`: for experts that draw, in training."""
     return constrain(_map(experts, x, key, over_x=None), SLOTS_BY_EXPERT)
+
+
+def apply_shared(
+    shared: Any,
+    gate: nnx.Linear | None,
+    x: Float[Array, "g t d"],
+    mask: Bool[Array, "g t"] | None = None,
+    key: Key[Array, ""] | None = None,
+) -> Float[Array, "g t d2"]:
+    """The shared expert's output for every token, times sigmoid(`gate`(x)) if there is one; zeros for padding."""
+    y = shared(x) if key is None else shared(x, key=key)
+    if gate is not None:
+        y = jax.nn.sigmoid(gate(x)).astype(y.dtype) * y
+    return where_real(mask, y)
 
 
 def _map(experts: nnx.Module, x: Array, key: Key[Array, ""] | None, over_x: int | None) -> Array:

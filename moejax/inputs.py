@@ -1,4 +1,4 @@
-"""A layer's inputs: their shapes checked, their tokens in groups, and padding replaced by zeros.
+"""A layer's inputs: their shapes checked, their tokens in groups, and padding replaced by zeros; and the way back.
 
 A weight of zero would not do, since 0 · NaN is NaN. So nothing in padding reaches an output, a loss or a gradient.
 
@@ -6,6 +6,8 @@ Axis letters: g groups, t tokens of a group, d model width, r width of the route
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,8 @@ from jax.export import is_symbolic_dim
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree, Shaped
 from numpy import ndarray
 
+from moejax.sharding import TOKENS, constrain
+
 AnyArray = Array | ndarray
 
 
@@ -21,29 +25,30 @@ class Inputs(NamedTuple):
     """Tokens in groups, and what belongs to each token."""
 
     x: Float[Array, "g t d"]
+    router_x: Float[Array, "g t r"]
     ids: Int[Array, "g t"]
     mask: Bool[Array, "g t"] | None = None
-    router_input: Float[Array, "g t r"] | None = None
     assigned: Int[Array, "g t"] | None = None
-
-    @property
-    def router_x(self) -> Float[Array, "g t r"]:
-        """The router's input: the tokens themselves where no other is given."""
-        return self.x if self.router_input is None else self.router_input
 
 
 def prepare(
     x: Float[AnyArray, "*batch t d"],
     router_width: int,
     *,
+    group_size: int | None = None,
+    dtype: DTypeLike | None = None,
     mask: Bool[AnyArray, "*#batch #t"] | None = None,
     ids: Int[AnyArray, "*#batch #t"] | None = None,
     router_input: Float[AnyArray, "*#batch #t r"] | None = None,
     assigned: Int[AnyArray, "*#batch #t"] | None = None,
-) -> Inputs:
-    """Check a layer's inputs and flatten all axes before the tokens' into one, the groups.
+) -> tuple[Inputs, Callable[[Shaped[Array, "g t *rest"]], Shaped[Array, "..."]]]:
+    """Check a layer's inputs and put all tokens, in order, into groups, which are sharded over tokens' mesh axes.
 
-    An input without tokens becomes one token of padding.
+    Groups have `group_size` tokens, and padding fills up the last one; None: `batch`, flattened, is the groups.
+    `dtype`: what tokens are cast to for the experts; the router's input stays as it is. An input without tokens becomes
+    one token of padding.
+
+    Returns the inputs, and the function that brings what each token gets, [g, t, ...], back to [*batch, t, ...].
 
     Raises ValueError, in one sentence, for an array of a wrong shape or dtype.
     """
@@ -57,19 +62,19 @@ def prepare(
         raise ValueError(f"{name} has the shape {router_x.shape}; the router reads {router_width} numbers a token.")
     inputs = Inputs(
         _checked("x", x, tokens, jnp.floating, 1),
+        _checked("router_input", router_x, tokens, jnp.floating, 1),
         _checked("ids", jnp.arange(x.shape[-2]) if ids is None else ids, tokens, jnp.integer),
         None if mask is None else _checked("mask", mask, tokens, jnp.bool_),
-        None if router_input is None else _checked("router_input", router_input, tokens, jnp.floating, 1),
         None if assigned is None else _checked("assigned", assigned, tokens, jnp.integer),
     )
     if 0 in tokens:
-        nothing = jax.tree.map(lambda a: jnp.zeros((1, 1, *a.shape[len(tokens) :]), a.dtype), inputs)
-        return nothing._replace(mask=jnp.zeros((1, 1), bool))
-    inputs = jax.tree.map(lambda a: a.reshape(-1, *a.shape[len(tokens) - 1 :]), inputs)
-    return inputs._replace(
-        x=where_real(inputs.mask, inputs.x),
-        router_input=None if router_input is None else where_real(inputs.mask, inputs.router_input),
-    )
+        inputs = jax.tree.map(lambda a: jnp.zeros((1, 1, *a.shape[len(tokens) :]), a.dtype), inputs)
+        inputs = inputs._replace(mask=jnp.zeros((1, 1), bool))
+    else:
+        inputs = jax.tree.map(lambda a: a.reshape(-1, *a.shape[len(tokens) - 1 :]), inputs)
+    inputs = constrain(_into_groups(group_size, inputs), TOKENS)
+    x, router_x = (where_real(inputs.mask, a) for a in (inputs.x, inputs.router_x))
+    return inputs._replace(x=cast(x, dtype), router_x=router_x), partial(ungroup, shape=tokens)
 
 
 def where_real(mask: Bool[Array, "g t"] | None, values: Float[Array, "g t d"]) -> Float[Array, "g t d"]:
@@ -84,7 +89,7 @@ def cast(tree: PyTree, dtype: DTypeLike | None) -> PyTree:
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
-def into_groups(size: int | None, inputs: Inputs) -> Inputs:
+def _into_groups(size: int | None, inputs: Inputs) -> Inputs:
     """Regroup all tokens, in order, into groups of `size`; padding, False in the mask, fills up the last one.
 
     Fewer tokens than `size` make one smaller group.
@@ -107,7 +112,7 @@ def into_groups(size: int | None, inputs: Inputs) -> Inputs:
 
 
 def ungroup(values: Shaped[Array, "g2 t2 *rest"], shape: tuple[int, ...]) -> Shaped[Array, "..."]:
-    """Undo `into_groups`: the tokens' values in their first shape, [*batch, t] = `shape`."""
+    """Undo a layer's grouping: the tokens' values in their first shape, [*batch, t] = `shape`."""
     flat = values.reshape(-1, *values.shape[2:])
     return flat[: math.prod(shape)].reshape(*shape, *values.shape[2:])
 

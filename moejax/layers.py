@@ -23,8 +23,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 from pydantic import Field
@@ -42,11 +40,12 @@ from moejax.experts import (
     apply_experts,
     apply_experts_to_all,
     apply_experts_to_groups,
+    apply_shared,
     can_be_grouped,
     hidden_width,
     stack_experts,
 )
-from moejax.inputs import AnyArray, Inputs, cast, into_groups, prepare, ungroup, where_real
+from moejax.inputs import AnyArray, cast, prepare
 from moejax.makers import MakeExpert, made
 from moejax.options import Choice, Needs, checked
 from moejax.randomness import draw_key, key_for
@@ -55,7 +54,7 @@ from moejax.routers.dense import FinalTemperature, LearnTemperature, Temperature
 from moejax.routers.router import NumExperts, TopK, Width
 from moejax.routers.soft import Scale, Slots
 from moejax.routing import DenseRouting, SoftRouting, SparseRouting, expert_capacity
-from moejax.sharding import DEFAULT_AXES, TOKENS, MeshAxes, constrain, over_mesh
+from moejax.sharding import DEFAULT_AXES, MeshAxes, over_mesh
 
 SLOT_DISPATCHES = {"einsum": einsum_dispatch, "gather": gather_dispatch}
 DISPATCHES = {**SLOT_DISPATCHES, "grouped": grouped_over_mesh}
@@ -140,16 +139,15 @@ class DenseMoE(nnx.Module):
           router_input: the router's input, d numbers a token; None: the tokens themselves.
           assigned: in guided training, the expert that each token is assigned to.
         """
-        inputs = prepare(x, self.d, mask=mask, router_input=router_input, assigned=assigned)
+        inputs, restore = prepare(x, self.d, dtype=self.dtype, mask=mask, router_input=router_input, assigned=assigned)
         routing = self.router(
             inputs.router_x,
             inputs.mask,
             key=key_for(self.router.gate, key, train, stream=3),
             assigned=inputs.assigned,
         )
-        experts, tokens = cast((self.experts, inputs.x), self.dtype)
-        y = apply_experts_to_all(experts, tokens, key_for(self.experts, key, train))
-        return ungroup(combine_dense(routing.gates, y), jnp.shape(x)[:-1]), routing
+        y = apply_experts_to_all(cast(self.experts, self.dtype), inputs.x, key_for(self.experts, key, train))
+        return restore(combine_dense(routing.gates, y)), routing
 
 
 class SparseMoE(nnx.Module):
@@ -241,22 +239,28 @@ class SparseMoE(nnx.Module):
 
         Raises ValueError, in one sentence, for arrays that do not fit, and for noise without a key.
         """
-        inputs = prepare(x, self.d, mask=mask, ids=ids, router_input=router_input)
-        groups = constrain(into_groups(self.group_size, inputs), TOKENS)
-        capacity = self.capacity(groups.x.shape[1], train)
-        context = Context(train, key if train else None, groups.mask, groups.ids)
-        routing = self.router(groups.router_x, capacity, context)
-        expert_key = key_for(self.experts, key, train)
-        experts, tokens = cast((self.experts, groups.x), self.dtype)
+        inputs, restore = prepare(
+            x,
+            self.d,
+            group_size=self.group_size,
+            dtype=self.dtype,
+            mask=mask,
+            ids=ids,
+            router_input=router_input,
+        )
+        capacity = self.capacity(inputs.x.shape[1], train)
+        context = Context(train, key if train else None, inputs.mask, inputs.ids)
+        routing = self.router(inputs.router_x, capacity, context)
+        experts, expert_key = cast(self.experts, self.dtype), key_for(self.experts, key, train)
         if self.dispatch == "grouped":
-            y = grouped_over_mesh(apply_experts_to_groups, experts, tokens, routing, expert_key)
+            y = grouped_over_mesh(apply_experts_to_groups, experts, inputs.x, routing, expert_key)
         else:
             on_slots = partial(apply_experts, experts, key=expert_key)
-            y = SLOT_DISPATCHES[self.dispatch](on_slots, tokens, routing, capacity)
-        y = ungroup(y, jnp.shape(x)[:-1])
+            y = SLOT_DISPATCHES[self.dispatch](on_slots, inputs.x, routing, capacity)
         if self.shared is not None:
-            y = y + ungroup(self.shared_output(inputs, key_for(self.shared, key, train, stream=4)), y.shape[:-1])
-        return y, routing
+            shared, shared_key = cast(self.shared, self.dtype), key_for(self.shared, key, train, stream=4)
+            y = y + apply_shared(shared, self.shared_gate, inputs.x, inputs.mask, shared_key)
+        return restore(y), routing
 
     def capacity(self, tokens: int, train: bool = False) -> int | None:
         """Slots per expert in a group of `tokens`; None for the grouped dispatch, which has no slots.
@@ -269,14 +273,6 @@ class SparseMoE(nnx.Module):
         if factor is None:
             return tokens
         return min(tokens, expert_capacity(self.group_size or tokens, self.num_experts, self.k, factor))
-
-    def shared_output(self, inputs: Inputs, key: Key[Array, ""] | None) -> Float[Array, "g t d2"]:
-        """The shared expert's output for every token; zeros for padding."""
-        shared, tokens = cast((self.shared, inputs.x), self.dtype)
-        y = shared(tokens) if key is None else shared(tokens, key=key)
-        if self.shared_gate is not None:
-            y = jax.nn.sigmoid(self.shared_gate(inputs.x)).astype(y.dtype) * y
-        return where_real(inputs.mask, y)
 
 
 class SoftMoE(nnx.Module):
@@ -316,12 +312,11 @@ class SoftMoE(nnx.Module):
         router_input: Float[AnyArray, "*#batch #t r"] | None = None,
     ) -> tuple[Float[Array, "*batch t d2"], SoftRouting]:
         """Apply the layer; `router_input`: the router's input, d numbers a token; None: the tokens themselves."""
-        inputs = prepare(x, self.d, mask=mask, router_input=router_input)
+        inputs, restore = prepare(x, self.d, dtype=self.dtype, mask=mask, router_input=router_input)
         routing = self.router(inputs.router_x, inputs.mask)
-        experts, tokens = cast((self.experts, inputs.x), self.dtype)
-        slots = dispatch_tokens(routing.dispatch, tokens)
-        y = apply_experts(experts, slots, key_for(self.experts, key, train))
-        return ungroup(combine_slots(routing.combine, y), jnp.shape(x)[:-1]), routing
+        slots = dispatch_tokens(routing.dispatch, inputs.x)
+        y = apply_experts(cast(self.experts, self.dtype), slots, key_for(self.experts, key, train))
+        return restore(combine_slots(routing.combine, y)), routing
 
 
 LAYERS = {"dense": DenseMoE, "sparse": SparseMoE, "soft": SoftMoE}

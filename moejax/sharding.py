@@ -172,20 +172,23 @@ def divides_evenly(groups: int) -> bool:
     return bool(axes.tokens) and groups % devices_along(axes.tokens) == 0
 
 
-def can_shard_map(groups: int) -> bool:
-    """Whether `shard_map_groups` makes a `shard_map` of a function of so many groups."""
+def shard_map_axes(groups: int, experts: int | None = None) -> MeshAxes:
+    """The axes for a `shard_map` of so many groups, and experts if the function takes them; none where it cannot be."""
+    axes = axes_in_use()
+    whole_experts = experts is None or experts % devices_along(axes.experts) == 0
     # JAX cannot differentiate every one inside a user's over some of the axes.
-    return divides_evenly(groups) and AxisType.Manual not in jax.sharding.get_abstract_mesh().axis_types
+    inside = AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
+    return axes if divides_evenly(groups) and whole_experts and not inside else MeshAxes((), ())
 
 
-def shard_map_groups(f: Callable, groups: int, *, takes: PyTree[P], gives: PyTree[P]) -> Callable[..., Any]:
+def shard_map_groups(f: Callable, axes: MeshAxes, *, takes: PyTree[P], gives: PyTree[P]) -> Callable[..., Any]:
     """`f` under `shard_map`, so that its indices stay within a device's own groups; specs are of roles.
 
-    `f` itself where that cannot be: also right, but then indices reach across devices.
+    `f` itself where there are no axes: also right, but then indices reach across devices.
     """
-    if not can_shard_map(groups):
+    if not axes.tokens:
         return f
-    takes, gives = jax.tree.map(axes_in_use().spec, (takes, gives))
+    takes, gives = jax.tree.map(axes.spec, (takes, gives))
     return jax.shard_map(f, in_specs=takes, out_specs=gives)
 
 

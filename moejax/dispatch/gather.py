@@ -6,7 +6,7 @@ from moejax.dispatch.einsum import SlotExperts
 from moejax.dispatch.index_tables import slot_tables
 from moejax.dispatch.rows import combine_rows, take_tokens
 from moejax.routing import SparseRouting
-from moejax.sharding import SLOTS_BY_TOKEN, TOKENS, shard_map_groups
+from moejax.sharding import SLOTS_BY_TOKEN, TOKENS, shard_map_axes, shard_map_groups
 
 
 def gather_dispatch(
@@ -17,6 +17,7 @@ def gather_dispatch(
     For expert choice the combine gathers T·E rows, since all E experts may have taken a token.
     """
     g, t, d = x.shape
+    axes = shard_map_axes(g)
 
     def fill(x, routing):
         tables = slot_tables(routing, capacity)
@@ -25,7 +26,7 @@ def gather_dispatch(
     def empty(y, tables):
         return combine_rows(y.reshape(-1, y.shape[-1]), tables).astype(y.dtype)
 
-    slots, tables = shard_map_groups(fill, g, takes=TOKENS, gives=(SLOTS_BY_TOKEN, TOKENS))(x, routing)
+    slots, tables = shard_map_groups(fill, axes, takes=TOKENS, gives=(SLOTS_BY_TOKEN, TOKENS))(x, routing)
     y = experts(slots)
-    y = shard_map_groups(empty, g, takes=(SLOTS_BY_TOKEN, TOKENS), gives=TOKENS)(y, tables)
+    y = shard_map_groups(empty, axes, takes=(SLOTS_BY_TOKEN, TOKENS), gives=TOKENS)(y, tables)
     return y.reshape(g, t, y.shape[-1])

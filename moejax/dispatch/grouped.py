@@ -20,7 +20,7 @@ from moejax.dispatch.index_tables import sorted_tables
 from moejax.dispatch.rows import combine_rows, take_tokens
 from moejax.kernels.groups import Groups
 from moejax.routing import TopKRouting
-from moejax.sharding import EXPERTS, REPLICATED, TOKENS, axes_in_use, can_shard_map, devices_along, shard_map_groups
+from moejax.sharding import EXPERTS, REPLICATED, TOKENS, shard_map_axes, shard_map_groups
 
 GroupedExperts = Callable[[Float[Array, "n d"], Groups], Float[Array, "n d2"]]
 
@@ -55,12 +55,10 @@ def grouped_over_mesh(
 
     `key`: for experts that draw; each device draws for its own rows.
     """
-    axes = axes_in_use()
-    if not can_shard_map(x.shape[0]) or routing.probs.shape[-1] % devices_along(axes.experts):
-        return grouped_dispatch(partial(apply, experts, key=key), x, routing)
+    axes = shard_map_axes(x.shape[0], routing.probs.shape[-1])
 
     def of_a_device(experts, x, routing, key):
-        if key is not None:
+        if key is not None and axes.tokens:
             key = jax.random.fold_in(key, lax.axis_index(axes.tokens))
         if not axes.experts:
             return grouped_dispatch(partial(apply, experts, key=key), x, routing)
@@ -69,7 +67,7 @@ def grouped_over_mesh(
         y, dtype = _sums(partial(apply, experts, key=key), x, local)
         return lax.psum_scatter(y, axes.experts, tiled=True).astype(dtype)
 
-    spread = shard_map_groups(of_a_device, x.shape[0], takes=(EXPERTS, TOKENS, TOKENS, REPLICATED), gives=TOKENS)
+    spread = shard_map_groups(of_a_device, axes, takes=(EXPERTS, TOKENS, TOKENS, REPLICATED), gives=TOKENS)
     return spread(experts, x, routing, key)
 
 

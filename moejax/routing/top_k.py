@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from moejax.arguments import number, refuse, whole
 from moejax.routing.decision import TopKRouting
-from moejax.sharding import TOKENS, shard_map_groups
+from moejax.sharding import TOKENS, shard_map_axes, shard_map_groups
 
 
 def softmax_top_k(
@@ -64,7 +64,8 @@ def best(scores: Float[Array, "g t e"], k: int) -> Int[Array, "g t k"]:
 def _highest(scores: Float[Array, "g *t e"], k: int) -> tuple[Float[Array, "g *t k"], Int[Array, "g *t k"]]:
     """The k highest scores and their indices, both without a gradient."""
     # XLA would bring all scores together for its `top_k`.
-    choose = shard_map_groups(lambda scores: jax.lax.top_k(scores, k), scores.shape[0], takes=TOKENS, gives=TOKENS)
+    axes = shard_map_axes(scores.shape[0])
+    choose = shard_map_groups(lambda scores: jax.lax.top_k(scores, k), axes, takes=TOKENS, gives=TOKENS)
     values, indices = choose(jax.lax.stop_gradient(scores))
     return values, indices
 

@@ -13,8 +13,8 @@ from numpy import ndarray
 
 from moejax import metrics
 from moejax.data.dataset import Examples, rows
+from moejax.inputs import ungroup
 from moejax.kernels import cpu_blas
-from moejax.layers import ungroup
 from moejax.routing import Routing
 from moejax.sharding import TOKENS, constrain, replicated
 from moejax.training.objective import Batch

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from numpy import ndarray
 
 from moejax.data.dataset import Examples
-from moejax.layers import ungroup
+from moejax.inputs import ungroup
 from moejax.routing import SoftRouting
 from moejax.sharding import replicated
 from moejax.training.evaluate import Evaluation

@@ -19,6 +19,7 @@ MODULES = ("dispatch", "losses", "metrics", "routing")
 _HOME = {
     "layers": ("DenseMoE", "SparseMoE", "SoftMoE"),
     "inputs": ("ungroup",),
+    "multi_gate": ("MultiGateMoE",),
     "routers": ("ROUTERS", "Router", "DenseRouter", "SoftRouter"),
     "experts": ("MLP", "GLU", "stack_experts", "apply_experts", "apply_experts_to_all", "apply_experts_to_groups"),
     "losses": (

@@ -26,6 +26,7 @@ from moejax.losses import (
     router_z_loss as router_z_loss,
     usage_loss as usage_loss,
 )
+from moejax.multi_gate import MultiGateMoE as MultiGateMoE
 from moejax.parameters import decays as decays
 from moejax.router_updates import update_routers as update_routers
 from moejax.routers import (

@@ -24,37 +24,42 @@ def update_routers(
     `jax.jit` return the model from the step, as for any change of it.
 
     Args:
-      model: its MoE layers are all modules with a `router`, in the order of their numbers in lists or names; or those
-        layers themselves, in a sequence.
-      routings: each layer's routing, in that order, or its load [e] where that is known already.
+      model: its MoE layers are all modules with a `router` (or `routers`, one a task), in the order of their numbers in
+        lists or names; or those layers themselves, in a sequence.
+      routings: each layer's routing, in that order, or its load [e] where that is known already; of a layer for several
+        tasks, each task's.
       progress: the share of the training that is done, 0 to 1, for what is annealed.
 
     Raises ValueError, in one sentence, if there is not one routing a layer, or if the layers' order cannot be told.
     """
     layers: list[Any] = moe_layers(model) if isinstance(model, nnx.Module) else list(model)
-    of_layers = [routings] if isinstance(routings, Routing) else list(routings)
-    if len(layers) != len(of_layers):
+    routers = [router for layer in layers for router in routers_of(layer)]
+    of_routers = [routings] if isinstance(routings, Routing) else list(routings)
+    if len(routers) != len(of_routers):
         raise ValueError(
-            f"update_routers got {len(of_layers)} routings for {len(layers)} MoE layers; give one a layer."
+            f"update_routers got {len(of_routers)} routings for {len(layers)} MoE layers; give one a layer, and of a"
+            " layer for several tasks one a task."
         )
-    loads = [load(of_layer) if isinstance(of_layer, Routing) else of_layer for of_layer in of_layers]
+    loads = [load(routing) if isinstance(routing, Routing) else routing for routing in of_routers]
     if any(jnp.ndim(share) != 1 for share in loads):
         shapes = ", ".join(str(jnp.shape(share)) for share in loads)
         raise ValueError(f"update_routers got loads of the shapes {shapes}; a layer's is [e], under vmap for a stack.")
-    for layer, share in zip(layers, loads, strict=True):
-        layer.router.after_step(share, progress)
+    for router, share in zip(routers, loads, strict=True):
+        router.after_step(share, progress)
+
+
+def routers_of(layer: Any) -> list[Any]:
+    """A layer's router, or those of its tasks; none of another module."""
+    own = getattr(layer, "routers", None) or [getattr(layer, "router", None)]
+    return [router for router in own if hasattr(router, "after_step")]
 
 
 def moe_layers(model: nnx.Module) -> list[Any]:
-    """All modules in it that have a router, in the order of the numbers in their paths.
+    """All modules in it that have a router or several, in the order of the numbers in their paths.
 
     Raises ValueError if paths differ in more than numbers: which of `encoder.moe` and `decoder.moe` comes first?
     """
-    found = {
-        ".".join(map(str, path)): module
-        for path, module in nnx.iter_modules(model)
-        if hasattr(getattr(module, "router", None), "after_step")
-    }
+    found = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model) if routers_of(module)}
     if len({re.sub(r"\d+", "", path) for path in found}) > 1:
         raise ValueError(
             f"the MoE layers {', '.join(found)} have no order; give update_routers the layers themselves, in a list, in"

@@ -132,9 +132,11 @@ def over_mesh(call: Callable) -> Callable:
                 return call(layer, x, **options)
             layer, inside, options = jax.tree.map(_on_auto_axes, (layer, x, options))
             y, routing = call(layer, inside, **options)
-            groups = axes_in_use().spec(TOKENS if divides_evenly(len(routing.logits)) else REPLICATED)
+            count = len(jax.tree.leaves(routing)[0])
+            groups = axes_in_use().spec(TOKENS if divides_evenly(count) else REPLICATED)
         tokens = (*jax.typeof(x).sharding.spec, *[None] * x.ndim)[: x.ndim - 1]
-        specs = P(*tokens), jax.tree.map(lambda _: groups, routing)
+        of_tasks = [None] * (y.ndim - x.ndim)  # the outputs of several tasks are stacked
+        specs = P(*of_tasks, *tokens), jax.tree.map(lambda _: groups, routing)
         return jax.sharding.reshard((y, routing), jax.tree.map(partial(NamedSharding, mesh), specs))
 
     @wraps(call)

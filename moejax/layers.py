@@ -47,60 +47,38 @@ from moejax.experts import (
 )
 from moejax.inputs import AnyArray, cast, prepare
 from moejax.makers import MakeExpert, made
-from moejax.options import Choice, Needs, checked
+from moejax.options import Choice, Count, Needs, Positive, PositiveOrNone, Width, checked
 from moejax.randomness import draw_key, key_for
 from moejax.routers import ROUTERS, Context, DenseRouter, Router, SoftRouter
-from moejax.routers.dense import FinalTemperature, LearnTemperature, Temperature
-from moejax.routers.router import NumExperts, TopK, Width
-from moejax.routers.soft import Scale, Slots
 from moejax.routing import DenseRouting, SoftRouting, SparseRouting, expert_capacity
 from moejax.sharding import DEFAULT_AXES, MeshAxes, over_mesh
 
 SLOT_DISPATCHES = {"einsum": einsum_dispatch, "gather": gather_dispatch}
 DISPATCHES = {**SLOT_DISPATCHES, "grouped": grouped_over_mesh}
 
-# The options of a sparse layer, beside its router's own.
-RouterName = Annotated[str | type[Router] | Router, Choice(ROUTERS), Field(description="How experts are chosen.")]
-Dispatch = Annotated[
-    str,
-    Choice(DISPATCHES),
-    Field(
-        description="How tokens get to their experts; the result is the same, the speed is not. grouped drops nothing."
-    ),
-]
-Capacity = Annotated[
-    float | None,
-    Field(
-        gt=0,
-        le=2**16,
-        description="Slots per expert in training, as a factor: ceil(factor · k · tokens / num_experts); 1 fits a"
-        " perfectly balanced choice exactly; none: nothing is dropped.",
-    ),
-    Needs("dispatch", ("einsum", "gather")),
-]
-EvalCapacity = Annotated[Capacity, Field(description="The same at evaluation.")]
-GroupSize = Annotated[
-    int | None,
-    Field(ge=0, le=2**24, description="Tokens that compete for slots together, consecutive ones of the whole batch."),
-]
+CapacityFactor = Annotated[float | None, Field(gt=0, le=2**16), Needs("dispatch", ("einsum", "gather"))]
 
 
 class DenseMoE(nnx.Module):
     """All experts see all tokens; the router weighs their outputs (Jacobs et al. 1991).
 
-    `make_gate` makes the network that computes the router's logits [g, t, e]; None: a linear map does.
+    Args:
+      temperature: the router's logits are divided by this.
+      learn_temperature: learn the temperature, from `temperature` on.
+      final_temperature: anneal the temperature to this by the end of training; none keeps it.
+      make_gate: makes the network that computes the router's logits [g, t, e]; None: a linear map does.
     """
 
     @checked
     def __init__(
         self,
         d: Width,
-        num_experts: NumExperts,
+        num_experts: Count,
         make_expert: MakeExpert,
         *,
-        temperature: Temperature = 1.0,
-        learn_temperature: LearnTemperature = False,
-        final_temperature: FinalTemperature = None,
+        temperature: Positive = 1.0,
+        learn_temperature: bool = False,
+        final_temperature: PositiveOrNone = None,
         make_gate: MakeExpert | None = None,
         dtype: DTypeLike | None = None,
         mesh_axes: MeshAxes = DEFAULT_AXES,
@@ -154,13 +132,20 @@ class SparseMoE(nnx.Module):
     """Each token goes to its k best experts while they have slots left (Shazeer et al. 2017; GShard; Switch).
 
     Args:
-      router: a name in `ROUTERS`, a subclass of `Router`, or an instance of one.
-      group_size: tokens that compete for slots together. Padding fills up the last group; an input of fewer tokens is
-        one smaller group. None: the size at which einsum dispatch costs a quarter of the experts' FLOPs
-        (`default_group_size`); 0: the groups of `x` itself. The groups do not depend on the number of devices.
+      k: experts per token; of expert choice, their mean.
+      router: how experts are chosen.
+      dispatch: how tokens get to their experts; the result is the same, the speed is not. grouped drops nothing.
+      capacity_factor: slots per expert in training, as a factor: ceil(factor · k · tokens / num_experts); 1 fits a
+        perfectly balanced choice exactly; none: nothing is dropped.
+      eval_capacity_factor: the same at evaluation.
+      group_size: tokens that compete for slots together, consecutive ones of the whole batch; none: so many that einsum
+        dispatch costs a quarter of the experts' FLOPs (`default_group_size`); 0: the groups that they come in.
       make_shared: makes a shared expert, which every token goes to beside its k (DeepSeek, Qwen2-MoE).
-      shared_gate: multiply the shared expert's output by sigmoid(x · w) (Qwen2-MoE).
       router_options: options that the router declares, such as `renormalize`.
+
+    `router` is a name in `ROUTERS`, a subclass of `Router`, or an instance of one. Padding fills up the last group; an
+    input of fewer tokens is one smaller group; groups do not depend on the number of devices. `shared_gate` multiplies
+    the shared expert's output by sigmoid(x · w) (Qwen2-MoE).
 
     Raises ValueError, in one sentence, for arguments that make no sense.
     """
@@ -169,17 +154,17 @@ class SparseMoE(nnx.Module):
     def __init__(
         self,
         d: Width,
-        num_experts: NumExperts,
+        num_experts: Count,
         make_expert: MakeExpert,
         *,
-        k: TopK = 2,
-        router: RouterName = "softmax_top_k",
-        dispatch: Dispatch = "einsum",
-        capacity_factor: Capacity = 1.25,
-        eval_capacity_factor: EvalCapacity = 2.0,
-        group_size: GroupSize = None,
+        k: Count = 2,
+        router: Annotated[str | type[Router] | Router, Choice(ROUTERS)] = "softmax_top_k",
+        dispatch: Annotated[str, Choice(DISPATCHES)] = "einsum",
+        capacity_factor: CapacityFactor = 1.25,
+        eval_capacity_factor: CapacityFactor = 2.0,
+        group_size: Annotated[int | None, Field(ge=0, le=2**24)] = None,
         make_shared: MakeExpert | None = None,
-        shared_gate: Annotated[bool, Field()] = False,
+        shared_gate: bool = False,
         dtype: DTypeLike | None = None,
         mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,
@@ -278,19 +263,22 @@ class SparseMoE(nnx.Module):
 class SoftMoE(nnx.Module):
     """Experts see mixtures of tokens and tokens get mixtures of outputs: fully differentiable, nothing dropped.
 
-    Puigcerver et al. 2023 ("From Sparse to Soft Mixtures of Experts"), algorithm 2. `scale` is the initial
-    value of the router's learnt scale.
+    Puigcerver et al. 2023 ("From Sparse to Soft Mixtures of Experts"), algorithm 2.
+
+    Args:
+      slots: slots per expert.
+      scale: where the learnt scale of the router's logits begins; 1 is the paper's, a larger one routes more sharply.
     """
 
     @checked
     def __init__(
         self,
         d: Width,
-        num_experts: NumExperts,
+        num_experts: Count,
         make_expert: MakeExpert,
         *,
-        slots: Slots = 3,
-        scale: Scale = 1.0,
+        slots: Count = 3,
+        scale: Positive = 1.0,
         dtype: DTypeLike | None = None,
         mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,

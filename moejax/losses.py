@@ -6,12 +6,11 @@ meaning for a kind of routing raises TypeError and names one that has; `auxiliar
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
-from pydantic import Field
 
 from moejax.options import NotNegative, checked
 from moejax.routing import DenseRouting, ExpertChoiceRouting, Routing, SoftRouting, SparseRouting, TopKRouting
@@ -23,17 +22,27 @@ LogitRouting = DenseRouting | TopKRouting | ExpertChoiceRouting
 def auxiliary_loss(
     routings: Routing | Sequence[Routing],
     *,
-    balance: Annotated[NotNegative, Field(description="Sparse: weight of the load-balance loss.")] = 0.01,
-    z: Annotated[NotNegative, Field(description="Sparse: weight of the router z-loss.")] = 0.001,
-    importance: Annotated[NotNegative, Field(description="Weight of CV²(summed gates); Shazeer et al.: 0.1.")] = 0.0,
-    load: Annotated[NotNegative, Field(description="Weight of CV²(expected load); of routers with noise.")] = 0.0,
-    entropy: Annotated[NotNegative, Field(description="Weight of a token's mean entropy over experts.")] = 0.0,
-    usage: Annotated[NotNegative, Field(description="Weight of KL(mean use of the experts ‖ uniform).")] = 0.0,
-    assignment: Annotated[NotNegative, Field(description="Guided: weight of the cross-entropy.")] = 0.0,
+    balance: NotNegative = 0.01,
+    z: NotNegative = 0.001,
+    importance: NotNegative = 0.0,
+    load: NotNegative = 0.0,
+    entropy: NotNegative = 0.0,
+    usage: NotNegative = 0.0,
+    assignment: NotNegative = 0.0,
 ) -> Float[Array, ""]:
     """The weighted sum of the losses below over all layers: what a training step adds to its task's loss.
 
-    `routings`: that of one layer or those of several. A loss without meaning for a kind of routing is left out.
+    A loss without meaning for a kind of routing is left out.
+
+    Args:
+      routings: that of one layer or those of several.
+      balance: sparse: weight of the load-balance loss.
+      z: sparse: weight of the router z-loss.
+      importance: weight of CV²(summed gates); Shazeer et al.: 0.1.
+      load: weight of CV²(expected load); of routers with noise.
+      entropy: weight of a token's mean entropy over experts.
+      usage: weight of KL(mean use of the experts ‖ uniform).
+      assignment: guided: weight of the cross-entropy.
     """
     terms: dict[str, tuple[float, Callable[..., Array], Any]] = {
         "balance": (balance, load_balance_loss, TopKRouting),

@@ -22,35 +22,31 @@ from moejax.dispatch import combine_dense
 from moejax.experts import apply_experts_to_all, stack_experts
 from moejax.inputs import AnyArray, cast, prepare
 from moejax.makers import MakeExpert
-from moejax.options import checked
+from moejax.options import Count, Positive, PositiveOrNone, Width, checked
 from moejax.randomness import draw_key, key_for
 from moejax.routers import DenseRouter
-from moejax.routers.dense import FinalTemperature, LearnTemperature, Temperature
-from moejax.routers.router import NumExperts, Width
 from moejax.routing import DenseRouting
 from moejax.sharding import DEFAULT_AXES, MeshAxes, over_mesh
-
-NumTasks = Annotated[int, Field(ge=1, le=2**10, description="Tasks, each with a gate and an output of its own.")]
 
 
 class MultiGateMoE(nnx.Module):
     """All experts see all tokens; for each task a gate of its own weighs their outputs (Ma et al. 2018).
 
-    `temperature` and its two companions are each gate's. Raises ValueError, in one sentence, for arguments that make no
-    sense.
+    Each of the `num_tasks` tasks has an output too; `temperature` and its two companions are each gate's. Raises
+    ValueError, in one sentence, for arguments that make no sense.
     """
 
     @checked
     def __init__(
         self,
         d: Width,
-        num_experts: NumExperts,
+        num_experts: Count,
         make_expert: MakeExpert,
         *,
-        num_tasks: NumTasks,
-        temperature: Temperature = 1.0,
-        learn_temperature: LearnTemperature = False,
-        final_temperature: FinalTemperature = None,
+        num_tasks: Annotated[int, Field(ge=1, le=2**10)],
+        temperature: Positive = 1.0,
+        learn_temperature: bool = False,
+        final_temperature: PositiveOrNone = None,
         dtype: DTypeLike | None = None,
         mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,

@@ -1,17 +1,20 @@
 """Options: what a constructor or function may be told, declared where it is used and nowhere else.
 
     class SoftMoE(nnx.Module):
+        '''Experts see mixtures of tokens.
+
+        Args:
+          slots: slots per expert.
+        '''
+
         @checked
-        def __init__(self, d: int, ..., *, slots: Annotated[int, Field(ge=1, description="Slots per expert.")] = 3): ...
+        def __init__(self, d: int, ..., *, slots: Annotated[int, Field(ge=1)] = 3): ...
 
-    class Sigmoid(Router):
-        scale: Annotated[float, Field(gt=0, description="Factor on the weights.")] = 1.0
-
-A parameter, or an attribute of a class, that is annotated with a pydantic `Field` is an option: its type, bounds,
-default and meaning stand there. (What a class is given as one value it declares as
-its `options`, a model whose attributes have their meaning in a docstring below.) Python's
-own check reads them (`checked`), and so do the configuration, the command line, its help and the tables of the READMEs
-(`options_of`).
+An option is a parameter of a constructor or function, or an attribute of a class, that has a default and whose meaning
+stands in the docstring's `Args:`. (What a class is given as one value it declares as its `options`, a model whose
+attributes have their meaning in a docstring below.) The configuration, the command line, its help and the tables of
+the READMEs read them there (`options_of`). Python's own check reads the types and bounds of all arguments that are
+plain, or annotated by pydantic's `Field` (`checked`).
 
 A `Choice` makes an option the name of an entry of a table, whose own options come with it. `Needs` says beside what an
 option has an effect. What options must not be together a class says in a static method `contradictions(options)`. In a
@@ -38,6 +41,8 @@ F = TypeVar("F", bound=Callable)
 Declared = Mapping[str, FieldInfo]
 
 _MOST = 1e30  # of what float32 holds
+Count = Annotated[int, Field(ge=1, le=2**16)]
+Width = Annotated[int, Field(ge=1, le=2**20)]
 Positive = Annotated[float, Field(gt=0, le=_MOST)]
 PositiveOrNone = Annotated[float | None, Field(gt=0, le=_MOST)]
 NotNegative = Annotated[float, Field(ge=0, le=_MOST)]
@@ -84,30 +89,48 @@ def options_of(call: Callable) -> dict[str, FieldInfo]:
     call = inspect.unwrap(call)
     while isinstance(call, functools.partial):
         call = inspect.unwrap(call.func)
-    return dict(_options_of(call))
+    fields = arguments_of(call).items()
+    return {name: f for name, f in fields if f.description and f.default is not PydanticUndefined}
 
 
 @functools.cache
-def _options_of(call: Callable) -> dict[str, FieldInfo]:
-    found: dict[str, FieldInfo] = {}
-    if isinstance(call, type):
-        model = call if issubclass(call, Options) else getattr(call, "options", None)
-        if model is not None:
-            return dict(model.model_fields)
-        for name, hint in typing.get_type_hints(call, include_extras=True).items():
-            if _is_declared(hint):
-                found[name] = FieldInfo.from_annotated_attribute(hint, getattr(call, name, PydanticUndefined))
-    function = inspect.unwrap(call.__init__ if isinstance(call, type) else call)
-    hints = typing.get_type_hints(function, include_extras=True)
-    for name, parameter in inspect.signature(function).parameters.items():
-        if _is_declared(hints.get(name)):
-            default = PydanticUndefined if parameter.default is parameter.empty else parameter.default
-            found[name] = FieldInfo.from_annotated_attribute(hints[name], default)
+def arguments_of(call: Callable) -> Declared:
+    """All that pydantic can check of what a class or a function is given, options and others."""
+    if not isinstance(call, type):
+        return _of_function(call, _meanings(call))
+    if model := call if issubclass(call, Options) else getattr(call, "options", None):
+        return dict(model.model_fields)
+    hints, meanings = typing.get_type_hints(call, include_extras=True), _meanings(call)
+    attributes = {name: getattr(call, name, PydanticUndefined) for name in hints if not name.startswith("_")}
+    return _fields(attributes, hints, meanings) | _of_function(call.__init__, meanings)
+
+
+def _of_function(function: Callable, meanings: Mapping[str, str]) -> dict[str, FieldInfo]:
+    function = inspect.unwrap(function)
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {p.name: PydanticUndefined if p.default is p.empty else p.default for p in parameters}
+    return _fields(defaults, typing.get_type_hints(function, include_extras=True), meanings)
+
+
+def _fields(defaults: Mapping[str, Any], hints: Mapping[str, Any], meanings: Mapping[str, str]) -> dict[str, FieldInfo]:
+    """Declarations of those with these defaults whose type is plain or annotated."""
+    found = {}
+    for name, default in defaults.items():
+        hint: Any = hints.get(name)
+        if hasattr(hint, "__metadata__") or all(k in _WORDS or typing.get_origin(k) is Literal for k in _kinds(hint)):
+            found[name] = FieldInfo.from_annotated_attribute(hint, default)
+            found[name].description = found[name].description or meanings.get(name)
     return found
 
 
-def _is_declared(hint: Any) -> bool:
-    return any(isinstance(note, FieldInfo) for note in getattr(hint, "__metadata__", ()))
+def _meanings(call: Callable) -> dict[str, str]:
+    """What `Args:` says in the docstring of a function, or of a class and those that it extends."""
+    found: dict[str, str] = {}
+    for part in reversed(call.__mro__) if isinstance(call, type) else [call]:
+        arguments = inspect.cleandoc(part.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
+        for name, text in re.findall(r"^  (\w+): (.*(?:\n   .*)*)", arguments, re.MULTILINE):
+            found[name] = " ".join((text[0].upper() + text[1:]).split())
+    return found
 
 
 def model_of(name: str, declared: Declared) -> type[Options]:
@@ -126,9 +149,10 @@ def checked(function: F) -> F:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
             return function(*args, **kwargs)  # Python's own sentence names the function
-        declared = _options_of(inspect.unwrap(function))
+        owner = _class_of(function, args) or inspect.unwrap(function)
+        declared = arguments_of(owner)
         given = {name: value for name, value in bound.arguments.items() if name in declared}
-        bound.arguments.update(valid(declared, given, getattr(_class_of(function, args), "contradictions", None)))
+        bound.arguments.update(valid(declared, given, getattr(owner, "contradictions", None)))
         return function(*bound.args, **bound.kwargs)
 
     return typing.cast(F, refusing)

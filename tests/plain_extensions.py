@@ -14,10 +14,7 @@ import moejax
 from moejax import run
 
 # ---- a router: a file of moejax/routers/
-from typing import Annotated
-
 import jax.numpy as jnp
-from pydantic import Field
 
 from moejax import routing
 from moejax.options import Positive
@@ -25,9 +22,13 @@ from moejax.routers import ROUTERS, Router
 
 
 class Cosine(Router):
-    """The k experts whose vectors point most nearly where the token does."""
+    """The k experts whose vectors point most nearly where the token does.
 
-    sharpness: Annotated[Positive, Field(description="Factor on the cosines.")] = 10.0
+    Args:
+      sharpness: factor on the cosines.
+    """
+
+    sharpness: Positive = 10.0
 
     def choose(self, x, context):
         length = jnp.linalg.norm(self.kernel[...], axis=0) + 1e-6
@@ -41,9 +42,13 @@ from moejax.models.layer import EXPERTS
 
 
 class Bottleneck(nnx.Module):
-    """An MLP around the identity."""
+    """An MLP around the identity.
 
-    def __init__(self, d, hidden, *, gain: Annotated[Positive, Field(description="Factor.")] = 1.0, dtype=None, rngs):
+    Args:
+      gain: factor on the output.
+    """
+
+    def __init__(self, d, hidden, *, gain: Positive = 1.0, dtype=None, rngs):
         self.up = nnx.Linear(d, hidden, dtype=dtype, rngs=rngs)
         self.down = nnx.Linear(hidden, d, dtype=dtype, rngs=rngs)
         self.gain = gain
@@ -54,6 +59,10 @@ class Bottleneck(nnx.Module):
 
 EXPERTS["bottleneck"] = Bottleneck  # its line
 # ---- a model: a file of moejax/models/
+from typing import Annotated
+
+from pydantic import Field
+
 from moejax.models import MODELS
 from moejax.models.layer import layer_maker
 from moejax.options import Options
@@ -62,7 +71,8 @@ from moejax.options import Options
 class StripsOptions(Options):
     """How many."""
 
-    strips: Annotated[int, Field(ge=1, le=28, description="Strips of an image.")] = 7
+    strips: Annotated[int, Field(ge=1, le=28)] = 7
+    """Strips of an image."""
 
 
 class Strips(nnx.Module):
@@ -88,12 +98,12 @@ from moejax.data import DATASETS, Dataset
 from moejax.data.dataset import Loader, Validation
 
 
-def load_bars(
-    rows: Annotated[int, Field(ge=2, le=28, description="Rows that a bar may lie in.")] = 4,
-    validation: Validation = 50,
-    seed: int = 0,
-):
-    """Images with a bright bar, whose row is the label."""
+def load_bars(rows: Annotated[int, Field(ge=2, le=28)] = 4, validation: Validation = 50, seed: int = 0):
+    """Images with a bright bar, whose row is the label.
+
+    Args:
+      rows: rows that a bar may lie in.
+    """
     rng = np.random.default_rng(seed)
 
     def split(n):

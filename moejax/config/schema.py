@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from moejax.config.training import ParallelOptions, TrainOptions
 from moejax.data import DATASETS
@@ -93,8 +92,7 @@ class Section:
 
     def _add(self, call: Callable, chosen: Mapping[str, Any], words: str, tables: Mapping[str, Mapping]) -> None:
         self.calls.append(call)
-        own = {name: f for name, f in options_of(call).items() if f.description and f.default is not PydanticUndefined}
-        new = {name: f for name, f in own.items() if name not in self.fields and name not in self.without}
+        new = {name: f for name, f in options_of(call).items() if name not in self.fields and name not in self.without}
         new = {name: _of_table(f, tables[name]) if name in tables else f for name, f in new.items()}
         self.fields |= new
         self.came_with |= dict.fromkeys(new, words)

@@ -12,11 +12,10 @@ are. Nothing is read from files: all follows from the seed.
 """
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from numpy import ndarray
-from pydantic import Field
 
 from moejax.data.dataset import Dataset, Examples, Validation
 
@@ -44,15 +43,11 @@ SETTINGS = {
 }
 
 
-def load(
-    setting: Annotated[
-        Literal[*SETTINGS],
-        Field(description="Strength of the feature noise and of the normal noise, as in Chen et al. 2022."),
-    ] = "s1",
-    validation: Validation = 5000,
-    seed: int = 0,
-) -> Dataset:
+def load(setting: Literal[*SETTINGS] = "s1", validation: Validation = 5000, seed: int = 0) -> Dataset:
     """A setting's data set: 16,000 examples to train and 16,000 to test, drawn as one stream as the authors do.
+
+    Args:
+      setting: strength of the feature noise and of the normal noise, as in Chen et al. 2022.
 
     `validation` further ones come from a stream of their own, so that training does not depend on their number.
     """

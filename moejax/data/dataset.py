@@ -65,6 +65,7 @@ def _of_a_file_system(path: str | None) -> str | None:
 
 
 Path = Annotated[str | None, AfterValidator(_of_a_file_system)]
+Vocabulary = Annotated[int, Field(ge=1, le=10**6)]
 Source = Annotated[
     str, Choice(SOURCES), Field(description="Where it comes from; a source that is named never falls back.")
 ]

@@ -14,7 +14,18 @@ from typing import Annotated
 from pydantic import Field
 
 from moejax.data import find, hf, pair_table, synthetic_pairs, tfds, tokens
-from moejax.data.dataset import Dataset, Dir, Examples, Path, Source, Validation, concatenate, hold_out, take
+from moejax.data.dataset import (
+    Dataset,
+    Dir,
+    Examples,
+    Path,
+    Source,
+    Validation,
+    Vocabulary,
+    concatenate,
+    hold_out,
+    take,
+)
 from moejax.data.verify import File
 from moejax.errors import UserError
 
@@ -120,16 +131,17 @@ def load(
     validation: Validation = 5000,
     seed: int = 0,
     *,
-    tokenizer: Annotated[
-        Path, Field(description="Folder with a tokenizer.json; none trains one on the training sentences.")
-    ] = None,
-    vocabulary: Annotated[
-        int, Field(ge=1, le=10**6, description="Tokens that the tokenizer has at most, and rows of the embeddings.")
-    ] = 8000,
-    length: Annotated[int, Field(ge=1, le=4096, description="Tokens of a sentence; what is longer is cut.")] = 48,
+    tokenizer: Path = None,
+    vocabulary: Vocabulary = 8000,
+    length: Annotated[int, Field(ge=1, le=4096)] = 48,
     pairs: PairSet = MRPC,
 ) -> Dataset:
     """The pairs as token ids, each sentence by itself; the other arguments and errors as in `read_pairs`.
+
+    Args:
+      tokenizer: folder with a tokenizer.json; none trains one on the training sentences.
+      vocabulary: tokens that the tokenizer has at most, and rows of the embeddings.
+      length: tokens of a sentence; what is longer is cut.
 
     Returns:
       train, validation, test: {"first", "second": int32 [n, length], filled up with 0, "label": int32 [n]}.

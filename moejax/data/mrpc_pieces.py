@@ -1,13 +1,11 @@
 """MRPC as word pieces of the pre-trained encoder: [CLS] first sentence [SEP] second sentence [SEP]."""
 
 import dataclasses
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 
 from moejax.data import minilm, mrpc
-from moejax.data.dataset import Dataset, Dir, Examples, Path, Source, Validation
+from moejax.data.dataset import Dataset, Dir, Examples, Path, Source, Validation, Vocabulary
 
 NAME = "mrpc_pieces"
 LENGTH = 104  # pieces of the longest pair of MRPC: nothing of it is cut
@@ -20,10 +18,15 @@ def load(
     validation: Validation = 5000,
     seed: int = 0,
     *,
-    tokenizer: Annotated[Path, Field(description="Folder with MiniLM's files; none fetches them.")] = None,
-    vocabulary: Annotated[int, Field(ge=1, le=10**6, description="Rows of the encoder's table of embeddings.")] = 30522,
+    tokenizer: Path = None,
+    vocabulary: Vocabulary = 30522,
 ) -> Dataset:
-    """The pairs as `pieces`; arguments and errors as in `moejax.data.load`. `tokenizer`: the folder of MiniLM."""
+    """The pairs as `pieces`; the other arguments and errors as in `moejax.data.load`.
+
+    Args:
+      tokenizer: folder with MiniLM's files; none fetches them.
+      vocabulary: rows of the encoder's table of embeddings.
+    """
     pairs = mrpc.read_pairs(source, dir, validation, seed)
     tool = minilm.load_tokenizer(tokenizer, dir)
     splits = {name: pieces(tool, getattr(pairs, name)) for name in ("train", "validation", "test")}

@@ -6,14 +6,12 @@ from typing import Annotated, Any
 from flax import nnx
 from jaxtyping import DTypeLike
 from pydantic import Field
-from pydantic_core import PydanticUndefined
 
 from moejax.dispatch import default_group_size
 from moejax.experts import GLU, MLP
 from moejax.layers import LAYERS, MakeExpert
-from moejax.options import Choice, Needs, NotNegative, Options, options_of
+from moejax.options import Choice, Count, Needs, NotNegative, Options, Width, options_of
 from moejax.routers import ROUTERS
-from moejax.routers.router import NumExperts
 
 # The experts by name; a new one is a file and a line here. Each is made by `expert(d, hidden, dtype=…, rngs=…)`.
 EXPERTS: dict[str, type[nnx.Module]] = {"mlp": MLP, "glu": GLU}
@@ -26,10 +24,11 @@ class LayerOptions(Options):
 
     layer: Annotated[str, Choice(LAYERS)] = "soft"
     """All experts on all tokens, those that a router chooses, or mixtures of tokens in slots."""
-    num_experts: NumExperts = 8
+    num_experts: Count = 8
+    """Experts per layer (E)."""
     expert: Annotated[str, Choice(EXPERTS)] = "mlp"
     """What an expert is."""
-    hidden: Annotated[int, Field(ge=1, le=2**20)] = 64
+    hidden: Width = 64
     """Hidden width of each expert (h)."""
     shared: Annotated[int, Field(ge=0, le=2**20), Needs("layer", ("sparse",))] = 0
     """Hidden width of an expert that every token goes to, beside its k; 0 for none."""
@@ -71,6 +70,5 @@ def group_size(moe: Options) -> int:
 
 
 def values(options: Options, call: Callable) -> dict[str, Any]:
-    """Arguments for a class or function: the values of the options that it declares with a default."""
-    names = (name for name, field in options_of(call).items() if field.default is not PydanticUndefined)
-    return {name: getattr(options, name) for name in names if hasattr(options, name)}
+    """Arguments for a class or function: the values of the options that it declares."""
+    return {name: getattr(options, name) for name in options_of(call) if hasattr(options, name)}

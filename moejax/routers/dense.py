@@ -1,26 +1,19 @@
 """The router of a dense layer."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
-from pydantic import Field
 
 from moejax import routing
 from moejax.makers import MakeExpert, made
-from moejax.options import Positive, PositiveOrNone, checked
+from moejax.options import Count, Positive, PositiveOrNone, Width, checked
 from moejax.randomness import require_rngs
-from moejax.routers.router import Initializer, NumExperts, RouterState, Width, at_least_float32, linear, small
+from moejax.routers.router import Initializer, RouterState, at_least_float32, linear, small
 from moejax.routing import DenseRouting
-
-Temperature = Annotated[Positive, Field(description="The router's logits are divided by this.")]
-LearnTemperature = Annotated[bool, Field(description="Learn the temperature, from `temperature` on.")]
-FinalTemperature = Annotated[
-    PositiveOrNone, Field(description="Anneal the temperature to this by the end of training; none keeps it.")
-]
 
 
 class DenseRouter(nnx.Module):
@@ -34,11 +27,11 @@ class DenseRouter(nnx.Module):
     def __init__(
         self,
         d: Width,
-        num_experts: NumExperts,
+        num_experts: Count,
         *,
-        temperature: Temperature = 1.0,
-        learn_temperature: LearnTemperature = False,
-        final_temperature: FinalTemperature = None,
+        temperature: Positive = 1.0,
+        learn_temperature: bool = False,
+        final_temperature: PositiveOrNone = None,
         make_gate: MakeExpert | None = None,
         kernel_init: Initializer = small,
         rngs: nnx.Rngs,

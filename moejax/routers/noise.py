@@ -1,12 +1,11 @@
 """Routers that add noise to the logits in training."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from pydantic import Field
 
 from moejax import routing
 from moejax.routers.router import Router, at_least_float32, linear
@@ -47,12 +46,17 @@ class VmoeTopK(Router):
 
 
 class UniformTopK(Router):
-    """Uniform noise from 0 to 1, the k best, weighted by probability or by the logit (Chen et al. 2022)."""
+    """Uniform noise from 0 to 1, the k best, weighted by probability or by the logit (Chen et al. 2022).
+
+    Args:
+      raw_weights: weigh by the noisy logit itself, not by the probability.
+      eval_noise: noise at evaluation too, drawn once for all.
+    """
 
     noisy = True
     initializer = _zeros
-    raw_weights: Annotated[bool, Field(description="Weigh by the noisy logit itself, not by the probability.")] = False
-    eval_noise: Annotated[bool, Field(description="Noise at evaluation too, drawn once for all.")] = False
+    raw_weights: bool = False
+    eval_noise: bool = False
 
     @property
     def weights_sum_to_1(self) -> bool:

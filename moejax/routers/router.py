@@ -9,7 +9,13 @@ It is called with tokens and a capacity and returns a routing with slots:
 A router of one's own says how it chooses and, if it has options, declares them as attributes:
 
     class Sharp(Router):
-        sharpness: Annotated[float, Field(gt=0, description="Factor on the logits.")] = 2.0
+        '''The k best of sharper logits.
+
+        Args:
+          sharpness: factor on the logits.
+        '''
+
+        sharpness: Positive = 2.0
 
         def choose(self, x, context):
             return routing.softmax_top_k(self.sharpness * self.logits(x, context), self.k)
@@ -26,16 +32,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
-from pydantic import Field
 
 from moejax import routing
-from moejax.options import Needs, Share, checked, options_of, valid
+from moejax.options import Count, Needs, Share, Width, arguments_of, checked, options_of, valid
 from moejax.randomness import require_rngs
 from moejax.routing import SparseRouting, TopKRouting
 
-Width = Annotated[int, Field(ge=1, le=2**20)]
-NumExperts = Annotated[int, Field(ge=1, le=2**16, description="Experts per layer (E).")]
-TopK = Annotated[int, Field(ge=1, le=2**16, description="Experts per token; of expert choice, their mean.")]
 Initializer = Callable[..., Array]
 
 small: Initializer = nnx.initializers.normal(stddev=0.02)
@@ -60,21 +62,17 @@ class RouterState(nnx.Variable):
 class Router(nnx.Module):
     """The base of all sparse routers, with linear logits; a subclass says how it chooses.
 
+    Args:
+      jitter: in training, multiply the router's input by a random factor within 1 ± this.
+      priority: who gets a slot first: first choices in token order, then second choices, ...; or the same in order of
+        each token's highest weight (batch-prioritised, V-MoE).
+
     `options` are those that the class declares. Raises ValueError, in one sentence, for arguments that make no sense,
     and in training for noise without a key.
     """
 
-    jitter: Annotated[
-        Share, Field(description="In training, multiply the router's input by a random factor within 1 ± this.")
-    ] = 0.0
-    priority: Annotated[
-        Literal["position", "weight"],
-        Field(
-            description="Who gets a slot first: first choices in token order, then second choices, ...; or the same in"
-            " order of each token's highest weight (batch-prioritised, V-MoE)."
-        ),
-        Needs("dispatch", ("einsum", "gather")),
-    ] = "position"
+    jitter: Share = 0.0
+    priority: Annotated[Literal["position", "weight"], Needs("dispatch", ("einsum", "gather"))] = "position"
 
     noisy: ClassVar[bool] = False  # whether it draws in training, jitter aside
     token_choice: ClassVar[bool] = True  # whether tokens choose experts
@@ -84,19 +82,19 @@ class Router(nnx.Module):
     def __init__(
         self,
         d: Width,
-        num_experts: NumExperts,
-        k: TopK,
+        num_experts: Count,
+        k: Count,
         *,
         kernel_init: Initializer | None = None,
         rngs: nnx.Rngs,
         **options: Any,
     ):
         require_rngs(rngs)
-        declared = options_of(type(self))
+        declared = arguments_of(type(self))
         for name in options:
             if name not in declared:
-                have = sorted(set(declared) - {"d", "num_experts", "k"})
-                raise ValueError(f"{name} is no option of {type(self).__name__}, which has {', '.join(have)}.")
+                have = ", ".join(sorted(options_of(type(self))))
+                raise ValueError(f"{name} is no option of {type(self).__name__}, which has {have}.")
         self.num_experts, self.k = num_experts, k
         sizes = {"num_experts": num_experts, "k": k}
         for name, value in valid(declared, sizes | options, self.contradictions).items():

@@ -1,10 +1,7 @@
 """A router that scores each expert by itself and balances by a bias, without a loss."""
 
-from typing import Annotated
-
 import jax
 import jax.numpy as jnp
-from pydantic import Field
 
 from moejax import routing
 from moejax.options import NotNegative
@@ -13,11 +10,13 @@ from moejax.routers.top_k import GroupLimited
 
 
 class SigmoidTopK(GroupLimited):
-    """Each expert scored by itself, a bias keeps the load even (DeepSeek-V3)."""
+    """Each expert scored by itself, a bias keeps the load even (DeepSeek-V3).
 
-    bias_update_rate: Annotated[
-        NotNegative, Field(description="How far each step moves an expert's bias towards an even load.")
-    ] = 1e-3
+    Args:
+      bias_update_rate: how far each step moves an expert's bias towards an even load.
+    """
+
+    bias_update_rate: NotNegative = 1e-3
 
     @property
     def weights_sum_to_1(self) -> bool:

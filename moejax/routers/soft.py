@@ -1,44 +1,32 @@
 """The router of a soft layer."""
 
-from typing import Annotated
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
-from pydantic import Field
 
 from moejax import routing
-from moejax.options import Positive, checked
+from moejax.options import Count, Positive, Width, checked
 from moejax.randomness import require_rngs
-from moejax.routers.router import Initializer, NumExperts, Width, at_least_float32
+from moejax.routers.router import Initializer, at_least_float32
 from moejax.routing import SoftRouting
 
-Slots = Annotated[int, Field(ge=1, le=2**16, description="Slots per expert.")]
-Scale = Annotated[
-    Positive,
-    Field(
-        description="Where the learnt scale of the router's logits begins; 1 is the paper's, a larger one routes more"
-        " sharply."
-    ),
-]
 _lecun = nnx.initializers.lecun_normal()
 
 
 class SoftRouter(nnx.Module):
     """Slots by two softmaxes (Puigcerver et al. 2023, algorithm 2): tokens and slot parameters of unit length, with one
-    learnt scale. It begins at `scale`: 1 in the paper, which leaves both softmaxes nearly even until it has grown; a
-    larger one routes from the start.
+    learnt scale. It begins at `scale`: 1 leaves both softmaxes nearly even until it has grown.
     """
 
     @checked
     def __init__(
         self,
         d: Width,
-        num_experts: NumExperts,
-        slots: Slots,
+        num_experts: Count,
+        slots: Count,
         *,
-        scale: Scale = 1.0,
+        scale: Positive = 1.0,
         kernel_init: Initializer = _lecun,
         rngs: nnx.Rngs,
     ):

@@ -1,28 +1,27 @@
 """Routers that choose the k best experts of a token by a softmax."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from moejax import routing
-from moejax.options import Positive
+from moejax.options import Count, Positive
 from moejax.routers.router import Router
-
-Renormalize = Annotated[
-    bool, Field(description="Scale the k weights of a token to sum to 1; one alone stays as it is.")
-]
 
 
 class GroupLimited(Router):
-    """A router that may limit each token to some groups of experts (DeepSeek-V2 and -V3)."""
+    """A router that may limit each token to some groups of experts (DeepSeek-V2 and -V3).
 
-    renormalize: Renormalize = True
-    num_expert_groups: Annotated[int, Field(ge=1, le=2**16, description="Groups that the experts come in.")] = 1
-    topk_group: Annotated[int, Field(ge=1, le=2**16, description="Groups of experts that a token may use.")] = 1
-    routed_scaling_factor: Annotated[
-        Positive, Field(description="Factor on the weights; 16 in DeepSeek-V2, 2.5 in DeepSeek-V3.")
-    ] = 1.0
+    Args:
+      renormalize: scale the k weights of a token to sum to 1; one alone stays as it is.
+      num_expert_groups: groups that the experts come in.
+      topk_group: groups of experts that a token may use.
+      routed_scaling_factor: factor on the weights; 16 in DeepSeek-V2, 2.5 in DeepSeek-V3.
+    """
+
+    renormalize: bool = True
+    num_expert_groups: Count = 1
+    topk_group: Count = 1
+    routed_scaling_factor: Positive = 1.0
 
     @staticmethod
     def contradictions(o: Any) -> Iterator[str]:

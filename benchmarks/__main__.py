@@ -59,9 +59,9 @@ def main() -> int:
     from benchmarks.harness.measure import failed
 
     memory.keep_freed()
-    if asked.quick:  # small shapes take longer to compile than to compute, and share a GPU's memory
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if asked.quick:
+        entry.compile_quickly()
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two at a time share a GPU's memory
     try:
         if "gpu" in names:
             # The largest shapes need more of the memory than JAX takes by itself.

@@ -8,6 +8,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from io import TextIOBase
 
 from moejax.errors import UserError, of_the_system
@@ -48,6 +49,14 @@ def prepare() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="moejax.plain")
     os.environ["MPLBACKEND"] = "agg"
+
+
+def compile_quickly() -> None:
+    """Let this process's programs compile in the least time, however they run: what is small compiles far longer."""
+    flags = ["--xla_backend_optimization_level=0"]
+    if metadata.version("jaxlib").startswith("0.10."):  # whose newer emitters double the time; later ones have no flag
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 
 
 def discard(stream: TextIOBase) -> None:

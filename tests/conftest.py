@@ -3,8 +3,10 @@
 import os
 import tempfile
 
-# Tests compile far longer than they compute, so LLVM need not optimise.
-FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+from moejax.entry import compile_quickly
+
+compile_quickly()  # before JAX is there
+FLAGS = os.environ["XLA_FLAGS"]
 os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count=8"
 
 from jaxtyping import install_import_hook

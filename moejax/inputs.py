@@ -29,6 +29,7 @@ class Inputs(NamedTuple):
     ids: Int[Array, "g t"]
     mask: Bool[Array, "g t"] | None = None
     assigned: Int[Array, "g t"] | None = None
+    given: Int[Array, "g t k"] | None = None
 
 
 def prepare(
@@ -41,6 +42,7 @@ def prepare(
     ids: Int[AnyArray, "*#batch #t"] | None = None,
     router_input: Float[AnyArray, "*#batch #t r"] | None = None,
     assigned: Int[AnyArray, "*#batch #t"] | None = None,
+    given: Int[AnyArray, "*#batch #t k"] | None = None,
 ) -> tuple[Inputs, Callable[[Shaped[Array, "g t *rest"]], Shaped[Array, "..."]]]:
     """Check a layer's inputs and put all tokens, in order, into groups, which are sharded over tokens' mesh axes.
 
@@ -66,6 +68,7 @@ def prepare(
         _checked("ids", jnp.arange(x.shape[-2]) if ids is None else ids, tokens, jnp.integer),
         None if mask is None else _checked("mask", mask, tokens, jnp.bool_),
         None if assigned is None else _checked("assigned", assigned, tokens, jnp.integer),
+        None if given is None else _checked("given", given, tokens, jnp.integer, 1).astype(jnp.int32),
     )
     if 0 in tokens:
         inputs = jax.tree.map(lambda a: jnp.zeros((1, 1, *a.shape[len(tokens) :]), a.dtype), inputs)

@@ -210,6 +210,7 @@ class SparseMoE(nnx.Module):
         mask: Bool[AnyArray, "*#batch #t"] | None = None,
         ids: Int[AnyArray, "*#batch #t"] | None = None,
         router_input: Float[AnyArray, "*#batch #t r"] | None = None,
+        given: Int[AnyArray, "*#batch #t k"] | None = None,
     ) -> tuple[Float[Array, "*batch t d2"], SparseRouting]:
         """Apply the layer.
 
@@ -219,6 +220,8 @@ class SparseMoE(nnx.Module):
           mask: False where a token is padding: it takes no slot, counts nowhere and its output is zeros.
           ids: the numbers that a hash router hashes; None: the tokens' positions.
           router_input: the router's input, d numbers a token; None: the tokens themselves.
+          given: the experts of each token, -1 in place of one, which the router weighs instead of choosing (`replay`):
+            those of another call are `ungroup(routing.experts, x.shape[:-1])`.
 
         Returns the output and the routing, in groups of `group_size` (`ungroup` undoes that).
 
@@ -232,9 +235,10 @@ class SparseMoE(nnx.Module):
             mask=mask,
             ids=ids,
             router_input=router_input,
+            given=given,
         )
         capacity = self.capacity(inputs.x.shape[1], train)
-        context = Context(train, key if train else None, inputs.mask, inputs.ids)
+        context = Context(train, key if train else None, inputs.mask, inputs.ids, inputs.given)
         routing = self.router(inputs.router_x, capacity, context)
         experts, expert_key = cast(self.experts, self.dtype), key_for(self.experts, key, train)
         if self.dispatch == "grouped":

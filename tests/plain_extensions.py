@@ -32,7 +32,7 @@ class Cosine(Router):
 
     def choose(self, x, context):
         length = jnp.linalg.norm(self.kernel[...], axis=0) + 1e-6
-        return routing.softmax_top_k(self.sharpness * self.logits(x, context) / length, self.k)
+        return routing.softmax_top_k(self.sharpness * self.logits(x, context) / length, self.k, given=context.given)
 
 
 ROUTERS["cosine"] = Cosine  # its line

@@ -126,6 +126,14 @@ def test_so_are_ids_assignments_and_tokens():
     for layer, options, sentence in (
         (sparse, {"ids": np.ones((G, T + 1), int)}, r"ids has the shape \(3, 7\); one entry a token"),
         (sparse, {"ids": np.ones((G, T))}, "ids has the dtype float32; it must be whole numbers"),
+        (sparse, {"given": np.ones((G, T), int)}, r"given has the shape \(3, 6\); one entry a token of x makes it"),
+        (sparse, {"given": np.ones((G, T, 3), int)}, r"given has the shape \(.*, 3\); k experts for each token make"),
+        (sparse, {"given": np.ones((G, T, 2))}, "given has the dtype float32; it must be whole numbers"),
+        (
+            make("expert_choice"),
+            {"given": np.ones((G, T, 2), int)},
+            "given holds experts for each token, but with ExpertChoice experts choose tokens",
+        ),
         (dense, {"assigned": np.ones((T, G), int)}, r"assigned has the shape \(6, 3\); one entry a token"),
     ):
         with pytest.raises(ValueError, match=sentence):

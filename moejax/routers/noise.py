@@ -33,7 +33,7 @@ class NoisyTopK(Router):
 
     def choose(self, x, context):
         spread = linear(at_least_float32(x), self.spread)
-        return routing.noisy_top_k(self.logits(x, context), spread, self.k, context.key)
+        return routing.noisy_top_k(self.logits(x, context), spread, self.k, context.key, given=context.given)
 
 
 class VmoeTopK(Router):
@@ -42,7 +42,7 @@ class VmoeTopK(Router):
     noisy = True
 
     def choose(self, x, context):
-        return routing.vmoe_top_k(self.logits(x, context), self.k, context.key)
+        return routing.vmoe_top_k(self.logits(x, context), self.k, context.key, given=context.given)
 
 
 class UniformTopK(Router):
@@ -66,4 +66,4 @@ class UniformTopK(Router):
         key = context.key
         if key is None and self.eval_noise:
             key = jax.random.key(0)
-        return routing.uniform_top_k(self.logits(x, context), self.k, key, raw=self.raw_weights)
+        return routing.uniform_top_k(self.logits(x, context), self.k, key, raw=self.raw_weights, given=context.given)

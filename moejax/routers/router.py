@@ -18,7 +18,7 @@ A router of one's own says how it chooses and, if it has options, declares them 
         sharpness: Positive = 2.0
 
         def choose(self, x, context):
-            return routing.softmax_top_k(self.sharpness * self.logits(x, context), self.k)
+            return routing.softmax_top_k(self.sharpness * self.logits(x, context), self.k, given=context.given)
 
     SparseMoE(d, num_experts, make_expert, router=Sharp, sharpness=3.0, rngs=rngs)
 
@@ -50,6 +50,7 @@ class Context(NamedTuple):
     key: Key[Array, ""] | None = None  # for noise; None: no noise, which is only right at evaluation
     mask: Bool[Array, "g t"] | None = None  # False: padding
     ids: Int[Array, "g t"] | None = None  # what a hash router hashes
+    given: Int[Array, "g t k"] | None = None  # experts to weigh in place of a choice
 
 
 NO_CONTEXT = Context()
@@ -125,11 +126,24 @@ class Router(nnx.Module):
                 f"key is None, but the router {type(self).__name__} draws noise in training; pass"
                 " key=jax.random.key(…), another one in every step."
             )
+        if context.given is not None and not self.token_choice:
+            raise ValueError(
+                f"given holds experts for each token, but with {type(self).__name__} experts choose tokens; use a"
+                " router whose tokens choose."
+            )
         return self.route(x, capacity, context)
 
     def route(self, x: Float[Array, "g t d"], capacity: int | None, context: Context) -> SparseRouting:
         """Choose, leave out padding, then give slots."""
-        chosen = routing.mask_tokens(self.choose(x, context), context.mask)
+        chosen = self.choose(x, context)
+        if context.given is not None and chosen.experts is not context.given:
+            raise ValueError(
+                f"given holds experts, but {type(self).__name__} chooses others; its `choose` must pass"
+                " given=context.given on to the function of moejax.routing that it calls."
+            )
+        chosen = routing.mask_tokens(chosen, context.mask)
+        if context.given is not None:
+            chosen = routing.refuse_impossible(chosen)
         if capacity is None:
             return chosen
         return routing.assign(chosen, capacity, chosen.weights[..., 0] if self.priority == "weight" else None)

@@ -35,6 +35,7 @@ class SigmoidTopK(GroupLimited):
             scale=self.routed_scaling_factor,
             num_expert_groups=self.num_expert_groups,
             topk_group=self.topk_group,
+            given=context.given,
         )
 
     def after_step(self, load, progress):

@@ -9,4 +9,5 @@ class SinkhornTopK(Router):
 
     def choose(self, x, context):
         """In training of the plan, at evaluation of the logits; weights by softmax."""
-        return routing.sinkhorn_top_k(self.logits(x, context), self.k, context.mask, balance=context.train)
+        logits = self.logits(x, context)
+        return routing.sinkhorn_top_k(logits, self.k, context.mask, balance=context.train, given=context.given)

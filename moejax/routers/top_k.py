@@ -51,6 +51,7 @@ class SoftmaxTopK(GroupLimited):
             scale=self.routed_scaling_factor,
             num_expert_groups=self.num_expert_groups,
             topk_group=self.topk_group,
+            given=context.given,
         )
 
 
@@ -66,7 +67,7 @@ class TopKSoftmax(Router):
             yield "`k` is 1, which gives the router top_k_softmax no gradient: the only weight is 1; use switch."
 
     def choose(self, x, context):
-        return routing.top_k_softmax(self.logits(x, context), self.k)
+        return routing.top_k_softmax(self.logits(x, context), self.k, given=context.given)
 
 
 class Switch(Router):
@@ -78,4 +79,4 @@ class Switch(Router):
             yield f"`k` is {o.k}, but the router switch chooses 1 expert; use softmax_top_k or `k` 1."
 
     def choose(self, x, context):
-        return routing.switch(self.logits(x, context))
+        return routing.switch(self.logits(x, context), given=context.given)

@@ -25,7 +25,7 @@ class Hash(Unlearnt):
     def choose(self, x, context):
         g, t, _ = x.shape
         ids = jnp.broadcast_to(jnp.arange(t), (g, t)) if context.ids is None else context.ids
-        return routing.hash_routing(ids, self.num_experts, self.k)
+        return routing.hash_routing(ids, self.num_experts, self.k, given=context.given)
 
 
 class Random(Unlearnt):
@@ -35,4 +35,4 @@ class Random(Unlearnt):
 
     def choose(self, x, context):
         key = jax.random.key(0) if context.key is None else context.key
-        return routing.random_routing(key, *x.shape[:2], self.num_experts, self.k)
+        return routing.random_routing(key, *x.shape[:2], self.num_experts, self.k, given=context.given)

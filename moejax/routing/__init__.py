@@ -13,6 +13,7 @@ losses, metrics and pictures all take it as it is; none of them computes it agai
     sinkhorn        BASE: a balanced plan
     expert_choice   each expert's best tokens
     unlearnt        hash and random, to compare with
+    replay          experts that are given, weighed as if chosen
     guidance        the expert that each label is assigned to
 
 Axis letters: g groups, t tokens of a group, e experts, k choices of a token, c slots of an expert (its capacity).
@@ -34,6 +35,7 @@ from moejax.routing.guidance import assigned_experts, guided_weights
 from moejax.routing.mixtures import anneal, dense_routing, soft_routing
 from moejax.routing.noise import jitter, noisy_top_k, selection_probability, uniform_top_k, vmoe_top_k
 from moejax.routing.position import position_in_expert
+from moejax.routing.replay import refuse_impossible
 from moejax.routing.sigmoid import sigmoid_top_k, update_bias
 from moejax.routing.sinkhorn import sinkhorn, sinkhorn_top_k
 from moejax.routing.top_k import limit_to_groups, softmax_top_k, switch, top_k_softmax
@@ -60,6 +62,7 @@ __all__ = [
     "noisy_top_k",
     "position_in_expert",
     "random_routing",
+    "refuse_impossible",
     "selection_probability",
     "sigmoid_top_k",
     "sinkhorn",

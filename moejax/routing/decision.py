@@ -34,7 +34,7 @@ class TopKRouting(NamedTuple):
 
     logits: Float[Array, "g t e"]
     probs: Float[Array, "g t e"]  # the router's distribution over all experts, before the choice; sums to 1
-    experts: Int[Array, "g t k"]  # the chosen experts, best first; -1 for padding
+    experts: Int[Array, "g t k"]  # the chosen experts, best first, or those given; -1 for padding
     weights: Float[Array, "g t k"]  # the weight of each chosen expert's output; 0 for padding
     slots: Int[Array, "g t k"] | None = None  # the token's slot in that expert, -1 where it was dropped
     selection_probability: Float[Array, "g t e"] | None = None  # of noisy routers: see `noise.selection_probability`

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from moejax.arguments import number, refuse
 from moejax.routing.decision import TopKRouting
+from moejax.routing.replay import of_chosen
 from moejax.routing.top_k import best, softmax_top_k, top_k_softmax
 
 
@@ -19,7 +20,12 @@ def jitter(key: Key[Array, ""], x: Float[Array, "g t d"], amount: float) -> Floa
 
 
 def noisy_top_k(
-    clean: Float[Array, "g t e"], spread: Float[Array, "g t e"], k: int, key: Key[Array, ""] | None
+    clean: Float[Array, "g t e"],
+    spread: Float[Array, "g t e"],
+    k: int,
+    key: Key[Array, ""] | None,
+    *,
+    given: Int[Array, "g t k"] | None = None,
 ) -> TopKRouting:
     """Choose among clean + N(0, 1) · (softplus(spread) + 0.01), then softmax of the chosen (Shazeer et al. 2017, 2.1).
 
@@ -30,15 +36,20 @@ def noisy_top_k(
     if spread.shape != clean.shape:
         raise ValueError(f"spread has the shape {spread.shape}; that of the logits is {clean.shape}.")
     if key is None:
-        return top_k_softmax(clean, k)
+        return top_k_softmax(clean, k, given=given)
     deviation = jax.nn.softplus(spread) + 0.01
     noisy = clean + deviation * jax.random.normal(key, clean.shape)
-    routing = top_k_softmax(noisy, k)
-    return routing._replace(selection_probability=selection_probability(clean, noisy, deviation, routing.experts))
+    routing = top_k_softmax(noisy, k, given=given)
+    return routing._replace(selection_probability=selection_probability(clean, noisy, deviation, k))
 
 
 def uniform_top_k(
-    logits: Float[Array, "g t e"], k: int, key: Key[Array, ""] | None, *, raw: bool = False
+    logits: Float[Array, "g t e"],
+    k: int,
+    key: Key[Array, ""] | None,
+    *,
+    raw: bool = False,
+    given: Int[Array, "g t k"] | None = None,
 ) -> TopKRouting:
     """Add uniform noise from 0 to 1 to the logits, choose the k best, weigh by the softmax without noise.
 
@@ -47,11 +58,17 @@ def uniform_top_k(
     """
     noisy = logits if key is None else logits + jax.random.uniform(key, logits.shape)
     probs = jax.nn.softmax(logits, axis=-1)
-    experts = best(noisy, k)
-    return TopKRouting(noisy, probs, experts, jnp.take_along_axis(noisy if raw else probs, experts, axis=-1))
+    experts = best(noisy, k, given)
+    return TopKRouting(noisy, probs, experts, of_chosen(noisy if raw else probs, experts))
 
 
-def vmoe_top_k(logits: Float[Array, "g t e"], k: int, key: Key[Array, ""] | None) -> TopKRouting:
+def vmoe_top_k(
+    logits: Float[Array, "g t e"],
+    k: int,
+    key: Key[Array, ""] | None,
+    *,
+    given: Int[Array, "g t k"] | None = None,
+) -> TopKRouting:
     """Top-k of softmax(logits + N(0, 1/E²)), not renormalised (V-MoE, Riquelme et al. 2021, section 2.2).
 
     `probs` come from the logits without noise, as the paper's importance loss takes them; the weights come from the
@@ -59,11 +76,11 @@ def vmoe_top_k(logits: Float[Array, "g t e"], k: int, key: Key[Array, ""] | None
     V-MoE's code compares with the k-th best of all.
     """
     if key is None:
-        return softmax_top_k(logits, k, renormalize=False)
+        return softmax_top_k(logits, k, renormalize=False, given=given)
     deviation = jnp.full_like(logits, 1 / logits.shape[-1])
     noisy = logits + deviation * jax.random.normal(key, logits.shape)
-    routing = softmax_top_k(noisy, k, renormalize=False)
-    probability = selection_probability(logits, noisy, deviation, routing.experts)
+    routing = softmax_top_k(noisy, k, renormalize=False, given=given)
+    probability = selection_probability(logits, noisy, deviation, k)
     return routing._replace(probs=jax.nn.softmax(logits, axis=-1), selection_probability=probability)
 
 
@@ -71,17 +88,18 @@ def selection_probability(
     clean: Float[Array, "g t e"],
     noisy: Float[Array, "g t e"],
     deviation: Float[Array, "g t e"],
-    experts: Int[Array, "g t k"],
+    k: int,
 ) -> Float[Array, "g t e"]:
     """Probability that an expert is among the k best, over its own noise alone (Shazeer et al. 2017, equation 9).
 
     The noise of the other experts stays as drawn. Unlike the choice itself, this has a gradient. It is 1 if k = E.
     """
-    num_experts, k = noisy.shape[-1], experts.shape[-1]
+    num_experts = noisy.shape[-1]
     if k == num_experts:
         return jnp.ones_like(clean)
-    ranked = jnp.take_along_axis(noisy, best(noisy, k + 1), axis=-1)
-    chosen = jax.nn.one_hot(experts, num_experts, dtype=bool).any(-2)
+    experts = best(noisy, k + 1)
+    ranked = jnp.take_along_axis(noisy, experts, axis=-1)
+    chosen = jax.nn.one_hot(experts[..., :k], num_experts, dtype=bool).any(-2)
     # The k-th best of the others: for a chosen expert that is the (k + 1)-th of all.
     threshold = jnp.where(chosen, ranked[..., k, None], ranked[..., k - 1, None])
     return jax.scipy.stats.norm.cdf((clean - threshold) / deviation)

@@ -2,10 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from moejax.arguments import number, refuse
 from moejax.routing.decision import TopKRouting
+from moejax.routing.replay import of_chosen, softmax_of_chosen
 from moejax.routing.top_k import best, limit_to_groups
 
 
@@ -18,6 +19,7 @@ def sigmoid_top_k(
     scale: float = 1.0,
     num_expert_groups: int = 1,
     topk_group: int = 1,
+    given: Int[Array, "g t k"] | None = None,
 ) -> TopKRouting:
     """Choose the k experts with the highest sigmoid(logit) + bias, and weigh them by sigmoid(logit) alone.
 
@@ -29,11 +31,10 @@ def sigmoid_top_k(
     scores = jax.nn.sigmoid(logits)
     biased = scores if bias is None else scores + bias[None, None]
     best_of_group = 1 if num_expert_groups == logits.shape[-1] else 2
-    experts = best(limit_to_groups(biased, num_expert_groups, topk_group, best_of_group), k)
+    experts = best(limit_to_groups(biased, num_expert_groups, topk_group, best_of_group), k, given)
     # s / Σs as a softmax of log s: finite, and with finite gradients, also where all scores vanish.
     log_scores = jax.nn.log_sigmoid(logits)
-    chosen = jnp.take_along_axis(log_scores, experts, axis=-1)
-    weights = jax.nn.softmax(chosen, axis=-1) if renormalize and k > 1 else jnp.exp(chosen)
+    weights = softmax_of_chosen(log_scores, experts) if renormalize and k > 1 else of_chosen(scores, experts)
     return TopKRouting(logits, jax.nn.softmax(log_scores, axis=-1), experts, weights * scale)
 
 

@@ -2,15 +2,21 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from moejax.arguments import number, refuse, whole
 from moejax.routing.decision import TopKRouting, check_mask
+from moejax.routing.replay import of_chosen
 from moejax.routing.top_k import best
 
 
 def sinkhorn_top_k(
-    logits: Float[Array, "g t e"], k: int, mask: Bool[Array, "g t"] | None = None, *, balance: bool = True
+    logits: Float[Array, "g t e"],
+    k: int,
+    mask: Bool[Array, "g t"] | None = None,
+    *,
+    balance: bool = True,
+    given: Int[Array, "g t k"] | None = None,
 ) -> TopKRouting:
     """Choose the k best experts of the balanced plan; weigh them by the softmax of the raw logits.
 
@@ -18,8 +24,8 @@ def sinkhorn_top_k(
     """
     scores = sinkhorn(jax.lax.stop_gradient(logits), mask) if balance else logits
     probs = jax.nn.softmax(logits, axis=-1)
-    experts = best(scores, k)
-    return TopKRouting(logits, probs, experts, jnp.take_along_axis(probs, experts, axis=-1))
+    experts = best(scores, k, given)
+    return TopKRouting(logits, probs, experts, of_chosen(probs, experts))
 
 
 def sinkhorn(

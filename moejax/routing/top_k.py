@@ -2,6 +2,8 @@
 
 Ties go to the lower expert index. A logit of -inf bars an expert from a token, as long as k others remain. A token with
 a NaN or +inf among its logits gets NaN weights, hence a NaN output; no other token is touched.
+
+`given`, here and in the other routers' functions, are experts to weigh in place of a choice: see `replay`.
 """
 
 import jax
@@ -10,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from moejax.arguments import number, refuse, whole
 from moejax.routing.decision import TopKRouting
+from moejax.routing.replay import given_experts, of_chosen, softmax_of_chosen
 from moejax.sharding import TOKENS, shard_map_axes, shard_map_groups
 
 
@@ -21,6 +24,7 @@ def softmax_top_k(
     scale: float = 1.0,
     num_expert_groups: int = 1,
     topk_group: int = 1,
+    given: Int[Array, "g t k"] | None = None,
 ) -> TopKRouting:
     """Softmax, then the choice: GShard (Lepikhin et al. 2020, algorithm 1), Mixtral, OLMoE, Qwen-MoE.
 
@@ -30,35 +34,38 @@ def softmax_top_k(
     """
     refuse(number("scale", scale, above=0.0))
     probs = jax.nn.softmax(logits, axis=-1)
-    experts = best(limit_to_groups(probs, num_expert_groups, topk_group), k)
-    weights = jnp.take_along_axis(probs, experts, axis=-1)
-    if renormalize and k > 1:
-        weights = weights / weights.sum(-1, keepdims=True)
+    experts = best(limit_to_groups(probs, num_expert_groups, topk_group), k, given)
+    weights = _renormalized(logits, probs, experts) if renormalize and k > 1 else of_chosen(probs, experts)
     return TopKRouting(logits, probs, experts, weights * scale)
 
 
-def top_k_softmax(logits: Float[Array, "g t e"], k: int) -> TopKRouting:
+def top_k_softmax(logits: Float[Array, "g t e"], k: int, *, given: Int[Array, "g t k"] | None = None) -> TopKRouting:
     """The choice, then a softmax of the k logits alone: GraniteMoe; Shazeer et al. 2017, equations 3 and 5.
 
     In exact arithmetic it equals the renormalised `softmax_top_k`. For k = 1 the weight is 1, so the router gets no
     gradient from the output.
     """
-    experts = best(logits, k)
-    weights = jax.nn.softmax(jnp.take_along_axis(logits, experts, axis=-1), axis=-1)
-    probs = jax.nn.softmax(logits, axis=-1)
-    # NaN propagates from experts that were not chosen, too.
-    return TopKRouting(logits, probs, experts, jnp.where(jnp.isnan(probs[..., :1]), jnp.nan, weights))
+    experts, probs = best(logits, k, given), jax.nn.softmax(logits, axis=-1)
+    return TopKRouting(logits, probs, experts, _renormalized(logits, probs, experts))
 
 
-def switch(logits: Float[Array, "g t e"]) -> TopKRouting:
+def switch(logits: Float[Array, "g t e"], *, given: Int[Array, "g t 1"] | None = None) -> TopKRouting:
     """The one most probable expert, weighted by its probability (Switch, Fedus et al. 2021, equation 2)."""
-    return softmax_top_k(logits, 1)
+    return softmax_top_k(logits, 1, given=given)
 
 
-def best(scores: Float[Array, "g t e"], k: int) -> Int[Array, "g t k"]:
-    """Indices of the k highest scores, best first. The choice itself has no gradient."""
+def _renormalized(
+    logits: Float[Array, "g t e"], probs: Float[Array, "g t e"], experts: Int[Array, "g t k"]
+) -> Float[Array, "g t k"]:
+    """The chosen probabilities over their sum, by a softmax of the chosen logits: also where all of them vanish."""
+    # NaN propagates from experts that were not chosen, too.
+    return jnp.where(jnp.isnan(probs[..., :1]), jnp.nan, softmax_of_chosen(logits, experts))
+
+
+def best(scores: Float[Array, "g t e"], k: int, given: Int[Array, "g t _k"] | None = None) -> Int[Array, "g t k"]:
+    """Indices of the k highest scores, best first, or the `given` ones. The choice itself has no gradient."""
     refuse(whole("k", k, 1, scores.shape[-1]))
-    return _highest(scores, k)[1]
+    return _highest(scores, k)[1] if given is None else given_experts(given, scores.shape[:-1], k)
 
 
 def _highest(scores: Float[Array, "g *t e"], k: int) -> tuple[Float[Array, "g *t k"], Int[Array, "g *t k"]]:

@@ -17,7 +17,7 @@ seeds = st.integers(0, 1000)
 G, T, E = 2, 3, 5
 noisy_top_k = jax.jit(routing.noisy_top_k, static_argnums=2)
 vmoe_top_k = jax.jit(routing.vmoe_top_k, static_argnums=1)
-selection_probability = jax.jit(routing.selection_probability)
+selection_probability = jax.jit(routing.selection_probability, static_argnums=3)
 jitter = jax.jit(routing.jitter, static_argnums=2)
 normal = jax.jit(lambda key: jax.random.normal(key, (G, T, E)))
 
@@ -96,9 +96,9 @@ def test_selection_probability_compares_with_the_kth_best_of_the_others():
     clean, noisy = jnp.array([[[2.5, 2.5, 0.0]]]), jnp.array([[[3.0, 2.0, 1.0]]])
     deviation = jnp.array([[[0.5, 1.0, 2.0]]])
     cdf = reference.normal_cdf
-    one = selection_probability(clean, noisy, deviation, jnp.array([[[0]]]))
+    one = selection_probability(clean, noisy, deviation, 1)
     np.testing.assert_allclose(one, [[[cdf(0.5 / 0.5), cdf(-0.5 / 1), cdf(-3 / 2)]]], rtol=1e-5)
-    two = selection_probability(clean, noisy, deviation, jnp.array([[[0, 1]]]))
+    two = selection_probability(clean, noisy, deviation, 2)
     np.testing.assert_allclose(two, [[[cdf(1.5 / 0.5), cdf(1.5 / 1), cdf(-2 / 2)]]], rtol=1e-5)
 
 
@@ -113,7 +113,7 @@ def test_selection_probability_is_how_often_an_expert_is_chosen_when_its_own_noi
     rng, draws = np.random.default_rng(0), 20_000
     clean, deviation = draw(2, 1, 1, E), np.abs(draw(3, 1, 1, E))
     noisy = clean + deviation * draw(4, 1, 1, E)
-    got = selection_probability(clean, noisy, deviation, np.array([[reference.best(noisy[0, 0], k)]], np.int32))
+    got = selection_probability(clean, noisy, deviation, k)
     for e in range(E):
         trials = np.tile(noisy[0, 0], (draws, 1))
         trials[:, e] = clean[0, 0, e] + deviation[0, 0, e] * rng.normal(size=draws)

@@ -24,7 +24,7 @@ _HOME = {
     "experts": ("MLP", "GLU", "stack_experts", "apply_experts", "apply_experts_to_all", "apply_experts_to_groups"),
     "losses": (
         *("auxiliary_loss", "load_balance_loss", "importance_loss", "load_loss", "router_z_loss"),
-        *("entropy_loss", "usage_loss", "assignment_loss"),
+        *("entropy_loss", "usage_loss", "assignment_loss", "sparsity_loss"),
     ),
     "router_updates": ("update_routers",),
     "parameters": ("decays",),

@@ -24,6 +24,7 @@ from moejax.losses import (
     load_balance_loss as load_balance_loss,
     load_loss as load_loss,
     router_z_loss as router_z_loss,
+    sparsity_loss as sparsity_loss,
     usage_loss as usage_loss,
 )
 from moejax.multi_gate import MultiGateMoE as MultiGateMoE

@@ -132,7 +132,7 @@ class SparseMoE(nnx.Module):
     """Each token goes to its k best experts while they have slots left (Shazeer et al. 2017; GShard; Switch).
 
     Args:
-      k: experts per token; of expert choice, their mean.
+      k: experts per token; of expert choice and relu, their mean.
       router: how experts are chosen.
       dispatch: how tokens get to their experts; the result is the same, the speed is not. grouped drops nothing.
       capacity_factor: slots per expert in training, as a factor: ceil(factor · k · tokens / num_experts); 1 fits a

@@ -32,7 +32,8 @@ def auxiliary_loss(
 ) -> Float[Array, ""]:
     """The weighted sum of the losses below over all layers: what a training step adds to its task's loss.
 
-    A loss without meaning for a kind of routing is left out.
+    A loss without meaning for a kind of routing is left out. The sparsity loss has no weight here: it brings its own,
+    from a router that asks for it.
 
     Args:
       routings: that of one layer or those of several.
@@ -52,6 +53,7 @@ def auxiliary_loss(
         "entropy": (entropy, entropy_loss, Routing),
         "usage": (usage, usage_loss, Routing),
         "assignment": (assignment, assignment_loss, DenseRouting),
+        "sparsity": (1.0, sparsity_loss, TopKRouting),
     }
 
     def of_layer(routing: Routing) -> Float[Array, ""]:
@@ -77,9 +79,25 @@ def load_balance_loss(routing: Routing) -> Float[Array, ""]:
     Raises TypeError for all but a TopKRouting: elsewhere tokens choose nothing.
     """
     chosen: TopKRouting = only(TopKRouting, routing, "load_balance_loss", "usage_loss")
-    num_experts, k = chosen.probs.shape[-1], chosen.experts.shape[-1]
-    f = mean_over_tokens(chosen, chosen.choices) / k
-    return num_experts * jnp.sum(f * mean_over_tokens(chosen, chosen.probs))
+    counts = chosen.choices.sum((0, 1))
+    f = counts / jnp.maximum(counts.sum(), 1)
+    return len(f) * jnp.sum(f * mean_over_tokens(chosen, chosen.probs))
+
+
+def sparsity_loss(routing: Routing) -> Float[Array, ""]:
+    """Σ_e a_e · R_e times the routing's `sparsity_weight`, 0 without: a_e is the share of tokens that chose expert e,
+    R_e its mean weight.
+
+    ReLU routing's L1 penalty (ReMoE, Wang et al. 2024, section 3): with λ · E / k as the weight, λ times its
+    load-balancing L_reg, in which a busier expert costs more. The authors' code has that as Switch's loss with ReLU in
+    place of softmax. The gradient flows through R_e alone. Raises TypeError for all but a TopKRouting: only there is a
+    choice.
+    """
+    chosen: TopKRouting = only(TopKRouting, routing, "sparsity_loss", "entropy_loss")
+    if chosen.sparsity_weight is None:
+        return jnp.zeros(())
+    asked = chosen._replace(slots=None).gates * chosen.sparsity_weight[:, None, None]
+    return jnp.sum(mean_over_tokens(chosen, chosen.choices) * mean_over_tokens(chosen, asked))
 
 
 def importance_loss(routing: Routing) -> Float[Array, ""]:

@@ -31,6 +31,14 @@ def load(routing: Routing, *, after_capacity: bool = False) -> Float[Array, " e"
     return total / jnp.maximum(total.sum(), 1e-9)
 
 
+def experts_per_token(routing: Routing) -> Float[Array, ""]:
+    """Mean number of experts that a token chose, or that chose it, before capacity; all of a dense or soft layer."""
+    only(Routing, routing, "experts_per_token", "the routing that a layer returns")
+    if isinstance(routing, TopKRouting | ExpertChoiceRouting):
+        return mean_over_tokens(routing, routing.choices.sum(-1))
+    return mean_over_tokens(routing, jnp.full(routing.gates.shape[:2], routing.gates.shape[-1], routing.gates.dtype))
+
+
 def relative_load(of: Routing | Load) -> Load:
     """Load over an equal share of it: 1 for all experts is perfect balance. `of`: a routing or loads, as below."""
     loads = _loads(of, "relative_load")

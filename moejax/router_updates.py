@@ -1,4 +1,4 @@
-"""What routers change by themselves after a training step: balancing biases and annealed temperatures."""
+"""What routers change by themselves after a training step: balancing biases, L1 coefficients, annealed temperatures."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from moejax.metrics import load
+from moejax.metrics import experts_per_token, load
 from moejax.routing import Routing
 
 
@@ -26,8 +26,8 @@ def update_routers(
     Args:
       model: its MoE layers are all modules with a `router` (or `routers`, one a task), in the order of their numbers in
         lists or names; or those layers themselves, in a sequence.
-      routings: each layer's routing, in that order, or its load [e] where that is known already; of a layer for several
-        tasks, each task's.
+      routings: each layer's routing, in that order; or, where these are known already, its load times its experts per
+        token [e] (`moejax.metrics`), which sums to the experts per token. Of a layer for several tasks, each task's.
       progress: the share of the training that is done, 0 to 1, for what is annealed.
 
     Raises ValueError, in one sentence, if there is not one routing a layer, or if the layers' order cannot be told.
@@ -40,7 +40,7 @@ def update_routers(
             f"update_routers got {len(of_routers)} routings for {len(layers)} MoE layers; give one a layer, and of a"
             " layer for several tasks one a task."
         )
-    loads = [load(routing) if isinstance(routing, Routing) else routing for routing in of_routers]
+    loads = [load(r) * experts_per_token(r) if isinstance(r, Routing) else r for r in of_routers]
     if any(jnp.ndim(share) != 1 for share in loads):
         shapes = ", ".join(str(jnp.shape(share)) for share in loads)
         raise ValueError(f"update_routers got loads of the shapes {shapes}; a layer's is [e], under vmap for a stack.")

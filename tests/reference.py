@@ -86,6 +86,15 @@ def choose_by_score(scores, k, bias, renormalize=True, scale=1.0, num_expert_gro
     return experts, scale * (weights / weights.sum() if renormalize and k > 1 else weights)
 
 
+def choose_by_relu(logits):
+    """One token's experts whose logit is above 0, best first, their weights, and the distribution over all experts."""
+    experts = [e for e in best(logits, len(logits)) if logits[e] > 0]
+    weights = logits[experts]
+    probs = np.zeros(len(logits))
+    probs[experts] = weights / weights.sum()
+    return experts, weights, probs if experts else np.full(len(logits), 1 / len(logits))
+
+
 def limit_to_groups(scores, num_expert_groups, topk_group, best_of_group):
     """One token's scores, -inf outside of the groups whose highest scores have the largest sums."""
     groups = np.split(scores, num_expert_groups)
@@ -132,9 +141,9 @@ def fill(experts, capacity, priority=None):
     return slots
 
 
-def expert_choice(logits, capacity, mask=None):
+def expert_choice(logits, capacity, mask=None, sigmoid=False):
     """Tokens [e, c] and weights [e, c] of one group's logits [t, e]: each expert's best tokens; -1 for no token."""
-    probs = np.array([softmax(token) for token in logits])
+    probs = 1 / (1 + np.exp(-logits)) if sigmoid else np.array([softmax(token) for token in logits])
     tokens, weights = np.full((logits.shape[1], capacity), -1), np.zeros((logits.shape[1], capacity))
     for e in range(logits.shape[1]):
         real = [t for t in range(len(logits)) if mask is None or mask[t]]

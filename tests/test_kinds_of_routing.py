@@ -18,6 +18,7 @@ from moejax.routing import (
     dense_routing,
     expert_choice,
     mask_tokens,
+    relu_routing,
     sigmoid_top_k,
     soft_routing,
     softmax_top_k,
@@ -29,7 +30,7 @@ MASK = jnp.array([[True, True, False, True, True], [True, False, False, True, Fa
 
 
 def made():
-    """One of each kind, with and without slots, chance and padding, by name."""
+    """One of each kind, with and without slots, chance, penalty and padding, by name."""
     top_2, masked = softmax_top_k(LOGITS, 2), mask_tokens(softmax_top_k(LOGITS, 2), MASK)
     return {
         "dense": dense_routing(LOGITS),
@@ -43,6 +44,8 @@ def made():
         "top 2, chance": top_2._replace(selection_probability=top_2.probs**2),
         "top 2, chance, masked": masked._replace(selection_probability=masked.probs**2),
         "sigmoid": sigmoid_top_k(LOGITS, 2, bias=jnp.zeros(3)),
+        "relu": relu_routing(LOGITS, 0.5),
+        "relu, slots, masked": assign(mask_tokens(relu_routing(LOGITS, 0.5), MASK), 1),
         "expert choice": expert_choice(LOGITS, 2),
         "expert choice, masked": expert_choice(LOGITS, 2, MASK),
         "soft": soft_routing(SLOTS),
@@ -66,7 +69,7 @@ def shares(routing, g, t):
         gates += dense[g, t] if getattr(routing, "guided", None) is None else routing.guided[g, t]
         return gates, gates
     chose = (
-        zip(routing.experts[g, t], routing.weights[g, t], strict=True)
+        [pair for pair in zip(routing.experts[g, t], routing.weights[g, t], strict=True) if pair[0] >= 0]
         if isinstance(routing, TopKRouting)
         else [(e, routing.weights[g, e, c]) for e, c in np.argwhere(routing.tokens[g] == t)]
     )
@@ -104,7 +107,18 @@ def entropy(probs):
 
 def balance(routing):
     f, p = (mean(token[i] for token in tokens(routing)) for i in (2, 1))
-    return 3 * np.sum(f * p) / routing.experts.shape[-1]
+    return 3 * np.sum(f * p) / max(np.sum(f), 1e-9)
+
+
+def penalty(routing):
+    activity, weight = (mean(token[i] for token in tokens(routing)) for i in (2, 3))
+    return 0 if routing.sparsity_weight is None else 0.5 * np.sum(activity * weight)
+
+
+def number_of_experts(routing):
+    if isinstance(routing, TopKRouting | ExpertChoiceRouting):
+        return mean(np.sum(token[2]) for token in tokens(routing))
+    return 3 if len(list(tokens(routing))) else 0
 
 
 def smooth_load(routing):
@@ -136,11 +150,13 @@ FUNCTIONS = {
     losses.load_balance_loss: (CHOICE, "usage_loss", balance),
     losses.importance_loss: (ALL, "", lambda r: variation(t[3] for t in tokens(r))),
     losses.load_loss: (CHOICE, "importance_loss", smooth_load),
+    losses.sparsity_loss: (CHOICE, "entropy_loss", penalty),
     losses.router_z_loss: (ALL, "", lambda r: mean(math.log(np.exp(token[0]).sum()) ** 2 for token in tokens(r))),
     losses.entropy_loss: (ALL, "", lambda r: mean(entropy(token[1]) for token in tokens(r))),
     losses.usage_loss: (ALL, "", usage),
     metrics.load: (ALL, "", share),
     metrics.dropped: (ALL, "", dropped),
+    metrics.experts_per_token: (ALL, "", number_of_experts),
     metrics.gate_entropy: (ALL, "", lambda r: mean(entropy(token[1]) for token in tokens(r))),
     metrics.confidence: (ALL, "", lambda r: mean(token[1].max() for token in tokens(r))),
 }
@@ -188,7 +204,7 @@ def test_assignment_is_of_a_router_over_experts(name):
             losses.assignment_loss(routing, assigned)
         return
     right = [token[1][[1, 0, 2]] * [1, -1, -1] + [0, 1, 1] for token in tokens(routing)]
-    want = mean(-np.log(of_token).mean() for of_token in right)
+    want = mean(-np.log(np.maximum(of_token, np.exp(-100))).mean() for of_token in right)
     np.testing.assert_allclose(losses.assignment_loss(routing, assigned), want, rtol=1e-4)
 
 

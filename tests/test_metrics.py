@@ -87,6 +87,17 @@ def test_load_of_a_soft_routing_is_the_mean_gate():
     np.testing.assert_allclose(load(padded), [0.3, 0.7], rtol=1e-6)
 
 
+def test_experts_per_token_are_those_chosen_before_capacity():
+    of = jax.jit(metrics.experts_per_token)
+    assert of(sparse(2, 1)) == 2
+    assert of(sparse(1, mask=MASK)) == 1
+    # Three experts with a slot each for two tokens of a group; with two, for three real tokens in all.
+    assert of(expert_choice(jnp.asarray(LOGITS), 1)) == 3 / 2
+    assert of(expert_choice(jnp.asarray(LOGITS), 2, MASK)) == 3
+    assert of(dense()) == 3
+    assert of(soft([[1, 2], [3, 4]])) == 2
+
+
 SHARES = jnp.array([[0.5, 0.25, 0.25, 0.0], [0.25, 0.25, 0.25, 0.25], [1.0, 0, 0, 0], [0.48, 0.48, 0.02, 0.02]])
 
 

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import moejax
-from moejax.metrics import load
+from moejax.metrics import experts_per_token, load
 from moejax.parameters import parameters, with_parameters
 from moejax.router_updates import moe_layers
 
@@ -106,6 +106,20 @@ def test_a_layer_by_itself_a_list_of_layers_and_loads_will_do():
     moejax.update_routers([other], [load(routing)], progress=0.0)
     np.testing.assert_array_equal(one.router.bias[...], other.router.bias[...])
     assert np.abs(one.router.bias[...]).max() > 0
+
+
+def test_a_router_hears_how_many_experts_a_token_chose():
+    """By its routing, or by its load times that number; after a step of gradients with its penalty in the loss."""
+    one, other = (
+        moejax.SparseMoE(D, E, mlp, k=1, router="relu", dispatch="grouped", rngs=nnx.Rngs(0)) for _ in range(2)
+    )
+    routing = routing_of(one, X)
+    number = experts_per_token(routing)
+    assert number > 1
+    moejax.update_routers(one, routing, progress=0.0)
+    moejax.update_routers([other], [load(routing) * number], progress=0.0)
+    for layer in (one, other):
+        np.testing.assert_allclose(layer.router.l1_reg_coeff[...], 1.2e-8, rtol=1e-6)
 
 
 class Two(nnx.Module):

@@ -9,7 +9,7 @@ import pytest
 import reference
 from flax import nnx
 
-from moejax import routing
+from moejax import losses, metrics, routing
 from moejax.routers import ROUTERS, Context, DenseRouter, RouterState, SoftRouter
 
 G, T, E, D, K = 2, 7, 6, 4, 2
@@ -57,6 +57,7 @@ def plain(name, logits, spread, k):
         "uniform": lambda: routing.uniform_top_k(logits, k, None),
         "sigmoid": lambda: routing.sigmoid_top_k(logits, k, bias=jnp.zeros(E)),
         "sinkhorn": lambda: routing.sinkhorn_top_k(logits, k, balance=False),
+        "relu": lambda: routing.relu_routing(logits, 0.5 * E / k),
     }[name]()
 
 
@@ -65,6 +66,8 @@ def test_a_name_is_its_function_of_linear_logits_with_slots(name):
     router = make(name)
     if name == "sigmoid":
         router.bias[...] = jnp.zeros(E)
+    if name == "relu":
+        router.l1_reg_coeff[...] = jnp.float32(0.5)
     logits = logits_of(X, router.kernel[...])
     want = jax.jit(lambda logits: routing.assign(plain(name, logits, jnp.zeros((G, T, E)), K), 3))(logits)
     got = route(router, X, 3)
@@ -239,6 +242,25 @@ def test_a_sigmoid_routers_bias_changes_the_choice_but_not_the_probabilities():
     after = route(router, X)
     assert set(np.unique(after.experts)) == {4, 5}
     np.testing.assert_array_equal(before.probs, after.probs)
+
+
+def test_a_relu_routers_coefficient_is_state_that_moves_towards_k_experts_a_token():
+    router = make("relu", filled=False, l1_reg_coeff_init=0.01, l1_reg_coeff_multiplier=2.0)
+    assert isinstance(router.l1_reg_coeff, RouterState)
+    for load, want in ((jnp.full(E, 0.5), 0.02), (jnp.full(E, 2 / E), 0.02), (jnp.full(E, 0.3), 0.01)):
+        router.after_step(load, jnp.float32(0))
+        np.testing.assert_allclose(router.l1_reg_coeff[...], want, rtol=1e-6)
+    got = route(router, X)
+    np.testing.assert_allclose(got.sparsity_weight, np.full(G, 0.01 * E / K), rtol=1e-6)
+    gradient = jax.jit(jax.grad(lambda router: losses.sparsity_loss(router(X))))(router)
+    assert gradient.l1_reg_coeff[...] == 0
+    assert np.any(gradient.kernel[...])
+
+
+def test_a_fresh_relu_router_gives_a_token_half_of_the_experts():
+    x = draw(0, 1, 2000, D)
+    router = ROUTERS["relu"](D, 64, 4, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(metrics.experts_per_token(route(router, x)), 32, rtol=0.05)
 
 
 def test_a_dense_routers_temperature_is_fixed_learnt_or_annealed():

@@ -97,11 +97,12 @@ def useful(routing):
         found.append(losses.router_z_loss)
         found.append(lambda r: losses.assignment_loss(r, jnp.zeros(r.probs.shape[:2], jnp.int32)))
     if isinstance(routing, TopKRouting):
-        found += [losses.load_balance_loss, losses.load_loss]
+        found += [losses.load_balance_loss, losses.load_loss, losses.sparsity_loss]
     found += [
         metrics.dropped,
         metrics.gate_entropy,
         metrics.confidence,
+        metrics.experts_per_token,
         lambda r: metrics.max_violation(metrics.load(r)),
     ]
     return found

@@ -42,6 +42,7 @@ SAME = {
     "sigmoid": ({"k": 2}, {"k": 3, "num_expert_groups": 2, "topk_group": 2}),
     "sinkhorn": ({"k": E},),
     "expert_choice": ({"k": 1}, {"k": 2}),
+    "relu": (),
     "hash": ({"k": 1}, {"k": 3}),
     "random": ({"k": 1}, {"k": 3}),
 }
@@ -52,7 +53,8 @@ OTHER = {
     "uniform": ({"k": 2}, {"k": E, "raw_weights": True}),
     "sigmoid": ({"k": 1}, {"k": E, "renormalize": False}),
     "sinkhorn": ({"k": 1}, {"k": 2}),
-    "expert_choice": ({"capacity_factor": 1.0}, {"eval_capacity_factor": 1.0}),
+    "expert_choice": ({"capacity_factor": 1.0}, {"eval_capacity_factor": 1.0}, {"score_function": "sigmoid"}),
+    "relu": ({"k": 2}, {"k": E}),
 }
 
 

@@ -6,6 +6,7 @@ A new one is a subclass of `Router` in a file of its own and a line of `ROUTERS`
 from moejax.routers.dense import DenseRouter
 from moejax.routers.expert_choice import ExpertChoice
 from moejax.routers.noise import NoisyTopK, UniformTopK, VmoeTopK
+from moejax.routers.relu import ReLU
 from moejax.routers.router import Context, Router, RouterState
 from moejax.routers.sigmoid import SigmoidTopK
 from moejax.routers.sinkhorn import SinkhornTopK
@@ -25,6 +26,7 @@ ROUTERS: dict[str, type[Router]] = {
     "sigmoid": SigmoidTopK,
     "sinkhorn": SinkhornTopK,
     "expert_choice": ExpertChoice,
+    "relu": ReLU,
     "hash": Hash,
     "random": Random,
 }

@@ -155,7 +155,8 @@ class Router(nnx.Module):
     def after_step(self, load: Float[Array, " e"], progress: Float[Array, ""]) -> None:
         """What the router changes by itself after a training step: nothing, for most.
 
-        `load`: each expert's share of the step's choices; `progress`: the share of the training done, 0 to 1.
+        `load`: how often a token of the step chose each expert on average, so that the sum is that of its experts;
+        `progress`: the share of the training done, 0 to 1.
         """
 
     def logits(self, x: Float[Array, "g t d"], context: Context) -> Float[Array, "g t e"]:

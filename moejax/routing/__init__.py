@@ -12,6 +12,7 @@ losses, metrics and pictures all take it as it is; none of them computes it agai
     sigmoid         DeepSeek-V3 and -V4: a bias instead of a balance loss
     sinkhorn        BASE: a balanced plan
     expert_choice   each expert's best tokens
+    relu            every expert whose logit is above 0: any number
     unlearnt        hash and random, to compare with
     replay          experts that are given, weighed as if chosen
     guidance        the expert that each label is assigned to
@@ -35,6 +36,7 @@ from moejax.routing.guidance import assigned_experts, guided_weights
 from moejax.routing.mixtures import anneal, dense_routing, soft_routing
 from moejax.routing.noise import jitter, noisy_top_k, selection_probability, uniform_top_k, vmoe_top_k
 from moejax.routing.position import position_in_expert
+from moejax.routing.relu import relu_routing, update_coefficient
 from moejax.routing.replay import refuse_impossible
 from moejax.routing.sigmoid import sigmoid_top_k, update_bias
 from moejax.routing.sinkhorn import sinkhorn, sinkhorn_top_k
@@ -63,6 +65,7 @@ __all__ = [
     "position_in_expert",
     "random_routing",
     "refuse_impossible",
+    "relu_routing",
     "selection_probability",
     "sigmoid_top_k",
     "sinkhorn",
@@ -73,5 +76,6 @@ __all__ = [
     "top_k_softmax",
     "uniform_top_k",
     "update_bias",
+    "update_coefficient",
     "vmoe_top_k",
 ]

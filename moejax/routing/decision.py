@@ -30,19 +30,23 @@ class DenseRouting(NamedTuple):
 
 
 class TopKRouting(NamedTuple):
-    """Every token goes to its k best experts, as long as they have a free slot (Shazeer et al. 2017)."""
+    """Every token goes to its k best experts, as long as they have a free slot (Shazeer et al. 2017).
+
+    A token may choose fewer than k: those it chose come first.
+    """
 
     logits: Float[Array, "g t e"]
     probs: Float[Array, "g t e"]  # the router's distribution over all experts, before the choice; sums to 1
-    experts: Int[Array, "g t k"]  # the chosen experts, best first, or those given; -1 for padding
-    weights: Float[Array, "g t k"]  # the weight of each chosen expert's output; 0 for padding
+    experts: Int[Array, "g t k"]  # the chosen experts, best first, or those given; -1 for none, as in padding
+    weights: Float[Array, "g t k"]  # the weight of each chosen expert's output; 0 for none
     slots: Int[Array, "g t k"] | None = None  # the token's slot in that expert, -1 where it was dropped
     selection_probability: Float[Array, "g t e"] | None = None  # of noisy routers: see `noise.selection_probability`
+    sparsity_weight: Float[Array, " g"] | None = None  # of ReLU routing: how much of `losses.sparsity_loss` it asks for
     mask: Bool[Array, "g t"] | None = None
 
     @property
     def kept(self) -> Bool[Array, "g t k"]:
-        """Whether a choice is dispatched: neither padding nor dropped."""
+        """Whether a choice is dispatched: neither none nor dropped."""
         return (self.experts if self.slots is None else self.slots) >= 0
 
     @property
@@ -68,7 +72,7 @@ class ExpertChoiceRouting(NamedTuple):
     """Every expert takes its c best tokens (Zhou et al. 2022); a token may go to any number of experts."""
 
     logits: Float[Array, "g t e"]
-    probs: Float[Array, "g t e"]  # softmax of the logits over experts
+    probs: Float[Array, "g t e"]  # the router's distribution over experts; sums to 1
     tokens: Int[Array, "g e c"]  # the token in each slot, best first; -1 where only padding was left
     weights: Float[Array, "g e c"]  # the weight of the expert's output for that token
     mask: Bool[Array, "g t"] | None = None

@@ -29,6 +29,7 @@ class BatchResult(NamedTuple):
     load: Float[Array, "l e"]
     dropped: Float[Array, " l"]
     gate_entropy: Float[Array, " l"]
+    experts_per_token: Float[Array, " l"]
 
 
 class Evaluation(NamedTuple):
@@ -42,6 +43,7 @@ class Evaluation(NamedTuple):
     load: Float[ndarray, "l e"]
     dropped: Float[ndarray, " l"]
     gate_entropy: Float[ndarray, " l"]
+    experts_per_token: Float[ndarray, " l"]
 
 
 @jax.jit
@@ -61,7 +63,7 @@ def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
         logits,
         optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
         jnp.stack([share(r) for r in routings], axis=1),
-        *(stacked(f) for f in (metrics.load, metrics.dropped, metrics.gate_entropy)),
+        *(stacked(f) for f in (metrics.load, metrics.dropped, metrics.gate_entropy, metrics.experts_per_token)),
     )
 
 
@@ -83,7 +85,7 @@ def evaluate(model: nnx.Module, data: Examples, batch_size: int) -> Evaluation:
         gates=of_example("gates"),
         **{
             name: np.average([getattr(r, name) for r in results], axis=0, weights=sizes)
-            for name in ("load", "dropped", "gate_entropy")
+            for name in ("load", "dropped", "gate_entropy", "experts_per_token")
         },
     )
 
@@ -92,13 +94,15 @@ def routing_facts(result: Evaluation, data: Examples, num_classes: int) -> dict[
     """A few numbers on how the routers treated a split.
 
     `dropped` is the mean over layers, `dead_experts` the sum; `least_load` and `max_violation` are the worst layer's.
-    `label_information` has one number a layer: 0 where the expert says nothing about the label, 1 where each determines
-    the other. For examples in clusters, `dispatch_entropy` says how mixed the clusters of each expert are.
+    `experts_per_token` and `label_information` have one number a layer; the latter is 0 where the expert says nothing
+    about the label, 1 where each determines the other. For examples in clusters, `dispatch_entropy` says how mixed the
+    clusters of each expert are.
     """
     labels, gates, load = jnp.asarray(data["label"]), jnp.asarray(result.gates.swapaxes(0, 1)), jnp.asarray(result.load)
     tables = [metrics.label_counts(of_layer, labels, num_classes) for of_layer in gates]
     return {
         "dropped": float(result.dropped.mean()),
+        "experts_per_token": np.round(result.experts_per_token, 6).tolist(),
         "least_load": float(metrics.relative_load(load).min()),
         "max_violation": float(metrics.max_violation(load).max()),
         "dead_experts": int(metrics.dead_experts(load).sum()),

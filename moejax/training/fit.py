@@ -168,6 +168,7 @@ class Fit:
             accuracy=accuracy,
             auxiliary=float(metrics.auxiliary.mean()),
             load=_rounded(metrics.load.mean(0)),
+            experts_per_token=_rounded(metrics.experts_per_token.mean(0)),
             learning_rate=float(self.learning_rate(step - 1)),
             examples_per_second=round(rate, 1),
         )
@@ -256,7 +257,8 @@ class Fit:
         self.checkpoints.save(self.state, accuracy, files)
 
     def _log_evaluation(self, kind: str, result: Evaluation) -> None:
-        lists = {name: _rounded(getattr(result, name)) for name in ("load", "dropped", "gate_entropy")}
+        names = ("load", "dropped", "gate_entropy", "experts_per_token")
+        lists = {name: _rounded(getattr(result, name)) for name in names}
         f1 = {} if result.f1 is None else {"f1": result.f1}
         self._log(kind, loss=result.loss, accuracy=result.accuracy, **f1, **lists)
 

@@ -87,7 +87,8 @@ def make_update(
         model, step = with_parameters(state.model, optax.apply_updates(learnt, change)), state.step + 1
         if steps is not None:
             model = jax.tree.map(lambda leaf: leaf, model)  # a copy: the caller's state stays as it is
-            update_routers(model, metrics.load, progress=step / steps)
+            load = metrics.load * metrics.experts_per_token[:, None]
+            update_routers(model, load, progress=step / steps)
         return TrainState(step, model, optimizer_state), metrics
 
     return update

@@ -31,6 +31,7 @@ class StepMetrics(NamedTuple):
     load: Float[Array, "*n l e"]  # share of each expert in each layer's work
     dropped: Float[Array, "*n l"]  # share of token choices dropped
     gate_entropy: Float[Array, "*n l"]  # nats
+    experts_per_token: Float[Array, "*n l"]  # chosen by a token on average
 
 
 def disagreement(first: Float[Array, "b y"], second: Float[Array, "b y"]) -> Float[Array, ""]:
@@ -81,6 +82,7 @@ def make_score(config: Config) -> Callable[[nnx.Module, Outputs], tuple[Array, S
     t, moe = config.train, config.moe
     names = list(inspect.signature(losses.auxiliary_loss).parameters)[1:]
     weights = {name: getattr(moe, f"{name}_weight") for name in names}
+    of_routing = metrics.load, metrics.dropped, metrics.gate_entropy, metrics.experts_per_token
 
     def score(model: nnx.Module, outputs: Outputs) -> tuple[Float[Array, ""], StepMetrics]:
         logits, label, routings = outputs
@@ -96,7 +98,7 @@ def make_score(config: Config) -> Callable[[nnx.Module, Outputs], tuple[Array, S
             loss,
             jnp.mean(logits.argmax(-1) == label[:, None], dtype=jnp.float32),
             auxiliary,
-            *(jnp.stack([f(r) for r in routings]) for f in (metrics.load, metrics.dropped, metrics.gate_entropy)),
+            *(jnp.stack([f(r) for r in routings]) for f in of_routing),
         )
 
     return score

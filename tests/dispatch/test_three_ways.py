@@ -17,9 +17,9 @@ from moejax.dispatch import einsum_dispatch, gather_dispatch, grouped_dispatch
 from moejax.experts import GLU, MLP, apply_experts, apply_experts_to_groups, stack_experts
 from moejax.kernels.grouped_matmul import grouped_matmul
 from moejax.kernels.multilinear import inside
-from moejax.losses import importance_loss, load_balance_loss, router_z_loss
+from moejax.losses import importance_loss, load_balance_loss, router_z_loss, sparsity_loss
 from moejax.metrics import dropped, load
-from moejax.routing import assign, expert_choice, mask_tokens, softmax_top_k
+from moejax.routing import assign, expert_choice, mask_tokens, relu_routing, softmax_top_k
 
 few = settings(deadline=None, max_examples=10)
 G, T, E, D, H, K, C = 2, 6, 5, 3, 7, 2, 3
@@ -46,6 +46,8 @@ def dispatched(way, experts, x, routing, capacity):
 def route(logits, mask, choice="tokens", capacity=C, k=K):
     if choice == "experts":
         return expert_choice(logits, capacity, mask)
+    if choice == "relu":
+        return assign(mask_tokens(relu_routing(logits, 0.5), mask), capacity)
     return assign(mask_tokens(softmax_top_k(logits, k), mask), capacity)
 
 
@@ -57,8 +59,8 @@ def everything(experts, x, logits, mask, *, way, choice="tokens"):
         routing = route(logits, mask, choice)
         y = dispatched(way, experts, x, routing, C)
         auxiliary = importance_loss(routing) + router_z_loss(routing)
-        if choice == "tokens":
-            auxiliary += load_balance_loss(routing)
+        if choice != "experts":
+            auxiliary += load_balance_loss(routing) + sparsity_loss(routing)
         metrics = dropped(routing), load(routing, after_capacity=True)
         return jnp.sin(y).sum() + auxiliary, (y, auxiliary, metrics)
 
@@ -113,6 +115,23 @@ def test_einsum_and_gather_agree_for_expert_choice(kind, padded):
     np.testing.assert_array_equal(np.asarray(gather[0][0])[~np.asarray(mask)], 0)
     want = reference.expert_choice(np.asarray(logits[1], np.float64), C, np.asarray(mask[1]))
     np.testing.assert_array_equal(route(logits, mask, "experts").tokens[1], want[0])
+
+
+def test_the_three_ways_agree_for_tokens_of_any_number_of_experts():
+    experts, x = make("mlp"), draw(0, G, T, D)
+    logits = draw(1, G, T, E).at[0, 1].set(-1.0)  # none
+    mask = jnp.asarray(np.arange(T) < [[5], [6]])
+    einsum, gather, grouped = (everything(experts, x, logits, mask, way=way, choice="relu") for way in WAYS)
+    assert_all_close(gather, einsum)
+    assert_all_close(grouped, einsum)
+    (y, _, (drops, _)), _ = einsum
+    np.testing.assert_array_equal(np.asarray(y)[0, 1], np.zeros(D))
+    assert drops > 0
+    p = {"up": experts.up.kernel, "up_bias": experts.up.bias}
+    p |= {"down": experts.down.kernel, "down_bias": experts.down.bias}
+    p = {name: np.asarray(value[...], np.float64) for name, value in p.items()}
+    want = reference.sparse_apply(partial(reference.mlp, p), np.asarray(x, np.float64), route(logits, mask, "relu"))
+    np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("way", WAYS)

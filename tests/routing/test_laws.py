@@ -22,7 +22,7 @@ G, T, E, D = 2, 6, 5, 4  # five experts: no power of two
 
 TOKEN_CHOICE = [name for name in ROUTERS if name != "expert_choice"]
 # Routers whose logits have one column an expert, without noise.
-LEARNT = ["softmax_top_k", "top_k_softmax", "switch", "noisy_top_k", "vmoe", "sigmoid", "sinkhorn"]
+LEARNT = ["softmax_top_k", "top_k_softmax", "switch", "noisy_top_k", "vmoe", "sigmoid", "sinkhorn", "relu"]
 SUM_TO_1 = ["softmax_top_k", "top_k_softmax", "noisy_top_k", "sigmoid", "hash", "random"]
 
 # Number of experts, k ("switch" has 1 whatever it says here), capacity, tokens, priority.
@@ -65,10 +65,11 @@ def test_who_sits_where(name, num_experts, k, capacity, t, priority):
     @few
     @given(seeds)
     def law(seed):
-        router = make(name, num_experts, k, seed, **({} if name == "expert_choice" else {"priority": priority}))
+        scored = {"score_function": "sigmoid" if num_experts == 1 else "softmax"}
+        router = make(name, num_experts, k, seed, **(scored if name == "expert_choice" else {"priority": priority}))
         mask = random_mask(seed, t)
         got, gates, choices, dispatched = in_numpy(router, draw(seed, G, t, D), capacity, mask, seed)
-        mask, chosen = np.asarray(mask), 1 if name == "switch" else k
+        mask, chosen = np.asarray(mask), {"switch": 1, "relu": num_experts}.get(name, k)
         if isinstance(got, ExpertChoiceRouting):
             taken = [[slot for slot in expert if slot >= 0] for expert in got.tokens.reshape(-1, capacity).tolist()]
             assert all(len(set(tokens)) == len(tokens) for tokens in taken)  # a token at most once in an expert
@@ -78,7 +79,8 @@ def test_who_sits_where(name, num_experts, k, capacity, t, priority):
             assert got.experts.shape == got.weights.shape == got.slots.shape == (G, t, chosen)  # at most k experts
             assert got.slots.max() < capacity
             assert ((got.slots >= 0) <= mask[..., None]).all()  # padding takes no slot
-            assert ((got.experts >= 0) == mask[..., None]).all()
+            some = got.logits > 0 if name == "relu" else np.ones((1, 1, chosen), bool)  # a token's choices, of k
+            assert ((got.experts >= 0) == mask[..., None] & np.sort(some)[..., ::-1]).all()
             for g in range(G):
                 places = [(e, c) for e, c in zip(got.experts[g].flat, got.slots[g].flat, strict=True) if c >= 0]
                 assert len(set(places)) == len(places)  # no slot twice
@@ -99,7 +101,8 @@ def test_who_sits_where(name, num_experts, k, capacity, t, priority):
 @pytest.mark.parametrize("name", TOKEN_CHOICE)
 def test_nothing_is_dropped_when_the_capacity_is_all_tokens(name):
     got, _, choices, dispatched = in_numpy(make(name), draw(0, G, T, D), T, seed=0)
-    assert (got.slots >= 0).all()
+    assert ((got.slots >= 0) == (got.experts >= 0)).all()
+    assert (got.experts >= 0).all() == (name != "relu")
     np.testing.assert_array_equal(choices, dispatched)
     np.testing.assert_allclose(got.probs.sum(-1), np.ones((G, T)), rtol=1e-5)
 
@@ -117,10 +120,10 @@ def test_the_weights_of_a_token_sum_to_1(name, seed):
 @given(seeds, st.permutations(range(E)))
 def test_permuting_experts_permutes_the_routing(name, seed, order):
     router, x, order = make(name, seed=seed), draw(seed, G, T, D), np.array(order)
-    permuted = jax.tree.map(lambda a: a[..., order], router)  # of every parameter the last axis is e
+    permuted = jax.tree.map(lambda a: a[..., order] if a.ndim else a, router)  # of every parameter the last axis is e
     got, gates, *_ = in_numpy(router, x, T, ids=IDS)
     other, other_gates, *_ = in_numpy(permuted, x, T, ids=IDS)
-    np.testing.assert_array_equal(order[other.experts], got.experts)
+    np.testing.assert_array_equal(np.where(other.experts < 0, -1, order[other.experts]), got.experts)
     np.testing.assert_array_equal(other.slots, got.slots)
     np.testing.assert_allclose(other_gates, gates[..., order], rtol=1e-4, atol=1e-6)
 
@@ -169,7 +172,9 @@ def test_the_output_gives_a_gradient_that_is_finite_even_where_all_experts_tie(n
     assert name in ("hash", "random") or np.any(apart[0].kernel[...])
 
 
-@pytest.mark.parametrize("name", ["softmax_top_k", "noisy_top_k", "sigmoid", "sinkhorn", "expert_choice", "hash"])
+@pytest.mark.parametrize(
+    "name", ["softmax_top_k", "noisy_top_k", "sigmoid", "sinkhorn", "expert_choice", "relu", "hash"]
+)
 def test_a_routing_is_the_same_under_vmap_and_remat(name):
     router, x, mask = make(name), draw(0, 3, G, T, D), random_mask(0)
 

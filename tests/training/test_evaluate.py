@@ -16,7 +16,9 @@ def test_f1():
 def test_facts_of_a_routing():
     gates = np.array([[[1, 0, 0], [0.5, 0.5, 0]], [[0, 1, 0], [0.5, 0.5, 0]]], np.float32)  # two examples, two layers
     load = np.array([[0.5, 0.5, 0], [0.25, 0.75, 0]], np.float32)
-    result = Evaluation(0.0, 1.0, None, np.array([0, 1]), gates, load, np.array([0.1, 0.3]), np.zeros(2))
+    result = Evaluation(
+        0.0, 1.0, None, np.array([0, 1]), gates, load, np.array([0.1, 0.3]), np.zeros(2), np.array([2.0, 1.5])
+    )
     data = {"label": np.array([0, 1]), "cluster": np.array([0, 1])}
     facts = routing_facts(result, data, 2)
     # Layer 0 sends each cluster to its own expert; layer 1 mixes both in either.
@@ -24,6 +26,7 @@ def test_facts_of_a_routing():
     assert "dispatch_entropy" not in routing_facts(result, {"label": data["label"]}, 2)
     assert facts == {
         "dropped": 0.2,
+        "experts_per_token": [2.0, 1.5],
         "least_load": 0.0,
         "max_violation": 1.25,  # 3 · 0.75 - 1
         "dead_experts": 2,

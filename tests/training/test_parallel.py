@@ -38,6 +38,7 @@ LAYERS = {
     "einsum": SPARSE,
     "gather": SPARSE | dict(dispatch="gather", importance_weight=0.1, usage_weight=0.1),
     "grouped": SPARSE | dict(dispatch="grouped", usage_weight=0.1, capacity_factor=1.25),
+    "relu": SPARSE | dict(router="relu", dispatch="gather", l1_reg_coeff_init=1e-3),
     "soft": dict(layer="soft", num_experts=8, hidden=8, slots=2, scale=4.0),
     "dense": dict(layer="dense", num_experts=8, hidden=8, entropy_weight=0.1),
 }

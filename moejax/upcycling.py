@@ -53,8 +53,8 @@ def _differences(layer: SparseMoE) -> list[str]:
     """Why a layer whose experts are all alike would not compute what one of them does."""
     if layer.shared is not None:
         return ["make_shared adds a shared expert to what the MLP computes; leave it out, or pass exact=False."]
-    takes_all = not layer.router.token_choice and layer.capacity_factor is None and layer.eval_capacity_factor is None
-    if layer.router.weights_sum_to_1 or takes_all:
+    takes_all = layer.capacity_factor is None and layer.eval_capacity_factor is None
+    if layer.router.weights_sum_to_1 and (layer.router.token_choice or takes_all):
         return []
     return [
         f"k is {layer.k} of the router {type(layer.router).__name__}, whose weights then do not sum to 1, so that the"

@@ -2,6 +2,9 @@
 
 The load is perfectly balanced without an auxiliary loss. But a token may be taken by no expert, and its experts depend
 on the tokens after it, so this does not suit autoregressive models.
+
+One expert that takes an eighth of the tokens, with a residual connection around it, is Mixture-of-Depths (Raposo et al.
+2024, section 3): the other tokens skip it. Its score must then not be a softmax, which of one expert is 1.
 """
 
 import jax
@@ -14,16 +17,18 @@ from moejax.routing.top_k import best
 
 
 def expert_choice(
-    logits: Float[Array, "g t e"], capacity: int, mask: Bool[Array, "g t"] | None = None
+    logits: Float[Array, "g t e"], capacity: int, mask: Bool[Array, "g t"] | None = None, *, sigmoid: bool = False
 ) -> ExpertChoiceRouting:
-    """Each expert takes the `capacity` tokens of its group with the highest probability; that is their weight.
+    """Each expert takes the `capacity` tokens of its group with the highest score; that is their weight.
 
-    Ties go to the earlier token. A slot stays empty where an expert has more slots than there are real tokens.
+    The score is the softmax over experts, or the `sigmoid` of an expert's logit alone. (Mixture-of-Depths weighs by the
+    logit itself.) Ties go to the earlier token. A slot stays empty where an expert has more slots than there are real
+    tokens. `probs` are a token's scores, scaled to sum to 1 over experts.
     """
     check_mask(mask, logits)
     refuse(whole("capacity", capacity, 1, logits.shape[1]))
-    probs = jax.nn.softmax(logits, axis=-1)
-    scores = probs.swapaxes(1, 2)  # g e t
+    probs = jax.nn.softmax(jax.nn.log_sigmoid(logits) if sigmoid else logits, axis=-1)
+    scores = (jax.nn.sigmoid(logits) if sigmoid else probs).swapaxes(1, 2)  # g e t
     if mask is not None:
         scores = jnp.where(mask[:, None], scores, -1)
     tokens = best(scores, capacity)

@@ -13,14 +13,14 @@ from moejax import routing
 
 few = settings(deadline=None, max_examples=25)
 G, T, E = 2, 6, 3
-expert_choice = jax.jit(routing.expert_choice, static_argnums=1)
+expert_choice = jax.jit(routing.expert_choice, static_argnums=1, static_argnames="sigmoid")
 coarse_logits = hnp.arrays(np.float32, (G, T, E), elements=st.integers(-2, 2).map(float))
 masks = hnp.arrays(bool, (G, T))
 
 
-@jax.jit(static_argnums=1)
-def tables(logits, capacity, mask=None):
-    got = routing.expert_choice(logits, capacity, mask)
+@jax.jit(static_argnums=(1, 3))
+def tables(logits, capacity, mask=None, sigmoid=False):
+    got = routing.expert_choice(logits, capacity, mask, sigmoid=sigmoid)
     return got.tokens, got.weights, got.gates, got.choices, got.dispatched
 
 
@@ -32,6 +32,15 @@ def test_each_expert_takes_its_two_best_of_three_tokens():
     np.testing.assert_allclose(got.gates, [[[0.6, 0], [0.5, 0.5], [0, 0.9]]], rtol=1e-6)
     np.testing.assert_array_equal(got.choices, [[[1, 0], [1, 1], [0, 1]]])
     np.testing.assert_array_equal(got.dispatched, got.choices)
+
+
+def test_by_sigmoid_each_expert_scores_by_itself():
+    # Scores of expert 0: .8 .5 .6, of expert 1: .8 .2 .4.
+    scores = np.array([[[0.8, 0.8], [0.5, 0.2], [0.6, 0.4]]])
+    got = expert_choice(jnp.asarray(np.log(scores / (1 - scores)), jnp.float32), 2, sigmoid=True)
+    np.testing.assert_array_equal(got.tokens, [[[0, 2], [0, 2]]])
+    np.testing.assert_allclose(got.weights, [[[0.8, 0.6], [0.8, 0.4]]], rtol=1e-6)
+    np.testing.assert_allclose(got.probs, [[[0.5, 0.5], [5 / 7, 2 / 7], [0.6, 0.4]]], rtol=1e-6)
 
 
 def test_ties_go_to_the_earlier_token():
@@ -49,14 +58,14 @@ def test_padding_is_never_taken_and_leaves_slots_empty():
 
 
 @few
-@given(st.integers(0, 1000), masks, st.sampled_from([2, T]), st.booleans())
-def test_expert_choice_equals_a_loop(seed, mask, capacity, padded):
+@given(st.integers(0, 1000), masks, st.sampled_from([2, T]), st.booleans(), st.booleans())
+def test_expert_choice_equals_a_loop(seed, mask, capacity, padded, sigmoid):
     logits = np.random.default_rng(seed).normal(size=(G, T, E)).astype(np.float32)
     tokens, weights, gates, choices, dispatched = map(
-        np.asarray, tables(logits, capacity, mask if padded else np.ones_like(mask))
+        np.asarray, tables(logits, capacity, mask if padded else np.ones_like(mask), sigmoid)
     )
     for g in range(G):
-        want = reference.expert_choice(logits[g].astype(np.float64), capacity, mask[g] if padded else None)
+        want = reference.expert_choice(logits[g].astype(np.float64), capacity, mask[g] if padded else None, sigmoid)
         np.testing.assert_array_equal(tokens[g], want[0])
         np.testing.assert_allclose(weights[g], want[1], rtol=1e-5)
         dense = np.zeros((T, E))

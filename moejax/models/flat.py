@@ -15,7 +15,9 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
 from pydantic import Field
 
-from moejax.experts import Activation
+from moejax.data.domains import number_of_domains
+from moejax.experts import Activation, Linear, apply_linear
+from moejax.layers import SparseMoE
 from moejax.models.dropout import dropout
 from moejax.models.layer import layer_maker
 from moejax.models.pixels import standardized
@@ -57,24 +59,26 @@ class Perceptron(nnx.Module):
         self.norms, self.activation, self.dropout = nnx.List(norms), activation, dropout
         self.draws = dropout > 0
 
-    def __call__(self, x: Float[Array, "*n d"], *, key: Key[Array, ""] | None = None) -> Float[Array, "*n y"]:
+    def __call__(
+        self, x: Float[Array, "*n d"], linear: Linear = apply_linear, *, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "*n y"]:
         """`key`: for dropout; None: no dropout."""
         *hidden, last = self.linear
         if self.norms:
             x = self.norms[0](x)
-        for i, linear in enumerate(hidden, start=1):
-            x = self.activation(linear(x))
+        for i, layer in enumerate(hidden, start=1):
+            x = self.activation(linear(layer, x))
             if self.norms:
                 x = self.norms[i](x)
             x = dropout(None if key is None else jax.random.fold_in(key, i), x, self.dropout)
-        return last(x)
+        return linear(last, x)
 
 
 class FlatOptions(Options):
     """Its experts, and the router of a dense layer."""
 
-    second_hidden: Annotated[int, Field(ge=1, le=2**20)] = 128
-    """Width of an expert's second hidden layer, after moe.hidden of its first."""
+    second_hidden: Annotated[int | None, Field(ge=1, le=2**20)] = 128
+    """Width of an expert's second hidden layer, after moe.hidden of its first; none: it has one alone."""
     activation: Literal[*_ACTIVATIONS] = "gelu"
     """What follows each hidden layer of an expert."""
     normalize: bool = False
@@ -85,6 +89,8 @@ class FlatOptions(Options):
     """Dense: the router's logits come from a network of an expert's shape, not one linear map."""
     guided: bool = False
     """Dense: in training the weights are pulled to the expert that the label is assigned to."""
+    oracle: bool = False
+    """Sparse: an image goes to the expert of its domain, which the data tell; the router does not choose."""
 
 
 class FlatClassifier(nnx.Module):
@@ -100,6 +106,14 @@ class FlatClassifier(nnx.Module):
         for name in ("deep_gate", "guided"):
             if getattr(m, name) and moe.layer != "dense":
                 yield f"model.{name} is true, but moe.layer is {moe.layer}; it is for the dense layer."
+        if m.oracle and moe.layer != "sparse":
+            yield f"model.oracle is true, but moe.layer is {moe.layer}; it is for the sparse layer."
+        elif m.oracle and moe.k != 1:
+            yield f"model.oracle is true, but moe.k is {moe.k}; an image has one domain, so use 1."
+        if m.oracle and config.data.name != "domains":
+            yield f"model.oracle is true, but data.name is {config.data.name}, which has no domains; use domains."
+        elif m.oracle and moe.num_experts < (needed := number_of_domains(config.data)):
+            yield f"model.oracle is true, but moe.num_experts is {moe.num_experts}; the data have {needed} domains."
         if m.guided and moe.num_experts < 2:
             yield f"model.guided is true, but moe.num_experts is {moe.num_experts}; guide to one of at least 2."
         if moe.assignment_weight and not m.guided:
@@ -110,10 +124,11 @@ class FlatClassifier(nnx.Module):
 
     def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
         m, moe, dtype = config.model, config.moe, jnp.dtype(config.train.dtype)
+        hidden = (moe.hidden,) if m.second_hidden is None else (moe.hidden, m.second_hidden)
 
         def perceptron(outputs: int, rngs: nnx.Rngs, dtype: DTypeLike = dtype) -> Perceptron:
             return Perceptron(
-                (_PIXELS, moe.hidden, m.second_hidden, outputs),
+                (_PIXELS, *hidden, outputs),
                 activation=_ACTIVATIONS[m.activation],
                 normalize=m.normalize,
                 dropout=m.dropout,
@@ -129,6 +144,7 @@ class FlatClassifier(nnx.Module):
             (lambda rngs: perceptron(moe.num_experts, rngs, jnp.float32)) if m.deep_gate else None,
         )
         self.moe = make_layer(rngs)
+        self.oracle = m.oracle
         self.assigned = tuple(map(int, assigned_experts(num_classes, moe.num_experts))) if m.guided else None
 
     def __call__(
@@ -136,11 +152,14 @@ class FlatClassifier(nnx.Module):
     ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
         """`batch["image"]`: [b, 28, 28] with values 0 to 255; `key`: for noise and dropout. The logits are float32.
 
-        In training, a guided model also reads `batch["label"]`.
+        In training, a guided model also reads `batch["label"]`; one with an oracle always reads `batch["domain"]`.
         """
-        x = standardized(batch["image"])
-        guide = {}
+        x, of_image = standardized(batch["image"]), {}
         if train and self.assigned is not None:
-            guide["assigned"] = jnp.array(self.assigned)[batch["label"]][:, None]
-        logits, routing = self.moe(x.reshape(x.shape[0], 1, -1), train=train, key=key, **guide)
+            of_image["assigned"] = jnp.array(self.assigned)[batch["label"]][:, None]
+        if self.oracle:
+            of_image["given"] = batch["domain"][:, None, None]
+        if isinstance(self.moe, SparseMoE):  # what a hash router hashes: its default, the position, is 0 of every image
+            of_image["ids"] = batch["image"].sum((1, 2), dtype=jnp.int32)[:, None]
+        logits, routing = self.moe(x.reshape(x.shape[0], 1, -1), train=train, key=key, **of_image)
         return logits[:, 0].astype(jnp.float32), (routing,)

@@ -1,5 +1,7 @@
 """The flat classifier: a mixture of whole classifiers, by a loop over them; guided in training and never after it."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,17 +10,20 @@ from flax import nnx
 from reference import randomly_filled, softmax
 
 from moejax.config import make_config
+from moejax.errors import UserError
 from moejax.models import build_model
 from moejax.models.flat import Perceptron
+from moejax.models.pixels import standardized
 from moejax.routing import DenseRouting, SoftRouting, TopKRouting
 
 
-def config(layer="dense", model=(), **moe):
+def config(layer="dense", model=(), data=(), **moe):
     shape = {"num_experts": 3, "hidden": 4}
     if layer == "sparse":
         shape |= {"k": 2, "capacity_factor": None, "eval_capacity_factor": None}
     return make_config(
-        model=dict(name="flat", second_hidden=5, **dict(model)),
+        data=dict(data),
+        model={"name": "flat", "second_hidden": 5, **dict(model)},
         moe=dict(layer=layer, **(shape | moe)),
     )
 
@@ -72,6 +77,54 @@ def test_a_dense_one_equals_a_loop_over_images_and_experts(activation, normalize
         answers = [perceptron(model.moe.experts, e, x, **options) for e in range(3)]
         np.testing.assert_allclose(routing.gates[n, 0], gates, rtol=2e-3, atol=1e-5)
         np.testing.assert_allclose(logits[n], gates @ answers, rtol=2e-3, atol=2e-3)
+
+
+def test_an_expert_may_have_one_hidden_layer():
+    model, data = make(config(model={"second_hidden": None}, num_experts=1)), batch()
+    logits, _ = classify(model, data)
+    for n, image in enumerate(data["image"].astype(np.float64)):
+        x = (image.reshape(-1) / 255 - 0.1307) / 0.3081
+        expected = perceptron(model.moe.experts, 0, x, normalize=False, activation=gelu)
+        np.testing.assert_allclose(logits[n], expected, rtol=2e-3, atol=2e-3)
+    assert len(model.moe.experts.linear) == 2
+
+
+def test_experts_may_be_grouped():
+    by_slots, grouped = (make(config("sparse", {"normalize": True}, dispatch=way)) for way in ("einsum", "grouped"))
+    data = batch(8)
+    np.testing.assert_allclose(classify(grouped, data)[0], classify(by_slots, data)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_equal_images_have_the_same_hash_and_others_another():
+    model, data = make(config("sparse", router="hash", k=1, num_experts=8)), batch(64)
+    data["image"][1] = data["image"][0]
+    _, (routing,) = classify(model, data)
+    experts = np.asarray(routing.experts).ravel()[:64]
+    assert experts[0] == experts[1]
+    assert len(set(experts)) == 8
+
+
+def test_an_oracle_sends_an_image_to_the_expert_of_its_domain():
+    oracle = config("sparse", {"oracle": True}, data={"name": "domains", "domains": 3}, router="hash", k=1)
+    model, data = make(oracle), batch(6) | {"domain": np.array([2, 0, 1, 1, 0, 2], np.int32)}
+    logits, (routing,) = classify(model, data)
+    np.testing.assert_array_equal(routing.gates.reshape(-1, 3)[:6], np.eye(3)[data["domain"]])
+    alone = jax.tree.map(lambda a: a[2], model.moe.experts)(standardized(jnp.asarray(data["image"][:1])).reshape(1, -1))
+    np.testing.assert_allclose(logits[:1], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "moe", "data", "sentence"),
+    [
+        ("dense", {}, {"name": "domains", "domains": 3}, "moe.layer is dense; it is for the sparse layer."),
+        ("sparse", {"k": 2}, {"name": "domains", "domains": 3}, "moe.k is 2; an image has one domain, so use 1."),
+        ("sparse", {"k": 1}, {"name": "mnist"}, "data.name is mnist, which has no domains; use domains."),
+        ("sparse", {"k": 1}, {"name": "domains"}, "moe.num_experts is 3; the data have 4 domains."),
+    ],
+)
+def test_an_oracle_needs_domains_and_an_expert_for_each(layer, moe, data, sentence):
+    with pytest.raises(UserError, match=f"^model.oracle is true, but {re.escape(sentence)}$"):
+        config(layer, {"oracle": True}, data=data, **moe)
 
 
 @pytest.mark.parametrize(("layer", "kind"), [("dense", DenseRouting), ("sparse", TopKRouting), ("soft", SoftRouting)])

@@ -89,9 +89,10 @@ class SparseMoE(nn.Module):
         share = chosen.sum(2).flatten(0, 1).float().mean(0) / moe.k
         balance = moe.num_experts * (share * probs.flatten(0, 1).mean(0)).sum()
         z = logits.logsumexp(-1).square().mean()
+        entropy = -(probs * logits.log_softmax(-1)).sum(-1).mean()
         way = self.by_loop if self.dispatch == "loop" else self.by_einsum
         y = way(tokens, experts, weights * kept, slots, capacity)
-        return y.view_as(x), moe.balance_weight * balance + moe.z_weight * z
+        return y.view_as(x), moe.balance_weight * balance + moe.z_weight * z + moe.entropy_weight * entropy
 
     def by_loop(self, tokens: Tensor, experts: Tensor, weights: Tensor, slots: Tensor, capacity: int) -> Tensor:
         """Expert by expert: its tokens, its answers, added where they belong."""

@@ -152,6 +152,10 @@ MASK = jnp.ones((1, 5), bool)
         ),
         (partial(routing.limit_to_groups, LOGITS, 3, 4), "topk_group is 4; it must be from 1 to 3"),
         (partial(routing.sigmoid_top_k, LOGITS, 1, scale=float("nan")), "scale is nan; it must be a finite number"),
+        (
+            partial(routing.sigmoid_top_k, LOGITS, 1, score_function="tanh"),
+            "score_function is 'tanh'; it must be one of sigmoid, sqrtsoftplus",
+        ),
         (partial(routing.noisy_top_k, LOGITS, LOGITS[:1], 2, KEY), "spread has the shape"),
         (partial(routing.expert_choice, LOGITS, 0), "capacity is 0; it must be from 1 to 5"),
         (partial(routing.expert_choice, LOGITS, 6), "capacity is 6; it must be from 1 to 5"),

@@ -70,9 +70,16 @@ def choose_then_softmax(logits, k):
     return experts, softmax(logits[experts])
 
 
-def choose_by_sigmoid(logits, k, bias, renormalize=True, scale=1.0, num_expert_groups=1, topk_group=1):
-    """One token's experts by sigmoid + bias, within its best groups, and their weights by the sigmoid alone."""
-    scores = 1 / (1 + np.exp(-logits))
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def sqrtsoftplus(x):
+    return np.sqrt(np.logaddexp(0, x))
+
+
+def choose_by_score(scores, k, bias, renormalize=True, scale=1.0, num_expert_groups=1, topk_group=1):
+    """One token's experts by score + bias, within its best groups, and their weights by the score alone."""
     best_of_group = min(2, len(scores) // num_expert_groups)
     experts = best(limit_to_groups(scores + bias, num_expert_groups, topk_group, best_of_group), k)
     weights = scores[experts]

@@ -224,6 +224,17 @@ def test_a_sigmoid_routers_bias_is_state_that_moves_against_the_load():
     np.testing.assert_array_equal(gradient.bias[...], np.zeros(E))
 
 
+def test_a_sigmoid_routers_options_reach_its_scores_and_its_bias():
+    router = make("sigmoid", filled=False, bias_update_rate=0.01, center_bias=True)
+    router.after_step(jnp.array([1, 0, 0, 0, 0, 0.0]), jnp.float32(0.5))
+    np.testing.assert_allclose(router.bias[...], [-0.05 / 3] + [0.01 / 3] * 5, rtol=1e-6)
+    router = make("sigmoid", score_function="sqrtsoftplus", renormalize=False)
+    router.bias[...] = jnp.zeros(E)
+    got, logits = route(router, X), logits_of(X, router.kernel[...])
+    want = np.sort(reference.sqrtsoftplus(np.asarray(logits)), axis=-1)[..., :-3:-1]
+    np.testing.assert_allclose(got.weights, want, rtol=1e-5)
+
+
 def test_a_sigmoid_routers_bias_changes_the_choice_but_not_the_probabilities():
     router = make("sigmoid", filled=False)
     before = route(router, X)

@@ -7,16 +7,22 @@ from moejax import routing
 from moejax.options import NotNegative
 from moejax.routers.router import RouterState
 from moejax.routers.top_k import GroupLimited
+from moejax.routing.sigmoid import ScoreFunction
 
 
 class SigmoidTopK(GroupLimited):
     """Each expert scored by itself, a bias keeps the load even (DeepSeek-V3).
 
     Args:
+      score_function: a logit's score: its sigmoid (DeepSeek-V3), or the root of its softplus (DeepSeek-V4).
       bias_update_rate: how far each step moves an expert's bias towards an even load.
+      center_bias: keep the biases' mean at 0 (Moonlight, torchtitan), which changes no choice, or let it drift
+        (DeepSeek-V3, Megatron).
     """
 
+    score_function: ScoreFunction = "sigmoid"
     bias_update_rate: NotNegative = 1e-3
+    center_bias: bool = False
 
     @property
     def weights_sum_to_1(self) -> bool:
@@ -31,6 +37,7 @@ class SigmoidTopK(GroupLimited):
             self.logits(x, context),
             self.k,
             bias=jax.lax.stop_gradient(self.bias[...]),
+            score_function=self.score_function,
             renormalize=self.renormalize,
             scale=self.routed_scaling_factor,
             num_expert_groups=self.num_expert_groups,
@@ -40,4 +47,4 @@ class SigmoidTopK(GroupLimited):
 
     def after_step(self, load, progress):
         """Move the bias against the step's load."""
-        self.bias[...] = routing.update_bias(self.bias[...], load, self.bias_update_rate)
+        self.bias[...] = routing.update_bias(self.bias[...], load, self.bias_update_rate, center=self.center_bias)

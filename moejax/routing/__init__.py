@@ -9,7 +9,7 @@ losses, metrics and pictures all take it as it is; none of them computes it agai
     capacity        ... and its slot in each, as long as one is free
     position        queue position: how many earlier choices picked the same expert
     noise           top-k with noise: Shazeer's, V-MoE's, uniform, jitter
-    sigmoid         DeepSeek-V3: a bias instead of a balance loss
+    sigmoid         DeepSeek-V3 and -V4: a bias instead of a balance loss
     sinkhorn        BASE: a balanced plan
     expert_choice   each expert's best tokens
     relu            every expert whose logit is above 0: any number

@@ -1,4 +1,7 @@
-"""Sigmoid router with a bias instead of a balance loss (DeepSeek-V3, 2024, section 2.1.2; Wang et al. 2024)."""
+"""Scores one by one and a bias instead of a balance loss (DeepSeek-V3, 2024, section 2.1.2; Wang et al. 2024)."""
+
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,39 +12,77 @@ from moejax.routing.decision import TopKRouting
 from moejax.routing.replay import of_chosen, softmax_of_chosen
 from moejax.routing.top_k import best, limit_to_groups
 
+ScoreFunction = Literal["sigmoid", "sqrtsoftplus"]
+
 
 def sigmoid_top_k(
     logits: Float[Array, "g t e"],
     k: int,
     *,
     bias: Float[Array, " e"] | None = None,
+    score_function: ScoreFunction = "sigmoid",
     renormalize: bool = True,
     scale: float = 1.0,
     num_expert_groups: int = 1,
     topk_group: int = 1,
     given: Int[Array, "g t k"] | None = None,
 ) -> TopKRouting:
-    """Choose the k experts with the highest sigmoid(logit) + bias, and weigh them by sigmoid(logit) alone.
+    """Choose the k experts with the highest score + bias, and weigh them by their scores alone.
 
-    `renormalize` scales the k weights to sum to 1, except for k = 1, where a constant 1 would give the router no
-    gradient. `scale` multiplies them after that (2.5 in DeepSeek-V3). `probs` are the scores of all experts, scaled to
-    sum to 1 (equation 18, for the balance loss). A group of experts scores the sum of its two highest.
+    A score is sigmoid(logit) in DeepSeek-V3; in DeepSeek-V4 (2026, section 2.1) it is the root of softplus(logit),
+    `sqrtsoftplus`, which has no upper end. `renormalize` scales the k weights to sum to 1, except for k = 1, where a
+    constant 1 would give the router no gradient. `scale` multiplies them after that (2.5 in DeepSeek-V3). `probs` are
+    the scores of all experts, scaled to sum to 1 (equation 18, for the balance loss). A group of experts scores the sum
+    of its two highest.
     """
     refuse(number("scale", scale, above=0.0))
-    scores = jax.nn.sigmoid(logits)
+    if score_function not in SCORES:
+        raise ValueError(f"score_function is {score_function!r}; it must be one of {', '.join(SCORES)}.")
+    score, log_score = SCORES[score_function]
+    scores = score(logits)
     biased = scores if bias is None else scores + bias[None, None]
     best_of_group = 1 if num_expert_groups == logits.shape[-1] else 2
     experts = best(limit_to_groups(biased, num_expert_groups, topk_group, best_of_group), k, given)
     # s / Σs as a softmax of log s: finite, and with finite gradients, also where all scores vanish.
-    log_scores = jax.nn.log_sigmoid(logits)
-    weights = softmax_of_chosen(log_scores, experts) if renormalize and k > 1 else of_chosen(scores, experts)
+    log_scores = log_score(logits)
+    if renormalize and k > 1:
+        weights = softmax_of_chosen(log_scores, experts)
+    else:
+        weights = of_chosen(jnp.exp(log_scores), experts)
     return TopKRouting(logits, jax.nn.softmax(log_scores, axis=-1), experts, weights * scale)
 
 
-def update_bias(bias: Float[Array, " e"], load: Float[Array, " e"], rate: float) -> Float[Array, " e"]:
+def sqrt_softplus(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """√ln(1 + eˣ): about exp(x / 2) far below 0, and √x far above."""
+    return jnp.sqrt(jax.nn.softplus(x))
+
+
+def log_sqrt_softplus(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Its logarithm: finite, and with a finite gradient, for every finite x."""
+    # Below -40 ln(1 + eˣ) is eˣ to more digits than float64 has. The inner choice keeps the gradient finite there.
+    low = x < -40
+    return jnp.where(low, x, jnp.log(jax.nn.softplus(jnp.where(low, 0, x)))) / 2
+
+
+# Each score and its logarithm.
+SCORES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    "sigmoid": (jax.nn.sigmoid, jax.nn.log_sigmoid),
+    "sqrtsoftplus": (sqrt_softplus, log_sqrt_softplus),
+}
+
+
+def update_bias(
+    bias: Float[Array, " e"], load: Float[Array, " e"], rate: float, *, center: bool = False
+) -> Float[Array, " e"]:
     """The bias after a step: up by `rate` where an expert's load is below the mean, down where above.
 
     `load` is each expert's share of the step's choices, before capacity (`metrics.load`). DeepSeek-V3: rate 0.001.
+
+    `center` takes from this change its mean over experts, so that the biases do not drift together in long training. It
+    changes no choice, since none depends on what is added to all biases alike. False: Wang et al. 2024 (algorithm 1),
+    DeepSeek-V3, Megatron-LM. True: Moonlight (Liu et al. 2025, "Muon is Scalable for LLM Training", appendix C),
+    torchtitan.
     """
     refuse(number("rate", rate, least=0.0))
-    return bias + rate * jnp.sign(load.mean() - load)
+    change = jnp.sign(load.mean() - load)
+    return bias + rate * (change - change.mean() if center else change)

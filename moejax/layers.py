@@ -47,6 +47,7 @@ from moejax.experts import (
 )
 from moejax.inputs import AnyArray, cast, prepare
 from moejax.makers import MakeExpert, made
+from moejax.multi_gate import MultiGateMoE
 from moejax.options import Choice, Count, Needs, Positive, PositiveOrNone, Width, checked
 from moejax.randomness import draw_key, key_for
 from moejax.routers import ROUTERS, Context, DenseRouter, Router, SoftRouter
@@ -311,7 +312,7 @@ class SoftMoE(nnx.Module):
         return restore(combine_slots(routing.combine, y)), routing
 
 
-LAYERS = {"dense": DenseMoE, "sparse": SparseMoE, "soft": SoftMoE}
+LAYERS = {"dense": DenseMoE, "sparse": SparseMoE, "soft": SoftMoE, "multi_gate": MultiGateMoE}
 
 
 def _router(

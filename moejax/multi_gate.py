@@ -32,8 +32,13 @@ from moejax.sharding import DEFAULT_AXES, MeshAxes, over_mesh
 class MultiGateMoE(nnx.Module):
     """All experts see all tokens; for each task a gate of its own weighs their outputs (Ma et al. 2018).
 
-    Each of the `num_tasks` tasks has an output too; `temperature` and its two companions are each gate's. Raises
-    ValueError, in one sentence, for arguments that make no sense.
+    Args:
+      num_tasks: tasks, each with a gate and an output of its own.
+      temperature: each gate's logits are divided by this.
+      learn_temperature: learn the temperature of each gate, from `temperature` on.
+      final_temperature: anneal the temperature to this by the end of training; none keeps it.
+
+    Raises ValueError, in one sentence, for arguments that make no sense.
     """
 
     @checked

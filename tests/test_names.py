@@ -44,7 +44,7 @@ def _inner(call):
     return call.func if isinstance(call, partial) else call
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", [layer for layer in LAYERS if layer != "multi_gate"])  # that one's model has its own
 @pytest.mark.parametrize("expert", EXPERTS)
 def test_every_layer_is_made_of_every_expert(layer, expert):
     moe = make_config(moe={"layer": layer, "expert": expert}).moe

@@ -118,9 +118,15 @@ def _values(config: Config | None, name: str) -> dict[str, Any]:
 def _together(config: Config) -> Iterator[str]:
     """A sentence for each contradiction between sections."""
     model, holds = MODELS[config.model.name], DATASETS[config.data.name].holds
-    if holds != model.reads:
-        fitting = [name for name, data in DATASETS.items() if data.holds == model.reads]
+    asks = model.reads, getattr(model, "many_tasks", False)
+    fitting = [name for name, data in DATASETS.items() if (data.holds, data.many_tasks) == asks]
+    if config.data.name not in fitting:
         yield f"model.name is {config.model.name}, which cannot read {config.data.name}; use {' or '.join(fitting)}."
+    if config.moe.layer == "multi_gate" and not asks[1]:
+        yield (
+            f"moe.layer is multi_gate, which has an output for each task, but model.name is {config.model.name}, which"
+            " has one task; use dense, or model.name tasks."
+        )
     for name in ("shift", "rotate", "zoom", "elastic", "crop", "blur"):
         if holds != "image" and (value := getattr(config.train, name)):
             yield f"train.{name} is {value:g}, but data.name is {config.data.name}; it is for images."

@@ -11,7 +11,7 @@ import functools
 from typing import Any
 
 from moejax.arguments import whole
-from moejax.data import clusters, domains, mnist, mrpc, mrpc_pieces
+from moejax.data import clusters, domains, image_tasks, mnist, mrpc, mrpc_pieces
 from moejax.data.dataset import SOURCES, Dataset, Examples, Loader
 from moejax.errors import UserError
 from moejax.options import in_words, options_of, plain, problems
@@ -22,6 +22,12 @@ DATASETS = {
     "mnist": Loader(functools.partial(mnist.load, mnist.MNIST), "image", "handwritten digits, 28 × 28"),
     "fashion_mnist": Loader(functools.partial(mnist.load, mnist.FASHION_MNIST), "image", "pieces of clothing, 28 × 28"),
     "domains": Loader(domains.load, "image", "either or both of these, each image turned or its pixels reordered"),
+    "mnist_tasks": Loader(
+        functools.partial(image_tasks.load, mnist.MNIST),
+        "image",
+        "several questions about each digit: which, is it odd, how much ink, how it leans",
+        many_tasks=True,
+    ),
     "mrpc": Loader(mrpc.load, "first", "do two sentences mean the same; each sentence its own tokens"),
     "mrpc_pieces": Loader(mrpc_pieces.load, "pieces", "the same pairs as one text of MiniLM's word pieces"),
     "clusters": Loader(clusters.load, "patches", "synthetic clusters of patches (Chen et al. 2022)"),

@@ -15,7 +15,7 @@ from moejax.errors import UserError
 from moejax.files import path_problem
 from moejax.options import Choice
 
-Examples = dict[str, np.ndarray]  # {"image": uint8 [n, 28, 28], "label": int32 [n]}
+Examples = dict[str, np.ndarray]  # {"image": uint8 [n, 28, 28], "label": int32 [n], of several tasks [n, tasks]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,9 @@ class Dataset:
       sha256: by file name, the checksum of the unpacked content (whether the file was stored as .gz or not);
         empty where no published file was read.
       train, validation, test: the splits; validation may have 0 rows.
-      num_classes: labels are 0 … num_classes - 1.
+      num_classes: labels are 0 … num_classes - 1; of several tasks, those of the first.
       notes: sentences to show to the user.
+      tasks: of a set for several tasks, the number of classes of each by its name, in the order of the labels.
     """
 
     name: str
@@ -42,6 +43,12 @@ class Dataset:
     test: Examples
     num_classes: int
     notes: tuple[str, ...] = ()
+    tasks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def to_answer(self) -> int | tuple[int, ...]:
+        """What a model is to answer: one of so many classes, or one for each task."""
+        return tuple(self.tasks.values()) or self.num_classes
 
 
 # Where a set comes from: one that is named is the only one tried.
@@ -85,10 +92,13 @@ Validation = Annotated[
 
 
 class Loader:
-    """An entry of the table of data sets: what it is, which array a model reads of it, and what loads it."""
+    """An entry of the table of data sets: what it is, which array a model reads of it, and what loads it.
 
-    def __init__(self, load: Callable[..., Dataset], holds: str, meaning: str):
-        self.__wrapped__, self.holds, self.__doc__ = load, holds, meaning
+    `many_tasks`: its label has one number a task.
+    """
+
+    def __init__(self, load: Callable[..., Dataset], holds: str, meaning: str, many_tasks: bool = False):
+        self.__wrapped__, self.holds, self.__doc__, self.many_tasks = load, holds, meaning, many_tasks
 
     def __call__(self, **options: Any) -> Dataset:
         return self.__wrapped__(**options)
@@ -97,6 +107,11 @@ class Loader:
 def rows(examples: Mapping[str, Sized]) -> int:
     """The number of examples: the length of the axis that all arrays share."""
     return len(next(iter(examples.values())))
+
+
+def of_first_task(labels: np.ndarray) -> np.ndarray:
+    """Of labels or predictions [n, tasks] the first task's, which tables and pictures show; [n] as it is."""
+    return labels if labels.ndim == 1 else labels[:, 0]
 
 
 def integers(column: Any, what: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 A model is called as `model(batch, train=…, key=…)` with a dict of arrays that share their leading axis. It returns
 class logits [b, y] in float32 and the routing of each of its MoE layers, in the order in which
-`moejax.router_updates.moe_layers` finds them. Its attributes are
+`moejax.router_updates.moe_layers` finds them. One for several tasks returns [b, tasks, y]. Its attributes are
 
     tokens           number of tokens of an example in each MoE layer
     grid             rows and columns of the tokens, where they lie on an image
@@ -13,6 +13,7 @@ and those of its class
     reads            the array of a batch that it reads, which decides which data sets fit
     experts          the experts that `moe.expert` may name; none if the model has its own
     moe_options      which of `expert` and `shared` have an effect
+    many_tasks       whether it answers several tasks, and so learns from labels [b, tasks]; if not said, it does not
     config_problems  sentences on what is wrong in a configuration
 
 A new model is a file here and a line of `MODELS`.
@@ -28,16 +29,18 @@ from moejax.models.flat import FlatClassifier
 from moejax.models.image import ImageClassifier
 from moejax.models.lstm import LSTMClassifier
 from moejax.models.pair import PairClassifier
+from moejax.models.tasks import TasksClassifier
 from moejax.options import Options
 
 __all__ = ["MODELS", "PRETRAINED", "build_model", "pretrained"]
 
-# name → (config, number of classes, rngs) → model.
+# name → (config, number of classes or, of several tasks, of each, rngs) → model.
 MODELS: dict[str, type[nnx.Module]] = {
     "image": ImageClassifier,
     "clusters": ClusterClassifier,
     "flat": FlatClassifier,
     "lstm": LSTMClassifier,
+    "tasks": TasksClassifier,
     "pair": PairClassifier,
     "encoder": bert.EncoderClassifier,
 }
@@ -48,7 +51,7 @@ PRETRAINED = {
 
 
 def build_model(
-    config: Options, num_classes: int, rngs: nnx.Rngs, weights: dict[str, Array] | None = None
+    config: Options, num_classes: int | tuple[int, ...], rngs: nnx.Rngs, weights: dict[str, Array] | None = None
 ) -> nnx.Module:
     """The model that `config.model.name` names, filled with the pre-trained `weights` if there are any."""
     model = MODELS[config.model.name](config, num_classes, rngs=rngs)

@@ -23,7 +23,7 @@ class LayerOptions(Options):
     """Options of a model's Mixture-of-Experts layers, beside those that the layers themselves declare."""
 
     layer: Annotated[str, Choice(LAYERS)] = "soft"
-    """All experts on all tokens, those that a router chooses, or mixtures of tokens in slots."""
+    """All experts on all tokens, those that a router chooses, mixtures of tokens in slots, or a gate for each task."""
     num_experts: Count = 8
     """Experts per layer (E)."""
     expert: Annotated[str, Choice(EXPERTS)] = "mlp"
@@ -42,11 +42,12 @@ def layer_maker(
     dtype: DTypeLike,
     make_expert: MakeExpert | None = None,
     make_gate: MakeExpert | None = None,
+    num_tasks: int = 1,
 ) -> MakeLayer:
     """The constructor of the layer that `moe.layer` names, for tokens [g, t, d].
 
     `make_expert` is for models with their own experts; None: `moe.expert` names them. `make_gate` is for a dense layer
-    whose router is a network.
+    whose router is a network, `num_tasks` for one with a gate a task.
     """
 
     def of_width(hidden: int) -> MakeExpert:
@@ -57,6 +58,8 @@ def layer_maker(
     options = values(moe, kind)
     if moe.layer == "dense":
         options["make_gate"] = make_gate
+    if moe.layer == "multi_gate":
+        options["num_tasks"] = num_tasks
     if moe.layer == "sparse":
         options |= values(moe, ROUTERS[moe.router])
         options["group_size"] = group_size(moe)

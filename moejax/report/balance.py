@@ -42,7 +42,10 @@ def load(record: Record) -> Figure:
         panel.plot(_steps(record, len(shares)), shares[:, layer], lw=1.8 if experts <= 8 else 0.9, **_dots(len(shares)))
         panel.axhline(1 / experts, color=INK, lw=1, ls=UNIFORM)
         panel.set(
-            title=f"Layer {layer}", xlabel="step", ylabel="share of the work", ylim=(0, min(1.08 * highest, 1.04))
+            title=record.layer_name(layer),
+            xlabel="step",
+            ylabel="share of the work",
+            ylim=(0, min(1.08 * highest, 1.04)),
         )
         panel.xaxis.set_major_formatter(THOUSANDS)
         panel.yaxis.set_major_formatter(PERCENT)

@@ -4,12 +4,12 @@ import math
 
 from moejax.report.record import Record, number
 
-KINDS = ("soft", "sparse", "dense")
+KINDS = ("soft", "sparse", "dense", "multi_gate")
 
 
 def kind(record: Record) -> str:
     """Such as `soft mixture of 8 experts`, as far as the run says."""
-    layer = f"{record.layer} mixture" if record.layer in KINDS else record.layer
+    layer = f"{record.layer.replace('_', '-')} mixture" if record.layer in KINDS else record.layer
     if not record.experts:
         return layer
     experts = "1 expert" if record.experts == 1 else f"{record.experts} experts"
@@ -20,6 +20,8 @@ def score(record: Record) -> tuple[float, str]:
     """Accuracy of the test, else of the last validation, in 0..1 (NaN if there is neither), and which of them it is."""
     accuracy = record.tested("accuracy")
     if math.isfinite(accuracy):
+        if len(record.of_tasks) > 1:
+            return accuracy, f"test accuracy, the mean of {len(record.of_tasks)} tasks"
         wrong, total = _errors(record, accuracy)
         return accuracy, f"test accuracy: {wrong:,} errors out of {total:,}" if total else "test accuracy"
     if record.validation and math.isfinite(accuracy := float(record.validation["accuracy"][-1])):
@@ -34,6 +36,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
     if math.isnan(rate) and record.train:
         rate = float(record.train["examples_per_second"][-1])
     found = [
+        *((f"{task}, test accuracy", _text(value, "{:.2%}")) for task, value in record.of_tasks.items()),
         ("test loss", _text(record.tested("loss"), "{:.4f}")),
         ("training time", _duration(number(summary.get("seconds")))),
         ("examples per second", _text(rate, "{:,.0f}")),

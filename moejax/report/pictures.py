@@ -104,7 +104,7 @@ def favourites(record: Record) -> Figure:
         panel = place(figure, 0.1 + MARGIN + i * span, 0.32, breadth, row * len(shown))
         bare(panel)
         panel.imshow(tiles.mosaic(tiles.ink(images[layer, shown, :each]), GAP), aspect="auto")
-        panel.set(title=f"Layer {layer}", xticks=[])
+        panel.set(title=record.layer_name(layer), xticks=[])
         _name_rows(panel, [f"expert {e}" for e in shown], height, list(colours[shown]))
         for r, share in enumerate(record.routing["top_share"][layer, shown, :each].mean(-1)):
             at = (1.01, (r + 0.5) * (height + GAP))

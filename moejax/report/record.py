@@ -68,6 +68,17 @@ class Record:
         count = moe.get("num_experts") if isinstance(moe, dict) else None
         return count if isinstance(count, int) and count > 0 else None
 
+    @property
+    def of_tasks(self) -> dict[str, float]:
+        """The test accuracy of each task by name, in 0..1; empty for a run of one task."""
+        found = self.summary.get("test_accuracy_of")
+        return {str(task): number(value) for task, value in found.items()} if isinstance(found, dict) else {}
+
+    def layer_name(self, layer: int | np.integer) -> str:
+        """`Layer 0`; of a layer with a gate for each task, whose routings count as layers, `Gate of digit`."""
+        tasks = list(self.of_tasks)
+        return f"Gate of {tasks[layer]}" if self.layer == "multi_gate" and layer < len(tasks) else f"Layer {layer}"
+
     def tested(self, quantity: str) -> float:
         """`accuracy` (0..1) or `loss` on the test data; NaN if the run has not been tested."""
         return number(self.summary.get(f"test_{quantity}", self.test.get(quantity)))

@@ -56,7 +56,7 @@ def labels(record: Record) -> Figure:
         _heat(axes, share[layer], AMOUNT, highest)
         if width / experts >= 0.2 and height / rows >= 0.15:
             _values(axes, [[f"{100 * value:.0f}" for value in row] for row in share[layer]], share[layer] / highest)
-        axes.set(title=f"Layer {layer}", xlabel="expert", ylabel="label")
+        axes.set(title=record.layer_name(layer), xlabel="expert", ylabel="label")
         axes.set_xticks(*thinned([str(e) for e in range(experts)], int(width / 0.2)))
         axes.set_yticks(*thinned(names, int(height / 0.14)))
     edge = 0.1 + columns * (width + gutter + 0.15)

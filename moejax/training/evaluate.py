@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
 
 from moejax import metrics
-from moejax.data.dataset import Examples, rows
+from moejax.data.dataset import Examples, of_first_task, rows
 from moejax.inputs import ungroup
 from moejax.kernels import cpu_blas
 from moejax.routing import Routing
@@ -23,8 +23,8 @@ from moejax.training.objective import Batch
 class BatchResult(NamedTuple):
     """Results of one batch: by example, or one for the batch; layers are stacked."""
 
-    logits: Float[Array, "b y"]
-    loss: Float[Array, " b"]  # cross-entropy, nats
+    logits: Float[Array, "b *tasks y"]
+    loss: Float[Array, " b *tasks"]  # cross-entropy, nats
     gates: Float[Array, "b l e"]  # each expert's share of the example's output
     load: Float[Array, "l e"]
     dropped: Float[Array, " l"]
@@ -35,15 +35,16 @@ class BatchResult(NamedTuple):
 class Evaluation(NamedTuple):
     """Results of a whole split."""
 
-    loss: float  # mean cross-entropy, nats
-    accuracy: float  # 0 to 1
+    loss: float  # mean cross-entropy, nats, over examples and tasks
+    accuracy: float  # 0 to 1, the mean of the tasks
     f1: float | None  # of class 1, where there are two classes
-    prediction: Int[ndarray, " n"]
+    prediction: Int[ndarray, " n *tasks"]
     gates: Float[ndarray, "n l e"]
     load: Float[ndarray, "l e"]
     dropped: Float[ndarray, " l"]
     gate_entropy: Float[ndarray, " l"]
     experts_per_token: Float[ndarray, " l"]
+    of_tasks: tuple[float, ...] = ()  # the accuracy of each, where there are several
 
 
 @jax.jit
@@ -77,16 +78,18 @@ def evaluate(model: nnx.Module, data: Examples, batch_size: int) -> Evaluation:
     of_example = functools.partial(_gather, results)
     logits, label = of_example("logits"), np.asarray(data["label"])
     prediction = logits.argmax(-1)
+    right = prediction == label
     return Evaluation(
         loss=float(of_example("loss").mean()),
-        accuracy=float((prediction == label).mean()),
-        f1=f1(prediction == 1, label == 1) if logits.shape[-1] == 2 else None,
+        accuracy=float(right.mean()),
+        f1=f1(prediction == 1, label == 1) if logits.shape[1:] == (2,) else None,
         prediction=prediction,
         gates=of_example("gates"),
         **{
             name: np.average([getattr(r, name) for r in results], axis=0, weights=sizes)
             for name in ("load", "dropped", "gate_entropy", "experts_per_token")
         },
+        of_tasks=() if right.ndim == 1 else tuple(right.mean(0).tolist()),
     )
 
 
@@ -95,10 +98,11 @@ def routing_facts(result: Evaluation, data: Examples, num_classes: int) -> dict[
 
     `dropped` is the mean over layers, `dead_experts` the sum; `least_load` and `max_violation` are the worst layer's.
     `experts_per_token` and `label_information` have one number a layer; the latter is 0 where the expert says nothing
-    about the label, 1 where each determines the other. For examples in clusters, `dispatch_entropy` says how mixed the
-    clusters of each expert are.
+    about the label (of the first task), 1 where each determines the other. The gates of a multi-gate layer count as
+    layers. For examples in clusters, `dispatch_entropy` says how mixed the clusters of each expert are.
     """
-    labels, gates, load = jnp.asarray(data["label"]), jnp.asarray(result.gates.swapaxes(0, 1)), jnp.asarray(result.load)
+    labels, load = jnp.asarray(of_first_task(data["label"])), jnp.asarray(result.load)
+    gates = jnp.asarray(result.gates.swapaxes(0, 1))
     tables = [metrics.label_counts(of_layer, labels, num_classes) for of_layer in gates]
     return {
         "dropped": float(result.dropped.mean()),

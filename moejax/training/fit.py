@@ -12,7 +12,7 @@ from flax import nnx
 
 from moejax import metrics_log
 from moejax.config import Config
-from moejax.data.dataset import Dataset, Examples, rows
+from moejax.data.dataset import Dataset, Examples, of_first_task, rows
 from moejax.errors import UserError
 from moejax.models import build_model, pretrained
 from moejax.parameters import parameters
@@ -55,7 +55,7 @@ class Fit:
         make = partial(make_optimizer, train, self.steps)
         optimizer, self.other_optimizer = (make(flat=self.parallel.splits_experts == other) for other in (False, True))
         self.learning_rate = learning_rate_schedule(train, self.steps)
-        init = make_init(partial(build_model, config, data.num_classes), optimizer)
+        init = make_init(partial(build_model, config, data.to_answer), optimizer)
         update = make_update(self.parallel.objective(config), optimizer, self.steps)
         self.keys = self.parallel.made(make_keys, config.seed)
         feed, self.examples = self.parallel.feed(data.train, self.keys.order, train.batch_size, train.chunk)
@@ -138,6 +138,7 @@ class Fit:
             "test_examples": rows(data.test),
             "tested_step": int(self.state.step),
             "test_accuracy": result.accuracy,
+            **({"test_accuracy_of": self._of_tasks(result)} if data.tasks else {}),
             "test_loss": result.loss,
             **({} if result.f1 is None else {"test_f1": result.f1}),
             "majority": majority(data.test),
@@ -197,10 +198,11 @@ class Fit:
         self._write_metrics("train", "validation")
         if self.config.train.activations:
             self._write_activations(result)
-        f1 = "" if result.f1 is None else f"  F1 {result.f1:.2%}"
+        beside = "" if result.f1 is None else f"  F1 {result.f1:.2%}"
+        beside += "".join(f"  {task} {accuracy:.2%}" for task, accuracy in self._of_tasks(result).items())
         self.progress.message(
             f"epoch {int(self.state.step) // self.steps_per_epoch}: validation loss {result.loss:.4f}"
-            f"  accuracy {result.accuracy:.2%}{f1}  dropped {result.dropped.mean():.2%}  ({self._seconds():.0f} s)"
+            f"  accuracy {result.accuracy:.2%}{beside}  dropped {result.dropped.mean():.2%}  ({self._seconds():.0f} s)"
         )
         self._save(result.accuracy)
 
@@ -259,8 +261,13 @@ class Fit:
     def _log_evaluation(self, kind: str, result: Evaluation) -> None:
         names = ("load", "dropped", "gate_entropy", "experts_per_token")
         lists = {name: _rounded(getattr(result, name)) for name in names}
-        f1 = {} if result.f1 is None else {"f1": result.f1}
-        self._log(kind, loss=result.loss, accuracy=result.accuracy, **f1, **lists)
+        beside = {} if result.f1 is None else {"f1": result.f1}
+        beside |= {"accuracy_of": self._of_tasks(result)} if result.of_tasks else {}
+        self._log(kind, loss=result.loss, accuracy=result.accuracy, **beside, **lists)
+
+    def _of_tasks(self, result: Evaluation) -> dict[str, float]:
+        """The accuracy of each task by name; empty where there is one alone."""
+        return dict(zip(self.data.tasks, result.of_tasks, strict=True))
 
     def _write_metrics(self, *kinds: str) -> None:
         records = self.folder.read_log()
@@ -271,8 +278,8 @@ class Fit:
         epoch = int(self.state.step) // self.steps_per_epoch
         table = activations_table(
             result.gates[:, -1],  # of the last layer
-            np.asarray(self.data.validation["label"]),
-            result.prediction,
+            of_first_task(np.asarray(self.data.validation["label"])),
+            of_first_task(result.prediction),
             num_labels=self.data.num_classes,
             epoch=epoch,
             batch_size=self.config.train.evaluation_batch,
@@ -289,8 +296,10 @@ class Fit:
 
 
 def majority(examples: Examples) -> float:
-    """The accuracy of always giving the most frequent label."""
-    return float(np.bincount(examples["label"]).max() / rows(examples))
+    """The accuracy of always giving the most frequent label; of several tasks the mean."""
+    count = rows(examples)
+    of_tasks = examples["label"].reshape(count, -1).T
+    return float(np.mean([np.bincount(labels).max() / count for labels in of_tasks]))
 
 
 def _rounded(values: np.ndarray) -> list:

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array
 from numpy import ndarray
 
-from moejax.data.dataset import Examples
+from moejax.data.dataset import Examples, of_first_task
 from moejax.inputs import ungroup
 from moejax.routing import SoftRouting
 from moejax.sharding import replicated
@@ -72,13 +72,14 @@ def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_
 
     `label_expert` [layer, label, expert] sums the experts' shares over the examples of a label; `confusion` [true,
     predicted] counts; `top_*` [layer, expert, image, ...] are the images with the largest share of each expert;
-    `sample_*` is the first image of each label, with the routing of its tokens if they lie on a grid.
+    `sample_*` is the first image of each label, with the routing of its tokens if they lie on a grid. Labels and
+    predictions of several tasks are those of the first.
     """
-    labels = np.asarray(test["label"])
+    labels, prediction = of_first_task(np.asarray(test["label"])), of_first_task(result.prediction)
     one_hot = np.eye(num_classes)[labels]
     tables = {
         "label_expert": np.einsum("ny,nle->lye", one_hot, result.gates),
-        "confusion": (one_hot.T @ np.eye(num_classes)[result.prediction]).astype(np.int64),
+        "confusion": (one_hot.T @ np.eye(num_classes)[prediction]).astype(np.int64),
     }
     if "image" not in test:
         return tables
@@ -91,7 +92,7 @@ def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_
         "top_share": np.take_along_axis(result.gates.transpose(1, 2, 0), top, axis=2),
         "sample_image": images[samples],
         "sample_label": labels[samples],
-        "sample_prediction": result.prediction[samples],
+        "sample_prediction": prediction[samples],
     }
     if not hasattr(model, "grid"):
         return pictures

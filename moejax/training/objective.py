@@ -26,7 +26,7 @@ class StepMetrics(NamedTuple):
     """What a training step reports; all float32."""
 
     loss: Float[Array, "*n"]  # cross-entropy in nats, without the auxiliary losses
-    accuracy: Float[Array, "*n"]  # share of the batch classified correctly, after augmentation
+    accuracy: Float[Array, "*n"]  # share of the batch classified correctly, after augmentation; the mean of the tasks
     auxiliary: Float[Array, "*n"]  # the weighted auxiliary losses, of routing and of consistency
     load: Float[Array, "*n l e"]  # share of each expert in each layer's work
     dropped: Float[Array, "*n l"]  # share of token choices dropped
@@ -34,7 +34,7 @@ class StepMetrics(NamedTuple):
     experts_per_token: Float[Array, "*n l"]  # chosen by a token on average
 
 
-def disagreement(first: Float[Array, "b y"], second: Float[Array, "b y"]) -> Float[Array, ""]:
+def disagreement(first: Float[Array, "b *tasks y"], second: Float[Array, "b *tasks y"]) -> Float[Array, ""]:
     """Mean over examples of the KL divergence between two predictions, averaged over both directions; nats.
 
     For two passes through a model with dropout it is the R-Drop loss (Liang et al. 2021, equation 2). The paper adds it
@@ -47,13 +47,13 @@ def disagreement(first: Float[Array, "b y"], second: Float[Array, "b y"]) -> Flo
 class Outputs(NamedTuple):
     """A model's outputs for a batch; `train.consistency` passes each example through the model twice."""
 
-    logits: Float[Array, "b p y"]  # p: passes
-    label: Int[Array, " b"]
+    logits: Float[Array, "b p *tasks y"]  # p: passes; of a model for one task [b, p, y]
+    label: Int[Array, " b *tasks"]
     routings: Sequence[Routing]
 
 
 def make_objective(config: Config) -> Objective:
-    """Weighted cross-entropy on (augmented) examples plus the layers' auxiliary losses."""
+    """Weighted cross-entropy on (augmented) examples plus the layers' auxiliary losses; of several tasks their mean."""
     forward, score = make_forward(config), make_score(config)
     return lambda model, batch, key: score(model, forward(model, batch, key))
 
@@ -72,7 +72,7 @@ def make_forward(config: Config) -> Callable[[nnx.Module, Batch, Array], Outputs
         if "image" in batch:
             batch = batch | {"image": augment(augment_key, batch["image"], **strengths)}
         logits, routings = hold(model, t.frozen)(batch, train=True, key=router_key)
-        return Outputs(logits.reshape(passes, len(label), -1).swapaxes(0, 1), label, routings)
+        return Outputs(logits.reshape(passes, *label.shape, -1).swapaxes(0, 1), label, routings)
 
     return forward
 

@@ -92,7 +92,7 @@ def test_words_are_typed():
         ("train.learning_rate", "fast", "train.learning_rate is fast; it must be a number above 0."),
         ("train.learning_rate", "nan", "train.learning_rate is nan; it must be a number above 0."),
         ("moe.capacity_factor", "inf", "moe.capacity_factor is inf; it must be a number above 0 and of at most 65,536"),
-        ("moe.layer", "spare", "moe.layer is spare; it must be one of dense, sparse, soft."),
+        ("moe.layer", "spare", "moe.layer is spare; it must be one of dense, sparse, soft, multi_gate."),
         ("moe.group_size", "x", "moe.group_size is x; it must be a whole number from 0 to 16,777,216, or none."),
         ("moe.renormalize", "0", "moe.renormalize is '0'; it must be true or false."),
         ("moe.k", "9", "moe.k is 9, but there are only 8 experts (moe.num_experts)."),

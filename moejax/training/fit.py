@@ -261,7 +261,7 @@ class Fit:
     def _log_evaluation(self, kind: str, result: Evaluation) -> None:
         names = ("load", "dropped", "gate_entropy", "experts_per_token")
         lists = {name: _rounded(getattr(result, name)) for name in names}
-        beside = {} if result.f1 is None else {"f1": result.f1}
+        beside: dict[str, Any] = {} if result.f1 is None else {"f1": result.f1}
         beside |= {"accuracy_of": self._of_tasks(result)} if result.of_tasks else {}
         self._log(kind, loss=result.loss, accuracy=result.accuracy, **beside, **lists)
 

@@ -1,4 +1,4 @@
-"""MNIST as a grid of tokens: three presets that differ in nothing but the layer, a better one and a tiny one."""
+"""MNIST as a grid of tokens: three presets that differ in the layer and its losses, a better one and a tiny one."""
 
 from moejax.presets.preset import Preset
 

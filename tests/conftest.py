@@ -14,9 +14,12 @@ from jaxtyping import install_import_hook
 install_import_hook("moejax", "beartype.beartype")
 
 import jax
+from hypothesis import settings
 
 from small_run import config, dataset  # noqa: F401  (fixtures)
 
+settings.register_profile("untimed", deadline=None)  # the first example compiles
+settings.load_profile("untimed")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_device", jax.devices("cpu")[0])  # a run's one device, unless a test says otherwise
 os.environ["XLA_FLAGS"] = FLAGS  # a program that a test starts has one anyway

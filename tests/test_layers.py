@@ -18,7 +18,7 @@ from moejax.routing import expert_capacity
 
 D, H = 5, 7
 KINDS = ["dense", "sparse", "soft"]
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 seeds = st.integers(0, 1000)
 
 

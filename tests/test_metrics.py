@@ -14,7 +14,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from moejax import metrics
 from moejax.routing import assign, dense_routing, expert_choice, mask_tokens, soft_routing, softmax_top_k
 
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 # Rows are tokens, columns experts; two groups of two tokens.
 PROBS = [[[0.5, 0.3, 0.2], [0.6, 0.1, 0.3]], [[0.7, 0.2, 0.1], [0.2, 0.2, 0.6]]]
 LOGITS = np.log(np.float32(PROBS))

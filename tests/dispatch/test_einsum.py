@@ -175,7 +175,7 @@ def routing_and_masks(logits, k, capacity):
     return routing, routing.gates, *sparse_masks(routing, capacity)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.sampled_from([(1, 1), (2, 3), (E, T)]))
 def test_masks_agree_with_the_routing_they_come_from(seed, k_and_capacity):
     k, capacity = k_and_capacity

@@ -14,7 +14,7 @@ from moejax.dispatch.index_tables import IndexTables, inverse, slot_tables
 from moejax.dispatch.rows import combine_rows, take_tokens
 from moejax.routing import ExpertChoiceRouting, TopKRouting, assign, expert_choice, softmax_top_k
 
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 N, K, R, D = 4, 2, 7, 3
 
 

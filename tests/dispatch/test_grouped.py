@@ -13,7 +13,7 @@ from moejax.dispatch.index_tables import sorted_tables
 from moejax.kernels.grouped_matmul import grouped_matmul
 from moejax.routing import assign, mask_tokens, softmax_top_k
 
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 G, T, E, D, H = 2, 5, 6, 3, 4
 
 

@@ -21,7 +21,7 @@ from moejax.losses import importance_loss, load_balance_loss, router_z_loss, spa
 from moejax.metrics import dropped, load
 from moejax.routing import assign, expert_choice, mask_tokens, relu_routing, softmax_top_k
 
-few = settings(deadline=None, max_examples=10)
+few = settings(max_examples=10)
 G, T, E, D, H, K, C = 2, 6, 5, 3, 7, 2, 3
 WAYS = ["einsum", "gather", "grouped"]
 

@@ -17,7 +17,7 @@ from moejax.kernels import grouped_matmul as front
 from moejax.kernels.groups import Groups
 from moejax.kernels.multilinear import Lowering
 
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 E, D, H = 5, 3, 4
 
 

@@ -13,7 +13,7 @@ from reference import chosen, log
 from moejax import routing
 from moejax.routing import expert_capacity, mask_tokens, softmax_top_k
 
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 G, T, E = 2, 6, 4
 assign = jax.jit(routing.assign, static_argnums=1)
 # Choices of few experts, so that they are crowded, and of a token's k experts all different.

@@ -11,7 +11,7 @@ from reference import log
 
 from moejax import routing
 
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 G, T, E = 2, 6, 3
 expert_choice = jax.jit(routing.expert_choice, static_argnums=1, static_argnames="sigmoid")
 coarse_logits = hnp.arrays(np.float32, (G, T, E), elements=st.integers(-2, 2).map(float))

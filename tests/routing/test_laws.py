@@ -16,7 +16,7 @@ from moejax.dispatch import gather_dispatch
 from moejax.routers import ROUTERS, Context
 from moejax.routing import ExpertChoiceRouting
 
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 seeds = st.integers(0, 1000)
 G, T, E, D = 2, 6, 5, 4  # five experts: no power of two
 

@@ -14,7 +14,7 @@ from reference import log
 
 from moejax import routing
 
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 G, T, E, C = 2, 3, 4, 2
 dense_routing, soft_routing = map(jax.jit, (routing.dense_routing, routing.soft_routing))
 logits_of_slots = hnp.arrays(np.float32, (G, T, E, C), elements=st.integers(-9, 9).map(float))

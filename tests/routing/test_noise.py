@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from moejax import routing
 
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 seeds = st.integers(0, 1000)
 G, T, E = 2, 3, 5
 noisy_top_k = jax.jit(routing.noisy_top_k, static_argnums=2)

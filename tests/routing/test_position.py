@@ -35,7 +35,7 @@ def test_whose_expert_is_negative_stands_in_no_one_s_way():
     np.testing.assert_array_equal(got[0, np.array([0, 2, 5])], [0, 1, 2])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(rows_of_three_lengths)
 def test_any_choices_within_a_block_and_across_blocks(experts):
     want = [list(in_a_loop(row)) for row in experts]

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from moejax import losses, metrics, routing
 
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 G, T, E, K = 2, 3, 5, 2
 coarse_logits = hnp.arrays(np.float32, (G, T, E), elements=st.integers(-3, 3).map(float))
 masks = hnp.arrays(bool, (G, T))

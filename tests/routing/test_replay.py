@@ -15,7 +15,7 @@ from reference import draw, log
 from moejax import MLP, MeshAxes, SparseMoE, routing, ungroup
 from moejax.routers import ROUTERS, Context, Router
 
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 G, T, E, D, K = 2, 5, 4, 3, 2
 TOKEN_CHOICE = [name for name, router in ROUTERS.items() if router.token_choice]
 PROBS = [[[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.6, 0.3, 0.1]]]

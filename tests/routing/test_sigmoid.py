@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moejax import routing
 from moejax.routing.sigmoid import log_sqrt_softplus
 
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 G, T, E = 2, 3, 6
 sigmoid_top_k = jax.jit(
     routing.sigmoid_top_k,

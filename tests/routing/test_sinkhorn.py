@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from moejax import routing
 
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 seeds = st.integers(0, 1000)
 G, T, E = 2, 7, 3
 sinkhorn = jax.jit(routing.sinkhorn, static_argnames=("tolerance", "max_iterations"))

@@ -15,7 +15,7 @@ from reference import log
 from moejax import routing
 from moejax.routing.top_k import best
 
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 G, T, E = 2, 4, 6
 # Whole numbers in a small range: plenty of ties.
 coarse_logits = hnp.arrays(np.float32, (G, T, E), elements=st.integers(-2, 2).map(float))

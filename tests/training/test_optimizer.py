@@ -96,7 +96,7 @@ def steps_until_stop(losses, rise, below):
 losses = st.lists(st.sampled_from([0.25, 0.3125, 0.375, 0.5, 0.53125, 0.75]), min_size=1, max_size=12)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(losses, st.sampled_from([None, 0.0625]), st.sampled_from([None, 0.3125]))
 def test_the_early_stop_takes_the_steps_of_the_authors_loop(losses, rise, below):
     optimizer = optax.chain(optax.sgd(1.0), early_stop(rise, below))

@@ -51,8 +51,9 @@ from moejax.multi_gate import MultiGateMoE
 from moejax.options import Choice, Count, Needs, Positive, PositiveOrNone, Width, checked
 from moejax.randomness import draw_key, key_for
 from moejax.routers import ROUTERS, Context, DenseRouter, Router, SoftRouter
-from moejax.routing import DenseRouting, SoftRouting, SparseRouting, expert_capacity
+from moejax.routing import DenseRouting, SoftRouting, SparseRouting, ZeroComputation, computing_part, expert_capacity
 from moejax.sharding import DEFAULT_AXES, MeshAxes, over_mesh
+from moejax.zero_computation import Tau, ZeroComputationExperts, contradictions
 
 SLOT_DISPATCHES = {"einsum": einsum_dispatch, "gather": gather_dispatch}
 DISPATCHES = {**SLOT_DISPATCHES, "grouped": grouped_over_mesh}
@@ -142,11 +143,21 @@ class SparseMoE(nnx.Module):
       group_size: tokens that compete for slots together, consecutive ones of the whole batch; none: so many that einsum
         dispatch costs a quarter of the experts' FLOPs (`default_group_size`); 0: the groups that they come in.
       make_shared: makes a shared expert, which every token goes to beside its k (DeepSeek, Qwen2-MoE).
+      zero_experts: experts that add nothing, beside the num_experts (MoE++).
+      copy_experts: experts that add the token itself (MoE++).
+      constant_experts: experts that add a mixture of the token and a learnt vector (MoE++).
+      null_experts: experts that add nothing and leave their weight to the token's others, balanced together (AdaMoE).
+      zero_computation_tau: how many times the choices of an expert without computation one that computes is meant to
+        get, in the balance loss and in slots; MoE++: 0.75.
       router_options: options that the router declares, such as `renormalize`.
 
     `router` is a name in `ROUTERS`, a subclass of `Router`, or an instance of one. Padding fills up the last group; an
     input of fewer tokens is one smaller group; groups do not depend on the number of devices. `shared_gate` multiplies
     the shared expert's output by sigmoid(x · w) (Qwen2-MoE).
+
+    Experts that compute nothing (`moejax.routing.zero_computation`) are the router's last ones, in the order of their
+    options. They have no slots and drop nothing; the others have slots for the share of choices that they are meant to
+    get.
 
     Raises ValueError, in one sentence, for arguments that make no sense.
     """
@@ -166,6 +177,11 @@ class SparseMoE(nnx.Module):
         group_size: Annotated[int | None, Field(ge=0, le=2**24)] = None,
         make_shared: MakeExpert | None = None,
         shared_gate: bool = False,
+        zero_experts: Annotated[int, Field(ge=0, le=2**16)] = 0,
+        copy_experts: Annotated[int, Field(ge=0, le=2**16)] = 0,
+        constant_experts: Annotated[int, Field(ge=0, le=2**16)] = 0,
+        null_experts: Annotated[int, Field(ge=0, le=2**16)] = 0,
+        zero_computation_tau: Tau = 1.0,
         dtype: DTypeLike | None = None,
         mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,
@@ -173,7 +189,9 @@ class SparseMoE(nnx.Module):
     ):
         if shared_gate and make_shared is None:
             raise ValueError("shared_gate is True, but make_shared is None, so that there is no output to multiply.")
-        self.router = _router(router, d, num_experts, k, router_options, rngs)
+        kinds = ZeroComputation(zero_experts, copy_experts, constant_experts, null_experts, zero_computation_tau)
+        self.zero_computation = kinds if kinds.total else None
+        self.router = _router(router, d, num_experts + kinds.total, k, router_options, rngs)
         self.experts = stack_experts(make_expert, num_experts, rngs, mesh_axes)
         if dispatch == "grouped" and not can_be_grouped(self.experts):
             raise ValueError(
@@ -182,6 +200,8 @@ class SparseMoE(nnx.Module):
             )
         self.shared = None if make_shared is None else made(make_shared, rngs, "make_shared")
         self.shared_gate = nnx.Linear(d, 1, use_bias=False, rngs=rngs) if shared_gate else None
+        adds = copy_experts or constant_experts
+        self.zero_computation_experts = ZeroComputationExperts(kinds, d, rngs=rngs) if adds else None
         self.d, self.num_experts, self.k = d, num_experts, self.router.k
         self.mesh_axes, self.dtype = mesh_axes, dtype
         if group_size is None and (hidden := hidden_width(self.experts, d)):
@@ -198,6 +218,7 @@ class SparseMoE(nnx.Module):
                 "`dispatch` is grouped, which sorts tokens by the expert they chose; with `router` expert_choice use"
                 " gather."
             )
+        yield from contradictions(o, router)
 
     @draw_key
     @over_mesh
@@ -239,14 +260,17 @@ class SparseMoE(nnx.Module):
             given=given,
         )
         capacity = self.capacity(inputs.x.shape[1], train)
-        context = Context(train, key if train else None, inputs.mask, inputs.ids, inputs.given)
+        context = Context(train, key if train else None, inputs.mask, inputs.ids, inputs.given, self.zero_computation)
         routing = self.router(inputs.router_x, capacity, context)
+        of_computing = routing if self.zero_computation is None else computing_part(routing)
         experts, expert_key = cast(self.experts, self.dtype), key_for(self.experts, key, train)
         if self.dispatch == "grouped":
-            y = grouped_over_mesh(apply_experts_to_groups, experts, inputs.x, routing, expert_key)
+            y = grouped_over_mesh(apply_experts_to_groups, experts, inputs.x, of_computing, expert_key)
         else:
             on_slots = partial(apply_experts, experts, key=expert_key)
-            y = SLOT_DISPATCHES[self.dispatch](on_slots, inputs.x, routing, capacity)
+            y = SLOT_DISPATCHES[self.dispatch](on_slots, inputs.x, of_computing, capacity)
+        if self.zero_computation_experts is not None:
+            y = self.zero_computation_experts(y, inputs.x, routing)
         if self.shared is not None:
             shared, shared_key = cast(self.shared, self.dtype), key_for(self.shared, key, train, stream=4)
             y = y + apply_shared(shared, self.shared_gate, inputs.x, inputs.mask, shared_key)
@@ -262,6 +286,8 @@ class SparseMoE(nnx.Module):
         factor = self.capacity_factor if train else self.eval_capacity_factor
         if factor is None:
             return tokens
+        if self.zero_computation:
+            factor *= self.zero_computation.computing_share(self.num_experts)
         return min(tokens, expert_capacity(self.group_size or tokens, self.num_experts, self.k, factor))
 
 
@@ -323,7 +349,7 @@ def _router(
         if options:
             raise ValueError(f"{', '.join(options)}: options of a router; give them to the one that is made already.")
         if router.num_experts != num_experts:
-            raise ValueError(f"num_experts is {num_experts}, but the router was made for {router.num_experts}.")
+            raise ValueError(f"the layer has {num_experts} experts, but the router was made for {router.num_experts}.")
         return router
     kind = ROUTERS[router] if isinstance(router, str) else router
     if not (isinstance(kind, type) and issubclass(kind, Router)):

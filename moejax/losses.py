@@ -13,7 +13,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from moejax.options import NotNegative, checked
-from moejax.routing import DenseRouting, ExpertChoiceRouting, Routing, SoftRouting, SparseRouting, TopKRouting
+from moejax.routing import (
+    DenseRouting,
+    ExpertChoiceRouting,
+    Routing,
+    SoftRouting,
+    SparseRouting,
+    TopKRouting,
+    meant_shares,
+    null_alike,
+)
 
 LogitRouting = DenseRouting | TopKRouting | ExpertChoiceRouting
 
@@ -76,12 +85,20 @@ def load_balance_loss(routing: Routing) -> Float[Array, ""]:
     - 1 / k times Hugging Face's `load_balancing_loss_func` of Mixtral, OLMoE and Qwen-MoE, which sums over the k
       choices, so that a uniform routing gives k; the same as Megatron-LM's and DeepSeek-V2's, which divide by k.
 
+    With experts that compute nothing it is Σ_e f_e · P_e / s_e, s_e the share that e is meant to get: 1 where all have
+    theirs. That is the heterogeneous loss of MoE++ (Jin et al. 2024, equation 7) times (τ E + Z) / (τ k), for Z of E +
+    Z experts that compute nothing; with null experts, whose f_e is the mean of theirs, AdaMoE's (Zeng et al. 2024)
+    over k.
+
     Raises TypeError for all but a TopKRouting: elsewhere tokens choose nothing.
     """
     chosen: TopKRouting = only(TopKRouting, routing, "load_balance_loss", "usage_loss")
     counts = chosen.choices.sum((0, 1))
     f = counts / jnp.maximum(counts.sum(), 1)
-    return len(f) * jnp.sum(f * mean_over_tokens(chosen, chosen.probs))
+    p = mean_over_tokens(chosen, chosen.probs)
+    if kinds := chosen.zero_computation:
+        return jnp.sum(null_alike(f, kinds) * p / meant_shares(chosen.computing, kinds))
+    return len(f) * jnp.sum(f * p)
 
 
 def sparsity_loss(routing: Routing) -> Float[Array, ""]:

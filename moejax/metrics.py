@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from moejax.losses import distribution, mean_over_tokens, only
-from moejax.routing import ExpertChoiceRouting, Routing, TopKRouting
+from moejax.routing import ExpertChoiceRouting, Routing, SparseRouting, TopKRouting
 
 Load = Float[Array, " *n e"]
 
@@ -73,6 +73,13 @@ def dropped(routing: Routing) -> Float[Array, ""]:
         chosen = routing.experts >= 0
         return jnp.sum(chosen & (routing.slots < 0), dtype=jnp.float32) / jnp.maximum(chosen.sum(dtype=jnp.float32), 1)
     return jnp.zeros(())
+
+
+def experts_computed(routing: Routing) -> Float[Array, ""]:
+    """Mean over tokens of the number of experts that computed something for it; dropped choices do not count."""
+    sparse: SparseRouting = only(SparseRouting, routing, "experts_computed", "a sparse layer")
+    computing = sparse.computing if isinstance(sparse, TopKRouting) else None
+    return mean_over_tokens(sparse, sparse.dispatched[..., :computing].sum(-1))
 
 
 def gate_entropy(routing: Routing) -> Float[Array, ""]:

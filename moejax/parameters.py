@@ -28,7 +28,9 @@ def with_parameters(model: M, learnt: M) -> M:
 
 
 def decays(learnt: PyTree) -> PyTree[bool]:
-    """Which parameters weight decay acts on: matrices, not biases and scales; `optax.adamw(…, mask=moejax.decays)`.
+    """Which parameters weight decay acts on: matrices, not biases, scales and constants.
+
+    As in `optax.adamw(…, mask=moejax.decays)`.
 
     The number of axes alone does not tell: a stack of experts has biases [e, h]. `learnt`: a module with its parameters
     alone, or an `nnx.State` of them.
@@ -36,7 +38,7 @@ def decays(learnt: PyTree) -> PyTree[bool]:
 
     def is_matrix(path: tuple, leaf: Any) -> bool:
         names = {str(getattr(key, "name", getattr(key, "key", ""))) for key in path}
-        return leaf.ndim - ("experts" in names) > 1 and not {"bias", "scale"} & names
+        return leaf.ndim - ("experts" in names) > 1 and not {"bias", "scale", "constant"} & names
 
     return jax.tree.map_with_path(is_matrix, learnt)
 

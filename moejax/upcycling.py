@@ -33,8 +33,8 @@ def upcycle(
 
     Args:
       exact: refuse options with which the layer, noise and drops aside, would not compute what `dense` does: a shared
-        expert, and a router whose weights do not sum to 1. The paper uses such routers for language, where the lost
-        quality soon comes back (section 4.2); for vision it renormalises.
+        expert, experts that compute nothing, and a router whose weights do not sum to 1. The paper uses such routers
+        for language, where the lost quality soon comes back (section 4.2); for vision it renormalises.
       noise: standard deviation of normal noise on each copied parameter, as a share of that parameter's own.
       options: of `SparseMoE`. By default nothing is dropped.
 
@@ -53,6 +53,11 @@ def _differences(layer: SparseMoE) -> list[str]:
     """Why a layer whose experts are all alike would not compute what one of them does."""
     if layer.shared is not None:
         return ["make_shared adds a shared expert to what the MLP computes; leave it out, or pass exact=False."]
+    if layer.zero_computation is not None:
+        return [
+            f"{layer.zero_computation.total} experts compute nothing (`zero_experts` and its like), so that for tokens"
+            " which choose them the layer would not compute what the MLP does; leave them out, or pass exact=False."
+        ]
     takes_all = layer.capacity_factor is None and layer.eval_capacity_factor is None
     if layer.router.weights_sum_to_1 and (layer.router.token_choice or takes_all):
         return []

@@ -74,6 +74,23 @@ soft, dense = partial(layer, SoftMoE), partial(layer, DenseMoE)
             "eval_capacity_factor is nan; it must be a number above 0 and of at most 65,536, or none",
         ),
         (layer(group_size=4.5), "group_size is 4.5; it must be a whole number from 0 to 16,777,216, or none"),
+        (layer(zero_experts=-1), "zero_experts is -1; it must be a whole number from 0 to 65,536"),
+        (layer(zero_computation_tau=0), "zero_computation_tau is 0; it must be a number above 0"),
+        (layer(zero_computation_tau=0.75), "zero_computation_tau is 0.75, but all experts compute; set zero_experts"),
+        (
+            layer(copy_experts=2, router="expert_choice"),
+            "2 experts compute nothing (zero_experts and its like), but with router expert_choice a token cannot",
+        ),
+        (
+            layer(copy_experts=2, router="sigmoid", zero_computation_tau=0.5),
+            "zero_computation_tau is 0.5, but the router by itself gives all experts the same load; leave it at 1",
+        ),
+        (layer(null_experts=2, router="hash"), "null_experts is 2, which are balanced together, but the router by its"),
+        (layer(k=6, zero_experts=2), "k is 6, but there are only 5 experts (num_experts)"),
+        (
+            layer(zero_experts=1, router=ROUTERS["vmoe"](D, E, 2, rngs=nnx.Rngs(0))),
+            "the layer has 4 experts, but the router was made for 3",
+        ),
         (layer(shared_gate=True), "shared_gate is True, but make_shared is None"),
         (layer(shared_gate="yes"), "shared_gate is yes; it must be true or false"),
         (partial(SparseMoE, 0, E, mlp, rngs=nnx.Rngs(0)), "d is 0; it must be a whole number from 1"),

@@ -214,6 +214,30 @@ def sparse_moe(p, x, k, capacity):
     return y
 
 
+def with_zero_computation(p, x, k, capacity, kinds, computing):
+    """As `sparse_moe`, where a router's last experts, after so many that compute, are of these kinds."""
+    y = np.zeros_like(x)
+    names = ["zero"] * kinds.zero + ["copy"] * kinds.copy + ["constant"] * kinds.constant + ["null"] * kinds.null
+    for g, group in enumerate(x):
+        choices = [choose(token @ p["router"], k) for token in group]
+        real = [[e if e < computing else -1 for e in experts] for experts, _ in choices]
+        slots = fill(real, capacity)
+        for t, (experts, weights) in enumerate(choices):
+            others = [w for e, w in zip(experts, weights, strict=True) if e < computing + len(names) - kinds.null]
+            grown = sum(weights) / sum(others) if others else 0
+            for e, weight, slot in zip(experts, weights * grown, slots[t], strict=True):
+                kind, token = "" if e < computing else names[e - computing], group[t]
+                if slot >= 0:
+                    y[g, t] += weight * mlp(p, e, token)
+                elif kind == "copy":
+                    y[g, t] += weight * token
+                elif kind == "constant":
+                    c = e - computing - kinds.zero - kinds.copy
+                    of_token, of_constant = softmax(token @ p["mix"][c])
+                    y[g, t] += weight * (of_token * token + of_constant * p["constant"][c])
+    return y
+
+
 def soft_routing(p, x):
     """Dispatch and combine [g, t, e, c] of the paper: L = scale · l2norm(X) · l2norm(Φ), then its two softmaxes."""
     dispatch, combine = (np.zeros((*x.shape[:2], *p["router"].shape[1:])) for _ in range(2))

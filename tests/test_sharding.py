@@ -93,10 +93,12 @@ def test_slots_cross_in_all_to_alls_and_nothing_is_gathered(names, kind, dispatc
         assert_close(compiled(*on_mesh(mesh, axes, layer, x)), want)
 
 
+FREE = {"zero_experts": 1, "copy_experts": 1, "constant_experts": 1, "null_experts": 2}
 LAYERS = {
     "dense": DenseMoE,
     "soft": partial(SoftMoE, slots=2),
     **{dispatch: partial(SparseMoE, dispatch=dispatch) for dispatch in ("einsum", "gather", "grouped")},
+    **{f"{dispatch}, skips": partial(SparseMoE, dispatch=dispatch, **FREE) for dispatch in ("gather", "grouped")},
 }
 DP_EP = MeshAxes(tokens=("dp", "ep"), experts="ep")
 
@@ -109,7 +111,13 @@ def squares(layer, x):
     return (layer(x)[0] ** 2).mean()
 
 
-@pytest.mark.parametrize(("name", "groups"), [("grouped", G), ("grouped", 7), ("gather", 7), ("dense", G), ("soft", 7)])
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        *(("grouped", G), ("grouped", 7), ("gather", 7), ("dense", G), ("soft", 7)),
+        *(("gather, skips", G), ("grouped, skips", G)),
+    ],
+)
 def test_every_layer_gives_the_numbers_of_one_device(name, groups):
     layer, x, mesh = make_small(name), draw(0, groups, 4, 8), make_mesh("dp, ep", AUTO)
     step = jax.jit(jax.value_and_grad(squares, (0, 1)))

@@ -85,6 +85,9 @@ def test_one_expert_alone_is_the_mlp():
 
 
 def test_what_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match=r"^1 experts compute nothing .* pass exact=False"):
+        upcycle(trained(), D, E, zero_experts=1, rngs=nnx.Rngs(0))
+    upcycle(trained(), D, E, zero_experts=1, exact=False, rngs=nnx.Rngs(0))
     make = lambda rngs: MLP(D, H, rngs=rngs)  # noqa: E731
     with pytest.raises(
         ValueError, match=r"^make_shared adds a shared expert to what the MLP computes; leave it out, or"

@@ -130,6 +130,12 @@ def _together(config: Config) -> Iterator[str]:
     for name in ("shift", "rotate", "zoom", "elastic", "crop", "blur"):
         if holds != "image" and (value := getattr(config.train, name)):
             yield f"train.{name} is {value:g}, but data.name is {config.data.name}; it is for images."
+    for name in ("copy_experts", "constant_experts"):
+        if (count := getattr(config.moe, name, 0)) and not getattr(model, "experts_return_tokens", True):
+            yield (
+                f"moe.{name} is {count}, which add a token, but with model.name {config.model.name} experts return"
+                " something else; use moe.zero_experts or moe.null_experts."
+            )
     yield from (in_words(sentence) for sentence in getattr(model, "config_problems", lambda _: ())(config))
     if config.train.tested == "best" and config.data.validation == 0:
         yield (

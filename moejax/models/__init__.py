@@ -14,6 +14,7 @@ and those of its class
     experts          the experts that `moe.expert` may name; none if the model has its own
     moe_options      which of `expert` and `shared` have an effect
     many_tasks       whether it answers several tasks, and so learns from labels [b, tasks]; if not said, it does not
+    experts_return_tokens  False where experts return something else, such as logits
     config_problems  sentences on what is wrong in a configuration
 
 A new model is a file here and a line of `MODELS`.

@@ -75,7 +75,7 @@ class ClusterClassifier(nnx.Module):
     """Experts of linear or cubic patch filters for synthetic clusters (Chen et al. 2022)."""
 
     options, reads = ClusterOptions, "patches"
-    experts, moe_options = {}, ()
+    experts, moe_options, experts_return_tokens = {}, (), False
     tokens = 1
 
     @staticmethod

@@ -97,7 +97,7 @@ class FlatClassifier(nnx.Module):
     """An image is one token; the experts are classifiers, whose mixture gives the logits."""
 
     options, reads = FlatOptions, "image"
-    experts, moe_options = {}, ()
+    experts, moe_options, experts_return_tokens = {}, (), False
     tokens = 1
 
     @staticmethod

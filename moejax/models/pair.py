@@ -47,6 +47,7 @@ class PairClassifier(nnx.Module):
 
     options, reads = PairOptions, "first"
     experts, moe_options = EXPERTS | {"cnn": Convolution, "rnn": Recurrence}, ("expert",)
+    experts_return_tokens = False  # but a summary of a sentence
     tokens = 2
 
     @staticmethod

@@ -36,7 +36,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from moejax import routing
 from moejax.options import Count, Needs, Share, Width, arguments_of, checked, options_of, valid
 from moejax.randomness import require_rngs
-from moejax.routing import SparseRouting, TopKRouting
+from moejax.routing import SparseRouting, TopKRouting, ZeroComputation
 
 Initializer = Callable[..., Array]
 
@@ -51,6 +51,7 @@ class Context(NamedTuple):
     mask: Bool[Array, "g t"] | None = None  # False: padding
     ids: Int[Array, "g t"] | None = None  # what a hash router hashes
     given: Int[Array, "g t k"] | None = None  # experts to weigh in place of a choice
+    zero_computation: ZeroComputation | None = None  # which of the experts compute nothing, the last ones
 
 
 NO_CONTEXT = Context()
@@ -77,6 +78,7 @@ class Router(nnx.Module):
 
     noisy: ClassVar[bool] = False  # whether it draws in training, jitter aside
     token_choice: ClassVar[bool] = True  # whether tokens choose experts
+    evens_load: ClassVar[bool] = False  # whether by itself, without a loss, it gives all experts the same load
     initializer: ClassVar[Initializer] = staticmethod(small)  # of the kernel
 
     @checked
@@ -105,8 +107,8 @@ class Router(nnx.Module):
     @staticmethod
     def contradictions(o: Any) -> Iterator[str]:
         """What the options must not be together."""
-        if o.k > o.num_experts:
-            yield f"`k` is {o.k}, but there are only {o.num_experts} experts (`num_experts`)."
+        if o.k > (experts := all_experts(o)):
+            yield f"`k` is {o.k}, but there are only {experts} experts (`num_experts`)."
 
     @property
     def weights_sum_to_1(self) -> bool:
@@ -144,9 +146,9 @@ class Router(nnx.Module):
         chosen = routing.mask_tokens(chosen, context.mask)
         if context.given is not None:
             chosen = routing.refuse_impossible(chosen)
-        if capacity is None:
-            return chosen
-        return routing.assign(chosen, capacity, chosen.weights[..., 0] if self.priority == "weight" else None)
+        priority = chosen.weights[..., 0] if self.priority == "weight" else None
+        chosen = routing.with_zero_computation(chosen, context.zero_computation)
+        return chosen if capacity is None else routing.assign(chosen, capacity, priority)
 
     def choose(self, x: Float[Array, "g t d"], context: Context) -> TopKRouting:
         """Each token's experts and weights, without slots."""
@@ -165,6 +167,11 @@ class Router(nnx.Module):
         if self.jitter and context.key is not None:
             x = routing.jitter(jax.random.fold_in(context.key, 1), x, self.jitter)
         return linear(x, self.kernel)
+
+
+def all_experts(o: Any) -> int:
+    """How many experts a router chooses among: in a layer's options, those that compute nothing are counted apart."""
+    return o.num_experts + ZeroComputation.of(o).total
 
 
 def at_least_float32(x: Float[Array, "*n"]) -> Float[Array, "*n"]:

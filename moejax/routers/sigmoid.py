@@ -20,6 +20,7 @@ class SigmoidTopK(GroupLimited):
         (DeepSeek-V3, Megatron).
     """
 
+    evens_load = True
     score_function: ScoreFunction = "sigmoid"
     bias_update_rate: NotNegative = 1e-3
     center_bias: bool = False

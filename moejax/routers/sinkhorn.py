@@ -7,6 +7,8 @@ from moejax.routers.router import Router
 class SinkhornTopK(Router):
     """The k best of a balanced plan (BASE, S-BASE)."""
 
+    evens_load = True
+
     def choose(self, x, context):
         """In training of the plan, at evaluation of the logits; weights by softmax."""
         logits = self.logits(x, context)

@@ -5,7 +5,7 @@ from typing import Any
 
 from moejax import routing
 from moejax.options import Count, Positive
-from moejax.routers.router import Router
+from moejax.routers.router import Router, all_experts
 
 
 class GroupLimited(Router):
@@ -26,12 +26,12 @@ class GroupLimited(Router):
     @staticmethod
     def contradictions(o: Any) -> Iterator[str]:
         yield from Router.contradictions(o)
-        groups, chosen = o.num_expert_groups, o.topk_group
-        if o.num_experts % groups:
-            yield f"`num_expert_groups` is {groups}, which does not divide the {o.num_experts} experts (`num_experts`)."
+        groups, chosen, experts = o.num_expert_groups, o.topk_group, all_experts(o)
+        if experts % groups:
+            yield f"`num_expert_groups` is {groups}, which does not divide the {experts} experts (`num_experts`)."
         elif chosen > groups:
             yield f"`topk_group` is {chosen}; it must be from 1 to {groups} (`num_expert_groups`)."
-        elif o.num_experts >= o.k > (most := chosen * o.num_experts // groups):
+        elif experts >= o.k > (most := chosen * experts // groups):
             yield f"`k` is {o.k}, but the chosen groups hold only {most} experts; raise `topk_group`."
 
 

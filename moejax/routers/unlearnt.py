@@ -12,6 +12,7 @@ from moejax.routers.router import Router
 class Unlearnt(Router):
     """A router that does not look at the tokens."""
 
+    evens_load = True
     weights_sum_to_1 = True
     jitter: ClassVar[float] = 0.0  # no option: there is no input
 

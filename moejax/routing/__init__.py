@@ -15,6 +15,7 @@ losses, metrics and pictures all take it as it is; none of them computes it agai
     relu            every expert whose logit is above 0: any number
     unlearnt        hash and random, to compare with
     replay          experts that are given, weighed as if chosen
+    zero_computation  experts that cost nothing: zero, copy, constant, null
     guidance        the expert that each label is assigned to
 
 Axis letters: g groups, t tokens of a group, e experts, k choices of a token, c slots of an expert (its capacity).
@@ -29,6 +30,7 @@ from moejax.routing.decision import (
     SoftRouting,
     SparseRouting,
     TopKRouting,
+    ZeroComputation,
     mask_tokens,
 )
 from moejax.routing.expert_choice import expert_choice
@@ -42,6 +44,7 @@ from moejax.routing.sigmoid import sigmoid_top_k, update_bias
 from moejax.routing.sinkhorn import sinkhorn, sinkhorn_top_k
 from moejax.routing.top_k import limit_to_groups, softmax_top_k, switch, top_k_softmax
 from moejax.routing.unlearnt import hash_routing, random_routing
+from moejax.routing.zero_computation import computing_part, meant_shares, null_alike, with_zero_computation
 
 __all__ = [
     "DenseRouting",
@@ -50,9 +53,11 @@ __all__ = [
     "SoftRouting",
     "SparseRouting",
     "TopKRouting",
+    "ZeroComputation",
     "anneal",
     "assign",
     "assigned_experts",
+    "computing_part",
     "dense_routing",
     "expert_capacity",
     "expert_choice",
@@ -61,7 +66,9 @@ __all__ = [
     "jitter",
     "limit_to_groups",
     "mask_tokens",
+    "meant_shares",
     "noisy_top_k",
+    "null_alike",
     "position_in_expert",
     "random_routing",
     "refuse_impossible",
@@ -78,4 +85,5 @@ __all__ = [
     "update_bias",
     "update_coefficient",
     "vmoe_top_k",
+    "with_zero_computation",
 ]

@@ -28,7 +28,7 @@ def assign(routing: TopKRouting, capacity: int, priority: Float[Array, "g t"] | 
     All first choices come first, in token order, then all second choices, and so on (GShard). With a `priority`,
     tokens come in descending order of it, ties by position: batch-prioritised routing, where it is the token's highest
     weight (V-MoE, Riquelme et al. 2021, section 4.1). The weights stay as they are: a dropped choice adds nothing to
-    its token's output.
+    its token's output. An expert that computes nothing has no slots to run out of: no choice of it is dropped.
     """
     g, t, k = routing.experts.shape
     refuse(whole("capacity", capacity))
@@ -40,7 +40,10 @@ def assign(routing: TopKRouting, capacity: int, priority: Float[Array, "g t"] | 
         experts = jnp.take_along_axis(experts, order, axis=1)
     queue = experts.swapaxes(1, 2).reshape(g, k * t)
     slots = position_in_expert(queue, routing.probs.shape[-1]).reshape(g, k, t).swapaxes(1, 2)
-    slots = jnp.where((slots < capacity) & (experts >= 0), slots, -1)
+    fits = slots < capacity
+    if routing.zero_computation:
+        fits |= experts >= routing.computing
+    slots = jnp.where(fits & (experts >= 0), slots, -1)
     if priority is not None:
         slots = jnp.take_along_axis(slots, jnp.argsort(order, axis=1), axis=1)
     return routing._replace(slots=slots)

@@ -6,7 +6,8 @@ A token that is padding has no experts, no slots and no weight, and counts in no
 there (None: no token is padding).
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,33 @@ class DenseRouting(NamedTuple):
         return weights if self.mask is None else jnp.where(self.mask[..., None], weights, 0)
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class ZeroComputation:
+    """How many experts compute nothing: the last ones of a routing, in this order (see `routing.zero_computation`)."""
+
+    zero: int = 0
+    copy: int = 0
+    constant: int = 0
+    null: int = 0
+    tau: float = 1.0  # how many times the choices of one of them an expert that computes is meant to get
+
+    @classmethod
+    def of(cls, o: Any) -> "ZeroComputation":
+        """Those of a layer's options, as far as it has them."""
+        counts = {kind: getattr(o, f"{kind}_experts", 0) for kind in ("zero", "copy", "constant", "null")}
+        return cls(**counts, tau=getattr(o, "zero_computation_tau", 1.0))
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.zero + self.copy + self.constant + self.null
+
+    def computing_share(self, computing: int) -> float:
+        """The share of all choices that so many experts that compute are meant to get together (MoE++, equation 8)."""
+        return self.tau * computing / (self.tau * computing + self.total)
+
+
 class TopKRouting(NamedTuple):
     """Every token goes to its k best experts, as long as they have a free slot (Shazeer et al. 2017).
 
@@ -43,6 +71,12 @@ class TopKRouting(NamedTuple):
     selection_probability: Float[Array, "g t e"] | None = None  # of noisy routers: see `noise.selection_probability`
     sparsity_weight: Float[Array, " g"] | None = None  # of ReLU routing: how much of `losses.sparsity_loss` it asks for
     mask: Bool[Array, "g t"] | None = None
+    zero_computation: ZeroComputation | None = None  # which experts compute nothing; None: all compute
+
+    @property
+    def computing(self) -> int:
+        """The number of experts that compute, the first ones."""
+        return self.probs.shape[-1] - (self.zero_computation.total if self.zero_computation else 0)
 
     @property
     def kept(self) -> Bool[Array, "g t k"]:

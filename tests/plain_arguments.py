@@ -79,14 +79,14 @@ soft, dense = partial(layer, SoftMoE), partial(layer, DenseMoE)
         (layer(zero_computation_tau=0.75), "zero_computation_tau is 0.75, but all experts compute; set zero_experts"),
         (
             layer(copy_experts=2, router="expert_choice"),
-            "2 experts compute nothing (zero_experts and its like), but with router expert_choice a token cannot",
+            "2 experts compute nothing .zero_experts and its like., but with router expert_choice a token cannot",
         ),
         (
             layer(copy_experts=2, router="sigmoid", zero_computation_tau=0.5),
             "zero_computation_tau is 0.5, but the router by itself gives all experts the same load; leave it at 1",
         ),
         (layer(null_experts=2, router="hash"), "null_experts is 2, which are balanced together, but the router by its"),
-        (layer(k=6, zero_experts=2), "k is 6, but there are only 5 experts (num_experts)"),
+        (layer(k=6, zero_experts=2), "k is 6, but there are only 5 experts .num_experts."),
         (
             layer(zero_experts=1, router=ROUTERS["vmoe"](D, E, 2, rngs=nnx.Rngs(0))),
             "the layer has 4 experts, but the router was made for 3",

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from moejax.errors import UserError
-from moejax.files import abridged, path_problem
+from moejax.errors import UserError, abridged, path_problem
 from moejax.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class Arguments(NamedTuple):
 
 def parse(words: Sequence[str]) -> Arguments:
     """Split `--name value` and `--name=value`; dashes and underscores in a name are the same."""
-    flags, topics, values, problems, rest = set(), [], {}, [], list(words)
+    flags, topics, values, meant, problems, rest = set(), [], {}, {}, [], list(words)
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
@@ -44,8 +43,14 @@ def parse(words: Sequence[str]) -> Arguments:
         if flags == {"help"} and not word.startswith("-"):
             topics.append(word)
             continue
+        if word in PRESETS:
+            problems.append(f"{word} is a preset; write --config {word}.")
+            meant["config"] = word
+            continue
         if not word.startswith("--") or not name:
-            problems.append(_no_option(word))
+            problems.append(
+                f"{abridged(repr(word))} is not an option; every option begins with -- and is followed by its value."
+            )
             continue
         if not equals and (not rest or rest[0].startswith("--")):
             problems.append(f"--{name} needs a value after it.")
@@ -53,22 +58,15 @@ def parse(words: Sequence[str]) -> Arguments:
         if name in values:
             problems.append(f"--{name} is given twice; leave one out.")
         values[name] = value if equals else rest.pop(0)
+    values = meant | values
     options = {name: values.pop(name) for name in OPTIONS if name in values}
     paths = {name: options[name] for name in PATHS if name in options}
     problems += [f"--{name} is {problem}." for name, path in paths.items() if (problem := path_problem(path))]
     return Arguments(frozenset(flags), topics, options, values, problems)
 
 
-def _no_option(word: str) -> str:
-    if word in PRESETS:
-        return f"{word} is a preset; write --config {word}."
-    return f"{abridged(repr(word))} is not an option; every option begins with -- and is followed by its value."
-
-
 def configure(arguments: Arguments) -> "Config":
     """The configuration that the arguments ask for; UserError with all sentences at once."""
-    from moejax.config import configured, wrong_words
-
     problems, base = list(arguments.problems), None
     chosen = arguments.options.get("config")
     if chosen is None:
@@ -78,6 +76,10 @@ def configure(arguments: Arguments) -> "Config":
     elif not path_problem(chosen):
         base, more = _from_path(chosen)
         problems += more
+    if problems and not arguments.fields:
+        raise UserError(*problems)  # before JAX is imported
+    from moejax.config import configured, wrong_words
+
     if base is None:  # nobody chose the other values
         raise UserError(*problems, *wrong_words(arguments.fields, OPTIONS))
     config, more = configured(arguments.fields, base, words=True, others=OPTIONS)

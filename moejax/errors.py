@@ -1,4 +1,8 @@
-"""The one exception for what a user can cause: shown as sentences, never as a traceback."""
+"""The one exception for what a user can cause: shown as sentences, never as a traceback; and what they are made of."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -16,3 +20,42 @@ def of_the_system(error: OSError, place: object = None) -> str:
     """A sentence about a full disk, a missing permission, a folder that is gone; of `place`, if it names no file."""
     reason, place = error.strerror or str(error) or type(error).__name__, error.filename or place
     return f"{place}: {reason}." if place else f"{reason}."
+
+
+def path_problem(path: str | None) -> str:
+    """Why no file system has such a path; empty for one that may be there."""
+    if path is None:
+        return ""
+    if not path or "\0" in path:
+        return f"{abridged(repr(path))}, which can be no path"
+    parts = [part.encode(errors="surrogatepass") for part in Path(path).parts]
+    if sum(map(len, parts)) > 4000 or any(len(part) > 255 for part in parts):
+        return f"{abridged(repr(path))}; a path has at most 4,000 bytes, and each of its names 255"
+    return ""
+
+
+def abridged(text: str) -> str:
+    """The beginning of a text that is long."""
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is nearest: by its words, its initials, or its letters."""
+    last_of = {option: option.rpartition(".")[2] for option in known}
+    section, _, last = name.rpartition(".")
+    words = set(last.split("_"))
+
+    def initials(option: str) -> str:
+        return "".join(word[:1] for word in option.split("_"))
+
+    ways = (
+        [option for option in last_of if option.startswith(f"{name}.")],
+        [option for option, its_last in last_of.items() if its_last == last],
+        [option for option, its_last in last_of.items() if words <= set(its_last.split("_"))],
+        [option for option, its_last in last_of.items() if len(last) > 1 and last == initials(its_last)],
+        difflib.get_close_matches(name, last_of, n=1),
+        [option for option, its_last in last_of.items() if difflib.get_close_matches(last, [its_last])],
+    )
+    found = next(filter(None, ways), [])
+    in_section = (option for option in found if option.rpartition(".")[0] == section)
+    return next(in_section, found[0] if found else None)

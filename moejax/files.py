@@ -20,20 +20,3 @@ def write_whole(path: Path, content: str | bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def path_problem(path: str | None) -> str:
-    """Why no file system has such a path; empty for one that may be there."""
-    if path is None:
-        return ""
-    if not path or "\0" in path:
-        return f"{abridged(repr(path))}, which can be no path"
-    parts = [part.encode(errors="surrogatepass") for part in Path(path).parts]
-    if sum(map(len, parts)) > 4000 or any(len(part) > 255 for part in parts):
-        return f"{abridged(repr(path))}; a path has at most 4,000 bytes, and each of its names 255"
-    return ""
-
-
-def abridged(text: str) -> str:
-    """The beginning of a text that is long."""
-    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"

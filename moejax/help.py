@@ -6,9 +6,8 @@ from textwrap import fill
 from pydantic.fields import FieldInfo
 
 from moejax.config.schema import everything
-from moejax.config.suggest import did_you_mean
 from moejax.entry import PROGRAM
-from moejax.errors import UserError
+from moejax.errors import UserError, did_you_mean
 from moejax.options import choice_of, expected, meaning, shown
 from moejax.presets import PRESETS
 

@@ -48,7 +48,18 @@ from moejax.experts import (
 from moejax.inputs import AnyArray, cast, prepare
 from moejax.makers import MakeExpert, made
 from moejax.multi_gate import MultiGateMoE
-from moejax.options import Choice, Count, Needs, Positive, PositiveOrNone, Width, checked
+from moejax.options import (
+    Choice,
+    Count,
+    Needs,
+    Positive,
+    PositiveOrNone,
+    Width,
+    arguments_of,
+    checked,
+    no_option,
+    options_of,
+)
 from moejax.randomness import draw_key, key_for
 from moejax.routers import ROUTERS, Context, DenseRouter, Router, SoftRouter
 from moejax.routing import DenseRouting, SoftRouting, SparseRouting, ZeroComputation, computing_part, expert_capacity
@@ -354,4 +365,6 @@ def _router(
     kind = ROUTERS[router] if isinstance(router, str) else router
     if not (isinstance(kind, type) and issubclass(kind, Router)):
         raise ValueError(f"router is {kind!r}; it must be one of {', '.join(ROUTERS)}, a Router, or a subclass of it.")
+    for name in set(options) - set(arguments_of(kind)):
+        raise ValueError(no_option(name, kind.__name__, sorted(options_of(kind)), options_of(SparseMoE)))
     return kind(d, num_experts, k, rngs=rngs, **options)

@@ -6,13 +6,13 @@ meaning for a kind of routing raises TypeError and names one that has; `auxiliar
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from moejax.options import NotNegative, checked
+from moejax.options import Needs, NotNegative, checked
 from moejax.routing import (
     DenseRouting,
     ExpertChoiceRouting,
@@ -25,19 +25,20 @@ from moejax.routing import (
 )
 
 LogitRouting = DenseRouting | TopKRouting | ExpertChoiceRouting
+OF_SPARSE = Needs("layer", ("sparse",))
 
 
 @checked
 def auxiliary_loss(
     routings: Routing | Sequence[Routing],
     *,
-    balance: NotNegative = 0.01,
-    z: NotNegative = 0.001,
+    balance: Annotated[NotNegative, OF_SPARSE] = 0.01,
+    z: Annotated[NotNegative, OF_SPARSE] = 0.001,
     importance: NotNegative = 0.0,
-    load: NotNegative = 0.0,
+    load: Annotated[NotNegative, OF_SPARSE, Needs("router", ("noisy_top_k", "vmoe"))] = 0.0,
     entropy: NotNegative = 0.0,
     usage: NotNegative = 0.0,
-    assignment: NotNegative = 0.0,
+    assignment: Annotated[NotNegative, Needs("layer", ("dense",))] = 0.0,
 ) -> Float[Array, ""]:
     """The weighted sum of the losses below over all layers: what a training step adds to its task's loss.
 

@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, core_schema
 
-from moejax.files import abridged
+from moejax.errors import abridged, did_you_mean
 
 F = TypeVar("F", bound=Callable)
 Declared = Mapping[str, FieldInfo]
@@ -133,10 +133,10 @@ def _meanings(call: Callable) -> dict[str, str]:
     return found
 
 
-def model_of(name: str, declared: Declared) -> type[Options]:
-    """The pydantic model of such options."""
-    fields = {option: (_annotation(field), field.default) for option, field in declared.items()}
-    return create_model(name, __base__=Options, **fields)
+def model_of(name: str, declared: Declared, base: type[Options] = Options) -> type[Options]:
+    """The pydantic model of such options, beside those of `base`."""
+    fields: dict[str, Any] = {option: (field.annotation, field) for option, field in declared.items()}
+    return create_model(name, __base__=base, **fields)
 
 
 def checked(function: F) -> F:
@@ -173,47 +173,52 @@ def valid(declared: Declared, given: Mapping[str, Any], contradictions: Callable
     return values
 
 
-def problems(
-    declared: Declared,
-    given: Mapping[str, Any],
-    contradictions: Callable | None = None,
-    explicit: Iterable[str] | None = None,
-) -> Iterator[str]:
-    """A sentence for each value that its option does not take, and for each of the others that goes ill with others.
-
-    `explicit`: the options that somebody gave, and that should have an effect; None: all of them.
-    """
-    wrong = {name: sentence for name, value in given.items() if (sentence := refusal(name, declared[name], value))}
-    yield from wrong.values()
+def problems(declared: Declared, given: Mapping[str, Any], contradictions: Callable | None = None) -> Iterator[str]:
+    """A sentence for each value that its option does not take, and for each of the others that goes ill with others."""
+    wrong = refusals(declared, given)
     right = {name: value for name, value in given.items() if name not in wrong}
-    options = types.SimpleNamespace(**{name: right.get(name, field.default) for name, field in declared.items()})
-    beside = list(without_effect(declared, options, right if explicit is None else set(explicit) - set(wrong)))
-    beside += contradictions(options) if contradictions else ()
-    yield from (said for said in beside if not any(f"`{name}`" in said for name in wrong))
+    yield from wrong.values()
+    yield from conflicts(declared, right, right, wrong, contradictions)
 
 
-def refusal(name: str, field: FieldInfo, value: Any) -> str | None:
-    """The sentence for a value that the option does not take."""
-    try:
-        _adapter(_annotation(field)).validate_python(value, strict=True)
-    except ValidationError as error:
-        said = str(error.errors()[0].get("ctx", {}).get("error", ""))
-        return (
-            f"`{name}` is {shown(value)}; it must be {expected(field, value)}." if not said else f"`{name}` is {said}."
-        )
-    return None
+def refusals(declared: Declared, given: Mapping[str, Any]) -> dict[str, str]:
+    """The sentence for each value that its option does not take, by the option's name."""
+    found = {}
+    for name, value in given.items():
+        try:
+            _adapter(_annotation(declared[name])).validate_python(value, strict=True)
+        except ValidationError as error:
+            said = error.errors()[0].get("ctx", {}).get("error")
+            must = f"{shown(value)}; it must be {expected(declared[name], value)}."
+            found[name] = f"`{name}` is {f'{said}.' if str(said or '') else must}"
+    return found
 
 
-def without_effect(declared: Declared, options: Any, given: Iterable[str]) -> Iterator[str]:
-    """A sentence for each given option that differs from its default where it has no effect."""
-    for name in given:
-        value = getattr(options, name)
-        for need in declared[name].metadata:
-            if isinstance(need, Needs) and value not in (None, declared[name].default) and not need.met(options):
-                yield (
-                    f"`{name}` is {shown(value)}, but `{need.other}` is {shown(getattr(options, need.other))}; it has"
-                    f" an effect only where `{need.other}` is {' or '.join(map(shown, need.values))}."
-                )
+def conflicts(
+    declared: Declared,
+    values: Mapping[str, Any],
+    given: Iterable[str],
+    wrong: Iterable[str] = (),
+    contradictions: Callable | None = None,
+) -> Iterator[str]:
+    """A sentence for each of the `given` options that has no effect beside the others, and for each contradiction.
+
+    What is said of options that are `wrong` by themselves is left out.
+    """
+    options = types.SimpleNamespace(**{name: values.get(name, field.default) for name, field in declared.items()})
+    said = [sentence for name in given for sentence in _without_effect(name, declared[name], options)]
+    said += contradictions(options) if contradictions else ()
+    yield from (sentence for sentence in said if not any(f"`{name}`" in sentence for name in wrong))
+
+
+def _without_effect(name: str, field: FieldInfo, options: Any) -> Iterator[str]:
+    value = getattr(options, name)
+    for need in field.metadata:
+        if isinstance(need, Needs) and value not in (None, field.default) and not need.met(options):
+            yield (
+                f"`{name}` is {shown(value)}, but `{need.other}` is {shown(getattr(options, need.other))}; it has"
+                f" an effect only where `{need.other}` is {' or '.join(map(shown, need.values))}."
+            )
 
 
 def in_words(sentence: str, section: str = "") -> str:
@@ -260,6 +265,12 @@ def names_of(field: FieldInfo) -> tuple[str, ...]:
     return tuple(
         arg for kind in _kinds(field.annotation) if typing.get_origin(kind) is Literal for arg in kind.__args__
     )
+
+
+def no_option(name: str, of: str, there: Iterable[str], others: Iterable[str] = ()) -> str:
+    """The sentence for a name that is none of the options `there`; it may have meant one of those or of the others."""
+    near = did_you_mean(name, [*there, *others])
+    return f"{name} is no option of {of}, which has {', '.join(there)}" + (f"; did you mean {near}?" if near else ".")
 
 
 def meaning(entry: Any) -> str:

@@ -109,6 +109,7 @@ soft, dense = partial(layer, SoftMoE), partial(layer, DenseMoE)
             router("vmoe", num_expert_groups=3, topk_group=2),
             "num_expert_groups is no option of VmoeTopK, which has jitter, priority",
         ),
+        (router("vmoe", capacity=2), "capacity is no option of VmoeTopK, .*; did you mean capacity_factor?"),
         (router("sigmoid", num_expert_groups=2), "num_expert_groups is 2, which does not divide the 3 experts"),
         (partial(DenseRouter, D, 2.0, rngs=nnx.Rngs(0)), "num_experts is 2.0; it must be a whole number"),
         (partial(SoftRouter, D, E, 0, rngs=nnx.Rngs(0)), "slots is 0; it must be a whole number from 1"),

@@ -64,7 +64,7 @@ from typing import Annotated
 from pydantic import Field
 
 from moejax.models import MODELS
-from moejax.models.layer import layer_maker
+from moejax.models.layer import SharedExpertOptions, layer_maker
 from moejax.options import Options
 
 
@@ -78,7 +78,7 @@ class StripsOptions(Options):
 class Strips(nnx.Module):
     """An image cut into strips, which are the tokens of one layer."""
 
-    options, reads, experts, moe_options = StripsOptions, "image", EXPERTS, ("expert", "shared")
+    options, reads, layer_options = StripsOptions, "image", SharedExpertOptions
 
     def __init__(self, config, num_classes, *, rngs):
         self.tokens = config.model.strips

@@ -12,7 +12,7 @@ from moejax.data import DATASETS
 from moejax.layers import DISPATCHES, LAYERS
 from moejax.models import MODELS
 from moejax.models.layer import EXPERTS, layer_maker
-from moejax.options import arguments_of, meaning, options_of
+from moejax.options import arguments_of, choice_of, meaning, options_of
 from moejax.routers import ROUTERS
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +22,7 @@ TABLES = {
     "layers": LAYERS,
     "routers": ROUTERS,
     "dispatches": DISPATCHES,
-    "experts": MODELS["pair"].experts,
+    "experts": choice_of(MODELS["pair"].layer_options.model_fields["expert"]).table,
 }
 
 

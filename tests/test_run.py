@@ -72,6 +72,18 @@ def test_what_was_meant_is_said(command, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["mnist_soft", "--config mnist_sotf", "--epochs"])
+def test_wrong_words_are_answered_before_jax_is_imported(command):
+    code = f"import sys; from moejax import run; code = run.main({words(command)}); print(code, 'jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "False"]
+
+
+def test_a_preset_without_config_is_one_mistake(capsys):
+    assert run.main(["mnist_soft"]) == 2
+    assert capsys.readouterr().err == "moejax: mnist_soft is a preset; write --config mnist_soft.\n"
+
+
 @pytest.mark.parametrize(
     ("topic", "said"),
     [

@@ -12,7 +12,7 @@ from moejax.config.training import ParallelOptions, TrainOptions
 from moejax.data import DATASETS
 from moejax.errors import UserError
 from moejax.models import MODELS
-from moejax.options import Options, from_text, in_words, plain, problems, refusal
+from moejax.options import Options, conflicts, from_text, in_words, plain, refusals
 
 
 class Config(RunOptions):
@@ -89,8 +89,8 @@ def wrong_words(words: Mapping[str, str], others: Sequence[str] = ()) -> list[st
         if declared := everything().get(name):
             field = next(iter(declared.values()))
             option = name.rpartition(".")[2]
-            if sentence := refusal(option, field, from_text(field, text)):
-                said.append(in_words(sentence, name.removesuffix(option)))
+            refused = refusals({option: field}, {option: from_text(field, text)})
+            said += [in_words(sentence, name.removesuffix(option)) for sentence in refused.values()]
         else:
             said.append(unknown(name, {}, others))
     return said
@@ -101,11 +101,14 @@ def _part(section: Section, given: Mapping, kept: Mapping, words: bool, sentence
     fields = section.fields
     new = {name: value for name, value in given.items() if name in fields}
     new = {name: from_text(fields[name], v) if words and isinstance(v, str) else plain(v) for name, v in new.items()}
-    old = {name: v for name, v in kept.items() if name in fields and name not in new}
-    old = {name: v for name, v in old.items() if not refusal(name, fields[name], v)}
-    said = problems(fields, old | new, section.contradictions, explicit=new)
+    values = {name: value for name, value in kept.items() if name in fields} | new
+    refused = refusals(fields, values)
+    values = {name: value for name, value in values.items() if name not in refused}
+    wrong = {name: sentence for name, sentence in refused.items() if name in new}
+    given = [name for name in new if name in values]
+    said = [*wrong.values(), *conflicts(fields, values, given, wrong, section.contradictions)]
     sentences += [in_words(sentence, section.prefix) for sentence in said]
-    return old | {name: v for name, v in new.items() if not refusal(name, fields[name], v)}
+    return values
 
 
 def _values(config: Config | None, name: str) -> dict[str, Any]:

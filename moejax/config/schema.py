@@ -4,7 +4,6 @@ Every option is declared with what it configures: a data set's loader, a model, 
 section has the options of its root and, where one of them is a `Choice`, those of the entry that it names.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any
@@ -14,11 +13,10 @@ from pydantic.fields import FieldInfo
 
 from moejax.config.training import ParallelOptions, TrainOptions
 from moejax.data import DATASETS
-from moejax.files import abridged
-from moejax.losses import auxiliary_loss
+from moejax.errors import abridged
 from moejax.models import MODELS
 from moejax.models.layer import LayerOptions
-from moejax.options import Choice, Needs, Options, choice_of, model_of, options_of
+from moejax.options import Choice, Options, choice_of, model_of, options_of
 
 Chosen = Mapping[str, Mapping[str, Any]]  # section → option → value
 
@@ -66,13 +64,6 @@ ROOTS: dict[str, type[Options]] = {
     "train": TrainOptions,
     "parallel": ParallelOptions,
 }
-# Beside what a weight of `auxiliary_loss` has an effect.
-_LOSSES = {
-    "balance": (Needs("layer", ("sparse",)),),
-    "z": (Needs("layer", ("sparse",)),),
-    "load": (Needs("layer", ("sparse",)), Needs("router", ("noisy_top_k", "vmoe"))),
-    "assignment": (Needs("layer", ("dense",)),),
-}
 
 
 class Section:
@@ -80,20 +71,17 @@ class Section:
 
     def __init__(self, name: str, chosen: Chosen):
         self.name, self.prefix = name, f"{name}." if name else ""
+        self.root = ROOTS[name]
+        if name == "moe":  # the model says which options its layers have
+            self.root = MODELS.get(chosen.get("model", {}).get("name"), MODELS["image"]).layer_options
         self.calls: list[Callable] = []
         self.fields: dict[str, FieldInfo] = {}
         self.came_with: dict[str, str] = {}  # the choices that brought an option, in words
-        model = MODELS.get(chosen.get("model", {}).get("name"), MODELS["image"])
-        self.without = {"expert", "shared"} - set(model.moe_options) if name == "moe" else set()
-        self._add(ROOTS[name], chosen.get(name, {}), "", {"expert": model.experts} if name == "moe" else {})
-        if name == "moe":
-            for loss, field in options_of(auxiliary_loss).items():
-                self.fields[f"{loss}_weight"] = _with(field, _LOSSES.get(loss, ()))
+        self._add(self.root, chosen.get(name, {}), "")
 
-    def _add(self, call: Callable, chosen: Mapping[str, Any], words: str, tables: Mapping[str, Mapping]) -> None:
+    def _add(self, call: Callable, chosen: Mapping[str, Any], words: str) -> None:
         self.calls.append(call)
-        new = {name: f for name, f in options_of(call).items() if name not in self.fields and name not in self.without}
-        new = {name: _of_table(f, tables[name]) if name in tables else f for name, f in new.items()}
+        new = {name: field for name, field in options_of(call).items() if name not in self.fields}
         self.fields |= new
         self.came_with |= dict.fromkeys(new, words)
         for name, field in new.items():
@@ -102,7 +90,7 @@ class Section:
                 picked = picked if isinstance(picked, str) and picked in choice.table else field.default
                 with_this = f"{words} with {self.prefix}{name} {picked}".removeprefix(" with ")
                 if callable(choice.table[picked]):
-                    self._add(choice.table[picked], chosen, with_this, tables)
+                    self._add(choice.table[picked], chosen, with_this)
 
     def contradictions(self, options: Any) -> Iterator[str]:
         """What its options must not be together."""
@@ -111,29 +99,15 @@ class Section:
 
     def model(self) -> type[Options]:
         """Its pydantic model, the same one for the same choices."""
-        if self.fields == ROOTS[self.name].model_fields:
-            return ROOTS[self.name]
-        key = (self.name, *self.calls, *self.fields)
-        if key not in _MODELS:
-            _MODELS[key] = model_of(self.name.capitalize(), self.fields)
-        return _MODELS[key]
+        return _model(self.name, *self.calls)
 
 
-_MODELS: dict[tuple, type[Options]] = {}
-
-
-def _of_table(field: FieldInfo, table: Mapping[str, Any]) -> FieldInfo:
-    """A choice of another table."""
-    changed = copy.copy(field)
-    changed.metadata = [Choice(table) if isinstance(note, Choice) else note for note in field.metadata]
-    changed.default = field.default if field.default in table else next(iter(table))
-    return changed
-
-
-def _with(field: FieldInfo, needs: tuple[Needs, ...]) -> FieldInfo:
-    changed = copy.copy(field)
-    changed.metadata = [*field.metadata, *needs]
-    return changed
+@cache
+def _model(name: str, root: type[Options], *calls: Callable) -> type[Options]:
+    own: dict[str, FieldInfo] = {}
+    for call in calls:
+        own |= {name: f for name, f in options_of(call).items() if name not in own and name not in root.model_fields}
+    return model_of(name.capitalize(), own, root) if own else root
 
 
 @cache
@@ -144,8 +118,8 @@ def everything() -> dict[str, dict[str, FieldInfo]]:
         for chosen in _variants(name):
             section = Section(name, chosen)
             for option, field in section.fields.items():
-                words = section.came_with.get(option, "")
-                if name == "moe" and option in ("expert", "shared"):
+                words = section.came_with[option]
+                if not words and option not in ROOTS[name].model_fields:
                     words = f"model.name {chosen['model']['name']}"
                 found.setdefault(section.prefix + option, {}).setdefault(words, field)
     return found

@@ -6,8 +6,7 @@ from typing import Any
 
 from moejax.config.config import Config, configured, dotted
 from moejax.config.schema import ROOTS
-from moejax.errors import UserError
-from moejax.files import abridged
+from moejax.errors import UserError, abridged
 from moejax.options import Needs, Options
 
 

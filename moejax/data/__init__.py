@@ -14,7 +14,7 @@ from moejax.arguments import whole
 from moejax.data import clusters, domains, image_tasks, mnist, mrpc, mrpc_pieces
 from moejax.data.dataset import SOURCES, Dataset, Examples, Loader
 from moejax.errors import UserError
-from moejax.options import in_words, options_of, plain, problems
+from moejax.options import in_words, no_option, options_of, plain, problems
 
 __all__ = ["DATASETS", "SOURCES", "Dataset", "Examples", "load"]
 
@@ -50,7 +50,7 @@ def load(name: str, *, seed: int = 0, **options: Any) -> Dataset:
     there = options_of(DATASETS[name])
     for option in options:
         if option not in there:
-            raise UserError(f"--data.{option} is no option of --data.name={name}, which has {', '.join(there)}.")
+            raise UserError(f"--data.{no_option(option, f'--data.name={name}', there)}")
     options = {option: plain(value) for option, value in options.items()}
     for sentence in problems(there, options):
         raise UserError(in_words(sentence, "data."))

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from moejax.errors import UserError
-from moejax.files import path_problem
+from moejax.errors import UserError, path_problem
 from moejax.options import Choice
 
 Examples = dict[str, np.ndarray]  # {"image": uint8 [n, 28, 28], "label": int32 [n], of several tasks [n, tasks]}

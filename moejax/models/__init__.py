@@ -11,8 +11,7 @@ and those of its class
 
     options          its options, `model.…`
     reads            the array of a batch that it reads, which decides which data sets fit
-    experts          the experts that `moe.expert` may name; none if the model has its own
-    moe_options      which of `expert` and `shared` have an effect
+    layer_options    those of its layers, `moe.…`, beside what these declare
     many_tasks       whether it answers several tasks, and so learns from labels [b, tasks]; if not said, it does not
     experts_return_tokens  False where experts return something else, such as logits
     config_problems  sentences on what is wrong in a configuration

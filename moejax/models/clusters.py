@@ -17,7 +17,7 @@ from jaxtyping import Array, DTypeLike, Float, Key
 
 from moejax.data.clusters import PATCHES, WIDTH
 from moejax.experts import Linear, apply_linear
-from moejax.models.layer import layer_maker
+from moejax.models.layer import LayerOptions, layer_maker
 from moejax.options import Options, Positive
 from moejax.routing import Routing
 
@@ -75,7 +75,7 @@ class ClusterClassifier(nnx.Module):
     """Experts of linear or cubic patch filters for synthetic clusters (Chen et al. 2022)."""
 
     options, reads = ClusterOptions, "patches"
-    experts, moe_options, experts_return_tokens = {}, (), False
+    layer_options, experts_return_tokens = LayerOptions, False
     tokens = 1
 
     @staticmethod

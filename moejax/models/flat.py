@@ -19,7 +19,7 @@ from moejax.data.domains import number_of_domains
 from moejax.experts import Activation, Linear, apply_linear
 from moejax.layers import SparseMoE
 from moejax.models.dropout import dropout
-from moejax.models.layer import layer_maker
+from moejax.models.layer import LayerOptions, layer_maker
 from moejax.models.pixels import standardized
 from moejax.options import Options, Share
 from moejax.routing import Routing, assigned_experts
@@ -97,7 +97,7 @@ class FlatClassifier(nnx.Module):
     """An image is one token; the experts are classifiers, whose mixture gives the logits."""
 
     options, reads = FlatOptions, "image"
-    experts, moe_options, experts_return_tokens = {}, (), False
+    layer_options, experts_return_tokens = LayerOptions, False
     tokens = 1
 
     @staticmethod

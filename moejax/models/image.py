@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
 from pydantic import Field
 
-from moejax.models.layer import EXPERTS, MakeLayer, layer_maker
+from moejax.models.layer import MakeLayer, SharedExpertOptions, layer_maker
 from moejax.models.pixels import standardized
 from moejax.options import Options
 from moejax.routing import Routing
@@ -114,7 +114,7 @@ class ImageClassifier(nnx.Module):
     """A convolutional stem makes an image a grid of tokens; blocks with an MoE layer each; a linear head."""
 
     options, reads = ImageOptions, "image"
-    experts, moe_options = EXPERTS, ("expert", "shared")
+    layer_options = SharedExpertOptions
 
     def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
         m, dtype = config.model, jnp.dtype(config.train.dtype)

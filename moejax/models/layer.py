@@ -10,7 +10,8 @@ from pydantic import Field
 from moejax.dispatch import default_group_size
 from moejax.experts import GLU, MLP
 from moejax.layers import LAYERS, MakeExpert
-from moejax.options import Choice, Count, Needs, NotNegative, Options, Width, options_of
+from moejax.losses import auxiliary_loss
+from moejax.options import Choice, Count, Needs, NotNegative, Options, Width, model_of, options_of
 from moejax.routers import ROUTERS
 
 # The experts by name; a new one is a file and a line here. Each is made by `expert(d, hidden, dtype=…, rngs=…)`.
@@ -19,21 +20,35 @@ EXPERTS: dict[str, type[nnx.Module]] = {"mlp": MLP, "glu": GLU}
 MakeLayer = Callable[[nnx.Rngs], nnx.Module]
 
 
-class LayerOptions(Options):
-    """Options of a model's Mixture-of-Experts layers, beside those that the layers themselves declare."""
-
+class _LayerOptions(Options):
     layer: Annotated[str, Choice(LAYERS)] = "soft"
     """All experts on all tokens, those that a router chooses, mixtures of tokens in slots, or a gate for each task."""
     num_experts: Count = 8
     """Experts per layer (E)."""
-    expert: Annotated[str, Choice(EXPERTS)] = "mlp"
-    """What an expert is."""
     hidden: Width = 64
     """Hidden width of each expert (h)."""
-    shared: Annotated[int, Field(ge=0, le=2**20), Needs("layer", ("sparse",))] = 0
-    """Hidden width of an expert that every token goes to, beside its k; 0 for none."""
     l2_weight: NotNegative = 0.0
     """Weight of the mean square of the experts' parameters."""
+
+
+# Options of a model's Mixture-of-Experts layers, beside those that the layers themselves declare.
+LayerOptions: Any = model_of(
+    "LayerOptions", {f"{loss}_weight": field for loss, field in options_of(auxiliary_loss).items()}, _LayerOptions
+)
+
+
+class ExpertOptions(LayerOptions):
+    """… of a model whose experts are any of these."""
+
+    expert: Annotated[str, Choice(EXPERTS)] = "mlp"
+    """What an expert is."""
+
+
+class SharedExpertOptions(ExpertOptions):
+    """… of a model whose sparse layers may have a shared expert."""
+
+    shared: Annotated[int, Field(ge=0, le=2**20), Needs("layer", ("sparse",))] = 0
+    """Hidden width of an expert that every token goes to, beside its k; 0 for none."""
 
 
 def layer_maker(

@@ -14,7 +14,7 @@ from jaxtyping import Array, DTypeLike, Float, Key
 from pydantic import Field
 
 from moejax.experts import MLP, Linear, apply_linear
-from moejax.models.layer import layer_maker
+from moejax.models.layer import LayerOptions, layer_maker
 from moejax.models.pixels import standardized
 from moejax.models.recurrence import LSTM
 from moejax.options import Options
@@ -44,7 +44,7 @@ class LSTMClassifier(nnx.Module):
     """Images row by row: an LSTM, an MoE layer at every row, a second LSTM; a linear head over all rows."""
 
     options, reads = LSTMOptions, "image"
-    experts, moe_options = {}, ()
+    layer_options = LayerOptions
 
     def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
         d, dtype, moe = config.model.width, jnp.dtype(config.train.dtype), config.moe

@@ -20,9 +20,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 from pydantic import Field
 
-from moejax.models.layer import EXPERTS, layer_maker
+from moejax.models.layer import EXPERTS, LayerOptions, layer_maker
 from moejax.models.pair_experts import Convolution, OnSummary, Recurrence, flatten, pool
-from moejax.options import Options, Share
+from moejax.options import Choice, Options, Share
 from moejax.routing import Routing
 
 _GRAMS = 4  # numbers a word from `shared_ngrams`
@@ -42,11 +42,18 @@ class PairOptions(Options):
     """Share of the embeddings, of the pooled words and of the pair's features set to 0 in training."""
 
 
+class PairLayerOptions(LayerOptions):
+    """Its experts are recurrent or convolutional networks, too."""
+
+    expert: Annotated[str, Choice(EXPERTS | {"cnn": Convolution, "rnn": Recurrence})] = "mlp"
+    """What an expert is."""
+
+
 class PairClassifier(nnx.Module):
     """Words attend to the other sentence of a pair; an MoE layer routes each sentence; a linear head."""
 
     options, reads = PairOptions, "first"
-    experts, moe_options = EXPERTS | {"cnn": Convolution, "rnn": Recurrence}, ("expert",)
+    layer_options = PairLayerOptions
     experts_return_tokens = False  # but a summary of a sentence
     tokens = 2
 

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from moejax.data.image_tasks import TASKS
 from moejax.models.flat import Perceptron
-from moejax.models.layer import layer_maker
+from moejax.models.layer import LayerOptions, layer_maker
 from moejax.models.pixels import standardized
 from moejax.multi_gate import MultiGateMoE
 from moejax.options import Options
@@ -61,7 +61,7 @@ class TasksClassifier(nnx.Module):
     """An image is one token; its experts' output goes to a tower for each task, whose logits answer that task."""
 
     options, reads, many_tasks = TasksOptions, "image", True
-    experts, moe_options = {}, ()
+    layer_options = LayerOptions
     tokens = 1
 
     @staticmethod

@@ -34,7 +34,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from moejax import routing
-from moejax.options import Count, Needs, Share, Width, arguments_of, checked, options_of, valid
+from moejax.options import Count, Needs, Share, Width, arguments_of, checked, no_option, options_of, valid
 from moejax.randomness import require_rngs
 from moejax.routing import SparseRouting, TopKRouting, ZeroComputation
 
@@ -96,8 +96,7 @@ class Router(nnx.Module):
         declared = arguments_of(type(self))
         for name in options:
             if name not in declared:
-                have = ", ".join(sorted(options_of(type(self))))
-                raise ValueError(f"{name} is no option of {type(self).__name__}, which has {have}.")
+                raise ValueError(no_option(name, type(self).__name__, sorted(options_of(type(self)))))
         self.num_experts, self.k = num_experts, k
         sizes = {"num_experts": num_experts, "k": k}
         for name, value in valid(declared, sizes | options, self.contradictions).items():

@@ -19,7 +19,8 @@ from moejax.experts import MLP
 from moejax.models.bert.encoder import Encoder
 from moejax.models.bert.sentence_order import swap_sentences
 from moejax.models.dropout import dropout
-from moejax.options import NotNegative, Options, Share
+from moejax.models.layer import SharedExpertOptions
+from moejax.options import Choice, NotNegative, Options, Share
 from moejax.routing import Routing
 
 
@@ -42,11 +43,18 @@ class EncoderOptions(Options):
     """In training a batch is packed into so many pieces a pair, for padding costs time; the rest is cut."""
 
 
+class EncoderLayerOptions(SharedExpertOptions):
+    """Its experts are copies of a feed-forward layer."""
+
+    expert: Annotated[str, Choice({"mlp": MLP})] = "mlp"
+    """What an expert is."""
+
+
 class EncoderClassifier(nnx.Module):
     """A pre-trained BERT on both sentences, its feed-forward layers upcycled to MoE layers; a linear head."""
 
     options, reads = EncoderOptions, "pieces"
-    experts, moe_options = {"mlp": MLP}, ("expert", "shared")
+    layer_options = EncoderLayerOptions
 
     @staticmethod
     def config_problems(config: Any) -> Iterator[str]:

@@ -19,25 +19,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.typing import PrecisionLike
 from jax import lax
-from jax.nn.initializers import Initializer
-from jaxtyping import Array, Bool, DTypeLike, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
-from moejax.arguments import refuse, whole
 from moejax.inputs import where_real
 from moejax.kernels.grouped_matmul import grouped_matmul, rows_of_groups
 from moejax.kernels.groups import Groups
 from moejax.kernels.slots import slot_matmul
 from moejax.makers import MakeExpert, made, refuse_what_changes
+from moejax.options import Count, Width, checked
 from moejax.parameters import parameters
 from moejax.randomness import require_rngs
 from moejax.sharding import DEFAULT_AXES, EXPERTS, SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, MeshAxes, constrain
 
 Activation = Callable[[Array], Array]
 Linear = Callable[[nnx.Linear, Array], Array]
-
-_lecun, _zeros = nnx.initializers.lecun_normal(), nnx.initializers.zeros_init()  # the defaults of nnx.Linear
 
 
 def apply_linear(linear: nnx.Linear, x: Array) -> Array:
@@ -48,26 +44,21 @@ def apply_linear(linear: nnx.Linear, x: Array) -> Array:
 class MLP(nnx.Module):
     """Two linear maps with an activation between them: the feed-forward block of a transformer.
 
-    `activation` aside, the options are those of `nnx.Linear`, for both maps.
+    `options`: those of `nnx.Linear`, for both maps: `dtype`, `param_dtype`, `precision`, `kernel_init`, ….
     """
 
+    @checked
     def __init__(
         self,
-        d: int,
-        h: int,
+        d: Width,
+        h: Width,
         *,
         activation: Activation = jax.nn.gelu,
         use_bias: bool = True,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: PrecisionLike = None,
-        kernel_init: Initializer = _lecun,
-        bias_init: Initializer = _zeros,
         rngs: nnx.Rngs,
+        **options: Any,
     ):
-        refuse(whole("d", d) + whole("h", h))
-        linear = partial(nnx.Linear, use_bias=use_bias, dtype=dtype, param_dtype=param_dtype, precision=precision)
-        linear = partial(linear, kernel_init=kernel_init, bias_init=bias_init, rngs=require_rngs(rngs))
+        linear = partial(nnx.Linear, use_bias=use_bias, rngs=require_rngs(rngs), **options)
         self.up, self.down = linear(d, h), linear(h, d)
         self.activation = activation
 
@@ -79,26 +70,21 @@ class GLU(nnx.Module):
     """Gated linear unit: one linear map to 2h, where the activation of the first half gates the second; one map back.
 
     With SiLU it is SwiGLU (Shazeer 2020, "GLU Variants Improve Transformer", equation 6), the expert of Mixtral, OLMoE,
-    Qwen-MoE and DeepSeek. `activation` aside, the options are those of `nnx.Linear`, for both maps.
+    Qwen-MoE and DeepSeek. `options`: those of `nnx.Linear`, for both maps.
     """
 
+    @checked
     def __init__(
         self,
-        d: int,
-        h: int,
+        d: Width,
+        h: Width,
         *,
         activation: Activation = jax.nn.silu,
         use_bias: bool = False,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: PrecisionLike = None,
-        kernel_init: Initializer = _lecun,
-        bias_init: Initializer = _zeros,
         rngs: nnx.Rngs,
+        **options: Any,
     ):
-        refuse(whole("d", d) + whole("h", h))
-        linear = partial(nnx.Linear, use_bias=use_bias, dtype=dtype, param_dtype=param_dtype, precision=precision)
-        linear = partial(linear, kernel_init=kernel_init, bias_init=bias_init, rngs=require_rngs(rngs))
+        linear = partial(nnx.Linear, use_bias=use_bias, rngs=require_rngs(rngs), **options)
         self.gate_up, self.down = linear(d, 2 * h), linear(h, d)
         self.activation = activation
 
@@ -107,14 +93,14 @@ class GLU(nnx.Module):
         return linear(self.down, self.activation(gate) * up)
 
 
-def stack_experts(make: MakeExpert, num_experts: int, rngs: nnx.Rngs, mesh_axes: MeshAxes = DEFAULT_AXES) -> Any:
+@checked
+def stack_experts(make: MakeExpert, num_experts: Count, rngs: nnx.Rngs, mesh_axes: MeshAxes = DEFAULT_AXES) -> Any:
     """E independently initialised copies as one module: every parameter gains a leading axis e.
 
     That axis is in their partition metadata (`nnx.get_partition_spec`) under the name of experts' mesh axes.
 
     Raises ValueError if `make` is no function of `rngs`, or if what it makes cannot run under vmap.
     """
-    refuse(whole("num_experts", num_experts))
     require_rngs(rngs)
     one = partial(made, make, name="make_expert")
     experts = nnx.split_rngs(splits=num_experts)(nnx.vmap(one, in_axes=0, out_axes=0))(rngs)

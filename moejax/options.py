@@ -173,6 +173,11 @@ def valid(declared: Declared, given: Mapping[str, Any], contradictions: Callable
     return values
 
 
+def require(name: str, value: Any, kind: Any) -> None:
+    """ValueError, in one sentence, unless the value is of this kind, such as `Positive`."""
+    valid({name: FieldInfo.from_annotation(kind)}, {name: value})
+
+
 def problems(declared: Declared, given: Mapping[str, Any], contradictions: Callable | None = None) -> Iterator[str]:
     """A sentence for each value that its option does not take, and for each of the others that goes ill with others."""
     wrong = refusals(declared, given)
@@ -286,6 +291,11 @@ def shown(value: Any) -> str:
 
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def up_to(most: int) -> Any:
+    """The kind of whole numbers from 1 to this one."""
+    return Annotated[int, Field(ge=1, le=most)]
 
 
 @functools.cache

@@ -12,20 +12,21 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import PyTree
 
-from moejax.arguments import number, refuse, truth
 from moejax.layers import SparseMoE
+from moejax.options import NotNegative, checked
 from moejax.parameters import parameters, with_parameters
 
 M = TypeVar("M", bound=nnx.Module)
 
 
+@checked
 def upcycle(
     dense: nnx.Module,
     d: int,
     num_experts: int,
     *,
     exact: bool = True,
-    noise: float = 0.0,
+    noise: NotNegative = 0.0,
     rngs: nnx.Rngs,
     **options: Any,
 ) -> SparseMoE:
@@ -40,32 +41,32 @@ def upcycle(
 
     Raises ValueError, in one sentence, for options that `exact` refuses, and for those that make no sense.
     """
-    refuse(truth("exact", exact) + number("noise", noise, least=0.0))
     options = {"capacity_factor": None, "eval_capacity_factor": None} | options
     layer = SparseMoE(d, num_experts, lambda rngs: jax.tree.map(jnp.copy, dense), rngs=rngs, **options)
     if exact:
-        refuse(_differences(layer))
+        _refuse_differences(layer)
     layer.experts = copies(dense, num_experts, noise=noise, rngs=rngs)
     return layer
 
 
-def _differences(layer: SparseMoE) -> list[str]:
-    """Why a layer whose experts are all alike would not compute what one of them does."""
+def _refuse_differences(layer: SparseMoE) -> None:
+    """ValueError if a layer whose experts are all alike would not compute what one of them does."""
     if layer.shared is not None:
-        return ["make_shared adds a shared expert to what the MLP computes; leave it out, or pass exact=False."]
+        raise ValueError(
+            "make_shared adds a shared expert to what the MLP computes; leave it out, or pass exact=False."
+        )
     if layer.zero_computation is not None:
-        return [
+        raise ValueError(
             f"{layer.zero_computation.total} experts compute nothing (`zero_experts` and its like), so that for tokens"
             " which choose them the layer would not compute what the MLP does; leave them out, or pass exact=False."
-        ]
+        )
     takes_all = layer.capacity_factor is None and layer.eval_capacity_factor is None
-    if layer.router.weights_sum_to_1 and (layer.router.token_choice or takes_all):
-        return []
-    return [
-        f"k is {layer.k} of the router {type(layer.router).__name__}, whose weights then do not sum to 1, so that the"
-        " layer would not compute what the MLP does; use softmax_top_k with k of at least 2, or pass exact=False to"
-        " begin with another function."
-    ]
+    if not (layer.router.weights_sum_to_1 and (layer.router.token_choice or takes_all)):
+        raise ValueError(
+            f"k is {layer.k} of the router {type(layer.router).__name__}, whose weights then do not sum to 1, so that"
+            " the layer would not compute what the MLP does; use softmax_top_k with k of at least 2, or pass"
+            " exact=False to begin with another function."
+        )
 
 
 def copies(dense: M, num_experts: int, *, noise: float = 0.0, rngs: nnx.Rngs) -> M:

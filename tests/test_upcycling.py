@@ -95,9 +95,9 @@ def test_what_makes_no_sense_is_refused():
         upcycle(trained(), D, E, make_shared=make, rngs=nnx.Rngs(1))
     assert upcycle(trained(), D, E, make_shared=make, exact=False, rngs=nnx.Rngs(1)).shared is not None
     for options, sentence in (
-        ({"noise": -1.0}, "noise is -1.0; it must be at least 0"),
-        ({"noise": float("nan")}, "noise is nan; it must be a finite number"),
-        ({"exact": "no"}, "exact is 'no'; it must be True or False"),
+        ({"noise": -1.0}, "noise is -1.0; it must be a number of at least 0"),
+        ({"noise": float("nan")}, "noise is nan; it must be a number of at least 0"),
+        ({"exact": "no"}, "exact is no; it must be true or false"),
     ):
         with pytest.raises(ValueError, match=sentence):
             plain(upcycle)(trained(), D, E, rngs=nnx.Rngs(1), **options)

@@ -8,13 +8,14 @@ Importing this costs numpy only: a library that a source needs is imported when 
 """
 
 import functools
-from typing import Any
+from typing import Annotated, Any
 
-from moejax.arguments import whole
+from pydantic import Field
+
 from moejax.data import clusters, domains, image_tasks, mnist, mrpc, mrpc_pieces
 from moejax.data.dataset import SOURCES, Dataset, Examples, Loader
 from moejax.errors import UserError
-from moejax.options import in_words, no_option, options_of, plain, problems
+from moejax.options import in_words, no_option, options_of, plain, problems, require
 
 __all__ = ["DATASETS", "SOURCES", "Dataset", "Examples", "load"]
 
@@ -43,8 +44,10 @@ def load(name: str, *, seed: int = 0, **options: Any) -> Dataset:
     Raises:
       UserError: a name is unknown, a number is none, a file is missing or damaged, or no source works.
     """
-    for problem in whole("seed", seed, 0):
-        raise UserError(problem)
+    try:
+        require("seed", seed, Annotated[int, Field(ge=0)])
+    except ValueError as error:
+        raise UserError(str(error)) from None
     if name not in DATASETS:
         raise UserError(f"--data.name={name} is unknown: choose one of {', '.join(DATASETS)}.")
     there = options_of(DATASETS[name])

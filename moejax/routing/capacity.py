@@ -1,28 +1,34 @@
 """Capacity: how many slots an expert has, and which choices get one."""
 
 import math
+from typing import Annotated
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from pydantic import Field
 
-from moejax.arguments import number, refuse, whole
+from moejax.options import Count, Positive, checked
 from moejax.routing.decision import TopKRouting
 from moejax.routing.position import position_in_expert
 
 
-def expert_capacity(tokens: int, num_experts: int, k: int, capacity_factor: float) -> int:
+@checked
+def expert_capacity(
+    tokens: Annotated[int, Field(ge=0)], num_experts: Count, k: Count, capacity_factor: Positive
+) -> int:
     """Slots per expert in a group: ceil(factor · k · tokens / num_experts), at least 1 and at most `tokens`.
 
     A factor of 1 fits a perfectly balanced choice exactly. An expert gets a token at most once, so it needs no more
     slots than there are tokens.
     """
-    refuse(whole("tokens", tokens, 0) + whole("num_experts", num_experts) + whole("k", k, 1))
-    refuse(number("capacity_factor", capacity_factor, above=0.0))
     slots = round(capacity_factor * k * tokens / num_experts, 6)  # 1.1 · 100 / 2 is 55, not 55.000000000000007
     return min(tokens, max(1, math.ceil(slots)))
 
 
-def assign(routing: TopKRouting, capacity: int, priority: Float[Array, "g t"] | None = None) -> TopKRouting:
+@checked
+def assign(
+    routing: TopKRouting, capacity: Annotated[int, Field(ge=1)], priority: Float[Array, "g t"] | None = None
+) -> TopKRouting:
     """Give each choice the next free slot of its expert; -1 when all `capacity` slots are taken.
 
     All first choices come first, in token order, then all second choices, and so on (GShard). With a `priority`,
@@ -31,7 +37,6 @@ def assign(routing: TopKRouting, capacity: int, priority: Float[Array, "g t"] | 
     its token's output. An expert that computes nothing has no slots to run out of: no choice of it is dropped.
     """
     g, t, k = routing.experts.shape
-    refuse(whole("capacity", capacity))
     if priority is not None and priority.shape != (g, t):
         raise ValueError(f"priority has the shape {priority.shape}; the tokens' is {(g, t)}.")
     experts = routing.experts

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from moejax.arguments import refuse, whole
+from moejax.options import require, up_to
 from moejax.routing.decision import ExpertChoiceRouting, check_mask
 from moejax.routing.top_k import best
 
@@ -26,7 +26,7 @@ def expert_choice(
     tokens. `probs` are a token's scores, scaled to sum to 1 over experts.
     """
     check_mask(mask, logits)
-    refuse(whole("capacity", capacity, 1, logits.shape[1]))
+    require("capacity", capacity, up_to(logits.shape[1]))
     probs = jax.nn.softmax(jax.nn.log_sigmoid(logits) if sigmoid else logits, axis=-1)
     scores = (jax.nn.sigmoid(logits) if sigmoid else probs).swapaxes(1, 2)  # g e t
     if mask is not None:

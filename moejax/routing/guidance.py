@@ -6,17 +6,17 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy import ndarray
 
-from moejax.arguments import refuse, whole
+from moejax.options import Count, checked
 
 _CONFIDENCE = 0.9  # weight of the assigned expert in the mask
 
 
-def assigned_experts(num_labels: int, num_experts: int) -> Int[ndarray, " y"]:
+@checked
+def assigned_experts(num_labels: Count, num_experts: Count) -> Int[ndarray, " y"]:
     """The expert of each of y labels: every expert gets y // e consecutive labels, the first y % e one more.
 
     With fewer labels than experts, the last experts get none.
     """
-    refuse(whole("num_labels", num_labels) + whole("num_experts", num_experts))
     each, more = divmod(num_labels, num_experts)
     return np.repeat(np.arange(num_experts), [each + (e < more) for e in range(num_experts)])
 

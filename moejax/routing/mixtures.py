@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from moejax.arguments import number, refuse
+from moejax.options import Positive, checked, require
 from moejax.routing.decision import DenseRouting, SoftRouting, check_mask
 
 
@@ -18,13 +18,13 @@ def dense_routing(
     """Weigh all experts by softmax(logits / temperature): one expert as it nears 0, all evenly as it grows."""
     check_mask(mask, logits)
     if isinstance(temperature, Real):
-        refuse(number("temperature", temperature, above=0.0))
+        require("temperature", temperature, Positive)
     return DenseRouting(logits, jax.nn.softmax(logits / temperature, axis=-1), mask)
 
 
-def anneal(start: float, end: float, progress: Float[Array, ""] | float) -> Float[Array, ""] | float:
+@checked
+def anneal(start: Positive, end: Positive, progress: Float[Array, ""] | float) -> Float[Array, ""] | float:
     """Temperature at `progress` (0 to 1) of the training, geometric from `start` to `end`."""
-    refuse(number("start", start, above=0.0) + number("end", end, above=0.0))
     return start * (end / start) ** progress
 
 

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from moejax.arguments import number, refuse
+from moejax.options import Share, checked
 from moejax.routing.decision import TopKRouting
 from moejax.routing.replay import of_chosen
 from moejax.routing.top_k import best, softmax_top_k, top_k_softmax
 
 
-def jitter(key: Key[Array, ""], x: Float[Array, "g t d"], amount: float) -> Float[Array, "g t d"]:
+@checked
+def jitter(key: Key[Array, ""], x: Float[Array, "g t d"], amount: Share) -> Float[Array, "g t d"]:
     """Multiply the router's input by U(1 - amount, 1 + amount) (Switch, Fedus et al. 2021, section 2.2: 0.01)."""
-    refuse(number("amount", amount, least=0.0, below=1.0))
     return x * jax.random.uniform(key, x.shape, x.dtype, 1 - amount, 1 + amount)
 
 

@@ -5,11 +5,14 @@ comes and goes at weight 0. That number is k on average because an L1 penalty on
 is above k and weaker while it is below.
 """
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+from pydantic import Field
 
-from moejax.arguments import number, refuse
+from moejax.options import checked
 from moejax.routing.decision import TopKRouting
 from moejax.routing.replay import of_chosen
 from moejax.routing.top_k import best
@@ -39,11 +42,14 @@ def relu_routing(
     return TopKRouting(logits, probs, experts, weights, sparsity_weight=asked)
 
 
+@checked
 def update_coefficient(
-    coefficient: Float[Array, ""], experts_per_token: Float[Array, ""], k: int, multiplier: float
+    coefficient: Float[Array, ""],
+    experts_per_token: Float[Array, ""],
+    k: int,
+    multiplier: Annotated[float, Field(ge=1)],
 ) -> Float[Array, ""]:
     """The L1 coefficient after a step: times `multiplier` if tokens had more than k experts on average, divided if
     fewer (1.2 in the paper). It stays within 1e-16 and 1e4.
     """
-    refuse(number("multiplier", multiplier, least=1.0))
     return jnp.clip(coefficient * multiplier ** jnp.sign(experts_per_token - k), LEAST, MOST)

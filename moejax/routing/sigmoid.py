@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from moejax.arguments import number, refuse
+from moejax.options import Count, NotNegative, Positive, checked
 from moejax.routing.decision import TopKRouting
 from moejax.routing.replay import of_chosen, softmax_of_chosen
 from moejax.routing.top_k import best, limit_to_groups
@@ -15,6 +15,7 @@ from moejax.routing.top_k import best, limit_to_groups
 ScoreFunction = Literal["sigmoid", "sqrtsoftplus"]
 
 
+@checked
 def sigmoid_top_k(
     logits: Float[Array, "g t e"],
     k: int,
@@ -22,9 +23,9 @@ def sigmoid_top_k(
     bias: Float[Array, " e"] | None = None,
     score_function: ScoreFunction = "sigmoid",
     renormalize: bool = True,
-    scale: float = 1.0,
-    num_expert_groups: int = 1,
-    topk_group: int = 1,
+    scale: Positive = 1.0,
+    num_expert_groups: Count = 1,
+    topk_group: Count = 1,
     given: Int[Array, "g t k"] | None = None,
 ) -> TopKRouting:
     """Choose the k experts with the highest score + bias, and weigh them by their scores alone.
@@ -35,9 +36,6 @@ def sigmoid_top_k(
     the scores of all experts, scaled to sum to 1 (equation 18, for the balance loss). A group of experts scores the sum
     of its two highest.
     """
-    refuse(number("scale", scale, above=0.0))
-    if score_function not in SCORES:
-        raise ValueError(f"score_function is {score_function!r}; it must be one of {', '.join(SCORES)}.")
     score, log_score = SCORES[score_function]
     scores = score(logits)
     biased = scores if bias is None else scores + bias[None, None]
@@ -71,8 +69,9 @@ SCORES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
 }
 
 
+@checked
 def update_bias(
-    bias: Float[Array, " e"], load: Float[Array, " e"], rate: float, *, center: bool = False
+    bias: Float[Array, " e"], load: Float[Array, " e"], rate: NotNegative, *, center: bool = False
 ) -> Float[Array, " e"]:
     """The bias after a step: up by `rate` where an expert's load is below the mean, down where above.
 
@@ -83,6 +82,5 @@ def update_bias(
     DeepSeek-V3, Megatron-LM. True: Moonlight (Liu et al. 2025, "Muon is Scalable for LLM Training", appendix C),
     torchtitan.
     """
-    refuse(number("rate", rate, least=0.0))
     change = jnp.sign(load.mean() - load)
     return bias + rate * (change - change.mean() if center else change)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from moejax.arguments import number, refuse, whole
+from moejax.options import Count, NotNegative, checked
 from moejax.routing.decision import TopKRouting, check_mask
 from moejax.routing.replay import of_chosen
 from moejax.routing.top_k import best
@@ -28,12 +28,13 @@ def sinkhorn_top_k(
     return TopKRouting(logits, probs, experts, of_chosen(probs, experts))
 
 
+@checked
 def sinkhorn(
     logits: Float[Array, "g t e"],
     mask: Bool[Array, "g t"] | None = None,
     *,
-    tolerance: float = 1e-4,
-    max_iterations: int = 100,
+    tolerance: NotNegative = 1e-4,
+    max_iterations: Count = 100,
 ) -> Float[Array, "g t e"]:
     """Logarithm of the plan exp(logits + a_t + b_e) whose rows sum to 1/t and whose columns sum to 1/e.
 
@@ -42,7 +43,6 @@ def sinkhorn(
     a row is used.
     """
     check_mask(mask, logits)
-    refuse(number("tolerance", tolerance, least=0.0) + whole("max_iterations", max_iterations))
     real = jnp.ones((*logits.shape[:2], 1), bool) if mask is None else mask[..., None]
     rows = jnp.maximum(real.sum(1, keepdims=True), 1).astype(logits.dtype)  # g 1 1
     columns = jnp.full_like(rows, logits.shape[-1])

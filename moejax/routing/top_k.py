@@ -10,20 +10,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from moejax.arguments import number, refuse, whole
+from moejax.options import Count, Positive, checked, require, up_to
 from moejax.routing.decision import TopKRouting
 from moejax.routing.replay import given_experts, of_chosen, softmax_of_chosen
 from moejax.sharding import TOKENS, shard_map_axes, shard_map_groups
 
 
+@checked
 def softmax_top_k(
     logits: Float[Array, "g t e"],
     k: int,
     *,
     renormalize: bool = True,
-    scale: float = 1.0,
-    num_expert_groups: int = 1,
-    topk_group: int = 1,
+    scale: Positive = 1.0,
+    num_expert_groups: Count = 1,
+    topk_group: Count = 1,
     given: Int[Array, "g t k"] | None = None,
 ) -> TopKRouting:
     """Softmax, then the choice: GShard (Lepikhin et al. 2020, algorithm 1), Mixtral, OLMoE, Qwen-MoE.
@@ -32,7 +33,6 @@ def softmax_top_k(
     k = 1: a constant weight of 1 would give the router no gradient (Switch, Fedus et al. 2021, section 2.1). `scale`
     multiplies the weights after that (16 in DeepSeek-V2).
     """
-    refuse(number("scale", scale, above=0.0))
     probs = jax.nn.softmax(logits, axis=-1)
     experts = best(limit_to_groups(probs, num_expert_groups, topk_group), k, given)
     weights = _renormalized(logits, probs, experts) if renormalize and k > 1 else of_chosen(probs, experts)
@@ -64,7 +64,7 @@ def _renormalized(
 
 def best(scores: Float[Array, "g t e"], k: int, given: Int[Array, "g t _k"] | None = None) -> Int[Array, "g t k"]:
     """Indices of the k highest scores, best first, or the `given` ones. The choice itself has no gradient."""
-    refuse(whole("k", k, 1, scores.shape[-1]))
+    require("k", k, up_to(scores.shape[-1]))
     return _highest(scores, k)[1] if given is None else given_experts(given, scores.shape[:-1], k)
 
 
@@ -77,8 +77,9 @@ def _highest(scores: Float[Array, "g *t e"], k: int) -> tuple[Float[Array, "g *t
     return values, indices
 
 
+@checked
 def limit_to_groups(
-    scores: Float[Array, "g t e"], num_expert_groups: int, topk_group: int, best_of_group: int = 1
+    scores: Float[Array, "g t e"], num_expert_groups: Count, topk_group: Count, best_of_group: int = 1
 ) -> Float[Array, "g t e"]:
     """Set the scores of all experts to -inf, except in each token's `topk_group` best groups of experts.
 
@@ -86,7 +87,7 @@ def limit_to_groups(
     that a token is sent to few machines. A group scores the sum of its `best_of_group` highest: 1 in DeepSeek-V2 (2024,
     section 2.1.2), 2 in DeepSeek-V3 (2024, section 2.1.2).
     """
-    refuse(whole("num_expert_groups", num_expert_groups) or whole("topk_group", topk_group, 1, num_expert_groups))
+    require("topk_group", topk_group, up_to(num_expert_groups))
     if scores.shape[-1] % num_expert_groups:
         raise ValueError(
             f"num_expert_groups is {num_expert_groups}, which does not divide the {scores.shape[-1]} experts."

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from moejax.arguments import refuse, whole
+from moejax.options import require, up_to
 from moejax.routing.decision import TopKRouting
 from moejax.routing.replay import given_experts
 from moejax.routing.top_k import best
@@ -19,7 +19,7 @@ def hash_routing(
     Ids are whole numbers of any size, such as vocabulary entries or positions; equal ids get the same experts. An id is
     hashed to one of the table's 4096 rows; `seed` draws the table.
     """
-    refuse(whole("k", k, 1, num_experts))
+    require("k", k, up_to(num_experts))
     if given is not None:
         return _equal_weights(given_experts(given, ids.shape, k), num_experts)
     table = np.random.default_rng(seed).random((_TABLE, num_experts)).argsort(-1)[:, :k]

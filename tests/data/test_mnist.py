@@ -174,8 +174,8 @@ def test_numbers_that_are_none_are_one_sentence(name):
         ({"validation": 2.5}, "data.validation is 2.5; it must be a whole number from 0 to 1,000,000."),
         ({"validation": "5"}, "data.validation is '5'; it must be a whole number from 0 to 1,000,000."),
         ({"validation": True}, "data.validation is true; it must be a whole number from 0 to 1,000,000."),
-        ({"seed": -1}, "seed is -1; it must be at least 0."),
-        ({"seed": None}, "seed is None; it must be a whole number."),
+        ({"seed": -1}, "seed is -1; it must be a whole number of at least 0."),
+        ({"seed": None}, "seed is none; it must be a whole number of at least 0."),
     ):
         with pytest.raises(UserError) as error:
             plain(name, **options)

@@ -39,25 +39,21 @@ def parse(words: Sequence[str]) -> Arguments:
                 problems.append(f"{abridged(repr(word))} has a value, but {word.partition('=')[0]} takes none.")
             else:
                 flags.add("help" if word == "-h" else name)
-            continue
-        if flags == {"help"} and not word.startswith("-"):
+        elif flags == {"help"} and not word.startswith("-"):
             topics.append(word)
-            continue
-        if word in PRESETS:
+        elif word in PRESETS:
             problems.append(f"{word} is a preset; write --config {word}.")
             meant["config"] = word
-            continue
-        if not word.startswith("--") or not name:
+        elif not word.startswith("--") or not name:
             problems.append(
                 f"{abridged(repr(word))} is not an option; every option begins with -- and is followed by its value."
             )
-            continue
-        if not equals and (not rest or rest[0].startswith("--")):
+        elif not equals and (not rest or rest[0].startswith("--")):
             problems.append(f"--{name} needs a value after it.")
-            continue
-        if name in values:
-            problems.append(f"--{name} is given twice; leave one out.")
-        values[name] = value if equals else rest.pop(0)
+        else:
+            if name in values:
+                problems.append(f"--{name} is given twice; leave one out.")
+            values[name] = value if equals else rest.pop(0)
     values = meant | values
     options = {name: values.pop(name) for name in OPTIONS if name in values}
     paths = {name: options[name] for name in PATHS if name in options}
@@ -71,15 +67,15 @@ def configure(arguments: Arguments) -> "Config":
     chosen = arguments.options.get("config")
     if chosen is None:
         problems.append(f"--config is missing; give it a preset ({', '.join(PRESETS)}) or a config.json.")
-    elif chosen in PRESETS:
-        base = PRESETS[chosen].config
-    elif not path_problem(chosen):
+    elif chosen not in PRESETS and not path_problem(chosen):
         base, more = _from_path(chosen)
         problems += more
     if problems and not arguments.fields:
         raise UserError(*problems)  # before JAX is imported
     from moejax.config import configured, wrong_words
 
+    if chosen in PRESETS:
+        base = PRESETS[chosen].config
     if base is None:  # nobody chose the other values
         raise UserError(*problems, *wrong_words(arguments.fields, OPTIONS))
     config, more = configured(arguments.fields, base, words=True, others=OPTIONS)
@@ -90,8 +86,6 @@ def configure(arguments: Arguments) -> "Config":
 
 def _from_path(path: str) -> tuple["Config | None", list[str]]:
     """What a config.json holds, or the one of a run's folder."""
-    from moejax.config import from_json
-
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         near = difflib.get_close_matches(path, PRESETS, n=1)
@@ -101,6 +95,8 @@ def _from_path(path: str) -> tuple["Config | None", list[str]]:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"--config {path} cannot be read: {error.strerror or error}.") from None
+    from moejax.config import from_json
+
     return from_json(text, path)
 
 
@@ -115,18 +111,6 @@ def check_resume(arguments: Arguments) -> None:
             f"--resume takes no other argument than --parallel.…, but there is --{others[0]}: a run continues with the"
             " configuration it began with."
         )
-
-
-def configuration_of_a_run(arguments: Arguments) -> "Config":
-    """The configuration with which the run that --resume names would go on; UserError if it cannot."""
-    check_resume(arguments)
-    path = arguments.options["resume"]
-    config, problems = _from_path(path)
-    if config is None or not Path(path).is_dir():
-        raise UserError(f"--resume {path} is not the folder of a run.")
-    if problems:
-        raise UserError(*problems)
-    return on_these_devices(config, arguments)
 
 
 def on_these_devices(config: "Config", arguments: Arguments) -> "Config":

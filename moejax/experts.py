@@ -58,7 +58,7 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
         **options: Any,
     ):
-        linear = partial(nnx.Linear, use_bias=use_bias, rngs=require_rngs(rngs), **options)
+        linear: Any = partial(nnx.Linear, use_bias=use_bias, rngs=require_rngs(rngs), **options)
         self.up, self.down = linear(d, h), linear(h, d)
         self.activation = activation
 
@@ -84,7 +84,7 @@ class GLU(nnx.Module):
         rngs: nnx.Rngs,
         **options: Any,
     ):
-        linear = partial(nnx.Linear, use_bias=use_bias, rngs=require_rngs(rngs), **options)
+        linear: Any = partial(nnx.Linear, use_bias=use_bias, rngs=require_rngs(rngs), **options)
         self.gate_up, self.down = linear(d, 2 * h), linear(h, d)
         self.activation = activation
 

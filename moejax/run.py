@@ -36,8 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 @lifeline.told()
 def _main(words: Sequence[str], stop: StopSignal) -> int:
-    from moejax.commandline import configuration_of_a_run, configure, parse
-    from moejax.config import to_json
+    from moejax.commandline import configure, parse
 
     arguments = parse(words)
     if "help" in arguments.flags:
@@ -45,12 +44,11 @@ def _main(words: Sequence[str], stop: StopSignal) -> int:
 
         print(help_text(arguments.topics))
         return 0
-    if "resume" in arguments.options and "print_config" in arguments.flags:
-        print(to_json(configuration_of_a_run(arguments)), end="")
-        return 0
     if "resume" in arguments.options:
         return _resume(Path(arguments.options["resume"]), arguments, stop)
     config = configure(arguments)
+    from moejax.config import to_json
+
     if "print_config" in arguments.flags:
         print(to_json(config), end="")
         return 0
@@ -75,13 +73,18 @@ def _start(config: "Config", out: str, arguments: "Arguments", stop: StopSignal)
 
 def _resume(path: Path, arguments: "Arguments", stop: StopSignal) -> int:
     from moejax.commandline import check_resume, on_these_devices
+    from moejax.config import to_json
 
     check_resume(arguments)
-    _prepare_jax(arguments)
+    if "print_config" not in arguments.flags:
+        _prepare_jax(arguments)
     from moejax.training.folder import RunFolder
 
     folder, config = RunFolder.open(path)
     config = on_these_devices(config, arguments)
+    if "print_config" in arguments.flags:
+        print(to_json(config), end="")
+        return 0
     with folder, kept(path):
         if folder.read_summary() is not None:
             print(f"{path} is finished; its report is {_report(path, stop)}")

@@ -51,7 +51,7 @@ def test_print_config_prints_with_what_a_run_would_go_on(capsys, tmp_path):
     assert run.main(["--resume", str(tmp_path / "nothing"), "--print-config"]) == 2
     said = capsys.readouterr().err
     assert "takes no other argument than --parallel" in said
-    assert "nothing is not the folder of a run." in said
+    assert "nothing is not a run folder" in said
     assert run.main(["--config", str(tmp_path), "--print-config"]) == 0
 
 

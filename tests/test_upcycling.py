@@ -100,14 +100,7 @@ def test_what_makes_no_sense_is_refused():
         ({"exact": "no"}, "exact is no; it must be true or false"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            plain(upcycle)(trained(), D, E, rngs=nnx.Rngs(1), **options)
-
-
-def plain(function):
-    """The function without the tests' own type checks."""
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-    return function
+            upcycle(trained(), D, E, rngs=nnx.Rngs(1), **options)
 
 
 def test_every_expert_is_a_copy_and_the_mlp_stays():

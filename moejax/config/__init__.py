@@ -4,23 +4,22 @@
     config.replace(moe={"layer": "sparse"})
 
 `schema` finds the options that there are for the names chosen, `config` makes values of them, `text` reads and writes
-`config.json`, `suggest` tells what a wrong name may have meant. Names are imported when first used: the schema imports
-all that has options, and so JAX.
+`config.json`, `suggest` tells what a wrong name may have meant. All that has options is imported, and so JAX.
 """
 
-import importlib
-from typing import Any
+from moejax.config.config import Config, configured, make_config, wrong_words
+from moejax.config.mesh_shape import data_devices, mesh_problems, nearest_divisor
+from moejax.config.text import flatten, from_json, to_json
 
-_HOME = {
-    **dict.fromkeys(("Config", "configured", "make_config", "wrong_words"), "config"),
-    **dict.fromkeys(("flatten", "from_json", "to_json"), "text"),
-    **dict.fromkeys(("data_devices", "mesh_problems", "nearest_divisor"), "mesh_shape"),
-}
-
-__all__ = list(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'moejax.config' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"moejax.config.{_HOME[name]}"), name)
+__all__ = [
+    "Config",
+    "configured",
+    "data_devices",
+    "flatten",
+    "from_json",
+    "make_config",
+    "mesh_problems",
+    "nearest_divisor",
+    "to_json",
+    "wrong_words",
+]

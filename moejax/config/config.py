@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import SerializeAsAny
 
 from moejax.config.mesh_shape import mesh_problems
-from moejax.config.schema import ROOTS, RunOptions, Section, everything
+from moejax.config.schema import ROOTS, DataOptions, ModelOptions, RunOptions, Section, everything
 from moejax.config.suggest import unknown
 from moejax.config.training import ParallelOptions, TrainOptions
 from moejax.data import DATASETS
@@ -21,8 +21,8 @@ class Config(RunOptions):
     `data`, `model` and `moe` hold the options of what their names choose (`moejax.config.schema`).
     """
 
-    data: SerializeAsAny[Options]
-    model: SerializeAsAny[Options]
+    data: SerializeAsAny[DataOptions]
+    model: SerializeAsAny[ModelOptions]
     moe: SerializeAsAny[Options]
     train: TrainOptions
     parallel: ParallelOptions
@@ -105,8 +105,8 @@ def _part(section: Section, given: Mapping, kept: Mapping, words: bool, sentence
     refused = refusals(fields, values)
     values = {name: value for name, value in values.items() if name not in refused}
     wrong = {name: sentence for name, sentence in refused.items() if name in new}
-    given = [name for name in new if name in values]
-    said = [*wrong.values(), *conflicts(fields, values, given, wrong, section.contradictions)]
+    right = [name for name in new if name not in wrong]
+    said = [*wrong.values(), *conflicts(fields, values, right, wrong, section.contradictions)]
     sentences += [in_words(sentence, section.prefix) for sentence in said]
     return values
 

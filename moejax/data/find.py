@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from moejax.data import web
+from moejax.data.dataset import Dataset
 from moejax.data.verify import File, accept, packed
 from moejax.errors import UserError
 from moejax.files import write_whole
@@ -61,6 +62,24 @@ def first_that_works(name: str, sources: Mapping[str, Callable[[], T]]) -> tuple
         *(f"  {key}: {error.reason}." for key, error in failed.items()),
         "Put the files in a folder and pass it as --data.dir, or run once with a network (what it fetches is kept).",
     )
+
+
+def from_source(
+    name: str, sources: Mapping[str, Callable[[], Dataset]], auto: Sequence[str], source: str, directory: str | None
+) -> Dataset:
+    """The data set from the source that is named. "auto": from the user's folder, else the first of `auto` that works.
+
+    Raises:
+      UserError: as `first_that_works`, or for a source that is none of these.
+    """
+    if source == "auto":
+        chosen = ["dir"] if named_folder(directory) else auto
+    elif source in sources:
+        chosen = [source]
+    else:
+        raise UserError(f"--data.source={source} does not offer {name}: choose one of auto, {', '.join(sources)}.")
+    used, dataset, notes = first_that_works(name, {key: sources[key] for key in chosen})
+    return dataclasses.replace(dataset, source=used, notes=notes + dataset.notes)
 
 
 def named_folder(directory: str | None, field: str = "--data.dir") -> tuple[str, str] | None:

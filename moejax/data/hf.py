@@ -9,7 +9,7 @@ import numpy as np
 
 from moejax.data import web
 from moejax.data.dataset import Examples, integers
-from moejax.data.library_errors import importing, said_as
+from moejax.data.library_errors import importing, needing, said_as
 from moejax.errors import UserError
 
 
@@ -47,11 +47,8 @@ def read(
     Raises:
       UserError: the hub cannot be reached, or what is there cannot be read.
     """
-    with importing("datasets"):
-        try:
-            import datasets
-        except ImportError as error:
-            raise UserError("--data.source=hf needs the package datasets: pip install datasets.") from error
+    with importing("datasets"), needing("hf"):
+        import datasets
 
     hub_name = (name,) if subset is None else (name, subset)
     origin = f"Hugging Face {' '.join(hub_name)}"

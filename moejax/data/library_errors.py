@@ -28,6 +28,16 @@ def importing(package: str) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
+def needing(source: str) -> Iterator[None]:
+    """What cannot be imported within is a UserError that names the package."""
+    try:
+        yield
+    except ImportError as error:
+        problem = f"--data.source={source} needs the package {error.name}: pip install {error.name}."
+        raise UserError(problem) from error
+
+
+@contextlib.contextmanager
 def quiet_panics() -> Iterator[None]:
     """Nothing is written to the process's standard error within: a compiled library dumps its stack there first."""
     kept = os.dup(2)

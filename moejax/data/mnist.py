@@ -108,17 +108,10 @@ def load(
         "tfds": lambda: from_splits(images, *tfds.read(images.name, dir)),
         "hf": lambda: from_splits(images, *hf.read(images.hub, dir)),
     }
-    offered = ("dir", *images.auto, "tfds", "hf")
-    if source == "auto":
-        chosen = ("dir",) if find.named_folder(dir) else images.auto
-    elif source in offered:
-        chosen = (source,)
-    else:
-        raise UserError(f"--data.source={source} does not offer {images.name}: choose one of {', '.join(offered)}.")
-    used, dataset, notes = find.first_that_works(images.name, {key: sources[key] for key in chosen})
-    if used != "embedded":  # that one comes split in three
-        dataset = hold_out(dataset, validation, seed)
-    return dataclasses.replace(dataset, source=used, notes=notes + dataset.notes)
+    offered = {key: sources[key] for key in ("dir", *images.auto, "tfds", "hf")}
+    dataset = find.from_source(images.name, offered, images.auto, source, dir)
+    # The embedded images come split in three.
+    return dataset if dataset.source == "embedded" else hold_out(dataset, validation, seed)
 
 
 def published_files(images: ImageSet) -> tuple[File, ...]:

@@ -29,7 +29,6 @@ from moejax.data.dataset import (
 from moejax.data.verify import File
 from moejax.errors import UserError
 
-OFFERED = ("auto", "dir", "cache", "mirror", "synthetic", "tfds", "hf")
 COUNTS = {"train": 3668, "validation": 408, "test": 1725}
 
 
@@ -111,18 +110,14 @@ def read_pairs(source: str, directory: str | None, validation: int, seed: int, p
         "tfds": lambda: from_splits(pairs, *tfds.read("glue/mrpc", directory, _of_rows, host=_TEXT, tensorflow=False)),
         "hf": lambda: from_splits(pairs, *hf.read("nyu-mll/glue", directory, _of_rows, _COLUMNS, subset="mrpc")),
     }
-    if source not in OFFERED:
-        raise UserError(f"--data.source={source} does not offer {pairs.name}: choose one of {', '.join(OFFERED)}.")
-    chosen = (source,)
-    if source == "auto":
-        chosen = ("dir",) if find.named_folder(directory) else pairs.auto
-    used, dataset, notes = find.first_that_works(pairs.name, {key: sources[key] for key in chosen})
+    dataset = find.from_source(pairs.name, sources, pairs.auto, source, directory)
     if validation == 0:
         nothing = take(dataset.validation, slice(0))
-        dataset = dataclasses.replace(dataset, train=concatenate(dataset.train, dataset.validation), validation=nothing)
-    elif not len(dataset.validation["label"]):
-        dataset = hold_out(dataset, min(validation, pairs.counts["train"] // 10), seed)
-    return dataclasses.replace(dataset, source=used, notes=notes + dataset.notes)
+        both = concatenate(dataset.train, dataset.validation)
+        return dataclasses.replace(dataset, train=both, validation=nothing)
+    if len(dataset.validation["label"]):
+        return dataset
+    return hold_out(dataset, min(validation, pairs.counts["train"] // 10), seed)
 
 
 def load(

@@ -12,6 +12,7 @@ import numpy as np
 
 from moejax.data import web
 from moejax.data.dataset import Examples
+from moejax.data.library_errors import needing, said_as
 from moejax.errors import UserError
 
 Rows = Iterable[Mapping[str, Any]]
@@ -46,31 +47,26 @@ def read(
     Raises:
       UserError: the library is incomplete, or the data set can be neither read nor prepared.
     """
-    try:
+    with needing("tfds"):
         import tensorflow_datasets
 
         if name.startswith("glue/"):
             import tensorflow_datasets.text.glue  # a data source knows its builder only once that is imported
-    except ImportError as error:
-        raise UserError(f"--data.source=tfds needs the package {error.name}: pip install {error.name}.") from error
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # it warns of what is said in a sentence below
-    try:
+
+    def sentence(problem: str) -> str:
+        return (
+            f"--data.source=tfds cannot read {name} from {directory or 'its default folder'} ({problem}): "
+            f"prepare it again with file_format='array_record', or use --data.source=auto."
+        )
+
+    with said_as(sentence), needing("tfds"):  # whatever it is: a large library and a network lie below
         builder = tensorflow_datasets.builder(name, data_dir=directory, file_format="array_record")
         if not builder.is_prepared():
             _check_preparable(name, str(builder.data_dir), host, tensorflow)
             builder.download_and_prepare()
         splits = {split: arrays(rows) for split, rows in builder.as_data_source().items()}
-    except UserError:
-        raise
-    except ModuleNotFoundError as error:
-        raise UserError(f"--data.source=tfds needs the package {error.name}: pip install {error.name}.") from error
-    except Exception as error:  # of any kind: a large library and a network lie below
-        problem = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"--data.source=tfds cannot read {name} from {directory or 'its default folder'} ({problem}): "
-            f"prepare it again with file_format='array_record', or use --data.source=auto."
-        ) from error
     return splits, f"TensorFlow Datasets {builder.info.full_name} in {builder.data_dir}"
 
 

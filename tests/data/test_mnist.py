@@ -223,7 +223,7 @@ def test_what_a_library_gives_is_checked(tiny):
         ),
         (
             {"name": "fashion_mnist", "source": "embedded"},
-            "--data.source=embedded does not offer fashion_mnist: choose one of dir, cache, mirror, tfds, hf.",
+            "--data.source=embedded does not offer fashion_mnist: choose one of auto, dir, cache, mirror, tfds, hf.",
         ),
     ],
 )

@@ -211,7 +211,7 @@ def test_what_a_library_gives_is_checked(tiny):
     [
         (
             {"name": "minst"},
-            "--data.name=minst is unknown: choose one of mnist, fashion_mnist, mrpc, mrpc_pieces, clusters.",
+            f"--data.name=minst is unknown: choose one of {', '.join(data.DATASETS)}.",
         ),
         (
             {"name": "mnist", "source": "torch"},

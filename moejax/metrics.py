@@ -128,13 +128,27 @@ def label_information(counts: Float[Array, "y e"]) -> Float[Array, ""]:
 
     Divided by the mean of the two entropies, as scikit-learn's `normalized_mutual_info_score` does; 0 where both are 0.
     """
-    _check_counts(counts, "label_information")
-    joint = counts / jnp.maximum(counts.sum(), 1e-9)
-    of_label, of_expert = joint.sum(1), joint.sum(0)
-    entropy = jax.scipy.special.entr
-    information = entropy(of_label).sum() + entropy(of_expert).sum() - entropy(joint).sum()
-    mean = (entropy(of_label).sum() + entropy(of_expert).sum()) / 2
-    return jnp.where(mean > 1e-9, information / jnp.maximum(mean, 1e-9), 0.0)
+    of_label, of_expert, of_both = _entropies(counts, "label_information")
+    mean = (of_label + of_expert) / 2
+    return jnp.where(mean > 1e-9, (of_label + of_expert - of_both) / jnp.maximum(mean, 1e-9), 0.0)
+
+
+def uncertainty_coefficient(counts: Float[Array, "y e"], within: Float[Array, ""] | float = 0.0) -> Float[Array, ""]:
+    """Normalised mutual information of label and expert, by what is decided: 0 the label says nothing, 1 all of it.
+
+    Divided by the expert's entropy (Theil 1970; scikit-learn's `completeness_score`), less `within`: the mean entropy
+    of a token's own experts, such as ln k for k of equal weight, which no label of tokens can tell. So it is 1 wherever
+    equal labels get equal experts, however many labels and choices there are, and 0 where nothing is decided.
+    """
+    of_label, of_expert, of_both = _entropies(counts, "uncertainty_coefficient")
+    decided = of_expert - within
+    return jnp.where(decided > 1e-4, (of_label + of_expert - of_both) / jnp.maximum(decided, 1e-4), 0.0)
+
+
+def token_shares(gates: Float[Array, "*n e"]) -> Float[Array, "*n e"]:
+    """Each expert's share of a token's gates, whatever their sum and sign; zeros for padding and dropped tokens."""
+    gates = jnp.abs(gates)
+    return gates / jnp.maximum(gates.sum(-1, keepdims=True), 1e-9)
 
 
 def _loads(of: Any, name: str) -> Load:
@@ -144,6 +158,13 @@ def _loads(of: Any, name: str) -> Load:
     if not isinstance(of, jax.Array | np.ndarray) or of.ndim == 0:
         raise TypeError(f"{name} is of a routing or a load [..., e], not of a {type(of).__name__}.")
     return jnp.asarray(of)
+
+
+def _entropies(counts: Float[Array, "y e"], name: str) -> tuple[Float[Array, ""], ...]:
+    """The entropies of label, of expert and of both together, in nats."""
+    _check_counts(counts, name)
+    joint = counts / jnp.maximum(counts.sum(), 1e-9)
+    return tuple(jax.scipy.special.entr(shares).sum() for shares in (joint.sum(1), joint.sum(0), joint))
 
 
 def _check_counts(counts: Any, name: str) -> None:

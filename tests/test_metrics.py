@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import chosen, log
-from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics import completeness_score, normalized_mutual_info_score
 
 from moejax import metrics
 from moejax.routing import assign, dense_routing, expert_choice, mask_tokens, soft_routing, softmax_top_k
@@ -24,6 +24,7 @@ MASK = jnp.array([[True, True], [False, True]])
 load = jax.jit(metrics.load, static_argnames="after_capacity")
 dropped, gate_entropy, confidence = map(jax.jit, (metrics.dropped, metrics.gate_entropy, metrics.confidence))
 dispatch_entropy, label_information = map(jax.jit, (metrics.dispatch_entropy, metrics.label_information))
+uncertainty_coefficient = jax.jit(metrics.uncertainty_coefficient)
 
 
 @jax.jit(static_argnames=("k", "capacity"))
@@ -245,3 +246,41 @@ def test_label_information_is_1_when_each_tells_the_other_and_0_when_neither_doe
     np.testing.assert_allclose(label_information(5 * jnp.eye(3)), 1, rtol=1e-5)
     np.testing.assert_allclose(label_information(jnp.ones((3, 4))), 0, atol=1e-5)
     np.testing.assert_allclose(label_information(jnp.array([[7.0]])), 0)
+
+
+def test_uncertainty_coefficient_by_hand():
+    # Positions 0 and 1 have an expert of their own, position 2 either of them: H(expert) = ln 2, I = 2/3 · ln 2.
+    counts = jnp.array([[2.0, 0], [0, 2], [1, 1]])
+    np.testing.assert_allclose(uncertainty_coefficient(counts), 2 / 3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_uncertainty_coefficient_is_1_where_equal_labels_get_equal_experts(k):
+    # 12 positions, each with its own k of 4 experts: however many choices, the position tells all that is decided.
+    experts = np.array([[p % 4, (p // 4 + 1 + p) % 4][:k] for p in range(12)])
+    shares = np.eye(4, dtype=np.float32)[experts].mean(1)
+    np.testing.assert_allclose(uncertainty_coefficient(shares, np.log(k)), 1, rtol=1e-5)
+    assert k == 1 or uncertainty_coefficient(shares) < 0.6
+
+
+def test_uncertainty_coefficient_is_0_where_the_label_says_nothing_or_nothing_is_decided():
+    np.testing.assert_allclose(uncertainty_coefficient(jnp.ones((3, 4))), 0, atol=1e-5)
+    assert uncertainty_coefficient(jnp.array([[3.0, 0], [2, 0]])) == 0  # one expert for all
+    assert uncertainty_coefficient(jnp.ones((3, 4)), math.log(4)) == 0  # all experts alike for each token
+    assert uncertainty_coefficient(jnp.zeros((3, 4))) == 0
+
+
+@few
+@given(st.integers(0, 1000), st.sampled_from([0.0, 0.5, 1.0]))
+def test_uncertainty_coefficient_of_one_choice_equals_scikit_learns_completeness(seed, agreement):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 6, 60)
+    experts = np.where(rng.random(60) < agreement, labels % 5, rng.integers(0, 5, 60))
+    counts = metrics.label_counts(jnp.asarray(np.eye(5, dtype=np.float32)[experts]), jnp.asarray(labels), 6)
+    want = completeness_score(labels, experts)
+    np.testing.assert_allclose(uncertainty_coefficient(counts), want, rtol=1e-3, atol=1e-5)
+
+
+def test_token_shares_sum_to_1_whatever_the_gates_and_to_0_for_padding():
+    gates = jnp.array([[0.2, 0.6], [-1.0, 3.0], [0.0, 0.0]])
+    np.testing.assert_allclose(metrics.token_shares(gates), [[0.25, 0.75], [0.25, 0.75], [0, 0]], rtol=1e-6)

@@ -21,7 +21,9 @@ from moejax.report.markdown import markdown
 
 DATA = ("fashion_mnist", "mnist")
 COMPARISONS = ("flat", "parameters", "FLOPs")
-LAYERS = {"dense": "#3f6fd9", "sparse": "#d08c00", "soft": "#35994a"}
+LAYERS = {"dense": "#3f6fd9", "sparse": "#d08c00", "random": "#b3bac4", "hash": "#667080", "soft": "#35994a"}
+# The sparse layer whose router has nothing to learn: what the choice of experts itself is worth.
+UNLEARNT = {"random": "sparse, routed at random", "hash": "sparse, routed by position"}
 # Fashion-MNIST, best test accuracy of any epoch on 9,216 images.
 ORIGINAL = {"dense": 88.55, "sparse": 85.79, "soft": 88.40}
 # The experts' hidden width, and room in a sparse layer alike at training and test, at which an image costs 8.6 MFLOP,
@@ -30,6 +32,7 @@ SAME_FLOPS = {
     "sparse": ("--moe.hidden", "160", "--moe.eval_capacity_factor", "1.25"),
     "soft": ("--moe.hidden", "512"),
 }
+SAME_FLOPS |= dict.fromkeys(UNLEARNT, SAME_FLOPS["sparse"])
 
 
 def table(rows: list[Row]) -> str:
@@ -53,11 +56,11 @@ def _line(data: str, comparison: str, layer: str, rows: list[Row]) -> list[str]:
     return [
         data,
         comparison,
-        layer,
+        UNLEARNT.get(layer, layer),
         str(len(mine)),
         spread([row["test_accuracy"] for row in mine], "{:.2f}%"),
         "–" if layer == "dense" else _behind(mine, dense),
-        f"{ORIGINAL[layer]:.2f} %" if known else "–",
+        f"{ORIGINAL[layer]:.2f} %" if known and layer in ORIGINAL else "–",
         f"{mine[0]['parameters']:,}",
         million(mine[:1], "flops_per_example"),
         spread([row["curve"][-1][1] for row in mine], "{:.0f}") + " s",
@@ -100,7 +103,7 @@ def draw(rows: list[Row], file: Path) -> None:
                 curves = np.array(of_layer)  # seed, epoch, (epoch, seconds, accuracy)
                 epochs, seconds, accuracy = curves.mean(0).T
                 for panel, x in ((by_epoch, epochs), (by_second, seconds)):
-                    panel.plot(x, 100 * accuracy, color=colour, label=layer, lw=1.5)
+                    panel.plot(x, 100 * accuracy, color=colour, label=UNLEARNT.get(layer, layer), lw=1.5)
                     if len(curves) > 1:
                         low, high = (100 * f(curves[..., 2], axis=0) for f in (np.min, np.max))
                         panel.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
@@ -116,11 +119,19 @@ def draw(rows: list[Row], file: Path) -> None:
 
 def words(data: str, comparison: str, layer: str, seed: int) -> list[str]:
     """What follows `python -m moejax.run`."""
-    preset = f"mnist_flat_{layer}" if comparison == "flat" else f"mnist_{layer}"
+    kind, router = ("sparse", ("--moe.router", layer)) if layer in UNLEARNT else (layer, ())
+    preset = f"mnist_flat_{kind}" if comparison == "flat" else f"mnist_{kind}"
     # The definition's dispatch, whose FLOPs count: the preset's, which is faster, gives the same answers with fewer.
-    dispatch = ("--moe.dispatch", "einsum") if layer == "sparse" and comparison != "flat" else ()
+    dispatch = ("--moe.dispatch", "einsum") if kind == "sparse" and comparison != "flat" else ()
     widths = SAME_FLOPS[layer] if comparison == "FLOPs" else ()
-    return ["--config", preset, "--data.name", data, "--seed", str(seed), *dispatch, *widths]
+    return ["--config", preset, "--data.name", data, "--seed", str(seed), *router, *dispatch, *widths]
+
+
+def compared(comparison: str, layer: str) -> bool:
+    """Whether there is a run of that layer: not where it would be another's, or where an image has one position."""
+    if comparison == "FLOPs":
+        return layer in SAME_FLOPS
+    return comparison != "flat" or layer != "hash"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -148,7 +159,7 @@ def main(arguments: Sequence[str]) -> None:
             for data in sets
             for comparison in comparisons
             for layer in asked.layers
-            if comparison != "FLOPs" or layer in SAME_FLOPS
+            if compared(comparison, layer)
         ],
         from_folder,
     )

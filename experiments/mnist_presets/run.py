@@ -1,9 +1,10 @@
 """Do dense, sparse and soft learn MNIST equally well, and what does each cost?
 
-    python -m experiments mnist_presets                                      three presets, seed 0: 4 minutes
+    python -m experiments mnist_presets                                      all but the longer one, seed 0: 7 minutes
     python -m experiments mnist_presets --presets mnist_best --seeds 0 1 2   the longer preset: 3 hours
 
-Times are for two CPU cores. Each run is `python -m moejax.run --config PRESET --seed N`.
+Times are for two CPU cores. Each run is `python -m moejax.run --config PRESET --seed N`; the sparse one also with
+routers that learn nothing, to see what the choice of experts is worth.
 """
 
 import statistics
@@ -11,6 +12,10 @@ from collections.abc import Sequence
 
 from experiments.study import Row, Run, Study, collect, fewer, million, parser_of, spread
 from moejax.report.markdown import markdown
+
+DEFAULT = ("mnist_dense", "mnist_sparse", "mnist_soft")
+# Beside the presets: names of rows, the preset that each is of, and the words that it adds.
+UNLEARNT = {f"mnist_sparse_{router}": ("mnist_sparse", ["--moe.router", router]) for router in ("random", "hash")}
 
 
 def table(rows: list[Row]) -> str:
@@ -29,8 +34,9 @@ def _line(preset: str, rows: list[Row]) -> list[str]:
     def mean(name: str) -> float:
         return statistics.mean(row[name] for row in mine)
 
+    name, words = UNLEARNT.get(preset, (preset, []))
     return [
-        f"`{preset}`",
+        f"`{' '.join([name, *words])}`",
         str(len(mine)),
         spread([row["test_accuracy"] for row in mine], "{:.2f}%"),
         f"{mean('parameters'):,.0f}",
@@ -42,10 +48,16 @@ def _line(preset: str, rows: list[Row]) -> list[str]:
     ]
 
 
+def words(preset: str) -> list[str]:
+    """What follows `python -m moejax.run`."""
+    name, more = UNLEARNT.get(preset, (preset, []))
+    return ["--config", name, *more]
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run what is missing."""
     parser = parser_of("mnist_presets", __doc__)
-    parser.add_argument("--presets", nargs="+", default=["mnist_dense", "mnist_sparse", "mnist_soft"])
+    parser.add_argument("--presets", nargs="+", default=[*DEFAULT, *UNLEARNT])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     asked = parser.parse_args(arguments)
     study = Study("mnist_presets", table, asked.quick)
@@ -53,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     collect(
         study,
         [
-            Run({"preset": preset, "seed": seed}, ["--config", preset, "--seed", str(seed), *smaller])
+            Run({"preset": preset, "seed": seed}, [*words(preset), "--seed", str(seed), *smaller])
             for preset in asked.presets
             for seed in asked.seeds
         ],

@@ -1,6 +1,6 @@
 """Which experts, how many and which gate suit MRPC, and does any of it beat always answering "paraphrase"?
 
-    python -m experiments mrpc_allocation                        nine models from scratch, 5 seeds each: 15 minutes
+    python -m experiments mrpc_allocation                        eleven models from scratch, 5 seeds each: 18 minutes
     python -m experiments mrpc_allocation --models mlp_10 rnn_4   some of them
 
 Times are for two CPU cores. Each run is `python -m moejax.run --config mrpc_…` with the words that `MODELS` adds.
@@ -41,6 +41,12 @@ MODELS = {
     "mlp_10_plain": Model("10 MLPs of 512", "dense", "none", _mlp("dense", 10, 512, 0.0), "50.26"),
     "mlp_10": Model("10 MLPs of 512", "dense", "0.3", _mlp("dense", 10, 512, 0.3), "66.6"),
     "mlp_10_sparse": Model("10 MLPs of 512", "sparse, k = 2", "0.3", _mlp("sparse", 10, 512, 0.3)),
+    "mlp_10_random": Model(
+        "10 MLPs of 512", "at random, k = 2", "0.3", [*_mlp("sparse", 10, 512, 0.3), "--moe.router", "random"]
+    ),
+    "mlp_10_hash": Model(
+        "10 MLPs of 512", "by position, k = 2", "0.3", [*_mlp("sparse", 10, 512, 0.3), "--moe.router", "hash"]
+    ),
     "mlp_10_soft": Model("10 MLPs of 512", "soft", "0.3", _mlp("soft", 10, 512, 0.3)),
     "cnn_4": Model("4 CNNs of 32", "sparse, k = 2", "0.3", _reader("cnn", 4), "66.42"),
     "cnn_6": Model("6 CNNs of 32", "sparse, k = 2", "0.3", _reader("cnn", 6), "66.42"),

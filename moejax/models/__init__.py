@@ -6,6 +6,8 @@ class logits [b, y] in float32 and the routing of each of its MoE layers, in the
 
     tokens           number of tokens of an example in each MoE layer
     grid             rows and columns of the tokens, where they lie on an image
+    content          batch → [b, tokens, numbers]: what a token is made of, before anything learnt of its place; NaN for
+                     padding. A run tells how far experts go by it; a model may leave it out
 
 and those of its class
 

@@ -99,7 +99,11 @@ class ClusterClassifier(nnx.Module):
         self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b 2"], tuple[Routing, ...]]:
         """`batch["patches"]`: [b, p, d]."""
-        x = batch["patches"]
-        y, routing = self.moe(x.reshape(x.shape[0], 1, -1), router_input=x.sum(1, keepdims=True), train=train, key=key)
+        x = batch["patches"].reshape(batch["patches"].shape[0], 1, -1)
+        y, routing = self.moe(x, router_input=self.content(batch), train=train, key=key)
         logits = y[:, 0].astype(jnp.float32)
         return jax.nn.softmax(logits) if self.double_softmax else logits, (routing,)
+
+    def content(self, batch: dict[str, Array]) -> Float[Array, "b t d"]:
+        """What the router sees: the sum of the patches."""
+        return batch["patches"].sum(1, keepdims=True)

@@ -20,7 +20,7 @@ from moejax.experts import Activation, Linear, apply_linear
 from moejax.layers import SparseMoE
 from moejax.models.dropout import dropout
 from moejax.models.layer import LayerOptions, layer_maker
-from moejax.models.pixels import standardized
+from moejax.models.pixels import pixels_of_tokens, standardized
 from moejax.options import Options, Share
 from moejax.routing import Routing, assigned_experts
 
@@ -163,3 +163,7 @@ class FlatClassifier(nnx.Module):
             of_image["ids"] = batch["image"].sum((1, 2), dtype=jnp.int32)[:, None]
         logits, routing = self.moe(x.reshape(x.shape[0], 1, -1), train=train, key=key, **of_image)
         return logits[:, 0].astype(jnp.float32), (routing,)
+
+    def content(self, batch: dict[str, Array]) -> Float[Array, "b t pixels"]:
+        """The image."""
+        return pixels_of_tokens(batch["image"], (1, 1))

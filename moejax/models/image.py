@@ -15,7 +15,7 @@ from jaxtyping import Array, DTypeLike, Float, Key
 from pydantic import Field
 
 from moejax.models.layer import MakeLayer, SharedExpertOptions, layer_maker
-from moejax.models.pixels import standardized
+from moejax.models.pixels import pixels_of_tokens, standardized
 from moejax.options import Options
 from moejax.routing import Routing
 
@@ -140,3 +140,7 @@ class ImageClassifier(nnx.Module):
             routings.append(routing)
         x = self.norm(x)
         return self.head(x.reshape(x.shape[0], -1)).astype(jnp.float32), tuple(routings)
+
+    def content(self, batch: dict[str, Array]) -> Float[Array, "b t pixels"]:
+        """The pixels that a token covers."""
+        return pixels_of_tokens(batch["image"], self.grid)

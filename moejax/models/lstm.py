@@ -15,7 +15,7 @@ from pydantic import Field
 
 from moejax.experts import MLP, Linear, apply_linear
 from moejax.models.layer import LayerOptions, layer_maker
-from moejax.models.pixels import standardized
+from moejax.models.pixels import pixels_of_tokens, standardized
 from moejax.models.recurrence import LSTM
 from moejax.options import Options
 from moejax.routing import Routing
@@ -64,3 +64,7 @@ class LSTMClassifier(nnx.Module):
         x, routing = self.moe(x, train=train, key=key)
         x = self.second(x)
         return self.head(x.reshape(x.shape[0], -1).astype(jnp.float32)), (routing,)
+
+    def content(self, batch: dict[str, Array]) -> Float[Array, "b t pixels"]:
+        """The pixels that a token covers."""
+        return pixels_of_tokens(batch["image"], self.grid)

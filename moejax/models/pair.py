@@ -108,6 +108,13 @@ class PairClassifier(nnx.Module):
         features = jnp.concatenate([u + v, jnp.abs(u - v), u * v], axis=-1)
         return self.head(features * keep_features).astype(jnp.float32), (routing,)
 
+    def content(self, batch: dict[str, Array]) -> Float[Array, "b t v"]:
+        """The mean of a sentence's embeddings."""
+        ids = jnp.stack([batch["first"], batch["second"]], axis=1)
+        present = (ids > 0).astype(jnp.float32)
+        total = jnp.einsum("bts,btsv->btv", present, self.embeddings[...].astype(jnp.float32)[ids])
+        return total / jnp.maximum(present.sum(-1, keepdims=True), 1)
+
     def dropouts(self, b: int, train: bool, key: Key[Array, ""] | None) -> list[Float[Array, "b n"]]:
         """Dropout's factors for embeddings, pooled words and features: 0, or above 1 to keep the mean."""
         d = self.compare.out_features

@@ -3,6 +3,7 @@
 import math
 
 from moejax.report.record import Record, number
+from moejax.report.style import MOST_LAYERS
 
 KINDS = ("soft", "sparse", "dense", "multi_gate")
 
@@ -45,7 +46,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("dropped on test", _text(number(summary.get("dropped")), "{:.2%}")),
         ("largest load", _text(1 + number(summary.get("max_violation")), "{:.2f} of an equal share")),
         ("dead experts", _text(number(summary.get("dead_experts")), "{:.0f}")),
-        ("label–expert information", _text(_most(summary.get("label_information")), "{:.2f} of 1")),
+        *((f"experts by {name}", _shares(record, name)) for name in ("position", "content", "label")),
         ("training examples", _text(number(summary.get("train_examples")), "{:,.0f}")),
         ("data", ", ".join(str(summary[key]) for key in ("dataset", "data_source") if summary.get(key))),
         ("device", str(summary.get("device") or record.environment.get("device") or "")),
@@ -54,9 +55,12 @@ def facts(record: Record) -> list[tuple[str, str]]:
     return [(what, value) for what, value in found if value]
 
 
-def _most(values: object) -> float:
-    """The largest of a list of numbers; NaN for anything else."""
-    return max(map(number, values), default=math.nan) if isinstance(values, list) else math.nan
+def _shares(record: Record, respect: str) -> str:
+    """`12 %, 43 %`, a layer each, or the lowest and the highest of many; empty if not recorded."""
+    shares = [share for share in record.routing.get(f"experts_by_{respect}", []) if math.isfinite(share)]
+    if len(shares) > MOST_LAYERS:
+        return f"{min(shares):.0%} to {max(shares):.0%}"
+    return ", ".join(f"{share:.0%}" for share in shares)
 
 
 def _errors(record: Record, accuracy: float) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from moejax.report.style import (
 )
 
 GAP = 3  # pixels between pictures
+CELL = 28  # pixels of a picture that shows no image
 MARGIN = 0.75  # inches at the left, for the names of rows
 
 
@@ -80,6 +81,27 @@ def places(record: Record) -> Figure:
     names = [f"{right}" if right == said else f"{right} → {said}" for right, said in zip(label, guess, strict=True)]
     _name_columns(panel, names, size[1], [INK if right else VALIDATION for right in label == guess])
     _name_rows(panel, ["image", *(f"layer {layer}" for layer in chosen)], size[0])
+    return figure
+
+
+def positions(record: Record) -> Figure:
+    """Each layer's experts over all test images: the fuller the colour, the more of the place's tokens they serve."""
+    tables = np.nan_to_num(record.routing["position_expert"])
+    layers, _, experts = tables.shape
+    chosen, shown = spread(layers, 4), spread(experts, MOST_EXPERTS)
+    shares = tables / np.maximum(tables.sum(-1, keepdims=True), 1e-12)
+    grid = shares.reshape(layers, *record.routing["token_grid"], experts)[chosen][..., shown]
+    alpha = tiles.blocks(np.moveaxis(grid, -1, 1), CELL, CELL)
+    colours = expert_colours(experts)[shown]
+    sheet_of = tiles.tint(np.broadcast_to(tiles.PAPER, (*alpha.shape, 3)), colours[None, :, None, None], alpha)
+    figure, (panel,) = _stack(
+        [tiles.mosaic(sheet_of, GAP)],
+        "full colour: all tokens of that place, of whatever image",
+        portion(len(chosen), layers, "layers"),
+        portion(len(shown), experts, "experts"),
+    )
+    _name_columns(panel, [f"expert {e}" for e in shown], CELL, list(colours))
+    _name_rows(panel, [f"layer {layer}" for layer in chosen], CELL)
     return figure
 
 

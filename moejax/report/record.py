@@ -22,6 +22,11 @@ AXES = {
     "gate_entropy": "n layer",  # nats
     "dropped": "n layer",  # share of the token choices
     "label_expert": "layer label expert",  # routed weight of the test tokens of each true label
+    "position_expert": "layer token expert",  # the same of each position, and of each content, by cluster
+    "content_expert": "layer content expert",
+    "experts_by_position": "layer",  # share of the routing that a token's position tells, 0 to 1
+    "experts_by_content": "layer",
+    "experts_by_label": "layer",
     "confusion": "label label",  # true, predicted
     "sample_image": "s row column",  # uint8
     "sample_label": "s",

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from moejax.report.balance import gate, load
 from moejax.report.curves import curves
-from moejax.report.pictures import dispatch, favourites, places
+from moejax.report.experts_by import experts_by
+from moejax.report.pictures import dispatch, favourites, places, positions
 from moejax.report.record import Record
 from moejax.report.tables import confusion, labels
 
@@ -59,16 +60,37 @@ SECTIONS = (
         "Gate entropy and dropped tokens",
         "Entropy comes down from its ceiling without reaching zero, and hardly anything is dropped.",
         "Entropy stuck at the ceiling (the gate tells no two inputs apart) or at zero early on (it stopped exploring); "
-        "many dropped tokens mean too small a capacity or an unbalanced gate.",
+        "many dropped tokens mean too small a capacity or an unbalanced gate. A gate may also be decided and yet go by "
+        "nothing but the place: see experts by position, by content and by label.",
         gate,
         (),
         one_of=("gate_entropy", "dropped"),
     ),
     Section(
+        "experts_by",
+        "Experts by position, by content and by label",
+        "Content leads: where a token is a patch or a word, experts tell tokens apart by what is in them. Where it is "
+        "a whole image, the label may lead.",
+        "Position near 100%: a fixed table of places would route as well (the router hash). All near 0: the choice "
+        "follows none of them (the router random), or the gate has not decided.",
+        experts_by,
+        (),
+        one_of=("experts_by_position", "experts_by_content", "experts_by_label"),
+    ),
+    Section(
+        "positions",
+        "The experts' places over all test images",
+        "Soft shades: several experts share a place, and what lies there decides between them.",
+        "Sharp tiles: a place has its own experts, whatever lies there. An even wash: the place says nothing.",
+        positions,
+        ("position_expert", "token_grid"),
+    ),
+    Section(
         "labels",
         "Which expert sees which label",
-        "Rows differ, each with a few strong cells of its own: the experts specialise.",
-        "All rows alike (routing ignores what is in the image), or an empty column (a dead expert).",
+        "Rows differ, each with a few strong cells of its own: the experts go by label.",
+        "An empty column (a dead expert). All rows alike are bad where a token is a whole image; where it is a patch "
+        "or a word, see what else the experts go by.",
         labels,
         ("label_expert",),
     ),

@@ -1,6 +1,7 @@
 """Evaluation: every example once, in order, and how the routers treated it."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from moejax.inputs import ungroup
 from moejax.kernels import cpu_blas
 from moejax.routing import Routing
 from moejax.sharding import TOKENS, constrain, replicated
+from moejax.training.information import Kinds, Tables, add, tabulate
 from moejax.training.objective import Batch
 
 
@@ -26,6 +28,7 @@ class BatchResult(NamedTuple):
     logits: Float[Array, "b *tasks y"]
     loss: Float[Array, " b *tasks"]  # cross-entropy, nats
     gates: Float[Array, "b l e"]  # each expert's share of the example's output
+    token_shares: Float[Array, "b l t e"]  # and of each token's
     load: Float[Array, "l e"]
     dropped: Float[Array, " l"]
     gate_entropy: Float[Array, " l"]
@@ -45,6 +48,7 @@ class Evaluation(NamedTuple):
     gate_entropy: Float[ndarray, " l"]
     experts_per_token: Float[ndarray, " l"]
     of_tasks: tuple[float, ...] = ()  # the accuracy of each, where there are several
+    tables: Tables | None = None  # what the tokens' experts go by, where it was asked for
 
 
 @jax.jit
@@ -56,24 +60,31 @@ def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
     def stacked(f):
         return jnp.stack([f(r) for r in routings])
 
-    def share(routing: Routing) -> Float[Array, "b e"]:
-        gates = jnp.abs(ungroup(routing.gates, (examples, model.tokens))).sum(1)
-        return gates / jnp.maximum(gates.sum(-1, keepdims=True), 1e-9)
+    def gates(routing: Routing) -> Float[Array, "b t e"]:
+        return jnp.abs(ungroup(routing.gates, (examples, model.tokens)))
 
     return BatchResult(
         logits,
         optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
-        jnp.stack([share(r) for r in routings], axis=1),
+        jnp.stack([metrics.token_shares(gates(r).sum(1)) for r in routings], axis=1),
+        jnp.stack([metrics.token_shares(gates(r)) for r in routings], axis=1),
         *(stacked(f) for f in (metrics.load, metrics.dropped, metrics.gate_entropy, metrics.experts_per_token)),
     )
 
 
-def evaluate(model: nnx.Module, data: Examples, batch_size: int) -> Evaluation:
-    """Evaluate on all of `data`, in batches of `batch_size`; the last one may be smaller."""
-    examples = rows(data)
-    starts = range(0, examples, batch_size)
-    run = replicated(evaluate_batch)
-    results = [run(model, {k: v[s : s + batch_size] for k, v in data.items()}) for s in starts]
+def evaluate(
+    model: nnx.Module, data: Examples, batch_size: int, *, kinds: Mapping[str, Kinds] | None = None
+) -> Evaluation:
+    """Evaluate on all of `data`, in batches of `batch_size`; the last one may be smaller.
+
+    `kinds`: what the data's tokens are, to tell by which of it the experts go.
+    """
+    run, results, tables = replicated(evaluate_batch), [], []
+    for some in (slice(start, start + batch_size) for start in range(0, rows(data), batch_size)):
+        result = run(model, {name: array[some] for name, array in data.items()})
+        if kinds:
+            tables.append(tabulate(result.token_shares, {name: Kinds(of[some], n) for name, (of, n) in kinds.items()}))
+        results.append(result._replace(token_shares=None))  # too large to keep
     sizes = np.array([len(r.loss) for r in results])
     of_example = functools.partial(_gather, results)
     logits, label = of_example("logits"), np.asarray(data["label"])
@@ -90,6 +101,7 @@ def evaluate(model: nnx.Module, data: Examples, batch_size: int) -> Evaluation:
             for name in ("load", "dropped", "gate_entropy", "experts_per_token")
         },
         of_tasks=() if right.ndim == 1 else tuple(right.mean(0).tolist()),
+        tables=add(tables) if tables else None,
     )
 
 
@@ -98,8 +110,9 @@ def routing_facts(result: Evaluation, data: Examples, num_classes: int) -> dict[
 
     `dropped` is the mean over layers, `dead_experts` the sum; `least_load` and `max_violation` are the worst layer's.
     `experts_per_token` and `label_information` have one number a layer; the latter is 0 where the expert says nothing
-    about the label (of the first task), 1 where each determines the other. The gates of a multi-gate layer count as
-    layers. For examples in clusters, `dispatch_entropy` says how mixed the clusters of each expert are.
+    about the label (of the first task), 1 where each determines the other. `experts_by` has the share of each layer's
+    routing that a token's position, label and content tell. The gates of a multi-gate layer count as layers. For
+    examples in clusters, `dispatch_entropy` says how mixed the clusters of each expert are.
     """
     labels, load = jnp.asarray(of_first_task(data["label"])), jnp.asarray(result.load)
     gates = jnp.asarray(result.gates.swapaxes(0, 1))
@@ -111,8 +124,13 @@ def routing_facts(result: Evaluation, data: Examples, num_classes: int) -> dict[
         "max_violation": float(metrics.max_violation(load).max()),
         "dead_experts": int(metrics.dead_experts(load).sum()),
         "label_information": [round(float(metrics.label_information(table)), 6) for table in tables],
+        **({"experts_by": _rounded(result.tables.explained())} if result.tables else {}),
         **({"dispatch_entropy": _dispatch_entropy(gates, jnp.asarray(data["cluster"]))} if "cluster" in data else {}),
     }
+
+
+def _rounded(values: Mapping[str, Float[ndarray, " l"]]) -> dict[str, list[float]]:
+    return {name: np.round(array.astype(np.float64), 6).tolist() for name, array in values.items()}
 
 
 def _dispatch_entropy(gates: Float[Array, "l n e"], clusters: Int[Array, " n"]) -> list[float]:

@@ -25,6 +25,7 @@ from moejax.training.finite import all_finite, finite_rows, not_finite
 from moejax.training.folder import RunFolder
 from moejax.training.history import RoutingHistory, packed, pictures_of_test
 from moejax.training.identity import check_same, identity
+from moejax.training.information import Kinds, kinds_of_tokens
 from moejax.training.interrupt import StopSignal
 from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, make_update, parameter_key
 from moejax.training.optimizer import learning_rate_schedule, make_optimizer, relayout
@@ -120,7 +121,9 @@ class Fit:
             best = self._best_step() if processes.is_first() else None
             self.state = self._restore(int(processes.from_first(str(best))))
         model, data = self._model(), self.data
-        result = self._evaluate(data.test)
+        with self.parallel.in_use():
+            kinds = kinds_of_tokens(model, data.test, data.num_classes, self.config.train.evaluation_batch)
+        result = self._evaluate(data.test, kinds)
         self._log_evaluation("test", result)
         self._write_metrics("train", "validation", "test")
         with self.parallel.in_use():
@@ -222,9 +225,9 @@ class Fit:
         rates = [record["examples_per_second"] for record in self.folder.read_log() if record["kind"] == "train"]
         return round(float(np.median(rates)), 1)
 
-    def _evaluate(self, examples: Examples) -> Evaluation:
+    def _evaluate(self, examples: Examples, kinds: dict[str, Kinds] | None = None) -> Evaluation:
         with self.parallel.in_use():
-            result = evaluate(self._model(), examples, self.config.train.evaluation_batch)
+            result = evaluate(self._model(), examples, self.config.train.evaluation_batch, kinds=kinds)
         if not np.isfinite([result.loss, result.gates.sum(), result.gate_entropy.sum()]).all():
             step = int(self.state.step)
             raise self._not_finite(f"After step {step} an evaluation's loss is not a finite number", step)

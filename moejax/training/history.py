@@ -70,10 +70,11 @@ def _routing_of_samples(model: nnx.Module, batch: Batch) -> dict[str, Array]:
 def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_classes: int) -> dict[str, ndarray]:
     """The report's arrays about the test set.
 
-    `label_expert` [layer, label, expert] sums the experts' shares over the examples of a label; `confusion` [true,
-    predicted] counts; `top_*` [layer, expert, image, ...] are the images with the largest share of each expert;
-    `sample_*` is the first image of each label, with the routing of its tokens if they lie on a grid. Labels and
-    predictions of several tasks are those of the first.
+    `label_expert` [layer, label, expert] sums the experts' shares over the examples of a label, `position_expert` and
+    `content_expert` over the tokens of a position and of a content; `experts_by_*` [layer] is how much of the routing
+    each of the three tells; `confusion` [true, predicted] counts; `top_*` [layer, expert, image, ...] are the images
+    with the largest share of each expert; `sample_*` is the first image of each label, with the routing of its tokens
+    if they lie on a grid. Labels and predictions of several tasks are those of the first.
     """
     labels, prediction = of_first_task(np.asarray(test["label"])), of_first_task(result.prediction)
     one_hot = np.eye(num_classes)[labels]
@@ -81,6 +82,10 @@ def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_
         "label_expert": np.einsum("ny,nle->lye", one_hot, result.gates),
         "confusion": (one_hot.T @ np.eye(num_classes)[prediction]).astype(np.int64),
     }
+    if result.tables:
+        shares = result.tables.shares
+        tables |= {f"{name}_expert": shares[name] for name in ("position", "content") if name in shares}
+        tables |= {f"experts_by_{name}": values for name, values in result.tables.explained().items()}
     if "image" not in test:
         return tables
     images = np.asarray(test["image"])

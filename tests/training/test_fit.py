@@ -75,12 +75,20 @@ def test_a_run_learns_and_leaves_its_numbers(finished, dataset):
     assert summary["flops_per_example"] > 0
     assert summary["max_violation"] == pytest.approx(1 - summary["least_load"])  # of two experts
     assert len(summary["label_information"]) == 1
+    assert {name: len(of_layers) for name, of_layers in summary["experts_by"].items()} == {
+        "position": 1,
+        "label": 1,
+        "content": 1,
+    }
     routing = routing_of(finished.folder)
     np.testing.assert_array_equal(routing["step"], [3, 6, 9, 12])
     assert routing["load"].shape == (4, 1, 2)
     np.testing.assert_allclose(routing["load"].sum(-1), 1, rtol=1e-5)
     np.testing.assert_array_equal(routing["confusion"].sum(1), np.bincount(dataset.test["label"]))
     assert routing["sample_gate"].shape == (4, 1, 25, 2)
+    assert routing["position_expert"].shape == (1, 25, 2)
+    assert routing["content_expert"].shape == (1, 32, 2)
+    assert routing["experts_by_position"].shape == (1,)
     assert routing["top_image"].shape == (1, 2, 8, 28, 28)
 
 

@@ -80,14 +80,17 @@ class EncoderClassifier(nnx.Module):
         In training the order of each pair's sentences is random (no key: as given); at evaluation the logits are the
         mean of both orders.
         """
-        pieces, second = batch["pieces"], batch["second"]
         if train:
-            return self.one_order(pieces, second, train=True, key=key)
-        b, t = pieces.shape
-        both = zip((pieces, second), swap_sentences(pieces, second), strict=True)
-        pieces, second = (jnp.stack(pair, axis=1).reshape(2 * b, t) for pair in both)
-        logits, routings = self.one_order(pieces, second, train=False, key=None)
-        return logits.reshape(b, 2, -1).mean(1), routings
+            return self.one_order(batch["pieces"], batch["second"], train=True, key=key)
+        logits, routings = self.one_order(*both_orders(batch), train=False, key=None)
+        return logits.reshape(-1, 2, logits.shape[-1]).mean(1), routings
+
+    def content(self, batch: dict[str, Array]) -> Float[Array, "b t d"]:
+        """The vector of each piece, of both orders; NaN for padding."""
+        pieces, _ = both_orders(batch)
+        vectors = self.encoder.embeddings.piece[...].astype(jnp.float32)[pieces]
+        real = jnp.where(self.encoder.seen(pieces, train=False)[..., None], vectors, jnp.nan)
+        return real.reshape(batch["pieces"].shape[0], -1, real.shape[-1])
 
     def one_order(
         self, pieces: Int[Array, "b t"], second: Bool[Array, "b t"], *, train: bool, key: Key[Array, ""] | None
@@ -107,6 +110,14 @@ class EncoderClassifier(nnx.Module):
         u, v = (mean(x, seen & which) for which in (~second, second))
         features = jnp.concatenate([pooled, u, v, jnp.abs(u - v), u * v], axis=-1)
         return self.head(dropout(dropout_key, features, self.rate)), routings
+
+
+def both_orders(batch: dict[str, Array]) -> tuple[Int[Array, "b2 t"], Bool[Array, "b2 t"]]:
+    """The pieces of each pair and which are of its second sentence: as given, then the other way round."""
+    given = batch["pieces"], batch["second"]
+    both = (jnp.stack(pair, axis=1) for pair in zip(given, swap_sentences(*given), strict=True))
+    pieces, second = (of_pair.reshape(-1, of_pair.shape[-1]) for of_pair in both)
+    return pieces, second
 
 
 def mean(x: Float[Array, "b t d"], mask: Bool[Array, "b t"]) -> Float[Array, "b d"]:

@@ -39,6 +39,7 @@ TRAIN, QUICK_EXAMPLES = 16_000, 500
 RULES = {
     "authors": "the authors' rule",
     "ours": "our rule",
+    "random": "our rule, routed at random",
     "paper": "the paper's rule",
     "128": "128 filters",
     "512": "512 filters",
@@ -79,7 +80,11 @@ def configuration(model: str, rule: str, setting: str):
     if layer == "single":
         values = single(kind, filters=int(rule))
     else:
-        values = {"authors": mixture, "paper": papers_mixture, "ours": our_mixture}[rule](kind)
+        make = {"authors": mixture, "paper": papers_mixture, "ours": our_mixture, "random": our_mixture}[rule]
+        values = make(kind)
+    if rule == "random":
+        own = ("raw_weights", "eval_noise")  # of the router that it had
+        values["moe"] = {name: value for name, value in values["moe"].items() if name not in own} | {"router": "random"}
     return make_config(**values).replace(data=dict(setting=setting))
 
 

@@ -17,6 +17,7 @@ STUDIES = {
     "mnist_presets": "dense, sparse and soft as the main job runs them",
     "dense_sparse_soft": "which layer wins, at equal parameters and at equal FLOPs",
     "understanding_moe": "when experts find the clusters in their data",
+    "domains": "where experts pay: images in domains, by networks too small to learn all of them",
     "guided_moe": "an expert for each label, with and without guidance",
     "lstm_moe": "how many experts, and how wide, between two LSTMs",
     "mrpc_allocation": "which experts and which gate for paraphrases",

@@ -20,11 +20,11 @@ from moejax.experts import Activation, Linear, apply_linear
 from moejax.layers import SparseMoE
 from moejax.models.dropout import dropout
 from moejax.models.layer import LayerOptions, layer_maker
-from moejax.models.pixels import pixels_of_tokens, standardized
+from moejax.models.pixels import pixels_of_tokens, pooled, standardized
 from moejax.options import Options, Share
 from moejax.routing import Routing, assigned_experts
 
-_PIXELS = 28 * 28
+_SIDE = 28  # pixels
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": jax.nn.gelu,
     "relu": jax.nn.relu,
@@ -89,6 +89,8 @@ class FlatOptions(Options):
     """Dense: the router's logits come from a network of an expert's shape, not one linear map."""
     guided: bool = False
     """Dense: in training the weights are pulled to the expert that the label is assigned to."""
+    pool: Annotated[int, Field(ge=1, le=_SIDE)] = 1
+    """The router reads the means of squares of so many pixels a side: a coarse image, which costs it less."""
     oracle: bool = False
     """Sparse: an image goes to the expert of its domain, which the data tell; the router does not choose."""
 
@@ -106,6 +108,8 @@ class FlatClassifier(nnx.Module):
         for name in ("deep_gate", "guided"):
             if getattr(m, name) and moe.layer != "dense":
                 yield f"model.{name} is true, but moe.layer is {moe.layer}; it is for the dense layer."
+        if _SIDE % m.pool:
+            yield f"model.pool is {m.pool}, which does not divide the {_SIDE} pixels of a side; use 1, 2, 4, 7 or 14."
         if m.oracle and moe.layer != "sparse":
             yield f"model.oracle is true, but moe.layer is {moe.layer}; it is for the sparse layer."
         elif m.oracle and moe.k != 1:
@@ -126,9 +130,11 @@ class FlatClassifier(nnx.Module):
         m, moe, dtype = config.model, config.moe, jnp.dtype(config.train.dtype)
         hidden = (moe.hidden,) if m.second_hidden is None else (moe.hidden, m.second_hidden)
 
-        def perceptron(outputs: int, rngs: nnx.Rngs, dtype: DTypeLike = dtype) -> Perceptron:
+        router_width = (_SIDE // m.pool) ** 2
+
+        def perceptron(inputs: int, outputs: int, rngs: nnx.Rngs, dtype: DTypeLike = dtype) -> Perceptron:
             return Perceptron(
-                (_PIXELS, *hidden, outputs),
+                (inputs, *hidden, outputs),
                 activation=_ACTIVATIONS[m.activation],
                 normalize=m.normalize,
                 dropout=m.dropout,
@@ -138,13 +144,13 @@ class FlatClassifier(nnx.Module):
 
         make_layer = layer_maker(
             moe,
-            _PIXELS,
+            router_width,
             dtype,
-            lambda rngs: perceptron(num_classes, rngs),
-            (lambda rngs: perceptron(moe.num_experts, rngs, jnp.float32)) if m.deep_gate else None,
+            lambda rngs: perceptron(_SIDE**2, num_classes, rngs),
+            (lambda rngs: perceptron(router_width, moe.num_experts, rngs, jnp.float32)) if m.deep_gate else None,
         )
         self.moe = make_layer(rngs)
-        self.oracle = m.oracle
+        self.oracle, self.pool = m.oracle, m.pool
         self.assigned = tuple(map(int, assigned_experts(num_classes, moe.num_experts))) if m.guided else None
 
     def __call__(
@@ -154,14 +160,15 @@ class FlatClassifier(nnx.Module):
 
         In training, a guided model also reads `batch["label"]`; one with an oracle always reads `batch["domain"]`.
         """
-        x, of_image = standardized(batch["image"]), {}
+        x = standardized(batch["image"])
+        of_image = {"router_input": pooled(x, self.pool).reshape(len(x), 1, -1)}
         if train and self.assigned is not None:
             of_image["assigned"] = jnp.array(self.assigned)[batch["label"]][:, None]
         if self.oracle:
             of_image["given"] = batch["domain"][:, None, None]
         if isinstance(self.moe, SparseMoE):  # what a hash router hashes: its default, the position, is 0 of every image
             of_image["ids"] = batch["image"].sum((1, 2), dtype=jnp.int32)[:, None]
-        logits, routing = self.moe(x.reshape(x.shape[0], 1, -1), train=train, key=key, **of_image)
+        logits, routing = self.moe(x.reshape(len(x), 1, -1), train=train, key=key, **of_image)
         return logits[:, 0].astype(jnp.float32), (routing,)
 
     def content(self, batch: dict[str, Array]) -> Float[Array, "b t pixels"]:

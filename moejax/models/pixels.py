@@ -1,4 +1,4 @@
-"""Grey images: standardised, and cut into what each token covers."""
+"""Grey images: standardised, coarser, and cut into what each token covers."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
@@ -19,3 +19,9 @@ def pixels_of_tokens(images: Num[Array, "b i j"], grid: tuple[int, int]) -> Floa
     pad = [(n // 2, n - n // 2) for n in (rows * high - i, columns * wide - j)]
     cells = jnp.pad(images.astype(jnp.float32) / 255, ((0, 0), *pad)).reshape(b, rows, high, columns, wide)
     return cells.swapaxes(2, 3).reshape(b, rows * columns, high * wide)
+
+
+def pooled(images: Float[Array, "b i j"], side: int) -> Float[Array, "b i2 j2"]:
+    """The means of squares of `side` × `side` pixels, which must divide the image evenly."""
+    b, i, j = images.shape
+    return images.reshape(b, i // side, side, j // side, side).mean((2, 4))

@@ -104,6 +104,23 @@ def test_equal_images_have_the_same_hash_and_others_another():
     assert len(set(experts)) == 8
 
 
+@pytest.mark.parametrize("layer", ["dense", "sparse", "soft"])
+def test_a_router_may_read_a_coarse_image(layer):
+    model, data = make(config(layer, {"pool": 4, "normalize": True})), batch()
+    _, (fine,) = classify(model, data)
+    mosaic = np.repeat(np.repeat(data["image"].reshape(-1, 7, 4, 7, 4).mean((2, 4)), 4, axis=1), 4, axis=2)
+    _, (coarse,) = classify(model, data | {"image": mosaic})
+    assert model.moe.router.kernel.shape[0] == 49
+    np.testing.assert_allclose(fine.logits, coarse.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_squares_of_pixels_must_fill_the_image():
+    with pytest.raises(
+        UserError, match=r"^model\.pool is 3, which does not divide the 28 pixels of a side; use 1, 2, 4"
+    ):
+        config("sparse", {"pool": 3})
+
+
 def test_an_oracle_sends_an_image_to_the_expert_of_its_domain():
     oracle = config("sparse", {"oracle": True}, data={"name": "domains", "domains": 3}, router="hash", k=1)
     model, data = make(oracle), batch(6) | {"domain": np.array([2, 0, 1, 1, 0, 2], np.int32)}

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from moejax.kernels import cpu_blas, cpu_blocks, gpu, ragged
 from moejax.kernels.groups import Groups
-from moejax.kernels.multilinear import Lowering, multilinear
+from moejax.kernels.multilinear import Lowering, multilinear, products
 
 
 def grouped_matmul(
@@ -34,33 +34,17 @@ def grouped_matmul(
     return (_matmul_transposed if transposed else _matmul)(x, w, *groups)
 
 
-@multilinear(
-    lambda ct, x, w, *groups: _matmul_transposed(ct, w, *groups),
-    lambda ct, x, w, *groups: _outer(x, ct, *groups),
-)
-def _matmul(x, w, *groups):
-    return ragged.matmul(x, w, Groups(*groups), False)
-
-
-@multilinear(
-    lambda ct, x, w, *groups: _matmul(ct, w, *groups),
-    lambda ct, x, w, *groups: _outer(ct, x, *groups),
-)
-def _matmul_transposed(x, w, *groups):
-    return ragged.matmul(x, w, Groups(*groups), True)
-
-
 def grouped_outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], groups: Groups) -> Float[Array, "e d h"]:
     """For each expert the sum over its rows of the outer products x[r]ᵀ dy[r]; exactly zero if it has none."""
     return _outer(x, dy, *groups)
 
 
-@multilinear(
-    lambda ct, x, dy, *groups: _matmul_transposed(dy, ct, *groups),
-    lambda ct, x, dy, *groups: _matmul(x, ct, *groups),
+_matmul, _matmul_transposed, _outer = products(
+    "grouped",
+    lambda x, w, *groups: ragged.matmul(x, w, Groups(*groups), False),
+    lambda x, w, *groups: ragged.matmul(x, w, Groups(*groups), True),
+    lambda x, dy, *groups: ragged.outer(x, dy, Groups(*groups)),
 )
-def _outer(x, dy, *groups):
-    return ragged.outer(x, dy, Groups(*groups))
 
 
 def on_cpu(lowering: Lowering, a: Array, b: Array) -> ModuleType:

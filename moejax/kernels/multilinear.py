@@ -39,10 +39,9 @@ _OF_PRIMITIVE: dict[Primitive, "Multilinear"] = {}
 class Multilinear:
     """A function as a primitive of JAX. The result is one array; arguments after the linear ones are integers."""
 
-    def __init__(self, f: Callable[..., Array], transposes: tuple[Callable[..., Array], ...]):
+    def __init__(self, name: str, f: Callable[..., Array], transposes: tuple[Callable[..., Array], ...]):
         self.f, self.transposes = f, transposes
-        self.__name__, self.__doc__ = f.__name__, f.__doc__
-        self._primitive = Primitive(f"moejax_{f.__name__}")
+        self._primitive = Primitive(f"moejax_{name}")
         _OF_PRIMITIVE[self._primitive] = self
         self._compiled = cache(lambda axes: jax.jit(lambda *arguments: self._bind(*arguments, axes=axes)))
         self._primitive.def_impl(lambda *arguments, axes: self._compiled(axes)(*arguments))
@@ -111,7 +110,23 @@ def multilinear(*transposes: Callable[..., Array]) -> Callable[[Callable[..., Ar
     `transposes[i](ct, *arguments)`: the derivative by argument i, given `ct`, that by the result. In its place it gets
     its dtype, which is that of what it has to return.
     """
-    return lambda f: Multilinear(f, transposes)
+    return lambda f: Multilinear(f.__name__, f, transposes)
+
+
+def products(
+    name: str, matmul: Callable[..., Array], transposed: Callable[..., Array], outer: Callable[..., Array]
+) -> tuple[Multilinear, Multilinear, Multilinear]:
+    """Three products that are each other's derivatives: x · w, x · wᵀ, and Σ xᵀ dy over the rows.
+
+    Each is a function of two arrays and the same integers.
+    """
+    of_matmul = (lambda ct, x, w, *i: by_transposed(ct, w, *i), lambda ct, x, w, *i: by_outer(x, ct, *i))
+    of_transposed = (lambda ct, x, w, *i: by_matmul(ct, w, *i), lambda ct, x, w, *i: by_outer(ct, x, *i))
+    of_outer = (lambda ct, x, dy, *i: by_transposed(dy, ct, *i), lambda ct, x, dy, *i: by_matmul(x, ct, *i))
+    by_matmul = Multilinear(f"{name}_matmul", matmul, of_matmul)
+    by_transposed = Multilinear(f"{name}_matmul_transposed", transposed, of_transposed)
+    by_outer = Multilinear(f"{name}_outer", outer, of_outer)
+    return by_matmul, by_transposed, by_outer
 
 
 def _alike(arguments: tuple) -> list[Array]:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from moejax.kernels import blas_threads, cpu_blas
 from moejax.kernels.groups import Groups
-from moejax.kernels.multilinear import Lowering, multilinear
+from moejax.kernels.multilinear import Lowering, products
 
 LARGE = 5e8  # FLOPs from which the library was seen to win
 
@@ -27,19 +27,7 @@ def slot_matmul(x: Float[Array, "n d"], w: Float[Array, "d h"]) -> Float[Array, 
     return _matmul(x, w)
 
 
-@multilinear(lambda ct, x, w: _matmul_transposed(ct, w), lambda ct, x, w: _outer(x, ct))
-def _matmul(x, w):
-    return x @ w
-
-
-@multilinear(lambda ct, x, w: _matmul(ct, w), lambda ct, x, w: _outer(ct, x))
-def _matmul_transposed(x, w):
-    return x @ w.T
-
-
-@multilinear(lambda ct, x, dy: _matmul_transposed(dy, ct), lambda ct, x, dy: _matmul(x, ct))
-def _outer(x, dy):
-    return x.T @ dy
+_matmul, _matmul_transposed, _outer = products("slot", lambda x, w: x @ w, lambda x, w: x @ w.T, lambda x, dy: x.T @ dy)
 
 
 def _on_cpu(plain: Callable, grouped: Callable) -> Callable:
@@ -82,6 +70,6 @@ def _of_one_size(e: int, n: int) -> Groups:
     return Groups(n * jnp.arange(e, dtype=jnp.int32), jnp.full(e, n, jnp.int32))
 
 
-_matmul.on("cpu", _on_cpu(lambda x, w: x @ w, partial(_grouped_matmul, False)))
-_matmul_transposed.on("cpu", _on_cpu(lambda x, w: x @ w.T, partial(_grouped_matmul, True)))
-_outer.on("cpu", _on_cpu(lambda x, dy: x.T @ dy, _grouped_outer))
+_matmul.on("cpu", _on_cpu(_matmul.f, partial(_grouped_matmul, False)))
+_matmul_transposed.on("cpu", _on_cpu(_matmul_transposed.f, partial(_grouped_matmul, True)))
+_outer.on("cpu", _on_cpu(_outer.f, _grouped_outer))

@@ -19,6 +19,7 @@ STUDIES = {
     "understanding_moe": "when experts find the clusters in their data",
     "domains": "where experts pay: images in domains, by networks too small to learn all of them",
     "guided_moe": "an expert for each label, with and without guidance",
+    "multitask": "a gate for each task, where tasks conflict",
     "lstm_moe": "how many experts, and how wide, between two LSTMs",
     "mrpc_allocation": "which experts and which gate for paraphrases",
     "mrpc_minilm": "experts in a pre-trained encoder",

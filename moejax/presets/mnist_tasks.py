@@ -1,7 +1,7 @@
 """Four tasks on each digit: which it is, whether it is odd, how much ink it has, how it leans (`data.tasks`).
 
 Each task gets two numbers of an image, made by eight experts under a gate of its own (MMoE, Ma et al. 2018).
-`--moe.layer dense` puts one gate in place of the four; with `--moe.num_experts 1 --moe.hidden 160` too it is a shared
+`--moe.layer dense` puts one gate in place of the four; with `--moe.num_experts 1 --moe.hidden 159` too it is a shared
 bottom of as many FLOPs. The accuracy is the mean of the four tasks.
 """
 
@@ -18,6 +18,6 @@ PRESETS = {
         ),
         "MNIST",
         "20 seconds",
-        "97.2 %, the mean of four tasks",
+        "97.6 %, the mean of four tasks",
     ),
 }

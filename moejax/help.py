@@ -38,7 +38,8 @@ def help_text(topics: Sequence[str] = ()) -> str:
 def _on(topic: str) -> Iterator[str]:
     options = everything()
     if topic in options:
-        yield from _option(topic, next(iter(options[topic].values())), list(options[topic]), tables=True)
+        for field, brought in _declarations(topic, options[topic]):
+            yield from _option(topic, field, brought, tables=True)
         return
     section = {name: declared for name, declared in options.items() if name.startswith(f"{topic}.")}
     if not section:
@@ -49,15 +50,24 @@ def _on(topic: str) -> Iterator[str]:
 
 def _sections(options: Mapping[str, Mapping[str, FieldInfo]]) -> Iterator[str]:
     """Options under the choices that bring them."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[tuple[str, FieldInfo]]] = {}
     for name, declared in options.items():
         section = name.rpartition(".")[0]
-        brought = " or ".join(filter(None, declared)) if "" not in declared else ""
-        groups.setdefault(f"{section}, with {brought}" if brought else section or "all runs", []).append(name)
-    for title, names in groups.items():
+        for field, brought in _declarations(name, declared):
+            title = f"{section}, with {' or '.join(brought)}" if all(brought) else section or "all runs"
+            groups.setdefault(title, []).append((name, field))
+    for title, of_group in groups.items():
         yield f"\n{title}:\n"
-        for name in names:
-            yield from _option(name, next(iter(options[name].values())))
+        for name, field in of_group:
+            yield from _option(name, field)
+
+
+def _declarations(name: str, declared: Mapping[str, FieldInfo]) -> list[tuple[FieldInfo, list[str]]]:
+    """What there is to say of an option, each with the choices that bring it so: two may declare it differently."""
+    found: dict[str, tuple[FieldInfo, list[str]]] = {}
+    for words, field in declared.items():
+        found.setdefault("\n".join(_option(name, field)), (field, []))[1].append(words)
+    return list(found.values())
 
 
 def _option(name: str, field: FieldInfo, belongs: Sequence[str] = (), *, tables: bool = False) -> Iterator[str]:

@@ -175,6 +175,7 @@ MASK = jnp.ones((1, 5), bool)
             "score_function is tanh; it must be one of sigmoid, sqrtsoftplus",
         ),
         (partial(routing.noisy_top_k, LOGITS, LOGITS[:1], 2, KEY), "spread has the shape"),
+        (partial(routing.expert_choice, LOGITS, 2, score_function="max"), "score_function is max; it must be one of"),
         (partial(routing.expert_choice, LOGITS, 0), "capacity is 0; it must be a whole number from 1 to 5"),
         (partial(routing.expert_choice, LOGITS, 6), "capacity is 6; it must be a whole number from 1 to 5"),
         (partial(routing.assign, CHOSEN, 0), "capacity is 0; it must be a whole number of at least 1"),

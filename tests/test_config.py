@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moejax.config import configured, flatten, from_json, make_config, to_json
+from moejax.config import configured, flatten, from_json, make_config, to_json, wrong_words
 from moejax.config.schema import everything
 from moejax.data import DATASETS
 from moejax.errors import UserError
@@ -76,6 +76,13 @@ def test_words_are_typed():
     assert (config.train.epochs, config.train.learning_rate, config.moe.group_size, config.seed) == (3, 1e-4, 98, 7)
     assert configured({"moe.group_size": "none"}, config, words=True)[0].moe.group_size is None
     assert config.replace(seed=0, train={"epochs": 5, "learning_rate": 2e-3}, moe={"group_size": None}) == SPARSE
+
+
+def test_a_word_is_wrong_by_itself_if_no_choice_takes_it():
+    """Two routers declare a score function, each of its own."""
+    assert wrong_words({"moe.score_function": "softmax"}) == wrong_words({"moe.score_function": "sqrtsoftplus"}) == []
+    (sentence,) = wrong_words({"moe.score_function": "tanh"})
+    assert sentence.startswith("moe.score_function is tanh; it must be one of ")
 
 
 @pytest.mark.parametrize(

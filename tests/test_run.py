@@ -92,6 +92,7 @@ def test_a_preset_without_config_is_one_mistake(capsys):
             "--moe.bias-update-rate",
             ["a number of at least 0 (default 0.001)", "moe.layer sparse with moe.router sigmoid"],
         ),
+        ("moe.score_function", ["sigmoid, sqrtsoftplus (default sigmoid)", "softmax, sigmoid (default softmax)"]),
         ("model", ["--model.name ", "model, with model.name image:", "--model.stride  a whole number from 1 to 14"]),
     ],
 )

@@ -87,10 +87,10 @@ def wrong_words(words: Mapping[str, str], others: Sequence[str] = ()) -> list[st
     said = []
     for name, text in words.items():
         if declared := everything().get(name):
-            field = next(iter(declared.values()))
             option = name.rpartition(".")[2]
-            refused = refusals({option: field}, {option: from_text(field, text)})
-            said += [in_words(sentence, name.removesuffix(option)) for sentence in refused.values()]
+            refused = [refusals({option: field}, {option: from_text(field, text)}) for field in declared.values()]
+            if all(refused):
+                said += [in_words(sentence, name.removesuffix(option)) for sentence in refused[0].values()]
         else:
             said.append(unknown(name, {}, others))
     return said

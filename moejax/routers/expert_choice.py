@@ -1,10 +1,11 @@
 """The router whose experts choose."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from moejax import routing
 from moejax.routers.router import Router
+from moejax.routing.expert_choice import ScoreFunction
 
 
 class ExpertChoice(Router):
@@ -23,7 +24,7 @@ class ExpertChoice(Router):
     token_choice = False
     priority: ClassVar[str] = "position"  # no option: there is no queue
 
-    score_function: Literal["softmax", "sigmoid"] = "softmax"
+    score_function: ScoreFunction = "softmax"
 
     @staticmethod
     def contradictions(o: Any) -> Iterator[str]:
@@ -43,5 +44,5 @@ class ExpertChoice(Router):
         """Each expert takes `capacity` tokens of a group."""
         if capacity is None:
             raise ValueError("capacity is None, but with expert choice it says how many tokens an expert takes.")
-        sigmoid = self.score_function == "sigmoid"
-        return routing.expert_choice(self.logits(x, context), capacity, context.mask, sigmoid=sigmoid)
+        logits = self.logits(x, context)
+        return routing.expert_choice(logits, capacity, context.mask, score_function=self.score_function)

@@ -13,14 +13,14 @@ from moejax import routing
 
 few = settings(max_examples=25)
 G, T, E = 2, 6, 3
-expert_choice = jax.jit(routing.expert_choice, static_argnums=1, static_argnames="sigmoid")
+expert_choice = jax.jit(routing.expert_choice, static_argnums=1, static_argnames="score_function")
 coarse_logits = hnp.arrays(np.float32, (G, T, E), elements=st.integers(-2, 2).map(float))
 masks = hnp.arrays(bool, (G, T))
 
 
 @jax.jit(static_argnums=(1, 3))
-def tables(logits, capacity, mask=None, sigmoid=False):
-    got = routing.expert_choice(logits, capacity, mask, sigmoid=sigmoid)
+def tables(logits, capacity, mask=None, score_function="softmax"):
+    got = routing.expert_choice(logits, capacity, mask, score_function=score_function)
     return got.tokens, got.weights, got.gates, got.choices, got.dispatched
 
 
@@ -37,7 +37,7 @@ def test_each_expert_takes_its_two_best_of_three_tokens():
 def test_by_sigmoid_each_expert_scores_by_itself():
     # Scores of expert 0: .8 .5 .6, of expert 1: .8 .2 .4.
     scores = np.array([[[0.8, 0.8], [0.5, 0.2], [0.6, 0.4]]])
-    got = expert_choice(jnp.asarray(np.log(scores / (1 - scores)), jnp.float32), 2, sigmoid=True)
+    got = expert_choice(jnp.asarray(np.log(scores / (1 - scores)), jnp.float32), 2, score_function="sigmoid")
     np.testing.assert_array_equal(got.tokens, [[[0, 2], [0, 2]]])
     np.testing.assert_allclose(got.weights, [[[0.8, 0.6], [0.8, 0.4]]], rtol=1e-6)
     np.testing.assert_allclose(got.probs, [[[0.5, 0.5], [5 / 7, 2 / 7], [0.6, 0.4]]], rtol=1e-6)
@@ -62,7 +62,8 @@ def test_padding_is_never_taken_and_leaves_slots_empty():
 def test_expert_choice_equals_a_loop(seed, mask, capacity, padded, sigmoid):
     logits = np.random.default_rng(seed).normal(size=(G, T, E)).astype(np.float32)
     tokens, weights, gates, choices, dispatched = map(
-        np.asarray, tables(logits, capacity, mask if padded else np.ones_like(mask), sigmoid)
+        np.asarray,
+        tables(logits, capacity, mask if padded else np.ones_like(mask), "sigmoid" if sigmoid else "softmax"),
     )
     for g in range(G):
         want = reference.expert_choice(logits[g].astype(np.float64), capacity, mask[g] if padded else None, sigmoid)

@@ -78,7 +78,7 @@ def _experts(panel: Axes, rows: Sequence[Row]) -> None:
     panel.set_title("Whom the experts serve")
     if not found:
         return bare(panel)
-    shares: ndarray = found[0] / found[0].sum(0)
+    shares: ndarray = found[0] / np.maximum(found[0].sum(0), 1e-9)
     order = np.lexsort((-shares.max(0), shares.argmax(0)))
     panel.imshow(shares[:, order], aspect="auto", cmap=AMOUNT, vmin=0, vmax=1, interpolation="nearest")
     panel.set(

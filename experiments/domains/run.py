@@ -169,6 +169,8 @@ def main(arguments: Sequence[str]) -> None:
         more += [*fewer(2048, 512), "--train.epochs", "2"]
     sets = [of for of in asked.of if _found(of, asked.folder)]
     for key in keys(asked.only, sets, asked.seeds):
+        if asked.quick and key["change"] != "rotations":
+            continue
         if key["model"] in asked.models and not study.has(key):
             measure(study, key, more)
     if study.rows:

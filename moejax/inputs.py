@@ -30,6 +30,7 @@ class Inputs(NamedTuple):
     mask: Bool[Array, "g t"] | None = None
     assigned: Int[Array, "g t"] | None = None
     given: Int[Array, "g t k"] | None = None
+    starts: Bool[Array, "g t"] | None = None
 
 
 def prepare(
@@ -43,6 +44,7 @@ def prepare(
     router_input: Float[AnyArray, "*#batch #t r"] | None = None,
     assigned: Int[AnyArray, "*#batch #t"] | None = None,
     given: Int[AnyArray, "*#batch #t k"] | None = None,
+    starts: Bool[AnyArray, "*#batch #t"] | None = None,
 ) -> tuple[Inputs, Callable[[Shaped[Array, "g t *rest"]], Shaped[Array, "..."]]]:
     """Check a layer's inputs and put all tokens, in order, into groups, which are sharded over tokens' mesh axes.
 
@@ -69,6 +71,7 @@ def prepare(
         None if mask is None else _checked("mask", mask, tokens, jnp.bool_),
         None if assigned is None else _checked("assigned", assigned, tokens, jnp.integer),
         None if given is None else _checked("given", given, tokens, jnp.integer, 1).astype(jnp.int32),
+        _checked("starts", jnp.arange(x.shape[-2]) == 0 if starts is None else starts, tokens, jnp.bool_),
     )
     if 0 in tokens:
         inputs = jax.tree.map(lambda a: jnp.zeros((1, 1, *a.shape[len(tokens) :]), a.dtype), inputs)
@@ -124,7 +127,7 @@ def _checked(name: str, array: AnyArray, tokens: tuple[int, ...], kind: Any, axe
     """The array broadcast to [*tokens, ...], where the last `axes` axes are its own."""
     array = jnp.asarray(array)
     if not jnp.issubdtype(array.dtype, kind):
-        raise ValueError(f"{name} has the dtype {array.dtype}; {_KINDS[kind]}.")
+        raise ValueError(f"{name} has the dtype {array.dtype}; {_KINDS[kind].format(name=name)}.")
     shape = (*tokens, *array.shape[array.ndim - axes :])
     try:
         return jnp.broadcast_to(array, shape)
@@ -138,5 +141,5 @@ def _checked(name: str, array: AnyArray, tokens: tuple[int, ...], kind: Any, axe
 _KINDS = {
     jnp.floating: "it must be floating-point numbers, d a token",
     jnp.integer: "it must be whole numbers, one a token",
-    jnp.bool_: "it must be bool, True where a token counts and False at padding (try mask != 0)",
+    jnp.bool_: "it must be bool, one a token (try {name} != 0)",
 }

@@ -244,6 +244,7 @@ class SparseMoE(nnx.Module):
         ids: Int[AnyArray, "*#batch #t"] | None = None,
         router_input: Float[AnyArray, "*#batch #t r"] | None = None,
         given: Int[AnyArray, "*#batch #t k"] | None = None,
+        starts: Bool[AnyArray, "*#batch #t"] | None = None,
     ) -> tuple[Float[Array, "*batch t d2"], SparseRouting]:
         """Apply the layer.
 
@@ -255,6 +256,7 @@ class SparseMoE(nnx.Module):
           router_input: the router's input, d numbers a token; None: the tokens themselves.
           given: the experts of each token, -1 in place of one, which the router weighs instead of choosing (`replay`):
             those of another call are `ungroup(routing.experts, x.shape[:-1])`.
+          starts: True where a sequence begins, for sequences packed into rows; None: each row of `x` is one.
 
         Returns the output and the routing, in groups of `group_size` (`ungroup` undoes that).
 
@@ -269,9 +271,18 @@ class SparseMoE(nnx.Module):
             ids=ids,
             router_input=router_input,
             given=given,
+            starts=starts,
         )
         capacity = self.capacity(inputs.x.shape[1], train)
-        context = Context(train, key if train else None, inputs.mask, inputs.ids, inputs.given, self.zero_computation)
+        context = Context(
+            train,
+            key if train else None,
+            inputs.mask,
+            inputs.ids,
+            inputs.given,
+            zero_computation=self.zero_computation,
+            starts=inputs.starts,
+        )
         routing = self.router(inputs.router_x, capacity, context)
         of_computing = routing if self.zero_computation is None else computing_part(routing)
         experts, expert_key = cast(self.experts, self.dtype), key_for(self.experts, key, train)

@@ -6,13 +6,14 @@ meaning for a kind of routing raises TypeError and names one that has; `auxiliar
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from moejax.options import Needs, NotNegative, checked
+from moejax.options import Count, Needs, NotNegative, checked
 from moejax.routing import (
     DenseRouting,
     ExpertChoiceRouting,
@@ -23,9 +24,11 @@ from moejax.routing import (
     meant_shares,
     null_alike,
 )
+from moejax.sharding import all_gathered
 
 LogitRouting = DenseRouting | TopKRouting | ExpertChoiceRouting
 OF_SPARSE = Needs("layer", ("sparse",))
+BalanceOver = Literal["sequence", "micro_batch", "global_batch"]
 
 
 @checked
@@ -39,11 +42,14 @@ def auxiliary_loss(
     entropy: NotNegative = 0.0,
     usage: NotNegative = 0.0,
     assignment: Annotated[NotNegative, Needs("layer", ("dense",))] = 0.0,
+    balance_over: Annotated[BalanceOver, OF_SPARSE] = "global_batch",
+    micro_batches: Count = 1,
+    global_loads: Sequence[Float[Array, " e"]] | None = None,
 ) -> Float[Array, ""]:
     """The weighted sum of the losses below over all layers: what a training step adds to its task's loss.
 
     A loss without meaning for a kind of routing is left out. The sparsity loss has no weight here: it brings its own,
-    from a router that asks for it.
+    from a router that asks for it. `micro_batches` and `global_loads`, one for each routing, are `load_balance_loss`'s.
 
     Args:
       routings: that of one layer or those of several.
@@ -54,31 +60,61 @@ def auxiliary_loss(
       entropy: weight of a token's mean entropy over experts.
       usage: weight of KL(mean use of the experts ‖ uniform).
       assignment: guided: weight of the cross-entropy.
+      balance_over: the tokens that the load-balance loss wants evenly shared: each sequence's (DeepSeek-V3), each
+        micro-batch's, or those of all of a step's batch (Qwen).
     """
-    terms: dict[str, tuple[float, Callable[..., Array], Any]] = {
-        "balance": (balance, load_balance_loss, TopKRouting),
-        "z": (z, router_z_loss, SparseRouting),
-        "importance": (importance, importance_loss, Routing),
-        "load": (load, load_loss, TopKRouting),
-        "entropy": (entropy, entropy_loss, Routing),
-        "usage": (usage, usage_loss, Routing),
-        "assignment": (assignment, assignment_loss, DenseRouting),
-        "sparsity": (1.0, sparsity_loss, TopKRouting),
-    }
+    layers = [routings] if isinstance(routings, Routing) else list(routings)
+    loads = [None] * len(layers) if global_loads is None else list(global_loads)
+    if len(loads) != len(layers):
+        raise ValueError(f"global_loads are {len(loads)} for {len(layers)} routings; give one for each.")
 
-    def of_layer(routing: Routing) -> Float[Array, ""]:
+    def of_layer(routing: Routing, global_load: Float[Array, " e"] | None) -> Float[Array, ""]:
         only(Routing, routing, "auxiliary_loss", "the routing that a layer returns")
-        used = [(weight, loss) for weight, loss, kind in terms.values() if weight and isinstance(routing, kind)]
+        balance_loss = partial(
+            load_balance_loss, over=balance_over, micro_batches=micro_batches, global_load=global_load
+        )
+        terms: list[tuple[float, Callable[..., Array], Any]] = [
+            (balance, balance_loss, TopKRouting),
+            (z, router_z_loss, SparseRouting),
+            (importance, importance_loss, Routing),
+            (load, load_loss, TopKRouting),
+            (entropy, entropy_loss, Routing),
+            (usage, usage_loss, Routing),
+            (assignment, assignment_loss, DenseRouting),
+            (1.0, sparsity_loss, TopKRouting),
+        ]
+        used = [(weight, loss) for weight, loss, kind in terms if weight and isinstance(routing, kind)]
         return sum((weight * loss(routing) for weight, loss in used), start=jnp.zeros(()))
 
-    layers = (routings,) if isinstance(routings, Routing) else routings
-    return sum(map(of_layer, layers), start=jnp.zeros(()))
+    return sum(map(of_layer, layers, loads), start=jnp.zeros(()))
 
 
-def load_balance_loss(routing: Routing) -> Float[Array, ""]:
+@checked
+def load_balance_loss(
+    routing: Routing,
+    *,
+    over: BalanceOver = "global_batch",
+    micro_batches: Count = 1,
+    global_load: Float[Array, " e"] | None = None,
+) -> Float[Array, ""]:
     """E · Σ_e f_e · P_e: f_e the share of all choices that fell on expert e, P_e its mean probability.
 
-    A uniform routing gives exactly 1 whatever k is; the gradient flows through P_e alone. Equal to:
+    A uniform routing gives exactly 1 whatever k is; the gradient flows through P_e alone.
+
+    `over` says whose choices and probabilities these are. The fewer the tokens, the less experts can specialise (Qiu et
+    al. 2025, "Demons in the Detail", the Qwen team):
+
+    - `global_batch`: those of all tokens here. If they are only a part of the batch, one micro-batch or one device's,
+      `global_load` is the load of the whole, as shares or as counts: the mean of the losses of equal parts, and of
+      their gradients, is then the loss and the gradient of the batch. Qiu et al. and Megatron-LM (`global_aux_loss`)
+      count, in place of the whole, all micro-batches up to this one.
+    - `micro_batch`: those of one of `micro_batches` equal parts of the groups; the loss is the mean over parts. Each
+      library below, where it is given one micro-batch at a time; Megatron-LM's `aux_loss`.
+    - `sequence`: those of one sequence; the loss is the mean over sequences. DeepSeek-V3 (2024, section 2.1.2, equations
+      17 to 20 without α), DeepSeek-V2's `seq_aux`, Megatron-LM's `seq_aux_loss`. DeepSeek-V3 and Megatron-LM count the
+      k best scores before bias and groups of experts limit them; this counts the choices that were made.
+
+    Over one batch it is equal to:
 
     - Switch (Fedus et al. 2021, equation 4 without its α) for k = 1, and Hugging Face's `SwitchTransformers`;
     - GShard's l_aux (Lepikhin et al. 2020, algorithm 1) times E² for top-1 counts. GShard counts first choices only,
@@ -91,15 +127,55 @@ def load_balance_loss(routing: Routing) -> Float[Array, ""]:
     Z experts that compute nothing; with null experts, whose f_e is the mean of theirs, AdaMoE's (Zeng et al. 2024)
     over k.
 
-    Raises TypeError for all but a TopKRouting: elsewhere tokens choose nothing.
+    Raises TypeError for all but a TopKRouting, since elsewhere tokens choose nothing, and ValueError for parts or
+    sequences that are not there.
     """
     chosen: TopKRouting = only(TopKRouting, routing, "load_balance_loss", "usage_loss")
-    counts = chosen.choices.sum((0, 1))
-    f = counts / jnp.maximum(counts.sum(), 1)
-    p = mean_over_tokens(chosen, chosen.probs)
-    if kinds := chosen.zero_computation:
-        return jnp.sum(null_alike(f, kinds) * p / meant_shares(chosen.computing, kinds))
+    if global_load is not None and over != "global_batch":
+        raise ValueError(f"global_load is the load of a global batch, but over is {over}; leave one of them out.")
+    if over == "sequence":
+        return _balance_of_sequences(all_gathered(chosen))
+    if over == "micro_batch":
+        return jax.vmap(load_balance_loss)(_parts(all_gathered(chosen), micro_batches)).mean()
+    counts = chosen.choices.sum((0, 1)) if global_load is None else global_load
+    return _balance(chosen, _shares(counts), mean_over_tokens(chosen, chosen.probs))
+
+
+def _balance(routing: TopKRouting, f: Float[Array, " e"], p: Float[Array, " e"]) -> Float[Array, ""]:
+    if kinds := routing.zero_computation:
+        return jnp.sum(null_alike(f, kinds) * p / meant_shares(routing.computing, kinds))
     return len(f) * jnp.sum(f * p)
+
+
+def _shares(counts: Float[Array, "*n e"]) -> Float[Array, "*n e"]:
+    return counts / jnp.maximum(counts.sum(-1, keepdims=True), 1e-9)
+
+
+def _parts(routing: TopKRouting, parts: int) -> TopKRouting:
+    """The groups in so many equal parts, along a new first axis."""
+    if len(routing.probs) % parts:
+        raise ValueError(f"micro_batches is {parts}, which does not divide the {len(routing.probs)} groups of tokens.")
+    return jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), routing)
+
+
+def _balance_of_sequences(routing: TopKRouting) -> Float[Array, ""]:
+    """The mean over all sequences that have a token."""
+    if routing.starts is None:
+        raise ValueError(
+            "over is sequence, but nothing says where a sequence begins; give the routing that a SparseMoE returns, or"
+            " routing._replace(starts=…), True at the first token of each."
+        )
+    g, t = routing.probs.shape[:2]
+    number = jnp.cumsum(routing.starts.reshape(-1), dtype=jnp.int32)
+    real = jnp.ones((g, t, 1), bool) if routing.mask is None else routing.mask[..., None]
+
+    def totals(values: Float[Array, "g t n"]) -> Float[Array, "s n"]:
+        flat = jnp.where(real, values, 0).reshape(g * t, -1)
+        return jax.ops.segment_sum(flat, number, g * t + 1, indices_are_sorted=True)
+
+    tokens = totals(jnp.ones((g, t, 1), routing.probs.dtype))
+    f, p = _shares(totals(routing.choices)), totals(routing.probs) / jnp.maximum(tokens, 1)
+    return jax.vmap(partial(_balance, routing))(f, p).sum() / jnp.maximum((tokens > 0).sum(dtype=p.dtype), 1)
 
 
 def sparsity_loss(routing: Routing) -> Float[Array, ""]:

@@ -168,6 +168,15 @@ def constrain(tree: PyTree[Shaped[Array, "..."]], spec: P) -> PyTree[Shaped[Arra
     return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, axes.spec(spec)), tree)
 
 
+def all_gathered(tree: PyTree[Shaped[Array, "..."]]) -> PyTree[Shaped[Array, "..."]]:
+    """The same arrays, along Explicit axes brought onto every device: then JAX lets them be reshaped and scattered."""
+
+    def whole(a: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+        return jax.sharding.reshard(a, REPLICATED) if any(jax.typeof(a).sharding.spec) else a
+
+    return jax.tree.map(whole, tree)
+
+
 def divides_evenly(groups: int) -> bool:
     """Whether a mesh is in use and the devices that tokens are sharded over divide the number of groups."""
     axes = axes_in_use()

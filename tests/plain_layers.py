@@ -125,6 +125,11 @@ def test_so_are_ids_assignments_and_tokens():
     sparse, dense = make("hash"), make("dense")
     for layer, options, sentence in (
         (sparse, {"ids": np.ones((G, T + 1), int)}, r"ids has the shape \(3, 7\); one entry a token"),
+        (
+            sparse,
+            {"starts": np.ones((G, T), int)},
+            r"starts has the dtype int\d\d; it must be bool, .*\(try starts != 0",
+        ),
         (sparse, {"ids": np.ones((G, T))}, "ids has the dtype float32; it must be whole numbers"),
         (sparse, {"given": np.ones((G, T), int)}, r"given has the shape \(3, 6\); one entry a token of x makes it"),
         (sparse, {"given": np.ones((G, T, 3), int)}, r"given has the shape \(.*, 3\); k experts for each token make"),

@@ -137,6 +137,10 @@ def test_a_wrong_word_is_one_sentence(name, text, sentence):
             "moe.shared is 8, but moe.layer is soft; it has an effect only where moe.layer is sparse",
         ),
         ({"moe.balance_weight": "0"}, "moe.balance_weight is 0.0, but moe.layer is soft"),
+        (
+            {"moe.balance_over": "sequence"},
+            "moe.balance_over is sequence, but moe.layer is soft; it has an effect only",
+        ),
     ],
 )
 def test_an_option_without_effect_says_where_it_belongs(words, sentence):

@@ -317,4 +317,4 @@ def test_the_auxiliary_loss_refuses_what_is_no_weight_and_no_routing():
         name: p.default
         for name, p in inspect.signature(losses.auxiliary_loss).parameters.items()
         if p.default not in (0, p.empty)
-    } == {"balance": 0.01, "z": 0.001}
+    } == {"balance": 0.01, "z": 0.001, "balance_over": "global_batch", "micro_batches": 1, "global_loads": None}

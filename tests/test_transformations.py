@@ -97,7 +97,8 @@ def useful(routing):
         found.append(losses.router_z_loss)
         found.append(lambda r: losses.assignment_loss(r, jnp.zeros(r.probs.shape[:2], jnp.int32)))
     if isinstance(routing, TopKRouting):
-        found += [losses.load_balance_loss, losses.load_loss, losses.sparsity_loss]
+        found += [losses.load_balance_loss, partial(losses.load_balance_loss, over="sequence")]
+        found += [losses.load_loss, losses.sparsity_loss]
     found += [
         metrics.dropped,
         metrics.gate_entropy,

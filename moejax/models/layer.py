@@ -31,9 +31,12 @@ class _LayerOptions(Options):
     """Weight of the mean square of the experts' parameters."""
 
 
+_LOSSES = options_of(auxiliary_loss)
+# The options of `auxiliary_loss` by their names in a configuration: there a weight says that it is one.
+LOSS_OPTIONS = {f"{name}_weight" if f.annotation is float else name: name for name, f in _LOSSES.items()}
 # Options of a model's Mixture-of-Experts layers, beside those that the layers themselves declare.
 LayerOptions: Any = model_of(
-    "LayerOptions", {f"{loss}_weight": field for loss, field in options_of(auxiliary_loss).items()}, _LayerOptions
+    "LayerOptions", {option: _LOSSES[name] for option, name in LOSS_OPTIONS.items()}, _LayerOptions
 )
 
 

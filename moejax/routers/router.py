@@ -52,6 +52,7 @@ class Context(NamedTuple):
     ids: Int[Array, "g t"] | None = None  # what a hash router hashes
     given: Int[Array, "g t k"] | None = None  # experts to weigh in place of a choice
     zero_computation: ZeroComputation | None = None  # which of the experts compute nothing, the last ones
+    starts: Bool[Array, "g t"] | None = None  # True where a sequence begins
 
 
 NO_CONTEXT = Context()
@@ -142,7 +143,7 @@ class Router(nnx.Module):
                 f"given holds experts, but {type(self).__name__} chooses others; its `choose` must pass"
                 " given=context.given on to the function of moejax.routing that it calls."
             )
-        chosen = routing.mask_tokens(chosen, context.mask)
+        chosen = routing.mask_tokens(chosen, context.mask)._replace(starts=context.starts)
         if context.given is not None:
             chosen = routing.refuse_impossible(chosen)
         priority = chosen.weights[..., 0] if self.priority == "weight" else None

@@ -72,6 +72,7 @@ class TopKRouting(NamedTuple):
     sparsity_weight: Float[Array, " g"] | None = None  # of ReLU routing: how much of `losses.sparsity_loss` it asks for
     mask: Bool[Array, "g t"] | None = None
     zero_computation: ZeroComputation | None = None  # which experts compute nothing; None: all compute
+    starts: Bool[Array, "g t"] | None = None  # True where a sequence begins, as tokens follow through all groups
 
     @property
     def computing(self) -> int:

@@ -1,6 +1,5 @@
 """The objective: what a step minimises and what it reports. A pure function of (model, batch, key)."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from moejax import losses, metrics
 from moejax.config import Config
 from moejax.data.augment import augment
 from moejax.parameters import parameters
+from moejax.models.layer import LOSS_OPTIONS
 from moejax.router_updates import moe_layers
 from moejax.routing import Routing
 from moejax.training.frozen import hold
@@ -80,15 +80,14 @@ def make_forward(config: Config) -> Callable[[nnx.Module, Batch, Array], Outputs
 def make_score(config: Config) -> Callable[[nnx.Module, Outputs], tuple[Array, StepMetrics]]:
     """Loss and metrics from the outputs of a whole batch; from the model only the experts' L2 penalty."""
     t, moe = config.train, config.moe
-    names = list(inspect.signature(losses.auxiliary_loss).parameters)[1:]
-    weights = {name: getattr(moe, f"{name}_weight") for name in names}
+    options = {argument: getattr(moe, option) for option, argument in LOSS_OPTIONS.items()}
     of_routing = metrics.load, metrics.dropped, metrics.gate_entropy, metrics.experts_per_token
 
     def score(model: nnx.Module, outputs: Outputs) -> tuple[Float[Array, ""], StepMetrics]:
         logits, label, routings = outputs
         targets = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), t.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets[:, None]).mean()
-        auxiliary = losses.auxiliary_loss(routings, **weights)
+        auxiliary = losses.auxiliary_loss(routings, **options)
         if t.consistency:
             auxiliary += t.consistency * disagreement(logits[:, 0], logits[:, 1])
         if moe.l2_weight:

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from reference import randomly_filled
 
+from moejax import load_balance_loss
 from moejax.config import make_config
 from moejax.models import build_model
 from moejax.models.bert.packing import fitting, pack, pack_ids, packing, unpack
@@ -75,7 +76,12 @@ def gradient_of(model, pieces, goal):
     def number(model):
         x, [routing] = model.encoder(pieces, jnp.asarray(SECOND), train=True)
         logits, _ = model.one_order(pieces, jnp.asarray(SECOND), train=True, key=None)
-        return jnp.sum(x * goal) + jnp.sum(logits**2), (x * (goal != 0), logits, routing.choices.sum((0, 1)))
+        return jnp.sum(x * goal) + jnp.sum(logits**2), (
+            x * (goal != 0),
+            logits,
+            routing.choices.sum((0, 1)),
+            load_balance_loss(routing, over="sequence"),  # a sequence is a pair, packed or not
+        )
 
     return jax.grad(number, has_aux=True)(model)
 

@@ -106,8 +106,11 @@ class Block(nnx.Module):
         if self.moe is None:
             y, routing = self.mlp(x, linear=mixed), None
         else:
-            real = mask if where is None else (where.choice_of_row >= 0)[None]
-            y, routing = self.moe(x.astype(self.dtype), train=train, key=keys[1], mask=real)
+            real, starts = mask, None
+            if where is not None:
+                token = where.choice_of_row[None]
+                real, starts = token >= 0, token % mask.shape[1] == 0
+            y, routing = self.moe(x.astype(self.dtype), train=train, key=keys[1], mask=real, starts=starts)
         return self.norm(x + dropout(keys[2], y.astype(jnp.float32), self.rate)), routing
 
 

@@ -110,9 +110,9 @@ def load_balance_loss(
       count, in place of the whole, all micro-batches up to this one.
     - `micro_batch`: those of one of `micro_batches` equal parts of the groups; the loss is the mean over parts. Each
       library below, where it is given one micro-batch at a time; Megatron-LM's `aux_loss`.
-    - `sequence`: those of one sequence; the loss is the mean over sequences. DeepSeek-V3 (2024, section 2.1.2, equations
-      17 to 20 without α), DeepSeek-V2's `seq_aux`, Megatron-LM's `seq_aux_loss`. DeepSeek-V3 and Megatron-LM count the
-      k best scores before bias and groups of experts limit them; this counts the choices that were made.
+    - `sequence`: those of one sequence; the loss is the mean over sequences. DeepSeek-V3 (2024, section 2.1.2,
+      equations 17 to 20 without α), DeepSeek-V2's `seq_aux`, Megatron-LM's `seq_aux_loss`. DeepSeek-V3 and Megatron-LM
+      count the k best scores without bias; this counts the choices that were made.
 
     Over one batch it is equal to:
 

@@ -7,7 +7,7 @@ from moejax.options import Options
 
 def mesh_problems(config: Options, devices: int | None = None) -> list[str]:
     """One sentence for each; `devices`: how many there are, None before anyone has looked."""
-    p, experts, batch = config.parallel, config.moe.num_experts, config.train.batch_size
+    p, t, experts = config.parallel, config.train, config.moe.num_experts
     if p.strategy == "pmap" and p.expert > 1:
         return [f"parallel.expert is {p.expert}, but parallel.strategy pmap copies all experts; use jit, or 1."]
     if p.strategy == "pmap" and p.reads == "share":
@@ -26,9 +26,12 @@ def mesh_problems(config: Options, devices: int | None = None) -> list[str]:
         ]
     mesh = None if devices is None else p.expert * data_devices(config, devices)
     mesh = mesh if p.data is None else p.data * p.expert
-    if mesh is not None and batch > 0 and batch % mesh:
-        near = max(mesh, mesh * round(batch / mesh))
-        return [f"train.batch_size is {batch}, which {mesh} devices cannot share evenly; use {near}."]
+    if mesh is not None and t.batch_size > 0 and t.micro_batch_size % mesh:
+        whole, parts = mesh * t.gradient_accumulation_steps, f" in {t.gradient_accumulation_steps} micro-batches"
+        return [
+            f"train.batch_size is {t.batch_size}, which {mesh} devices cannot share evenly"
+            f"{parts if whole > mesh else ''}; use {max(whole, whole * round(t.batch_size / whole))}."
+        ]
     return []
 
 
@@ -41,7 +44,7 @@ def data_devices(config: Options, devices: int, fits: Callable[[int], bool] = la
     if p.data is not None:
         return p.data
     shares = ((n, n * p.expert) for n in range(most, 0, -1))
-    return next((n for n, mesh in shares if config.train.batch_size % mesh == 0 and fits(mesh)), most)
+    return next((n for n, mesh in shares if config.train.micro_batch_size % mesh == 0 and fits(mesh)), most)
 
 
 def nearest_divisor(wish: int, *numbers: int) -> int:

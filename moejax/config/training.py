@@ -1,9 +1,11 @@
 """What a run may be told of how it learns and how it spreads over devices: the sections `train` and `parallel`."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from moejax.config.mesh_shape import nearest_divisor
 from moejax.options import Needs, NotNegative, Options, Positive, PositiveOrNone, Share
 
 Count = Annotated[int, Field(ge=1, le=10**6)]
@@ -23,6 +25,9 @@ class TrainOptions(Options):
     """Passes over the training examples."""
     batch_size: Count = 128
     """Examples per step."""
+    gradient_accumulation_steps: Count = 1
+    """Micro-batches that each batch is taken in, one after the other, so that activations take less memory; each goes
+    forward twice."""
     evaluation_batch: Count = 500
     """Examples evaluated at once."""
     optimizer: Literal["adamw", "adam", "normalized"] = "adamw"
@@ -78,6 +83,20 @@ class TrainOptions(Options):
     """After each epoch, write each validation example's shares of the last layer's experts to activations/."""
     chunk: Annotated[int, Field(ge=1, le=10**5)] = 50
     """Steps in one compiled scan, between two lines of progress (at most)."""
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Examples that go through the model at once."""
+        return self.batch_size // self.gradient_accumulation_steps
+
+    @staticmethod
+    def contradictions(o: Any) -> Iterator[str]:
+        if o.batch_size % o.gradient_accumulation_steps:
+            near = nearest_divisor(o.gradient_accumulation_steps, o.batch_size)
+            yield (
+                f"`gradient_accumulation_steps` is {o.gradient_accumulation_steps}, which does not divide `batch_size`,"
+                f" {o.batch_size}; use {near}."
+            )
 
 
 class ParallelOptions(Options):

@@ -39,8 +39,8 @@ def check_memory(config: Config, data: Dataset, model: nnx.Module) -> None:
 
 
 def activations(config: Config, data: Dataset, model: nnx.Module) -> int:
-    """Bytes of the matrix products of a batch's forward pass: of each, its result or its largest computed operand."""
-    n = config.train.batch_size * (2 if config.train.consistency else 1)
+    """Bytes of a micro-batch's products in the forward pass: of each, its result or its largest computed operand."""
+    n = config.train.micro_batch_size * (2 if config.train.consistency else 1)
     batch = {name: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype) for name, a in data.train.items()}
     traced = jax.make_jaxpr(lambda model, batch, key: model(batch, train=True, key=key))(
         model, batch, jax.random.key(0)

@@ -12,10 +12,11 @@ from jaxtyping import Array, Float, Int, Key
 from moejax import losses, metrics
 from moejax.config import Config
 from moejax.data.augment import augment
-from moejax.parameters import parameters
 from moejax.models.layer import LOSS_OPTIONS
+from moejax.parameters import parameters
 from moejax.router_updates import moe_layers
 from moejax.routing import Routing
+from moejax.sharding import TOKENS, constrain
 from moejax.training.frozen import hold
 
 Batch = dict[str, Array]
@@ -52,13 +53,17 @@ class Outputs(NamedTuple):
     routings: Sequence[Routing]
 
 
+Forward = Callable[[nnx.Module, Batch, Array], Outputs]
+
+
 def make_objective(config: Config) -> Objective:
     """Weighted cross-entropy on (augmented) examples plus the layers' auxiliary losses; of several tasks their mean."""
-    forward, score = make_forward(config), make_score(config)
+    forward = in_micro_batches(make_forward(config), config.train.gradient_accumulation_steps)
+    score = make_score(config)
     return lambda model, batch, key: score(model, forward(model, batch, key))
 
 
-def make_forward(config: Config) -> Callable[[nnx.Module, Batch, Array], Outputs]:
+def make_forward(config: Config) -> Forward:
     """The model in training, on augmented examples: the random part of an objective."""
     t = config.train
     passes = 2 if t.consistency else 1
@@ -77,6 +82,26 @@ def make_forward(config: Config) -> Callable[[nnx.Module, Batch, Array], Outputs
     return forward
 
 
+def in_micro_batches(forward: Forward, count: int) -> Forward:
+    """`forward` on so many equal parts of a batch, one after the other; the outputs are those of the whole batch.
+
+    So is every loss of them. On the way back each part's activations are computed again and its gradient is added up:
+    memory holds the activations of one part, for the time of one forward pass more.
+    """
+    if count == 1:
+        return forward
+
+    def of_batch(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> Outputs:
+        def of_part(part: tuple[Batch, Key[Array, ""]]) -> Outputs:
+            return forward(model, constrain(part[0], TOKENS), part[1])
+
+        parts = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch), jax.random.split(key, count)
+        outputs = jax.lax.map(jax.checkpoint(of_part, prevent_cse=False), parts)
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), outputs)
+
+    return of_batch
+
+
 def make_score(config: Config) -> Callable[[nnx.Module, Outputs], tuple[Array, StepMetrics]]:
     """Loss and metrics from the outputs of a whole batch; from the model only the experts' L2 penalty."""
     t, moe = config.train, config.moe
@@ -87,7 +112,7 @@ def make_score(config: Config) -> Callable[[nnx.Module, Outputs], tuple[Array, S
         logits, label, routings = outputs
         targets = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), t.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets[:, None]).mean()
-        auxiliary = losses.auxiliary_loss(routings, **options)
+        auxiliary = losses.auxiliary_loss(routings, **options, micro_batches=t.gradient_accumulation_steps)
         if t.consistency:
             auxiliary += t.consistency * disagreement(logits[:, 0], logits[:, 1])
         if moe.l2_weight:

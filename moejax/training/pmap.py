@@ -18,7 +18,7 @@ from moejax.config import Config, nearest_divisor
 from moejax.models import build_model
 from moejax.models.layer import group_size
 from moejax.parameters import parameters, with_parameters
-from moejax.training.objective import Batch, Objective, StepMetrics, make_forward, make_score
+from moejax.training.objective import Batch, Objective, Outputs, StepMetrics, in_micro_batches, make_forward, make_score
 
 AXIS = "devices"
 
@@ -31,10 +31,15 @@ def make_objective(config: Config, devices: int) -> Objective:
         size = len(rows) // devices
         return lax.dynamic_slice_in_dim(rows, lax.axis_index(AXIS) * size, size)
 
+    def gathered(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> Outputs:
+        outputs = forward(model, jax.tree.map(share, batch), jax.random.fold_in(key, lax.axis_index(AXIS)))
+        return jax.tree.map(lambda a: lax.all_gather(a, AXIS, tiled=True), outputs)
+
+    of_batch = in_micro_batches(gathered, config.train.gradient_accumulation_steps)
+
     def objective(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], StepMetrics]:
         own = with_parameters(model, _mean_gradient(parameters(model)))
-        outputs = forward(own, jax.tree.map(share, batch), jax.random.fold_in(key, lax.axis_index(AXIS)))
-        return score(model, jax.tree.map(lambda a: lax.all_gather(a, AXIS, tiled=True), outputs))
+        return score(model, of_batch(own, batch, key))
 
     return objective
 
@@ -67,7 +72,7 @@ def keeps_groups(config: Config, shares: int) -> bool:
 
     Over a mesh they always do. An encoder packs each share's tokens by themselves.
     """
-    moe, batch = config.moe, config.train.batch_size
+    moe, batch = config.moe, config.train.micro_batch_size
     if config.parallel.strategy != "pmap" or shares == 1 or moe.layer != "sparse":
         return True
     dropless = moe.dispatch == "grouped" or moe.capacity_factor is None
@@ -84,7 +89,7 @@ def broken_groups(config: Config, shares: int) -> str:
             f"parallel.strategy is pmap, but model.name encoder packs a batch's tokens into groups for moe.dispatch"
             f" {config.moe.dispatch} that reach across devices; use grouped, or strategy jit."
         )
-    size, tokens = _group_size(config), config.train.batch_size // shares * tokens_of_an_example(config)
+    size, tokens = _group_size(config), config.train.micro_batch_size // shares * tokens_of_an_example(config)
     return (
         f"moe.group_size is {size}, but with parallel.strategy pmap the {tokens} tokens of a device make no whole"
         f" groups of it; use {nearest_divisor(size, tokens)}, or strategy jit."

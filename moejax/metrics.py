@@ -76,10 +76,21 @@ def dropped(routing: Routing) -> Float[Array, ""]:
 
 
 def experts_computed(routing: Routing) -> Float[Array, ""]:
-    """Mean over tokens of the number of experts that computed something for it; dropped choices do not count."""
+    """Mean number of experts that computed something for a token; choices that were dropped do not count."""
+    return mean_over_tokens(routing, experts_of_token(routing))
+
+
+def experts_of_token(routing: Routing) -> Float[Array, "g t"]:
+    """How many experts computed something for each token of a sparse layer."""
     sparse: SparseRouting = only(SparseRouting, routing, "experts_computed", "a sparse layer")
-    computing = sparse.computing if isinstance(sparse, TopKRouting) else None
-    return mean_over_tokens(sparse, sparse.dispatched[..., :computing].sum(-1))
+    return sparse.dispatched[..., : getattr(sparse, "computing", None)].sum(-1)
+
+
+def adapts(routing: Routing) -> bool:
+    """Whether it is the routing that says how many experts compute for a token, so that tokens may differ in that."""
+    if isinstance(routing, TopKRouting):
+        return routing.zero_computation is not None or routing.sparsity_weight is not None
+    return isinstance(routing, ExpertChoiceRouting)
 
 
 def gate_entropy(routing: Routing) -> Float[Array, ""]:

@@ -33,6 +33,7 @@ def load(record: Record) -> Figure:
         min(2, len(shown)),
         1.9,
         f"dashed: an equal share, 1/{experts}",
+        record.idle,
         portion(len(shown), layers, "layers"),
     )
     key(figure, colours, "expert")

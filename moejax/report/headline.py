@@ -43,6 +43,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("examples per second", _text(rate, "{:,.0f}")),
         ("parameters", _text(number(summary.get("parameters")), "{:,.0f}")),
         ("FLOPs per example", _compact(number(summary.get("flops_per_example")))),
+        ("experts computed per token", _list(summary.get("experts_computed"))),
         ("dropped on test", _text(number(summary.get("dropped")), "{:.2%}")),
         ("largest load", _text(1 + number(summary.get("max_violation")), "{:.2f} of an equal share")),
         ("dead experts", _text(number(summary.get("dead_experts")), "{:.0f}")),
@@ -53,6 +54,11 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("seed", str(record.config.get("seed", summary.get("seed", "")))),
     ]
     return [(what, value) for what, value in found if value]
+
+
+def _list(values: object) -> str:
+    """Such as `1.31, 0.92`, a number a layer."""
+    return ", ".join(_text(number(value), "{:.2f}") for value in values) if isinstance(values, list) else ""
 
 
 def _shares(record: Record, respect: str) -> str:

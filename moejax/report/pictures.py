@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from moejax.report import tiles
 from moejax.report.record import Record
 from moejax.report.style import (
+    AMOUNT,
     INK,
     MOST_EXPERTS,
     MUTED,
@@ -60,23 +61,33 @@ def dispatch(record: Record) -> Figure:
 def places(record: Record) -> Figure:
     """Each place of a digit in the colour of the expert with most weight; the less weight, the fainter."""
     gates = np.nan_to_num(record.routing["sample_gate"])
-    _, layers, _, experts = gates.shape
+    colours = expert_colours(gates.shape[-1])
+    remarks = "colour: the expert with most weight; fainter: less of it", record.idle
+    figure = _by_place(record, gates.argmax(-1), gates.max(-1).clip(0, 1), colours, *remarks)
+    key(figure, colours, "expert")
+    return figure
+
+
+def computed(record: Record) -> Figure:
+    """Each place of a digit by the number of experts that computed something for it."""
+    counts = np.nan_to_num(record.routing["sample_computed"]).round().astype(int)
+    colours = AMOUNT(np.linspace(0, 0.8, max(1, counts.max()) + 1))[:, :3]
+    figure = _by_place(record, counts, np.ones(counts.shape), colours, "darker: more experts computed for the place")
+    key(figure, colours, "experts that computed")
+    return figure
+
+
+def _by_place(record: Record, which: np.ndarray, alpha: np.ndarray, colours: np.ndarray, *remarks: str) -> Figure:
+    """Digits side by side, a row a layer; `which` and `alpha` [s, layer, token]: a place's colour and its strength."""
+    _, layers, _ = which.shape
     columns, chosen = _samples(record, 8), spread(layers, 4)
     image = record.routing["sample_image"][columns]
-    size = image.shape[1:]
-    gates = gates[columns].reshape(len(columns), layers, *record.routing["token_grid"], experts)[:, chosen]
-    colours = expert_colours(experts)
-
-    best = tiles.blocks(gates.argmax(-1), *size)
-    alpha = tiles.blocks(gates.max(-1), *size)
-    glazed = tiles.tint(tiles.ink(image, 0.35)[:, None], colours[best], alpha.clip(0, 1))
+    size, grid = image.shape[1:], record.routing["token_grid"]
+    of_layers = (a[columns][:, chosen].reshape(len(columns), len(chosen), *grid) for a in (which, alpha))
+    blocks, strength = (tiles.blocks(a, *size) for a in of_layers)
+    glazed = tiles.tint(tiles.ink(image, 0.35)[:, None], colours[blocks], strength)
     sheet_of = np.concatenate([tiles.ink(image)[:, None], glazed], axis=1).swapaxes(0, 1)
-    figure, (panel,) = _stack(
-        [tiles.mosaic(sheet_of, GAP)],
-        "colour: the expert with most weight; fainter: less of it",
-        portion(len(chosen), layers, "layers"),
-    )
-    key(figure, colours, "expert")
+    figure, (panel,) = _stack([tiles.mosaic(sheet_of, GAP)], *remarks, portion(len(chosen), layers, "layers"))
     label, guess = (record.routing[f"sample_{name}"][columns] for name in ("label", "prediction"))
     names = [f"{right}" if right == said else f"{right} → {said}" for right, said in zip(label, guess, strict=True)]
     _name_columns(panel, names, size[1], [INK if right else VALIDATION for right in label == guess])

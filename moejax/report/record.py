@@ -32,6 +32,7 @@ AXES = {
     "sample_label": "s",
     "sample_prediction": "s",
     "sample_gate": "s layer token expert",  # share of each token's output, sums to 1 over experts
+    "sample_computed": "s layer token",  # experts that computed something; where tokens may differ in that
     "sample_dispatch": "s layer token expert slot",  # soft only: sums to 1 over tokens
     "token_grid": "2",
     "top_image": "layer expert m row column",  # uint8: test images with most weight on the expert
@@ -83,6 +84,18 @@ class Record:
         """`Layer 0`; of a layer with a gate for each task, whose routings count as layers, `Gate of digit`."""
         tasks = list(self.of_tasks)
         return f"Gate of {tasks[layer]}" if self.layer == "multi_gate" and layer < len(tasks) else f"Layer {layer}"
+
+    @property
+    def idle(self) -> str:
+        """Which experts compute nothing, the last ones, by the configuration: `no computation: 4 zero, 5–6 copy`."""
+        moe = self.config.get("moe")
+        found, first = [], self.experts or 0
+        for kind in ("null", "constant", "copy", "zero"):  # from the last one on
+            count = moe.get(f"{kind}_experts", 0) if isinstance(moe, dict) else 0
+            if isinstance(count, int) and 0 < count < first:
+                first -= count
+                found.append(f"{first}–{first + count - 1} {kind}" if count > 1 else f"{first} {kind}")
+        return f"no computation: {', '.join(reversed(found))}" if found else ""
 
     def tested(self, quantity: str) -> float:
         """`accuracy` (0..1) or `loss` on the test data; NaN if the run has not been tested."""

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from moejax.report.balance import gate, load
 from moejax.report.curves import curves
 from moejax.report.experts_by import experts_by
-from moejax.report.pictures import dispatch, favourites, places, positions
+from moejax.report.pictures import computed, dispatch, favourites, places, positions
 from moejax.report.record import Record
 from moejax.report.tables import confusion, labels
 
@@ -25,6 +25,7 @@ class Section:
     needs: tuple[str, ...]  # keys of the record without which it cannot be drawn
     one_of: tuple[str, ...] = ()  # at least one of these too
     only: tuple[str, ...] = ()  # kinds of MoE layer it speaks of; all if empty
+    optional: bool = False  # of few runs: where something is missing, the page says nothing
 
     def missing(self, record: Record) -> list[str]:
         """What the record lacks for this figure."""
@@ -33,6 +34,8 @@ class Section:
 
     def speaks_of(self, record: Record) -> bool:
         """Whether the figure means anything for the run's kind of layer."""
+        if self.optional and self.missing(record):
+            return False
         return not self.only or not record.layer or record.layer in self.only
 
 
@@ -111,6 +114,15 @@ SECTIONS = (
         "dropped.",
         places,
         ("sample_gate", "sample_image", "sample_label", "sample_prediction", "token_grid"),
+    ),
+    Section(
+        "computed",
+        "How many experts compute at each place",
+        "Strokes get more than the background does, or the hard parts of an image more than the easy ones.",
+        "One colour everywhere: what an image shows does not decide how much is computed for it.",
+        computed,
+        ("sample_computed", "sample_image", "sample_label", "sample_prediction", "token_grid"),
+        optional=True,
     ),
     Section(
         "favourites",

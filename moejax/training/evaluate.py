@@ -16,7 +16,7 @@ from moejax import metrics
 from moejax.data.dataset import Examples, of_first_task, rows
 from moejax.inputs import ungroup
 from moejax.kernels import cpu_blas
-from moejax.routing import Routing
+from moejax.routing import Routing, ZeroComputation
 from moejax.sharding import TOKENS, constrain, replicated
 from moejax.training.information import Kinds, Tables, add, tabulate
 from moejax.training.objective import Batch
@@ -33,6 +33,8 @@ class BatchResult(NamedTuple):
     dropped: Float[Array, " l"]
     gate_entropy: Float[Array, " l"]
     experts_per_token: Float[Array, " l"]
+    experts_computed: Float[Array, " l"] | None  # where tokens may differ in that
+    zero_computation: ZeroComputation | None  # of the layers' last experts
 
 
 class Evaluation(NamedTuple):
@@ -49,6 +51,8 @@ class Evaluation(NamedTuple):
     experts_per_token: Float[ndarray, " l"]
     of_tasks: tuple[float, ...] = ()  # the accuracy of each, where there are several
     tables: Tables | None = None  # what the tokens' experts go by, where it was asked for
+    experts_computed: Float[ndarray, " l"] | None = None
+    zero_computation: ZeroComputation | None = None
 
 
 @jax.jit
@@ -69,6 +73,8 @@ def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
         jnp.stack([metrics.token_shares(gates(r).sum(1)) for r in routings], axis=1),
         jnp.stack([metrics.token_shares(gates(r)) for r in routings], axis=1),
         *(stacked(f) for f in (metrics.load, metrics.dropped, metrics.gate_entropy, metrics.experts_per_token)),
+        experts_computed=stacked(metrics.experts_computed) if all(map(metrics.adapts, routings)) else None,
+        zero_computation=getattr(routings[0], "zero_computation", None),
     )
 
 
@@ -90,16 +96,16 @@ def evaluate(
     logits, label = of_example("logits"), np.asarray(data["label"])
     prediction = logits.argmax(-1)
     right = prediction == label
+    names = ["load", "dropped", "gate_entropy", "experts_per_token"]
+    names += [] if results[0].experts_computed is None else ["experts_computed"]
     return Evaluation(
         loss=float(of_example("loss").mean()),
         accuracy=float(right.mean()),
         f1=f1(prediction == 1, label == 1) if logits.shape[1:] == (2,) else None,
         prediction=prediction,
         gates=of_example("gates"),
-        **{
-            name: np.average([getattr(r, name) for r in results], axis=0, weights=sizes)
-            for name in ("load", "dropped", "gate_entropy", "experts_per_token")
-        },
+        zero_computation=results[0].zero_computation,
+        **{name: np.average([getattr(r, name) for r in results], axis=0, weights=sizes) for name in names},
         of_tasks=() if right.ndim == 1 else tuple(right.mean(0).tolist()),
         tables=add(tables) if tables else None,
     )
@@ -109,17 +115,23 @@ def routing_facts(result: Evaluation, data: Examples, num_classes: int) -> dict[
     """A few numbers on how the routers treated a split.
 
     `dropped` is the mean over layers, `dead_experts` the sum; `least_load` and `max_violation` are the worst layer's.
-    `experts_per_token` and `label_information` have one number a layer; the latter is 0 where the expert says nothing
-    about the label (of the first task), 1 where each determines the other. `experts_by` has the share of each layer's
-    routing that a token's position, label and content tell. The gates of a multi-gate layer count as layers. For
-    examples in clusters, `dispatch_entropy` says how mixed the clusters of each expert are.
+    All three are of the experts that compute. `experts_per_token`, `experts_computed` (where tokens may differ in that)
+    and `label_information` have one number a layer; the last is 0 where the expert says nothing about the label (of the
+    first task), 1 where each determines the other. `experts_by` has the share of each layer's routing that a token's
+    position, label and content tell. The gates of a multi-gate layer count as layers. For examples in clusters,
+    `dispatch_entropy` says how mixed the clusters of each expert are.
     """
     labels, load = jnp.asarray(of_first_task(data["label"])), jnp.asarray(result.load)
     gates = jnp.asarray(result.gates.swapaxes(0, 1))
     tables = [metrics.label_counts(of_layer, labels, num_classes) for of_layer in gates]
+    if result.zero_computation:
+        load = load[:, : -result.zero_computation.total]
+        load = load / jnp.maximum(load.sum(-1, keepdims=True), 1e-9)
+    computed = result.experts_computed
     return {
         "dropped": float(result.dropped.mean()),
         "experts_per_token": np.round(result.experts_per_token, 6).tolist(),
+        **({} if computed is None else {"experts_computed": np.round(computed, 6).tolist()}),
         "least_load": float(metrics.relative_load(load).min()),
         "max_violation": float(metrics.max_violation(load).max()),
         "dead_experts": int(metrics.dead_experts(load).sum()),

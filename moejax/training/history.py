@@ -1,7 +1,7 @@
 """What a run records of its routing: each expert's load over the steps, and at the end the routing of the test set."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ from flax import nnx
 from jaxtyping import Array
 from numpy import ndarray
 
+from moejax import metrics
 from moejax.data.dataset import Examples, of_first_task
 from moejax.inputs import ungroup
-from moejax.routing import SoftRouting
+from moejax.routing import Routing, SoftRouting
 from moejax.sharding import replicated
 from moejax.training.evaluate import Evaluation
 from moejax.training.objective import Batch, StepMetrics
@@ -59,9 +60,18 @@ def packed(arrays: Mapping[str, ndarray]) -> bytes:
 
 @jax.jit
 def _routing_of_samples(model: nnx.Module, batch: Batch) -> dict[str, Array]:
-    """The gates [image, layer, token, expert] of a few images; of a soft layer, its dispatch weights as well."""
+    """The gates [image, layer, token, expert] of a few images; of a soft layer, its dispatch weights as well.
+
+    Where tokens may differ in that: how many experts computed [image, layer, token].
+    """
     logits, routings = model(batch, train=False)
-    arrays = {"sample_gate": jnp.stack([ungroup(r.gates, (len(logits), model.tokens)) for r in routings], axis=1)}
+
+    def stacked(f: Callable[[Routing], Array]) -> Array:
+        return jnp.stack([ungroup(f(r), (len(logits), model.tokens)) for r in routings], axis=1)
+
+    arrays = {"sample_gate": stacked(lambda r: r.gates)}
+    if all(map(metrics.adapts, routings)):
+        arrays["sample_computed"] = stacked(metrics.experts_of_token)
     if isinstance(routings[0], SoftRouting):
         arrays["sample_dispatch"] = jnp.stack([r.dispatch for r in routings], axis=1)
     return arrays

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from moejax.routing import ZeroComputation
 from moejax.training.evaluate import Evaluation, f1, routing_facts
 
 
@@ -32,3 +33,8 @@ def test_facts_of_a_routing():
         "dead_experts": 2,
         "label_information": [1.0, 0.0],
     }
+    # The last expert computes nothing: no dead expert, and a load among two.
+    result = result._replace(experts_computed=np.array([0.5, 1.0]), zero_computation=ZeroComputation(zero=1))
+    facts = routing_facts(result, data, 2)
+    assert facts["experts_computed"] == [0.5, 1.0]
+    assert (facts["dead_experts"], facts["least_load"], facts["max_violation"]) == (0, 0.5, 0.5)

@@ -42,6 +42,7 @@ from moejax.experts import (
     apply_experts_to_groups,
     apply_shared,
     can_be_grouped,
+    few_chosen,
     hidden_width,
     stack_experts,
 )
@@ -286,7 +287,7 @@ class SparseMoE(nnx.Module):
         routing = self.router(inputs.router_x, capacity, context)
         of_computing = routing if self.zero_computation is None else computing_part(routing)
         experts, expert_key = cast(self.experts, self.dtype), key_for(self.experts, key, train)
-        if self.dispatch == "grouped":
+        if self.dispatch == "grouped" or few_chosen(experts, inputs.x, of_computing, expert_key):
             y = grouped_over_mesh(apply_experts_to_groups, experts, inputs.x, of_computing, expert_key)
         else:
             on_slots = partial(apply_experts, experts, key=expert_key)

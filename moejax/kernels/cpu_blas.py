@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from moejax.kernels import blas_threads
 from moejax.kernels.bfloat16 import has_units
-from moejax.kernels.groups import Groups, folded
+from moejax.kernels.groups import Groups
 
 
 def serves(dtype: DTypeLike) -> bool:
@@ -33,26 +33,18 @@ def _wide(dtype: DTypeLike) -> np.dtype:
 def matmul(
     x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], groups: Groups, transposed: bool
 ) -> Float[Array, "r h"]:
-    """`grouped_matmul`, without a derivative."""
-
-    @folded
-    def product(x, w, groups):
-        y = jax.ShapeDtypeStruct((len(x), w.shape[1] if transposed else w.shape[2]), x.dtype)
-        flops = 2 * len(x) * w.shape[1] * w.shape[2]
-        return numpy_call(partial(_fill_products, transposed), y, x, w, *groups, flops=flops)
-
-    return product(x.astype(_wide(x.dtype)), w.astype(_wide(x.dtype)), groups).astype(x.dtype)
+    """`grouped_matmul`, without a derivative or vmap."""
+    y = jax.ShapeDtypeStruct((len(x), w.shape[1] if transposed else w.shape[2]), _wide(x.dtype))
+    flops = 2 * len(x) * w.shape[1] * w.shape[2]
+    fill = partial(_fill_products, transposed)
+    return numpy_call(fill, y, x.astype(y.dtype), w.astype(y.dtype), *groups, flops=flops).astype(x.dtype)
 
 
 def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], groups: Groups) -> Float[Array, "e d h"]:
-    """`grouped_outer`, without a derivative."""
-
-    @folded
-    def product(x, dy, groups):
-        dw = jax.ShapeDtypeStruct((len(groups.sizes), x.shape[1], dy.shape[1]), x.dtype)
-        return numpy_call(_fill_outers, dw, x, dy, *groups, flops=2 * len(x) * x.shape[1] * dy.shape[1])
-
-    return product(x.astype(_wide(x.dtype)), dy.astype(_wide(x.dtype)), groups).astype(x.dtype)
+    """`grouped_outer`, without a derivative or vmap."""
+    dw = jax.ShapeDtypeStruct((len(groups.sizes), x.shape[1], dy.shape[1]), _wide(x.dtype))
+    flops = 2 * len(x) * x.shape[1] * dy.shape[1]
+    return numpy_call(_fill_outers, dw, x.astype(dw.dtype), dy.astype(dw.dtype), *groups, flops=flops).astype(x.dtype)
 
 
 def _fill_products(transposed: bool, x: ndarray, w: ndarray, starts: ndarray, sizes: ndarray, y: ndarray) -> None:

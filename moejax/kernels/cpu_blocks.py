@@ -1,9 +1,9 @@
 """Grouped matrix products on CPUs by XLA's own products: each group of rows cut into blocks.
 
-For bfloat16 where the processor has units for it, and for exported programs, which know no library. A group is as many
-blocks of the largest size as fit, then one of the smallest size that holds the rest. Blocks are read where they lie and
-may reach into the next group, whose rows are left as they are. A product takes all blocks of a size in one loop,
-whatever groups they are of; a sum of outer products takes group by group.
+For bfloat16 where the processor has units for it, for exported programs, which know no library, and for few rows. A
+group is as many blocks of the largest size as fit, then one of the smallest size that holds the rest. Blocks are read
+where they lie and may reach into the next group, whose rows are left as they are. A product takes all blocks of a size
+in one loop, whatever groups they are of; a sum of outer products takes group by group.
 
 Axis letters: r rows, e experts, d and h widths.
 """
@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from moejax.kernels import bfloat16
 from moejax.kernels.bfloat16 import as_bits, from_bits
-from moejax.kernels.groups import Groups, folded
+from moejax.kernels.groups import Groups, few
 
 # Rows of a block. Larger ones use the processor better; the smallest that holds the rest of a group wastes the least.
 # Each size takes a tenth of a second to compile, thrice a product with its derivatives.
@@ -26,11 +26,8 @@ _BLOCKS = (16, 32, 64, 128, 256, 512)
 def matmul(
     x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], groups: Groups, transposed: bool
 ) -> Float[Array, "r h"]:
-    """`grouped_matmul`, without a derivative."""
-    return folded(partial(_matmul, bfloat16.matmul_transposed if transposed else bfloat16.matmul))(x, w, groups)
-
-
-def _matmul(multiply, x, w, groups):
+    """`grouped_matmul`, without a derivative or vmap."""
+    multiply = bfloat16.matmul_transposed if transposed else bfloat16.matmul
     limit = len(x)
     dtype, x, w = x.dtype, as_bits(x), as_bits(w)
 
@@ -38,7 +35,7 @@ def _matmul(multiply, x, w, groups):
         block, matrix = lax.dynamic_slice_in_dim(x, first, rows), lax.dynamic_index_in_dim(w, e, keepdims=False)
         return as_bits(multiply(from_bits(block, dtype), from_bits(matrix, dtype)).astype(dtype))
 
-    blocks = _blocks(limit)
+    blocks = [1] if few(limit, len(w)) else _blocks(limit)
     largest, whole = blocks[-1], groups.sizes // blocks[-1]
     last = jnp.cumsum(whole)
     expert_of_whole = jnp.searchsorted(last, jnp.arange(limit // largest), side="right")
@@ -57,16 +54,15 @@ def _matmul(multiply, x, w, groups):
         block = jnp.where(own, product(e, first, rows), lax.dynamic_slice_in_dim(y, first, rows))
         return lax.dynamic_update_slice_in_dim(y, block, first, axis=0)
 
-    h = w.shape[1] if multiply is bfloat16.matmul_transposed else w.shape[2]
+    h = w.shape[1] if transposed else w.shape[2]
     y = lax.fori_loop(0, last[-1], whole_block, jnp.zeros((limit, h), x.dtype))
     for index, rows in enumerate(blocks, start=1):
         y = lax.fori_loop(bounds[index], bounds[index + 1], partial(rest, rows), y)
     return from_bits(y, dtype)
 
 
-@folded
 def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], groups: Groups) -> Float[Array, "e d h"]:
-    """`grouped_outer`, without a derivative."""
+    """`grouped_outer`, without a derivative or vmap."""
     limit, shape = len(x), (x.shape[1], dy.shape[1])
     dtype, x, dy = x.dtype, as_bits(x), as_bits(dy)
     blocks = _blocks(limit)

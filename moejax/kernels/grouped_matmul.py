@@ -7,7 +7,7 @@ The two are each other's derivatives, so both can be differentiated any number o
 have any size, also none; rows beyond the last group give zeros.
 
 What computes them is chosen when a program is lowered. Each choice is a module with `matmul` and `outer` of rows in
-groups, which has a vmap and no derivative.
+groups, without a derivative; those of CPUs are without a vmap too, and chosen by all rows that are mapped over.
 
 Axis letters: r rows, e experts, d and h widths.
 """
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from moejax.kernels import cpu_blas, cpu_blocks, gpu, ragged
-from moejax.kernels.groups import Groups
+from moejax.kernels.groups import Groups, few, folded
 from moejax.kernels.multilinear import Lowering, multilinear, products
 
 
@@ -51,6 +51,8 @@ def on_cpu(lowering: Lowering, a: Array, b: Array) -> ModuleType:
     """What computes a product on CPUs. An exported program may run where this one's Python is not."""
     if not isinstance(a.shape[0], int):  # exported with an open batch size
         return ragged
+    if b.ndim == 3 and few(len(a), len(b)):  # rows and matrices
+        return cpu_blocks
     return cpu_blas if cpu_blas.serves(a.dtype) and not lowering.exported else cpu_blocks
 
 
@@ -60,7 +62,14 @@ def on_cuda(lowering: Lowering, a: Array, b: Array) -> ModuleType:
 
 
 def _by(choose: Callable[..., ModuleType], name: str, *options: bool) -> Callable[..., Array]:
-    return lambda lowering, a, b, *groups: getattr(choose(lowering, a, b), name)(a, b, Groups(*groups), *options)
+    def product(lowering, a, b, *groups):
+        def of_rows(a, b, groups):
+            return getattr(choose(lowering, a, b), name)(a, b, groups, *options)
+
+        fold = folded if choose is on_cpu and isinstance(a.shape[0], int) else lambda f: f
+        return fold(of_rows)(a, b, Groups(*groups))
+
+    return product
 
 
 for _product, _call in ((_matmul, ("matmul", False)), (_matmul_transposed, ("matmul", True)), (_outer, ("outer",))):

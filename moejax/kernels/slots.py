@@ -16,7 +16,7 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
 from moejax.kernels import blas_threads, cpu_blas
-from moejax.kernels.groups import Groups
+from moejax.kernels.groups import Groups, folded
 from moejax.kernels.multilinear import Lowering, products
 
 LARGE = 5e8  # FLOPs from which the library was seen to win
@@ -58,12 +58,13 @@ def _flops(product: Callable, a: Float[Array, "e _ _"], b: Float[Array, "e _ _"]
 
 def _grouped_matmul(transposed: bool, x: Float[Array, "e n d"], w: Float[Array, "e _ _"]) -> Float[Array, "e n h"]:
     e, n, d = x.shape
-    return cpu_blas.matmul(x.reshape(e * n, d), w, _of_one_size(e, n), transposed).reshape(e, n, -1)
+    product = folded(partial(cpu_blas.matmul, transposed=transposed))
+    return product(x.reshape(e * n, d), w, _of_one_size(e, n)).reshape(e, n, -1)
 
 
 def _grouped_outer(x: Float[Array, "e n d"], dy: Float[Array, "e n h"]) -> Float[Array, "e d h"]:
     e, n, d = x.shape
-    return cpu_blas.outer(x.reshape(e * n, d), dy.reshape(e * n, -1), _of_one_size(e, n))
+    return folded(cpu_blas.outer)(x.reshape(e * n, d), dy.reshape(e * n, -1), _of_one_size(e, n))
 
 
 def _of_one_size(e: int, n: int) -> Groups:

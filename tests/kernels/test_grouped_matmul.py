@@ -111,6 +111,19 @@ def test_products_equal_a_loop_over_rows_on_every_path(rows, sizes):
         np.testing.assert_array_equal(got_outer[np.equal(sizes, 0)], 0)
 
 
+@pytest.mark.parametrize("sizes", [[], [3], [7], [2, 15], [5, 5, 5], [0, 1, 2, 3], [15]])
+def test_few_rows_equal_a_loop_over_rows(sizes, units):
+    # Of sixteen experts those named have a row each, of four rows.
+    sizes = np.bincount(sizes, minlength=16)
+    x, w, wt, dy = draw(0, 4, D), draw(1, 16, D, H), draw(2, 16, H, D), draw(3, 4, H)
+    want = by_loops(*(np.asarray(a, np.float64) for a in (x, w, wt, dy)), sizes)
+    for got in all_products(x, w, wt, dy, int32(sizes)):
+        jax.tree.map(assert_close, got, want)
+    lowering = Lowering(exported=False, devices=1)
+    assert front.on_cpu(lowering, x, w) is cpu_blocks
+    assert front.on_cpu(lowering, jnp.ones((5, D)), w) is cpu_blas
+
+
 @few
 @given(st.lists(st.integers(0, 300), min_size=E, max_size=E))
 def test_products_equal_a_loop_for_any_runs(sizes):
@@ -238,10 +251,18 @@ def test_vmap_over_rows_matrices_and_sizes():
         assert_close(dw[i], reference.grouped_outer(x[i], dy[i], sizes[i]))
 
 
+def test_a_row_is_in_the_group_that_holds_it_or_in_none():
+    # Groups of two, none and one row, with a row between them and one behind.
+    got = Groups(int32([0, 3, 3]), int32([2, 0, 1])).of_rows(5)
+    np.testing.assert_array_equal(got, [0, 0, 3, 2, 3])
+
+
 def test_vmap_over_rows_alone():
-    # As over examples, with the same experts for all.
+    # As over examples, with the same experts for all, which are not copied.
     x, w, sizes = draw(0, 3, 20, D), draw(1, E, D, H), int32([7, 0, 10, 0, 3])
-    y = jax.jit(jax.vmap(grouped_matmul, in_axes=(0, None, None)))(x, w, sizes)
+    lowered = jax.jit(jax.vmap(grouped_matmul, in_axes=(0, None, None))).lower(x, w, sizes)
+    assert f"tensor<{3 * E}x{D}x{H}xf32>" not in lowered.as_text()
+    y = lowered.compile()(x, w, sizes)
     for i in range(3):
         assert_close(y[i], reference.grouped_matmul(np.asarray(x[i]), np.asarray(w), np.asarray(sizes)))
 

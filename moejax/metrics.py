@@ -171,7 +171,7 @@ def _loads(of: Any, name: str) -> Load:
     return jnp.asarray(of)
 
 
-def _entropies(counts: Float[Array, "y e"], name: str) -> tuple[Float[Array, ""], ...]:
+def _entropies(counts: Any, name: str) -> tuple[Float[Array, ""], ...]:
     """The entropies of label, of expert and of both together, in nats."""
     _check_counts(counts, name)
     joint = counts / jnp.maximum(counts.sum(), 1e-9)

@@ -72,7 +72,10 @@ def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
         optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
         jnp.stack([metrics.token_shares(gates(r).sum(1)) for r in routings], axis=1),
         jnp.stack([metrics.token_shares(gates(r)) for r in routings], axis=1),
-        *(stacked(f) for f in (metrics.load, metrics.dropped, metrics.gate_entropy, metrics.experts_per_token)),
+        stacked(metrics.load),
+        stacked(metrics.dropped),
+        stacked(metrics.gate_entropy),
+        stacked(metrics.experts_per_token),
         experts_computed=stacked(metrics.experts_computed) if all(map(metrics.adapts, routings)) else None,
         zero_computation=getattr(routings[0], "zero_computation", None),
     )

@@ -52,7 +52,7 @@ def sixteen_gigabytes(monkeypatch):
         ("mnist_sparse", "moe.hidden=1048576", "optimiser"),
         (
             "mnist_sparse",
-            "moe.dispatch=einsum moe.group_size=16777216 moe.capacity_factor=none moe.num_experts=16384",
+            "moe.dispatch=einsum moe.group_size=16777216 moe.capacity_factor=none moe.num_experts=4096",
             "",
         ),
         ("mnist_soft", "moe.slots=65536", "activations"),

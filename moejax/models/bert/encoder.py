@@ -18,6 +18,7 @@ from moejax.data.mrpc_pieces import PADDING
 from moejax.dispatch.index_tables import IndexTables
 from moejax.experts import MLP
 from moejax.kernels.bfloat16 import matmul
+from moejax.layers import SparseMoE
 from moejax.models.bert.packing import fitting, pack, pack_ids, packing, unpack
 from moejax.models.dropout import dropout
 from moejax.models.layer import layer_maker
@@ -106,11 +107,13 @@ class Block(nnx.Module):
         if self.moe is None:
             y, routing = self.mlp(x, linear=mixed), None
         else:
-            real, starts = mask, None
+            tokens = {"mask": mask}
             if where is not None:
                 token = where.choice_of_row[None]
-                real, starts = token >= 0, token % mask.shape[1] == 0
-            y, routing = self.moe(x.astype(self.dtype), train=train, key=keys[1], mask=real, starts=starts)
+                tokens = {"mask": token >= 0}
+                if isinstance(self.moe, SparseMoE):  # the only layer whose losses tell sequences apart
+                    tokens["starts"] = token % mask.shape[1] == 0
+            y, routing = self.moe(x.astype(self.dtype), train=train, key=keys[1], **tokens)
         return self.norm(x + dropout(keys[2], y.astype(jnp.float32), self.rate)), routing
 
 

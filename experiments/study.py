@@ -72,7 +72,8 @@ class Run(NamedTuple):
 
 
 KEPT = (
-    *("test_accuracy", "test_f1", "test_loss", "majority", "dropped", "least_load", "experts_by"),
+    *("test_accuracy", "test_f1", "test_loss", "majority", "dropped", "least_load"),
+    *("max_violation", "gate_entropy", "experts_by"),
     *("parameters", "flops_per_example", "examples_per_second"),
     *("dataset", "data_source", "train_examples", "test_examples"),
 )

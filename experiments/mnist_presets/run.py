@@ -1,6 +1,6 @@
 """Do dense, sparse and soft learn MNIST equally well, and what does each cost?
 
-    python -m experiments mnist_presets                                      all but the longer one, seed 0: 7 minutes
+    python -m experiments mnist_presets                                      all but the longer one, seed 0: 6 minutes
     python -m experiments mnist_presets --presets mnist_best --seeds 0 1 2   the longer preset: 3 hours
 
 Times are for two CPU cores. Each run is `python -m moejax.run --config PRESET --seed N`; the sparse one also with
@@ -21,11 +21,13 @@ UNLEARNT = {f"mnist_sparse_{router}": ("mnist_sparse", ["--moe.router", router])
 def table(rows: list[Row]) -> str:
     """One line a preset: means over its seeds."""
     header = ["preset", "seeds", "test accuracy", "parameters", "MFLOP/image", "examples/s", "command"]
-    return markdown([*header, "dropped", "least load"], [_line(preset, rows) for preset in _presets(rows)])
+    header += ["dropped", "least load", "MaxVio", "entropy"]
+    return markdown(header, [_line(preset, rows) for preset in _presets(rows)])
 
 
 def _presets(rows: list[Row]) -> list[str]:
-    return list(dict.fromkeys(row["preset"] for row in rows))
+    there = dict.fromkeys(row["preset"] for row in rows)
+    return [preset for preset in dict.fromkeys([*DEFAULT, *UNLEARNT, *there]) if preset in there]
 
 
 def _line(preset: str, rows: list[Row]) -> list[str]:
@@ -45,7 +47,14 @@ def _line(preset: str, rows: list[Row]) -> list[str]:
         f"{mean('seconds'):.0f} s",
         f"{mean('dropped'):.2%}",
         f"{mean('least_load'):.2f}",
+        f"{mean('max_violation'):.2f}" if all("max_violation" in row for row in mine) else "–",
+        _entropies([row["gate_entropy"] for row in mine if "gate_entropy" in row]),
     ]
+
+
+def _entropies(of_runs: list[list[float]]) -> str:
+    """The mean over runs, a number a layer."""
+    return ", ".join(f"{statistics.mean(layer):.2f}" for layer in zip(*of_runs, strict=True)) or "–"
 
 
 def words(preset: str) -> list[str]:

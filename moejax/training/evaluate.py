@@ -118,11 +118,11 @@ def routing_facts(result: Evaluation, data: Examples, num_classes: int) -> dict[
     """A few numbers on how the routers treated a split.
 
     `dropped` is the mean over layers, `dead_experts` the sum; `least_load` and `max_violation` are the worst layer's.
-    All three are of the experts that compute. `experts_per_token`, `experts_computed` (where tokens may differ in that)
-    and `label_information` have one number a layer; the last is 0 where the expert says nothing about the label (of the
-    first task), 1 where each determines the other. `experts_by` has the share of each layer's routing that a token's
-    position, label and content tell. The gates of a multi-gate layer count as layers. For examples in clusters,
-    `dispatch_entropy` says how mixed the clusters of each expert are.
+    All three are of the experts that compute. There is one number a layer of `experts_per_token`, `gate_entropy`
+    (nats), `label_information` and, where tokens may differ in it, `experts_computed`. `label_information` is 0 where
+    the expert says nothing about the label (of the first task), 1 where each determines the other. `experts_by` has the
+    share of each layer's routing that a token's position, label and content tell. The gates of a multi-gate layer count
+    as layers. For examples in clusters, `dispatch_entropy` says how mixed the clusters of each expert are.
     """
     labels, load = jnp.asarray(of_first_task(data["label"])), jnp.asarray(result.load)
     gates = jnp.asarray(result.gates.swapaxes(0, 1))
@@ -135,6 +135,7 @@ def routing_facts(result: Evaluation, data: Examples, num_classes: int) -> dict[
         "dropped": float(result.dropped.mean()),
         "experts_per_token": np.round(result.experts_per_token, 6).tolist(),
         **({} if computed is None else {"experts_computed": np.round(computed, 6).tolist()}),
+        "gate_entropy": np.round(result.gate_entropy, 6).tolist(),
         "least_load": float(metrics.relative_load(load).min()),
         "max_violation": float(metrics.max_violation(load).max()),
         "dead_experts": int(metrics.dead_experts(load).sum()),

@@ -28,6 +28,7 @@ def test_facts_of_a_routing():
     assert facts == {
         "dropped": 0.2,
         "experts_per_token": [2.0, 1.5],
+        "gate_entropy": [0.0, 0.0],
         "least_load": 0.0,
         "max_violation": 1.25,  # 3 · 0.75 - 1
         "dead_experts": 2,

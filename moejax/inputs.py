@@ -43,14 +43,15 @@ def prepare(
     ids: Int[AnyArray, "*#batch #t"] | None = None,
     router_input: Float[AnyArray, "*#batch #t r"] | None = None,
     assigned: Int[AnyArray, "*#batch #t"] | None = None,
-    given: Int[AnyArray, "*#batch #t k"] | None = None,
+    given: Int[AnyArray, "*#batch #t _k"] | None = None,
+    k: int | None = None,
     starts: Bool[AnyArray, "*#batch #t"] | None = None,
 ) -> tuple[Inputs, Callable[[Shaped[Array, "g t *rest"]], Shaped[Array, "..."]]]:
     """Check a layer's inputs and put all tokens, in order, into groups, which are sharded over tokens' mesh axes.
 
     Groups have `group_size` tokens, and padding fills up the last one; None: `batch`, flattened, is the groups.
-    `dtype`: what tokens are cast to for the experts; the router's input stays as it is. An input without tokens becomes
-    one token of padding.
+    `dtype`: what tokens are cast to for the experts; the router's input stays as it is. `k`: how many experts are given
+    for a token. An input without tokens becomes one token of padding.
 
     Returns the inputs, and the function that brings what each token gets, [g, t, ...], back to [*batch, t, ...].
 
@@ -64,23 +65,29 @@ def prepare(
     if router_x.shape[-1:] != (router_width,):
         name = "x" if router_input is None else "router_input"
         raise ValueError(f"{name} has the shape {router_x.shape}; the router reads {router_width} numbers a token.")
+    group, pads = _grouping(tokens, group_size)
+
+    def grouped(name: str, array: AnyArray | None, kind: Any, axes: int = 0) -> Any:
+        return None if array is None else constrain(group(_checked(name, array, tokens, kind, axes)), TOKENS)
+
+    position = jnp.arange(x.shape[-2])
     inputs = Inputs(
-        _checked("x", x, tokens, jnp.floating, 1),
-        _checked("router_input", router_x, tokens, jnp.floating, 1),
-        _checked("ids", jnp.arange(x.shape[-2]) if ids is None else ids, tokens, jnp.integer),
-        None if mask is None else _checked("mask", mask, tokens, jnp.bool_),
-        None if assigned is None else _checked("assigned", assigned, tokens, jnp.integer),
-        None if given is None else _checked("given", given, tokens, jnp.integer, 1).astype(jnp.int32),
-        _checked("starts", jnp.arange(x.shape[-2]) == 0 if starts is None else starts, tokens, jnp.bool_),
+        grouped("x", x, jnp.floating, 1),
+        grouped("router_input", router_input, jnp.floating, 1),
+        grouped("ids", position if ids is None else ids, jnp.integer),
+        grouped("mask", jnp.ones(tokens, bool) if mask is None and pads else mask, jnp.bool_),
+        grouped("assigned", assigned, jnp.integer),
+        grouped("given", given, jnp.integer, 1),
+        grouped("starts", position == 0 if starts is None else starts, jnp.bool_),
     )
-    if 0 in tokens:
-        inputs = jax.tree.map(lambda a: jnp.zeros((1, 1, *a.shape[len(tokens) :]), a.dtype), inputs)
-        inputs = inputs._replace(mask=jnp.zeros((1, 1), bool))
-    else:
-        inputs = jax.tree.map(lambda a: a.reshape(-1, *a.shape[len(tokens) - 1 :]), inputs)
-    inputs = constrain(_into_groups(group_size, inputs), TOKENS)
-    x, router_x = (where_real(inputs.mask, a) for a in (inputs.x, inputs.router_x))
-    return inputs._replace(x=cast(x, dtype), router_x=router_x), partial(ungroup, shape=tokens)
+    if (experts := inputs.given) is not None:
+        if experts.shape[-1] != k:
+            shape = (*tokens, experts.shape[-1])
+            raise ValueError(f"given has the shape {shape}; k experts for each token make it {(*tokens, k)}.")
+        inputs = inputs._replace(given=experts.astype(jnp.int32))
+    in_groups = where_real(inputs.mask, inputs.x)
+    router_x = in_groups if router_input is None else where_real(inputs.mask, inputs.router_x)
+    return inputs._replace(x=cast(in_groups, dtype), router_x=router_x), partial(ungroup, shape=tokens)
 
 
 def where_real(mask: Bool[Array, "g t"] | None, values: Float[Array, "g t d"]) -> Float[Array, "g t d"]:
@@ -95,26 +102,26 @@ def cast(tree: PyTree, dtype: DTypeLike | None) -> PyTree:
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
-def _into_groups(size: int | None, inputs: Inputs) -> Inputs:
-    """Regroup all tokens, in order, into groups of `size`; padding, False in the mask, fills up the last one.
+def _grouping(tokens: tuple[int, ...], size: int | None) -> tuple[Callable[[Array], Array], bool]:
+    """What puts one array's tokens, in order, into groups of `size`, and whether padding, all zeros, fills up the last.
 
     Fewer tokens than `size` make one smaller group.
     """
-    g, t = inputs.x.shape[:2]
+    axes, t, count = len(tokens), tokens[-1], math.prod(tokens)
+    if 0 in tokens:
+        return lambda a: jnp.zeros((1, 1, *a.shape[axes:]), a.dtype), True
     if size is None or size == t:
-        return inputs
-    if not is_symbolic_dim(g * t):
-        size = min(size, g * t)
-    groups = -(-g * t // size)
-    missing = groups * size - g * t
-    if missing and inputs.mask is None:
-        inputs = inputs._replace(mask=jnp.ones((g, t), bool))
+        return lambda a: a.reshape(-1, t, *a.shape[axes:]), False
+    if not is_symbolic_dim(count):
+        size = min(size, count)
+    groups = -(-count // size)
+    missing = groups * size - count
 
-    def regroup(a: Shaped[Array, "g t *rest"]) -> Shaped[Array, "g2 t2 *rest"]:
-        flat = a.reshape(-1, *a.shape[2:])
-        return jnp.pad(flat, [(0, missing), *[(0, 0)] * (a.ndim - 2)]).reshape(groups, size, *a.shape[2:])
+    def group(a: Shaped[Array, "..."]) -> Shaped[Array, "g t *rest"]:
+        flat = a.reshape(-1, *a.shape[axes:])
+        return jnp.pad(flat, [(0, missing), *[(0, 0)] * (flat.ndim - 1)]).reshape(groups, size, *a.shape[axes:])
 
-    return jax.tree.map(regroup, inputs)
+    return group, bool(missing)
 
 
 def ungroup(values: Shaped[Array, "g2 t2 *rest"], shape: tuple[int, ...]) -> Shaped[Array, "..."]:

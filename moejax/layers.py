@@ -244,7 +244,7 @@ class SparseMoE(nnx.Module):
         mask: Bool[AnyArray, "*#batch #t"] | None = None,
         ids: Int[AnyArray, "*#batch #t"] | None = None,
         router_input: Float[AnyArray, "*#batch #t r"] | None = None,
-        given: Int[AnyArray, "*#batch #t k"] | None = None,
+        given: Int[AnyArray, "*#batch #t _k"] | None = None,
         starts: Bool[AnyArray, "*#batch #t"] | None = None,
     ) -> tuple[Float[Array, "*batch t d2"], SparseRouting]:
         """Apply the layer.
@@ -272,6 +272,7 @@ class SparseMoE(nnx.Module):
             ids=ids,
             router_input=router_input,
             given=given,
+            k=self.k,
             starts=starts,
         )
         capacity = self.capacity(inputs.x.shape[1], train)

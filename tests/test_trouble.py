@@ -1,16 +1,21 @@
 """A run whose disk fills up, whose folder goes away or has another writer: a sentence, and what was saved stays."""
 
+import asyncio
 import collections
+import gc
 import json
+import logging
 import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 
 from moejax import run
 from moejax.config import make_config, to_json
 from moejax.errors import UserError
+from moejax.training import checkpoint
 from moejax.training import folder as folders
 from moejax.training.folder import RunFolder
 from moejax.training.progress import Progress
@@ -94,6 +99,35 @@ def test_files_that_may_not_grow_are_sentences_without_tracebacks(tmp_path, limi
     assert len(said) <= 2
     assert all(line.startswith("moejax: ") for line in said)
     assert "File too large." in said[0]
+
+
+def test_writes_that_fail_after_one_was_said_say_nothing_more(caplog, monkeypatch, tmp_path):
+    monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
+    hooked = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: hooked.append(str(unraisable.exc_value)))
+
+    def unfinished(message):
+        async def fail():
+            raise ValueError(message)
+
+        async def forget():
+            asyncio.ensure_future(fail())  # noqa: RUF006
+            await asyncio.sleep(0)
+
+        asyncio.run(forget())
+        gc.collect()
+        return caplog.text
+
+    full = "Failed to write 34171 bytes to file 19: File too large [os_error_code='27']"
+    assert full in unfinished(full)
+    caplog.clear()
+    with pytest.raises(OSError, match="File too large"), checkpoint._errors_of_the_system(tmp_path):
+        raise ValueError(full)
+    assert unfinished(full) == ""
+    assert "something else" in unfinished("something else")
+    for message in ("Event loop is closed", "something else"):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(message)))
+    assert hooked == ["something else"]
 
 
 HOLDS = """

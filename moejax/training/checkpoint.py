@@ -9,7 +9,6 @@ name, shape and dtype with what is expected.
 
 import contextlib
 import errno
-import gc
 import hashlib
 import io
 import json
@@ -191,11 +190,25 @@ def _errors_of_the_system(folder: Path) -> Iterator[None]:
                 if code is None:
                     raise
             if code:
-                gc.collect()  # else what orbax left unfinished complains later
+                _say_no_more()
     finally:
         logging.disable(level)
     if code:
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder))
+
+
+def _say_no_more() -> None:
+    """Let orbax's other writes, which may be under way still, fail without a word: their event loop is closed."""
+    logging.getLogger("asyncio").addFilter(
+        lambda record: not (record.exc_info and "os_error_code=" in str(record.exc_info[1]))
+    )
+    before = sys.unraisablehook
+
+    def unless_of_a_write(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = unless_of_a_write
 
 
 def _shape(array) -> str:

@@ -9,7 +9,7 @@ from moejax.config.schema import everything
 from moejax.entry import PROGRAM
 from moejax.errors import UserError, did_you_mean
 from moejax.options import choice_of, expected, meaning, shown
-from moejax.presets import PRESETS
+from moejax.presets import listed
 
 _USAGE = f"""\
 usage: {PROGRAM} --config NAME|FILE|RUN [--OPTION VALUE ...] [--out DIR]
@@ -28,9 +28,7 @@ usage: {PROGRAM} --config NAME|FILE|RUN [--OPTION VALUE ...] [--out DIR]
 def help_text(topics: Sequence[str] = ()) -> str:
     """All of it, or the part on some options or sections; UserError for a topic that is none."""
     if not topics:
-        width = max(map(len, PRESETS))
-        presets = "\n".join(f"  {name:<{width}}  {preset}" for name, preset in PRESETS.items())
-        head = f"{_USAGE}\nPresets: data; time on two CPU cores; test accuracy.\n\n{presets}\n"
+        head = f"{_USAGE}\nPresets: data; time on two CPU cores; test accuracy.\n\n{listed()}\n"
         return "\n".join([head, *_sections(everything())])
     return "\n".join(part for topic in topics for part in _on(topic.removeprefix("--").replace("-", "_")))
 

@@ -167,7 +167,7 @@ def _run(config: "Config", folder: "RunFolder", data: "Dataset", stop: StopSigna
 
 def _report(path: Path, stop: StopSignal) -> Path:
     """Draw the report of a run that is finished; its path."""
-    again = f"the run is finished; draw its report with  python -m moejax.report {path}"
+    again = f"the run is finished; draw its report with  python -m moejax report {path}"
     stop.ends_with(again)
     from moejax.report import render
 

@@ -18,7 +18,7 @@ ENCODINGS = {
 }
 HELP = (
     ["-m", "moejax.run", "--help"],
-    ["-m", "moejax.report", "--help"],
+    ["-m", "moejax", "report", "--help"],
     ["-m", "benchmarks", "--help"],
     ["-m", "benchmarks", "compare", "--help"],
     ["-m", "experiments", "--help"],
@@ -68,7 +68,7 @@ def test_a_report_is_drawn_in_the_c_locale_and_where_the_inherited_backend_is_no
     run = write_run(tmp_path / "läuft", finished=False)
     for backend in ("nonsense", "module://not_installed"):
         (run / "report.html").unlink(missing_ok=True)
-        done = start(["-m", "moejax.report", str(run)], MPLBACKEND=backend, **ENCODINGS["C locale"])
+        done = start(["-m", "moejax", "report", str(run)], MPLBACKEND=backend, **ENCODINGS["C locale"])
         assert done.returncode == 0, done.stderr
         assert (run / "report.html").exists()
 

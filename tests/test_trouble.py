@@ -81,7 +81,7 @@ def test_a_finished_run_whose_report_cannot_be_written_says_how_to_draw_it(begin
     said = capsys.readouterr().err.splitlines()
     assert f"{tmp_path / 'run' / 'figures'}: File exists." in said[0]
     assert said[1].endswith(
-        f"But the run is finished; draw its report with  python -m moejax.report {tmp_path / 'run'}"
+        f"But the run is finished; draw its report with  python -m moejax report {tmp_path / 'run'}"
     )
     assert json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))["tested_step"] == 12
 

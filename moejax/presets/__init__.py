@@ -3,7 +3,7 @@
 from moejax.presets import clusters, mnist, mnist_flat, mnist_lstm, mnist_tasks, mrpc, mrpc_minilm
 from moejax.presets.preset import Preset
 
-__all__ = ["PRESETS", "Preset"]
+__all__ = ["PRESETS", "Preset", "listed"]
 
 PRESETS: dict[str, Preset] = {
     **mnist.PRESETS,
@@ -14,3 +14,9 @@ PRESETS: dict[str, Preset] = {
     **mrpc.PRESETS,
     **mrpc_minilm.PRESETS,
 }
+
+
+def listed() -> str:
+    """A line a preset."""
+    width = max(map(len, PRESETS))
+    return "\n".join(f"  {name:<{width}}  {preset}" for name, preset in PRESETS.items())

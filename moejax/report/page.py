@@ -40,7 +40,7 @@ def page(record: Record, pictures: Mapping[str, bytes]) -> str:
         config=_table(flat(record.config), "config.json is empty."),
         environment=_table(flat(record.environment), "The run recorded no environment."),
         command=escape(f"python -m moejax.run --config {shlex.quote(record.folder.name)}/config.json"),
-        again=escape(f"python -m moejax.report {shlex.quote(record.folder.name)}"),
+        again=escape(f"python -m moejax report {shlex.quote(record.folder.name)}"),
     )
 
 

@@ -10,8 +10,8 @@ import pytest
 from matplotlib.image import imread
 from synthetic import routing, write_run
 
+from moejax.__main__ import main
 from moejax.report import render
-from moejax.report.__main__ import main
 from moejax.report.record import read
 from moejax.report.sections import SECTIONS
 
@@ -130,16 +130,16 @@ def test_rendering_again_removes_figures_that_no_longer_hold(tmp_path):
 
 def test_command_line(tmp_path, capsys):
     run = write_run(tmp_path / "run", finished=False)
-    assert main([str(run)]) == 0
+    assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out.strip() == str(run / "report.html")
-    assert main([str(tmp_path)]) == 2
+    assert main(["report", str(tmp_path)]) == 2
     assert "is not a run folder" in capsys.readouterr().err
-    assert main([]) == 2
-    assert "Usage" in capsys.readouterr().err
+    assert main(["report"]) == 2
+    assert "required: RUN" in capsys.readouterr().err
 
 
 def test_command_line_prints_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "moejax.report", str(tmp_path)]
+    command = [sys.executable, "-m", "moejax", "report", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1

@@ -135,7 +135,7 @@ def test_the_run_is_finished_when_a_signal_comes_as_its_report_is_drawn(tmp_path
     with start(code) as process:
         _, said = process.communicate(timeout=30)
     assert process.returncode == 143
-    assert said == f"moejax: the run is finished; draw its report with  python -m moejax.report {tmp_path}\n"
+    assert said == f"moejax: the run is finished; draw its report with  python -m moejax report {tmp_path}\n"
 
 
 def test_a_run_goes_on_when_nobody_watches_it_any_more():

@@ -1,0 +1,24 @@
+"""`moejax report RUN`: draw a run's report anew from its files.
+
+moejax report runs/mnist_soft-20260101-120000
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from moejax.verbs.parser import Parser
+
+
+def parser() -> Parser:
+    """A run's folder."""
+    parser = Parser("report", __doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a folder that moejax run wrote")
+    return parser
+
+
+def main(words: Sequence[str]) -> None:
+    """Print the path of the page."""
+    asked = parser().parse_args(words)
+    from moejax.report import render
+
+    print(render(asked.run))

@@ -101,20 +101,21 @@ def _from_path(path: str) -> tuple["Config | None", list[str]]:
 
 
 def check_resume(arguments: Arguments) -> None:
-    """UserError if something else than the devices of the run is to change."""
+    """UserError if something else of the run is to change than its devices and its length."""
     if arguments.problems:
         raise UserError(*arguments.problems)
     given = (*arguments.options, *arguments.fields)
-    others = [n for n in given if n not in ("resume", *PROCESSES) and not n.startswith("parallel.")]
+    may = ("resume", *PROCESSES, "train.epochs")
+    others = [n for n in given if n not in may and not n.startswith("parallel.")]
     if others:
         raise UserError(
-            f"--resume takes no other argument than --parallel.…, but there is --{others[0]}: a run continues with the"
-            " configuration it began with."
+            f"--resume takes no other argument than --parallel.… and --train.epochs, but there is --{others[0]}: a run"
+            " continues with the configuration it began with; to begin another one from its parameters, use --init."
         )
 
 
-def on_these_devices(config: "Config", arguments: Arguments) -> "Config":
-    """The configuration of a run that goes on, with the devices of the arguments; UserError if they make no sense."""
+def going_on(config: "Config", arguments: Arguments) -> "Config":
+    """The configuration of a run that goes on, as the arguments change it; UserError if they make no sense."""
     from moejax.config import configured
 
     config, problems = configured(arguments.fields, config, words=True)

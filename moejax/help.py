@@ -13,12 +13,13 @@ from moejax.presets import listed
 
 _USAGE = f"""\
 usage: {PROGRAM} --config NAME|FILE|RUN [--OPTION VALUE ...] [--out DIR]
-       {PROGRAM} --resume RUN [--parallel.OPTION VALUE ...]
+       {PROGRAM} --resume RUN [--train.epochs N] [--parallel.OPTION VALUE ...]
        {PROGRAM} --help [OPTION ...]
 
   --config NAME       a preset, a config.json, or the folder of a run that has one
   --out DIR           the run's folder (default runs/NAME-TIME)
-  --resume RUN        continue the run in that folder where it stopped; only the devices may be other ones
+  --resume RUN        continue the run in that folder where it stopped, on these devices; also a finished run, with
+                      more --train.epochs: its learning rate is from then on that of a run of so many
   --print-config      print the configuration as JSON and stop
   --coordinator HOST:PORT --processes N --process I
                       this is process I of N, of which number 0 listens there; or --coordinator auto

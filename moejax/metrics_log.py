@@ -30,6 +30,12 @@ def read(file: Path, numbers: Sequence[str] = NUMBERS) -> tuple[list[dict[str, A
     return records, problems
 
 
+def tests(content: bytes) -> bytes:
+    """The lines on the test examples alone."""
+    lines = ((line, _record(line, NUMBERS)) for line in content.splitlines(keepends=True))
+    return b"".join(line for line, record in lines if record and record["kind"] == "test" and line.endswith(b"\n"))
+
+
 def _record(line: bytes, numbers: Sequence[str]) -> dict[str, Any] | None:
     try:
         record = json.loads(line)

@@ -72,7 +72,7 @@ def _start(config: "Config", out: str, arguments: "Arguments", stop: StopSignal)
 
 
 def _resume(path: Path, arguments: "Arguments", stop: StopSignal) -> int:
-    from moejax.commandline import check_resume, on_these_devices
+    from moejax.commandline import check_resume, going_on
     from moejax.config import to_json
 
     check_resume(arguments)
@@ -80,13 +80,13 @@ def _resume(path: Path, arguments: "Arguments", stop: StopSignal) -> int:
         _prepare_jax(arguments)
     from moejax.training.folder import RunFolder
 
-    folder, config = RunFolder.open(path)
-    config = on_these_devices(config, arguments)
+    folder, before = RunFolder.open(path)
+    config = going_on(before, arguments)
     if "print_config" in arguments.flags:
         print(to_json(config), end="")
         return 0
     with folder, kept(path):
-        if folder.read_summary() is not None:
+        if folder.read_summary() is not None and config.train.epochs == before.train.epochs:
             print(f"{path} is finished; its report is {_report(path, stop)}")
             return 0
         stop.ends_with(f"stopped before another step; continue with  {PROGRAM} --resume {path}")

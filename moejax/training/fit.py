@@ -24,14 +24,14 @@ from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, ro
 from moejax.training.finite import all_finite, finite_rows, not_finite
 from moejax.training.folder import RunFolder
 from moejax.training.history import RoutingHistory, packed, pictures_of_test
-from moejax.training.identity import check_same, identity
+from moejax.training.identity import EPOCHS, check_same, identity
 from moejax.training.information import Kinds, kinds_of_tokens
 from moejax.training.interrupt import StopSignal
 from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, make_update, parameter_key
 from moejax.training.optimizer import learning_rate_schedule, make_optimizer, relayout
 from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress, Status
-from moejax.training.sizes import check_sizes
+from moejax.training.sizes import check_done, check_sizes
 from moejax.training.tables import activations_table, metrics_table
 
 _IDENTITY, _ROUTING = "identity.json", "routing.npz"  # what a checkpoint has beside the state and metrics.jsonl
@@ -47,6 +47,7 @@ class Fit:
         self.steps_per_epoch = rows(data.train) // train.batch_size
         self.steps = self.steps_per_epoch * train.epochs
         self.checkpoints = Checkpoints(folder.checkpoints, keep_all=train.checkpoints == "all")
+        check_done(config, data, max(self.checkpoints.steps(), default=0), folder.path)
         self.history = RoutingHistory()
         self.started = time.perf_counter()
 
@@ -80,21 +81,37 @@ class Fit:
     def resume(self) -> None:
         """Go back to the latest checkpoint, or to the start if there is none: the state, and the run's files with it.
 
-        UserError if the run was begun on another configuration or other data.
+        The run may have more epochs than it had, or fewer. UserError if anything else of its configuration, or its
+        data, is not what it was begun with.
         """
         latest = self.checkpoints.latest(self.progress.message) if processes.is_first() else None
-        step, log = int(processes.from_first(str(latest or 0))), b""
+        step, log, epochs = int(processes.from_first(str(latest or 0))), b"", self.config.train.epochs
         if step:
-            before, log, routing = (
+            identity, log, routing = (
                 self.checkpoints.read(step, name) for name in (_IDENTITY, metrics_log.NAME, _ROUTING)
             )
-            check_same(json.loads(before), self.identity, self.folder.path)
+            before = json.loads(identity)
+            check_same(before, self.identity, self.folder.path)
+            epochs = before["config"][EPOCHS]
             self.state = self._restore(step)
             self.history = RoutingHistory.from_bytes(routing)
             self.started -= json.loads(log.splitlines()[-1])["seconds"]
-        if not self.folder.rewind(log):
+        if not self.folder.rewind(log, keep_tests=epochs != self.config.train.epochs):
             self.progress.message(f"{metrics_log.NAME} was damaged; it is again what it was at step {step}.")
+        self.folder.extend(self.config.train.epochs)
         self.progress.message(f"resuming after step {step} of {self.steps}")
+        if epochs != self.config.train.epochs:
+            self.progress.message(self._schedule_from(step, epochs))
+
+    def _schedule_from(self, step: int, before: int) -> str:
+        """The sentence on the learning rate of a run that had `before` epochs and now has another number of them."""
+        now = self.config.train.epochs
+        old = learning_rate_schedule(self.config.train, self.steps_per_epoch * before)(step)
+        return (
+            f"{now} epochs instead of {before}: from here on the learning rate, and whatever else goes by the share of"
+            f" training that is done, is that of a run of {now} epochs, so that the rate goes on from {old:.2g} at"
+            f" {self.learning_rate(step):.2g}."
+        )
 
     def train(self, stop: StopSignal) -> bool:
         """Train to the last epoch; False if a signal stopped it, with everything so far saved."""

@@ -98,12 +98,24 @@ class RunFolder:
             raise UserError(*problems)
         return records
 
-    def rewind(self, log: bytes) -> bool:
-        """Cut metrics.jsonl back to an earlier content; False if it did not begin with that, so it was damaged."""
+    def rewind(self, log: bytes, *, keep_tests: bool = False) -> bool:
+        """Cut metrics.jsonl back to an earlier content; False if it did not begin with that, so it was damaged.
+
+        `keep_tests`: but for the lines on the test examples that follow it.
+        """
         file = self.path / metrics_log.NAME
-        whole = (file.read_bytes() if file.exists() else b"").startswith(log)
-        self.write(metrics_log.NAME, log.decode())
+        content = file.read_bytes() if file.exists() else b""
+        whole = content.startswith(log)
+        later = metrics_log.tests(content[len(log) :]) if whole and keep_tests else b""
+        self.write(metrics_log.NAME, log + later)
         return whole
+
+    def extend(self, epochs: int) -> None:
+        """Let config.json say so many epochs; a run that goes on for longer, or stops sooner, is not finished."""
+        _, config = self.open(self.path)
+        if self.writes and config.train.epochs != epochs:
+            (self.path / "summary.json").unlink(missing_ok=True)  # first: a kill in between leaves the shorter run
+            self.write("config.json", to_json(config.replace(train={"epochs": epochs})))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The run's results; its presence says that the run is finished."""

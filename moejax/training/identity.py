@@ -10,6 +10,7 @@ from moejax.errors import UserError
 
 # The devices, the places of the data, and which state is tested at the end.
 _MAY_CHANGE = ("parallel.", "data.dir", "data.source", "train.tested")
+EPOCHS = "train.epochs"  # may change too, but has to be known: the schedule goes by it
 
 
 def identity(config: Config, data: Dataset) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> 
     changed = [
         f"{name} is {fields.get(name)}, but the checkpoints of {run} were made with {then.get(name)}; set it back in"
         f" {run / 'config.json'}, or start another run."
-        for name in sorted(then.keys() | fields.keys())
+        for name in sorted((then.keys() | fields.keys()) - {EPOCHS})
         if then.get(name) != fields.get(name)
     ]
     if not changed and before["data"] != now["data"]:

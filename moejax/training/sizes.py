@@ -1,5 +1,7 @@
 """What is checked before a run makes its folder: a run that cannot work leaves none behind."""
 
+from pathlib import Path
+
 import jax
 from flax import nnx
 
@@ -21,6 +23,16 @@ def check(config: Config, data: Dataset) -> None:
     frozen.check(model, config.train.frozen)
     Parallel.of(config)
     check_memory(config, data, model)
+
+
+def check_done(config: Config, data: Dataset, step: int, run: Path) -> None:
+    """UserError if the run in the folder `run` has taken more steps already than its configuration has."""
+    steps_per_epoch, epochs = rows(data.train) // config.train.batch_size, config.train.epochs
+    if step > steps_per_epoch * epochs:
+        raise UserError(
+            f"train.epochs is {epochs}, but {run} has done {step / steps_per_epoch:.4g} epochs; give it more, or start"
+            " another run."
+        )
 
 
 def check_sizes(config: Config, data: Dataset) -> None:

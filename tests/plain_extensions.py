@@ -4,6 +4,7 @@ Run by `test_plain_process.py` in a process of its own. Each part between two ba
 """
 
 import json
+import math
 
 import jax
 import numpy as np
@@ -80,11 +81,11 @@ class Strips(nnx.Module):
 
     options, reads, layer_options = StripsOptions, "image", SharedExpertOptions
 
-    def __init__(self, config, num_classes, *, rngs):
-        self.tokens = config.model.strips
+    def __init__(self, config, num_classes, image_shape, *, rngs):
+        self.tokens, pixels = config.model.strips, math.prod(image_shape)
         self.grid = (self.tokens, 1)
-        self.moe = layer_maker(config.moe, 784 // self.tokens, jnp.float32)(rngs)
-        self.head = nnx.Linear(784, num_classes, rngs=rngs)
+        self.moe = layer_maker(config.moe, pixels // self.tokens, jnp.float32)(rngs)
+        self.head = nnx.Linear(pixels, num_classes, rngs=rngs)
 
     def __call__(self, batch, *, train, key=None):
         x = batch["image"].reshape(len(batch["image"]), self.tokens, -1) / 255.0

@@ -137,7 +137,7 @@ class ImageClassifier(nn.Module):
 
     def __init__(self, config: Config, num_classes: int = 10, dispatch: str = "loop"):
         super().__init__()
-        m, (rows, columns) = config.model, grid_of(config.model)
+        m, (rows, columns) = config.model, grid_of(config.model, (28, 28))
         layers = {"dense": DenseMoE, "sparse": lambda d, moe: SparseMoE(d, moe, dispatch), "soft": SoftMoE}
         self.first = nn.Conv2d(1, m.stem, m.kernel, stride=2, padding=(m.kernel - 2) // 2)
         over = (rows - 1) * m.stride + m.kernel - 14  # what the windows reach beyond the 14 × 14 image

@@ -1,4 +1,7 @@
-"""Augmentation on the device: one random map of the plane per image and a random blur, pure functions of a key."""
+"""Augmentation on the device: one random map of the plane per image and a random blur, pure functions of a key.
+
+Images are grey [b, i, j] or in colour [b, i, j, c]; what is drawn is the same for all channels of one.
+"""
 
 import math
 
@@ -13,7 +16,7 @@ _SMOOTH = 4.0  # pixels: the deviation of the Gaussian that smooths an elastic f
 
 def augment(
     key: Key[Array, ""],
-    images: UInt8[Array, "b i j"],
+    images: UInt8[Array, "b i j *c"],
     *,
     shift: float = 0.0,
     rotate: float = 0.0,
@@ -21,7 +24,7 @@ def augment(
     elastic: float = 0.0,
     crop: float = 0.0,
     blur: float = 0.0,
-) -> Num[Array, "b i j"]:
+) -> Num[Array, "b i j *c"]:
     """What `random_warp` does, then what `random_blur` does; what is 0 costs nothing. Values stay 0 to 255."""
     if shift or rotate or zoom or elastic or crop:
         images = random_warp(key, images, shift=shift, rotate=rotate, zoom=zoom, elastic=elastic, crop=crop)
@@ -30,14 +33,14 @@ def augment(
 
 def random_warp(
     key: Key[Array, ""],
-    images: UInt8[Array, "b i j"],
+    images: UInt8[Array, "b i j *c"],
     *,
     shift: float = 0.0,
     rotate: float = 0.0,
     zoom: float = 0.0,
     elastic: float = 0.0,
     crop: float = 0.0,
-) -> Float[Array, "b i j"]:
+) -> Float[Array, "b i j *c"]:
     """Move by up to `shift` pixels, turn by up to `rotate` degrees, scale by a factor within 1 ± `zoom`, bend by
     `smooth_field` times `elastic`; then see only a random part of the result, as large as the whole (`random_part`
     with `crop`).
@@ -45,7 +48,7 @@ def random_warp(
     The first three are drawn uniformly per image. Pixels are interpolated bilinearly and 0 from outside; values stay 0
     to 255.
     """
-    b, i, j = images.shape
+    b, i, j = images.shape[:3]
     draw = jax.random.uniform(key, (b, 4), minval=-1, maxval=1)  # one draw compiles faster than three
     move, angle, size = shift * draw[:, :2], jnp.deg2rad(rotate) * draw[:, 2], 1 + zoom * draw[:, 3]
     part, corner = jnp.ones((b, 2)), jnp.zeros((b, 2))
@@ -62,7 +65,12 @@ def random_warp(
         y, x = jnp.meshgrid(y, x, indexing="ij")
         sin, cos = jnp.sin(angle) / size, jnp.cos(angle) / size
         source = jnp.stack([cos * y - sin * x + move[0] + (i - 1) / 2, sin * y + cos * x + move[1] + (j - 1) / 2])
-        return jax.scipy.ndimage.map_coordinates(image.astype(jnp.float32), source + bend, order=1, mode="constant")
+        source = source + bend
+
+        def sampled(channel):
+            return jax.scipy.ndimage.map_coordinates(channel.astype(jnp.float32), source, order=1, mode="constant")
+
+        return sampled(image) if image.ndim == 2 else jax.vmap(sampled, -1, -1)(image)
 
     return jax.vmap(one)(images, move, angle, size, part, corner, bend)
 
@@ -97,16 +105,17 @@ def random_part(key: Key[Array, ""], count: int, crop: float) -> tuple[Float[Arr
     return part, (1 - part) * jax.random.uniform(corner_key, (count, 2), minval=0, maxval=1)
 
 
-def random_blur(key: Key[Array, ""], images: Num[Array, "b i j"], blur: float) -> Float[Array, "b i j"]:
+def random_blur(key: Key[Array, ""], images: Num[Array, "b i j *c"], blur: float) -> Float[Array, "b i j *c"]:
     """Blur each image by a 3 × 3 Gaussian, the border mirrored (torchvision's GaussianBlur).
 
     The deviation is uniform in 0.1 to `blur` pixels (torchvision: 2).
     """
-    deviation = jax.random.uniform(key, (len(images), 1, 1), minval=min(0.1, blur), maxval=blur)
+    of_image = (len(images), *[1] * (images.ndim - 1))
+    deviation = jax.random.uniform(key, of_image, minval=min(0.1, blur), maxval=blur)
     side = jnp.exp(-0.5 / deviation**2)  # weight of a neighbour before the three are scaled to sum to 1
     x = images.astype(jnp.float32)
     for axis in (1, 2):
-        near = jnp.pad(x, [(int(axis == a),) * 2 for a in range(3)], mode="reflect")
+        near = jnp.pad(x, [(int(axis == a),) * 2 for a in range(x.ndim)], mode="reflect")
         first, last = (jax.lax.slice_in_dim(near, start, start + x.shape[axis], axis=axis) for start in (0, 2))
         x = (x + side * (first + last)) / (1 + 2 * side)
     return x

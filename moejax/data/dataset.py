@@ -14,7 +14,8 @@ from pydantic import AfterValidator, Field
 from moejax.errors import UserError, path_problem
 from moejax.options import Choice
 
-Examples = dict[str, np.ndarray]  # {"image": uint8 [n, 28, 28], "label": int32 [n], of several tasks [n, tasks]}
+# {"image": uint8 [n, i, j] or [n, i, j, 3], "label": int32 [n], of several tasks [n, tasks]}
+Examples = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Dataset:
       num_classes: labels are 0 … num_classes - 1; of several tasks, those of the first.
       notes: sentences to show to the user.
       tasks: of a set for several tasks, the number of classes of each by its name, in the order of the labels.
+      classes: the names of the classes, by label; empty where they have none.
     """
 
     name: str
@@ -43,11 +45,34 @@ class Dataset:
     num_classes: int
     notes: tuple[str, ...] = ()
     tasks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     @property
     def to_answer(self) -> int | tuple[int, ...]:
         """What a model is to answer: one of so many classes, or one for each task."""
         return tuple(self.tasks.values()) or self.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """Rows, columns and, in colour, channels of its images; None if it has none."""
+        return self.train["image"].shape[1:] if "image" in self.train else None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """All but the examples, for JSON: what a run's folder says of its data."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            "name": self.name,
+            "source": self.source,
+            "origin": self.origin,
+            "sha256": self.sha256,
+            "examples": {name: rows(split) for name, split in splits.items()},
+            "shapes": {name: list(array.shape[1:]) for name, array in self.train.items()},
+            "num_classes": self.num_classes,
+            "classes": list(self.classes),
+            "tasks": dict(self.tasks),
+            "notes": list(self.notes),
+        }
 
 
 # Where a set comes from: one that is named is the only one tried.

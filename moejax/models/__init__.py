@@ -36,7 +36,8 @@ from moejax.options import Options
 
 __all__ = ["MODELS", "PRETRAINED", "build_model", "pretrained"]
 
-# name → (config, number of classes or, of several tasks, of each, rngs) → model.
+# name → (config, number of classes or, of several tasks, of each, rngs) → model; what reads images takes their shape
+# after the classes.
 MODELS: dict[str, type[nnx.Module]] = {
     "image": ImageClassifier,
     "clusters": ClusterClassifier,
@@ -53,10 +54,20 @@ PRETRAINED = {
 
 
 def build_model(
-    config: Options, num_classes: int | tuple[int, ...], rngs: nnx.Rngs, weights: dict[str, Array] | None = None
+    config: Options,
+    num_classes: int | tuple[int, ...],
+    rngs: nnx.Rngs,
+    weights: dict[str, Array] | None = None,
+    *,
+    image_shape: tuple[int, ...] | None = None,
 ) -> nnx.Module:
-    """The model that `config.model.name` names, filled with the pre-trained `weights` if there are any."""
-    model = MODELS[config.model.name](config, num_classes, rngs=rngs)
+    """The model that `config.model.name` names, filled with the pre-trained `weights` if there are any.
+
+    `image_shape`: rows, columns and, in colour, channels, for a model that reads images; None: MNIST's.
+    """
+    kind = MODELS[config.model.name]
+    shape = (image_shape or (28, 28),) if kind.reads == "image" else ()
+    model = kind(config, num_classes, *shape, rngs=rngs)
     if not weights:
         return model
     _, fill = PRETRAINED[config.model.name]

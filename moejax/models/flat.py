@@ -1,11 +1,12 @@
-"""A flat classifier: an image is one token of 784 numbers, and each expert of its single layer is a classifier.
+"""A flat classifier: an image is one token of all its numbers, and each expert of its single layer is a classifier.
 
-    image ─ 784 numbers ─ MoE of perceptrons ─ logits
+    image ─ its numbers ─ MoE of perceptrons ─ logits
 
 Axis letters: b images, d numbers of an image, y classes.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from jaxtyping import Array, DTypeLike, Float, Key
 from pydantic import Field
 
 from moejax.data.domains import number_of_domains
+from moejax.errors import UserError
 from moejax.experts import Activation, Linear, apply_linear
 from moejax.layers import SparseMoE
 from moejax.models.dropout import dropout
@@ -24,7 +26,6 @@ from moejax.models.pixels import pixels_of_tokens, pooled, standardized
 from moejax.options import Options, Share
 from moejax.routing import Routing, assigned_experts
 
-_SIDE = 28  # pixels
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": jax.nn.gelu,
     "relu": jax.nn.relu,
@@ -89,7 +90,7 @@ class FlatOptions(Options):
     """Dense: the router's logits come from a network of an expert's shape, not one linear map."""
     guided: bool = False
     """Dense: in training the weights are pulled to the expert that the label is assigned to."""
-    pool: Annotated[int, Field(ge=1, le=_SIDE)] = 1
+    pool: Annotated[int, Field(ge=1, le=2**10)] = 1
     """The router reads the means of squares of so many pixels a side: a coarse image, which costs it less."""
     oracle: bool = False
     """Sparse: an image goes to the expert of its domain, which the data tell; the router does not choose."""
@@ -108,8 +109,6 @@ class FlatClassifier(nnx.Module):
         for name in ("deep_gate", "guided"):
             if getattr(m, name) and moe.layer != "dense":
                 yield f"model.{name} is true, but moe.layer is {moe.layer}; it is for the dense layer."
-        if _SIDE % m.pool:
-            yield f"model.pool is {m.pool}, which does not divide the {_SIDE} pixels of a side; use 1, 2, 4, 7 or 14."
         if m.oracle and moe.layer != "sparse":
             yield f"model.oracle is true, but moe.layer is {moe.layer}; it is for the sparse layer."
         elif m.oracle and moe.k != 1:
@@ -126,11 +125,11 @@ class FlatClassifier(nnx.Module):
                 " assigned; set it to true."
             )
 
-    def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: Options, num_classes: int, image_shape: tuple[int, ...], *, rngs: nnx.Rngs):
         m, moe, dtype = config.model, config.moe, jnp.dtype(config.train.dtype)
         hidden = (moe.hidden,) if m.second_hidden is None else (moe.hidden, m.second_hidden)
-
-        router_width = (_SIDE // m.pool) ** 2
+        _check_pool(m.pool, image_shape)
+        router_width = math.prod(image_shape) // m.pool**2
 
         def perceptron(inputs: int, outputs: int, rngs: nnx.Rngs, dtype: DTypeLike = dtype) -> Perceptron:
             return Perceptron(
@@ -146,7 +145,7 @@ class FlatClassifier(nnx.Module):
             moe,
             router_width,
             dtype,
-            lambda rngs: perceptron(_SIDE**2, num_classes, rngs),
+            lambda rngs: perceptron(math.prod(image_shape), num_classes, rngs),
             (lambda rngs: perceptron(router_width, moe.num_experts, rngs, jnp.float32)) if m.deep_gate else None,
         )
         self.moe = make_layer(rngs)
@@ -156,7 +155,7 @@ class FlatClassifier(nnx.Module):
     def __call__(
         self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
-        """`batch["image"]`: [b, 28, 28] with values 0 to 255; `key`: for noise and dropout. The logits are float32.
+        """`batch["image"]`: [b, *image_shape], values 0 to 255; `key`: for noise and dropout. The logits are float32.
 
         In training, a guided model also reads `batch["label"]`; one with an oracle always reads `batch["domain"]`.
         """
@@ -167,10 +166,19 @@ class FlatClassifier(nnx.Module):
         if self.oracle:
             of_image["given"] = batch["domain"][:, None, None]
         if isinstance(self.moe, SparseMoE):  # what a hash router hashes: its default, the position, is 0 of every image
-            of_image["ids"] = batch["image"].sum((1, 2), dtype=jnp.int32)[:, None]
+            of_image["ids"] = batch["image"].reshape(len(x), -1).sum(1, dtype=jnp.int32)[:, None]
         logits, routing = self.moe(x.reshape(len(x), 1, -1), train=train, key=key, **of_image)
         return logits[:, 0].astype(jnp.float32), (routing,)
 
     def content(self, batch: dict[str, Array]) -> Float[Array, "b t pixels"]:
         """The image."""
         return pixels_of_tokens(batch["image"], (1, 1))
+
+
+def _check_pool(pool: int, image_shape: tuple[int, ...]) -> None:
+    """UserError unless squares of so many pixels a side divide an image evenly."""
+    most = math.gcd(*image_shape[:2])
+    if most % pool:
+        fitting = ", ".join(str(n) for n in range(1, most + 1) if most % n == 0)
+        sides = " × ".join(map(str, dict.fromkeys(image_shape[:2])))
+        raise UserError(f"model.pool is {pool}, which does not divide the {sides} pixels of a side; use {fitting}.")

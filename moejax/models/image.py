@@ -15,7 +15,7 @@ from jaxtyping import Array, DTypeLike, Float, Key
 from pydantic import Field
 
 from moejax.models.layer import MakeLayer, SharedExpertOptions, layer_maker
-from moejax.models.pixels import pixels_of_tokens, standardized
+from moejax.models.pixels import channels, pixels_of_tokens, standardized
 from moejax.options import Options
 from moejax.routing import Routing
 
@@ -52,7 +52,7 @@ class ImageOptions(Options):
     kernel: Annotated[int, Field(ge=1, le=9)] = 6
     """Side of the stem's convolution kernels, in pixels."""
     stride: Annotated[int, Field(ge=1, le=14)] = 3
-    """Stride of the second convolution, after 2 of the first: 2 makes 7 × 7 tokens, 3 makes 5 × 5."""
+    """Stride of the second convolution, after 2 of the first: 2 makes 7 × 7 tokens of 28 × 28 pixels, 3 makes 5 × 5."""
     width: Annotated[int, Field(ge=1, le=2**16)] = 48
     """Numbers per token (d)."""
     depth: Annotated[int, Field(ge=1, le=64)] = 2
@@ -61,30 +61,31 @@ class ImageOptions(Options):
     """Side of the convolution before each MoE layer, in tokens; 0 leaves it out."""
 
 
-def grid_of(m: Options) -> tuple[int, int]:
-    """Rows and columns of tokens of a 28 × 28 image."""
-    side = -(-14 // m.stride)
-    return side, side
+def grid_of(m: Options, image_shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of tokens of an image of this shape."""
+    rows, columns = (-(-n // 2 // m.stride) for n in image_shape[:2])
+    return rows, columns
 
 
 class Stem(nnx.Module):
     """Two strided convolutions: an image becomes a grid of tokens."""
 
-    def __init__(self, m: Options, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, m: Options, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.kernel, self.stride = m.kernel, m.stride
-        self.first = nnx.Linear(m.kernel**2, m.stem, dtype=dtype, rngs=rngs)
+        self.first = nnx.Linear(m.kernel**2 * channels, m.stem, dtype=dtype, rngs=rngs)
         self.second = nnx.Linear(m.kernel**2 * m.stem, m.width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "b i j"]) -> Float[Array, "b i2 j2 d"]:
-        x = jax.nn.gelu(self.first(patches(images[..., None], self.kernel, 2)))
+    def __call__(self, images: Float[Array, "b i j *c"]) -> Float[Array, "b i2 j2 d"]:
+        x = images[..., None] if images.ndim == 3 else images
+        x = jax.nn.gelu(self.first(patches(x, self.kernel, 2)))
         return jax.nn.gelu(self.second(patches(x, self.kernel, self.stride)))
 
 
 class Neighbours(nnx.Module):
     """A residual convolution over the grid of tokens, after a norm: each token sees its neighbours."""
 
-    def __init__(self, m: Options, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.grid, self.kernel = grid_of(m), m.neighbours
+    def __init__(self, m: Options, grid: tuple[int, int], *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.grid, self.kernel = grid, m.neighbours
         self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
         self.convolution = nnx.Linear(m.neighbours**2 * m.width, m.width, dtype=dtype, rngs=rngs)
 
@@ -96,8 +97,8 @@ class Neighbours(nnx.Module):
 class Block(nnx.Module):
     """A convolution over the tokens if there is one, then a norm and a residual Mixture-of-Experts layer."""
 
-    def __init__(self, m: Options, make_layer: MakeLayer, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.neighbours = Neighbours(m, dtype=dtype, rngs=rngs) if m.neighbours else None
+    def __init__(self, m: Options, grid: tuple[int, int], make_layer: MakeLayer, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.neighbours = Neighbours(m, grid, dtype=dtype, rngs=rngs) if m.neighbours else None
         self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
         self.moe = make_layer(rngs)
 
@@ -116,21 +117,21 @@ class ImageClassifier(nnx.Module):
     options, reads = ImageOptions, "image"
     layer_options = SharedExpertOptions
 
-    def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: Options, num_classes: int, image_shape: tuple[int, ...], *, rngs: nnx.Rngs):
         m, dtype = config.model, jnp.dtype(config.train.dtype)
         make_layer = layer_maker(config.moe, m.width, dtype)
-        self.grid = grid_of(m)
-        self.tokens = math.prod(self.grid)
-        self.stem = Stem(m, dtype=dtype, rngs=rngs)
+        self.grid = grid = grid_of(m, image_shape)
+        self.tokens = math.prod(grid)
+        self.stem = Stem(m, channels(image_shape), dtype=dtype, rngs=rngs)
         self.position = nnx.Param(0.02 * jax.random.normal(rngs.params(), (self.tokens, m.width)))
-        self.blocks = nnx.List([Block(m, make_layer, dtype=dtype, rngs=rngs) for _ in range(m.depth)])
+        self.blocks = nnx.List([Block(m, grid, make_layer, dtype=dtype, rngs=rngs) for _ in range(m.depth)])
         self.norm = nnx.LayerNorm(m.width, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(self.tokens * m.width, num_classes, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
-        """`batch["image"]`: [b, 28, 28] with values 0 to 255; `key`: for routers with noise. The logits are float32."""
+        """`batch["image"]`: [b, *image_shape], 0 to 255; `key`: for routers with noise. The logits are float32."""
         x = self.stem(standardized(batch["image"]))
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         x = x + self.position[...].astype(x.dtype)[None]

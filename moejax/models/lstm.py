@@ -5,6 +5,7 @@
 Axis letters: b images, t rows of an image, d model width, y classes.
 """
 
+import math
 from typing import Annotated
 
 import jax
@@ -46,11 +47,12 @@ class LSTMClassifier(nnx.Module):
     options, reads = LSTMOptions, "image"
     layer_options = LayerOptions
 
-    def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: Options, num_classes: int, image_shape: tuple[int, ...], *, rngs: nnx.Rngs):
         d, dtype, moe = config.model.width, jnp.dtype(config.train.dtype), config.moe
+        rows, *of_row = image_shape
         settings = {"forget_bias": config.model.forget_bias, "dtype": dtype, "rngs": rngs}
-        self.grid, self.tokens = (28, 1), 28  # a token is a row
-        self.first = LSTM(28, d, **settings)
+        self.grid, self.tokens = (rows, 1), rows  # a token is a row
+        self.first = LSTM(math.prod(of_row), d, **settings)
         self.moe = layer_maker(moe, d, dtype, lambda rngs: SoftmaxMLP(d, moe.hidden, dtype=dtype, rngs=rngs))(rngs)
         # An expert's output is a distribution over d numbers, each about 1 / d: too small an input without the scale.
         self.second = LSTM(d, d, input_scale=d**0.5, **settings)
@@ -59,8 +61,9 @@ class LSTMClassifier(nnx.Module):
     def __call__(
         self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b y"], tuple[Routing, ...]]:
-        """`batch["image"]`: [b, 28, 28] with values 0 to 255; `key`: for routers with noise. The logits are float32."""
-        x = self.first(standardized(batch["image"]))
+        """`batch["image"]`: [b, *image_shape], 0 to 255; `key`: for routers with noise. The logits are float32."""
+        x = standardized(batch["image"])
+        x = self.first(x.reshape(*x.shape[:2], -1))
         x, routing = self.moe(x, train=train, key=key)
         x = self.second(x)
         return self.head(x.reshape(x.shape[0], -1).astype(jnp.float32)), (routing,)

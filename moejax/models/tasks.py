@@ -1,6 +1,6 @@
 """Several tasks on one image: experts that all tasks share, and a tower for each task.
 
-    image ─ 784 numbers ─ MoE of perceptrons ─ `width` numbers a task ─ the task's tower ─ its logits
+    image ─ its numbers ─ MoE of perceptrons ─ `width` numbers a task ─ the task's tower ─ its logits
 
 All that a task gets of an image is `width` numbers. Where these are few, tasks that ask for different things conflict:
 
@@ -12,6 +12,7 @@ All that a task gets of an image is `width` numbers. Where these are few, tasks 
 Axis letters: b images, y classes of the task that has most.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -28,7 +29,6 @@ from moejax.multi_gate import MultiGateMoE
 from moejax.options import Options
 from moejax.routing import DenseRouting, Routing
 
-_PIXELS = 28 * 28
 _NEVER = -1e9  # the logit of a class that a task does not have
 
 
@@ -84,17 +84,20 @@ class TasksClassifier(nnx.Module):
                 if value := getattr(config.train, way):
                     yield f"train.{way} is {value:g}, which changes the answer to {name} (data.tasks); set it to 0."
 
-    def __init__(self, config: Options, num_classes: int | tuple[int, ...], *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: Options, num_classes: int | tuple[int, ...], image_shape: tuple[int, ...], *, rngs: nnx.Rngs
+    ):
         m, moe, dtype = config.model, config.moe, jnp.dtype(config.train.dtype)
+        pixels = math.prod(image_shape)
         self.num_classes = (num_classes,) if isinstance(num_classes, int) else num_classes
 
         def perceptron(*widths: int, rngs: nnx.Rngs) -> Perceptron:
             return Perceptron(widths, dtype=dtype, rngs=rngs)
 
         def make_expert(rngs: nnx.Rngs) -> Perceptron:
-            return perceptron(_PIXELS, moe.hidden, m.width, rngs=rngs)
+            return perceptron(pixels, moe.hidden, m.width, rngs=rngs)
 
-        self.moe = layer_maker(moe, _PIXELS, dtype, make_expert, num_tasks=len(self.num_classes))(rngs)
+        self.moe = layer_maker(moe, pixels, dtype, make_expert, num_tasks=len(self.num_classes))(rngs)
         if m.own_expert:
             self.moe.routers = nnx.List([OwnExpert(e, moe.num_experts) for e in range(moe.num_experts)])
         self.towers = nnx.List([perceptron(m.width, m.tower, y, rngs=rngs) for y in self.num_classes])
@@ -102,7 +105,7 @@ class TasksClassifier(nnx.Module):
     def __call__(
         self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b tasks y"], tuple[Routing, ...]]:
-        """`batch["image"]`: [b, 28, 28] with values 0 to 255; `key`: for routers with noise. The logits are float32.
+        """`batch["image"]`: [b, *image_shape], values 0 to 255; `key`: for routers with noise. The logits are float32.
 
         The routings are one for each gate. Where a task has fewer than y classes, the logits of the others are such
         that their probability is 0.

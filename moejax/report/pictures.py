@@ -33,7 +33,7 @@ def dispatch(record: Record) -> Figure:
     _, layers, tokens, experts = weights.shape
     rows, shown, chosen = _samples(record, 3), spread(experts, MOST_EXPERTS), spread(layers, 2)
     image = record.routing["sample_image"][rows]
-    size = image.shape[1:]
+    size = image.shape[1:3]
     weights = weights[rows].reshape(len(rows), layers, *record.routing["token_grid"], experts)
     colours = expert_colours(experts)
 
@@ -47,13 +47,14 @@ def dispatch(record: Record) -> Figure:
         sheets.append(tiles.mosaic(np.concatenate([tiles.ink(image)[:, None], glazed], axis=1), GAP))
     figure, axes = _stack(
         sheets,
+        size[1],
         "colour: weight of the place in what the expert's slots are fed",
         portion(len(chosen), layers, "layers"),
         portion(len(shown), experts, "experts"),
     )
     for panel, layer, peak in zip(axes, chosen, peaks, strict=True):
         panel.set_title(f"Layer {layer}: full colour from {peak * tokens:.1f} times an even share")
-        _name_rows(panel, [f"label {label}" for label in record.routing["sample_label"][rows]], size[0])
+        _name_rows(panel, [record.label_name(label) for label in record.routing["sample_label"][rows]], size[0])
         _name_columns(panel, ["image", *(f"expert {e}" for e in shown)], size[1], [INK, *colours[shown]])
     return figure
 
@@ -82,14 +83,15 @@ def _by_place(record: Record, which: np.ndarray, alpha: np.ndarray, colours: np.
     _, layers, _ = which.shape
     columns, chosen = _samples(record, 8), spread(layers, 4)
     image = record.routing["sample_image"][columns]
-    size, grid = image.shape[1:], record.routing["token_grid"]
+    size, grid = image.shape[1:3], record.routing["token_grid"]
     of_layers = (a[columns][:, chosen].reshape(len(columns), len(chosen), *grid) for a in (which, alpha))
     blocks, strength = (tiles.blocks(a, *size) for a in of_layers)
     glazed = tiles.tint(tiles.ink(image, 0.35)[:, None], colours[blocks], strength)
     sheet_of = np.concatenate([tiles.ink(image)[:, None], glazed], axis=1).swapaxes(0, 1)
-    figure, (panel,) = _stack([tiles.mosaic(sheet_of, GAP)], *remarks, portion(len(chosen), layers, "layers"))
+    figure, (panel,) = _stack([tiles.mosaic(sheet_of, GAP)], size[1], *remarks, portion(len(chosen), layers, "layers"))
     label, guess = (record.routing[f"sample_{name}"][columns] for name in ("label", "prediction"))
-    names = [f"{right}" if right == said else f"{right} → {said}" for right, said in zip(label, guess, strict=True)]
+    right, said = ([record.label_name(name) for name in names] for names in (label, guess))
+    names = [a if a == b else f"{a} → {b}" for a, b in zip(right, said, strict=True)]
     _name_columns(panel, names, size[1], [INK if right else VALIDATION for right in label == guess])
     _name_rows(panel, ["image", *(f"layer {layer}" for layer in chosen)], size[0])
     return figure
@@ -107,6 +109,7 @@ def positions(record: Record) -> Figure:
     sheet_of = tiles.tint(np.broadcast_to(tiles.PAPER, (*alpha.shape, 3)), colours[None, :, None, None], alpha)
     figure, (panel,) = _stack(
         [tiles.mosaic(sheet_of, GAP)],
+        CELL,
         "full colour: all tokens of that place, of whatever image",
         portion(len(chosen), layers, "layers"),
         portion(len(shown), experts, "experts"),
@@ -122,7 +125,7 @@ def favourites(record: Record) -> Figure:
     layers, experts, count = images.shape[:3]
     chosen, shown = spread(layers, 2), spread(experts, MOST_EXPERTS)
     each = min(count, 8 if len(chosen) > 1 else 14)
-    height, width = images.shape[3:]
+    height, width = images.shape[3:5]
     span = (WIDTH - 0.3) / len(chosen)
     breadth = min(span - MARGIN - 0.5, 0.6 * each)
     row = breadth / each * (height + GAP) / (width + GAP)
@@ -152,10 +155,10 @@ def _samples(record: Record, most: int) -> np.ndarray:
     return np.lexsort((label, turn))[:most]
 
 
-def _stack(sheets: list[np.ndarray], *remarks: str) -> tuple[Figure, list[Axes]]:
-    """Sheets of pictures one above the other, square pixels, full width."""
+def _stack(sheets: list[np.ndarray], breadth: int, *remarks: str) -> tuple[Figure, list[Axes]]:
+    """Sheets of pictures of that breadth in pixels one above the other, square pixels, full width."""
     rows, columns, _ = sheets[0].shape
-    width = min(WIDTH - MARGIN - 0.3, columns / 31 * 1.2)
+    width = min(WIDTH - MARGIN - 0.3, columns / (breadth + GAP) * 1.2)
     pitch = width * rows / columns + 0.62
     figure = sheet(pitch * len(sheets), *remarks)
     axes = []

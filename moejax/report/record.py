@@ -28,14 +28,14 @@ AXES = {
     "experts_by_content": "layer",
     "experts_by_label": "layer",
     "confusion": "label label",  # true, predicted
-    "sample_image": "s row column",  # uint8
+    "sample_image": "s row column channel",  # uint8; in the file grey ones have no channel
     "sample_label": "s",
     "sample_prediction": "s",
     "sample_gate": "s layer token expert",  # share of each token's output, sums to 1 over experts
     "sample_computed": "s layer token",  # experts that computed something; where tokens may differ in that
     "sample_dispatch": "s layer token expert slot",  # soft only: sums to 1 over tokens
     "token_grid": "2",
-    "top_image": "layer expert m row column",  # uint8: test images with most weight on the expert
+    "top_image": "layer expert m row column channel",  # uint8: test images with most weight on the expert
     "top_share": "layer expert m",
 }
 
@@ -47,6 +47,7 @@ class Record:
     folder: Path
     config: dict[str, Any]
     environment: dict[str, Any]
+    data: dict[str, Any]
     summary: dict[str, Any]
     train: dict[str, np.ndarray]
     validation: dict[str, np.ndarray]
@@ -84,6 +85,12 @@ class Record:
         """`Layer 0`; of a layer with a gate for each task, whose routings count as layers, `Gate of digit`."""
         tasks = list(self.of_tasks)
         return f"Gate of {tasks[layer]}" if self.layer == "multi_gate" and layer < len(tasks) else f"Layer {layer}"
+
+    def label_name(self, label: int | np.integer) -> str:
+        """The name of a class, its beginning if it is long; its number where it has none."""
+        names = self.data.get("classes")
+        name = str(names[label]) if isinstance(names, list) and label < len(names) else str(label)
+        return name if len(name) <= 14 else f"{name[:13]}…"
 
     @property
     def idle(self) -> str:
@@ -123,6 +130,7 @@ def read(folder: Path) -> Record:
         folder=folder.resolve(),
         config=config,
         environment=_read_object(folder / "env.json", remarks),
+        data=_read_object(folder / "data.json", remarks),
         summary=summary,
         train=_columns(lines, "train"),
         validation=_columns(lines, "validation"),
@@ -195,8 +203,11 @@ def _read_routing(path: Path, remarks: list[str]) -> dict[str, np.ndarray]:
     sizes = {"2": 2}
     for key, array in found.items():
         axes = AXES[key].split()
+        if axes[-1] == "channel" and array.ndim == len(axes) - 1:
+            array = array[..., None]
         shape = dict(zip(axes, array.shape, strict=False))
         fits = array.ndim == len(axes) and all(sizes.get(axis, size) == size for axis, size in shape.items())
+        fits = fits and shape.get("channel", 1) in (1, 3)
         if fits and array.size:
             routing[key] = array
             sizes |= shape

@@ -39,7 +39,7 @@ def labels(record: Record) -> Figure:
     wide = experts > 10
     shown = spread(layers, 3 if wide else MOST_LAYERS)
     columns = 1 if wide or len(shown) == 1 else 2
-    names, gutter = _row_names(rows)
+    names, gutter = _row_names(record, rows)
     # A lone narrow table would be stretched into bars: a cell is at most 0.62 inches wide.
     width = min((8.8 - 0.75) / columns - gutter - 0.15, 0.62 * experts)
     height = min(max(0.27 * rows, 0.8), 4.5)
@@ -68,7 +68,7 @@ def confusion(record: Record) -> Figure:
     """True labels against predictions on the test images, and each label's share of mistakes."""
     counts = record.routing["confusion"].astype(np.int64)
     size = len(counts)
-    names, gutter = _row_names(size)
+    names, gutter = _row_names(record, size)
     side = min(max(0.42 * size, 1.6), 4.6)
     totals, right = counts.sum(1), np.diag(counts)
     wrong = counts - np.diag(right)
@@ -87,7 +87,7 @@ def confusion(record: Record) -> Figure:
         _values(axes, cells, wrong / most, size=9.0 if size <= 12 else 6.5)
     positions, shown = thinned(names, int(side / 0.2))
     axes.set(title="Counts", xlabel="predicted", ylabel="true label", yticks=positions, yticklabels=shown)
-    axes.set_xticks(positions, shown)
+    axes.set_xticks(positions, shown, rotation=90 if max(map(len, names)) > 3 else 0)
 
     bars = place(figure, 0.1 + gutter + side + 0.55, 0.32, WIDTH - 1.1 - gutter - side, side)
     share = wrong.sum(1) / np.maximum(totals, 1)
@@ -130,6 +130,7 @@ def _scale(figure: Figure, axes: Axes, highest: float) -> None:
     axes.grid(False)
 
 
-def _row_names(count: int) -> tuple[list[str], float]:
+def _row_names(record: Record, count: int) -> tuple[list[str], float]:
     """The labels, and the inches they need at the left of a table."""
-    return [str(label) for label in range(count)], 0.45 + 0.065 * len(str(count - 1))
+    names = [record.label_name(label) for label in range(count)]
+    return names, 0.45 + 0.065 * max(map(len, names))

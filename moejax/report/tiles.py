@@ -1,4 +1,4 @@
-"""Pictures as arrays: digits in ink, expert weights as colours over them, and sheets of many.
+"""Pictures as arrays: grey ones in ink, expert weights as colours over them, and sheets of many.
 
 Eighty small images are drawn as one array; eighty axes would take seconds.
 """
@@ -12,9 +12,13 @@ PAPER = np.array(to_rgb(TILE))
 
 
 def ink(images: np.ndarray, strength: float = 1.0) -> np.ndarray:
-    """uint8 [..., row, column] → float64 [..., row, column, 3]: dark strokes on paper, fainter below strength 1."""
-    amount = strength * images[..., None] / 255.0
-    return PAPER + amount * (np.array(to_rgb(INK)) - PAPER)
+    """uint8 [..., row, column, 1 or 3] → float64 [..., row, column, 3]; below strength 1 fainter, nearer to paper.
+
+    Grey images are strokes of ink, dark where they are bright.
+    """
+    if images.shape[-1] == 3:
+        return PAPER + strength * (images / 255.0 - PAPER)
+    return PAPER + strength * images / 255.0 * (np.array(to_rgb(INK)) - PAPER)
 
 
 def tint(pictures: np.ndarray, colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:

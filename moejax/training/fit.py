@@ -42,6 +42,7 @@ class Fit:
 
     def __init__(self, config: Config, data: Dataset, folder: RunFolder, progress: Progress):
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
+        folder.write("data.json", json.dumps(data.record, indent=1) + "\n")
         train = config.train
         check_sizes(config, data)
         self.steps_per_epoch = rows(data.train) // train.batch_size
@@ -51,13 +52,13 @@ class Fit:
         self.history = RoutingHistory()
         self.started = time.perf_counter()
 
-        self.parallel = Parallel.of(config)
+        self.parallel = Parallel.of(config, data.image_shape)
         if self.parallel.note:
             progress.message(f"note: {self.parallel.note}")
         make = partial(make_optimizer, train, self.steps)
         optimizer, self.other_optimizer = (make(flat=self.parallel.splits_experts == other) for other in (False, True))
         self.learning_rate = learning_rate_schedule(train, self.steps)
-        init = make_init(partial(build_model, config, data.to_answer), optimizer)
+        init = make_init(partial(build_model, config, data.to_answer, image_shape=data.image_shape), optimizer)
         update = make_update(self.parallel.objective(config), optimizer, self.steps)
         self.keys = self.parallel.made(make_keys, config.seed)
         feed, self.examples = self.parallel.feed(data.train, self.keys.order, train.batch_size, train.chunk)

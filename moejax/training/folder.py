@@ -1,6 +1,6 @@
 """A run's folder: the files by which a run can be watched, resumed and reported.
 
-.lock config.json env.json metrics.jsonl train_metrics.csv validation_metrics.csv test_metrics.csv routing.npz
+.lock config.json env.json data.json metrics.jsonl train_metrics.csv validation_metrics.csv test_metrics.csv routing.npz
 summary.json checkpoints/ activations/ figures/ report.html
 """
 

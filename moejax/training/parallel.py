@@ -45,23 +45,26 @@ class Parallel:
     unused: int = 0  # devices beyond those that share a batch evenly
 
     @classmethod
-    def of(cls, config: Config) -> "Parallel":
-        """What the configuration asks for on the devices there are; UserError if it does not fit them."""
+    def of(cls, config: Config, image_shape: tuple[int, ...] | None = None) -> "Parallel":
+        """What the configuration asks for on the devices there are; UserError if it does not fit them.
+
+        `image_shape`: of the data, if they are images other than MNIST's.
+        """
         devices, p = available_devices(), config.parallel
         if problems := mesh_problems(config, len(devices)):
             raise UserError(*problems)
         if p.strategy == "pmap" and jax.process_count() > 1:
             raise UserError(f"parallel.strategy is pmap, but there are {jax.process_count()} processes; use jit.")
         shares = p.reads == "share" or (p.reads == "auto" and jax.process_count() > 1)
-        data = data_devices(config, len(devices), partial(pmap.keeps_groups, config))
+        data = data_devices(config, len(devices), partial(pmap.keeps_groups, config, image_shape=image_shape))
         used = data * p.expert
         if used < len(devices) and jax.process_count() > 1:
             raise UserError(
                 f"train.batch_size is {config.train.batch_size}, which the {len(devices)} devices of"
                 f" {jax.process_count()} processes cannot share evenly; choose a multiple of {len(devices)}."
             )
-        if not pmap.keeps_groups(config, used):
-            raise UserError(pmap.broken_groups(config, used))
+        if not pmap.keeps_groups(config, used, image_shape):
+            raise UserError(pmap.broken_groups(config, used, image_shape))
         mesh = None if used == 1 else make_mesh(data, p.expert, devices[:used])
         return cls("jit" if mesh is None else p.strategy, mesh, shares, unused=len(devices) - used)
 

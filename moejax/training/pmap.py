@@ -67,7 +67,7 @@ def compile_chunk(chunk: Callable, devices: Sequence[jax.Device], state: PyTree,
     return partial(program.lower(who, state, *others).compile(), who)
 
 
-def keeps_groups(config: Config, shares: int) -> bool:
+def keeps_groups(config: Config, shares: int, image_shape: tuple[int, ...] | None = None) -> bool:
     """Whether tokens compete with the same others when the devices of a pmap take so many shares of a batch.
 
     Over a mesh they always do. An encoder packs each share's tokens by themselves.
@@ -78,29 +78,27 @@ def keeps_groups(config: Config, shares: int) -> bool:
     dropless = moe.dispatch == "grouped" or moe.capacity_factor is None
     if dropless and moe.router not in ("sinkhorn", "expert_choice"):
         return True
-    whole = batch // shares * tokens_of_an_example(config) % _group_size(config) == 0
+    tokens = tokens_of_an_example(config, image_shape)
+    whole = batch // shares * tokens % (group_size(moe) or tokens) == 0
     return whole and config.model.name != "encoder"
 
 
-def broken_groups(config: Config, shares: int) -> str:
+def broken_groups(config: Config, shares: int, image_shape: tuple[int, ...] | None = None) -> str:
     """The sentence for a configuration that does not keep them."""
     if config.model.name == "encoder":
         return (
             f"parallel.strategy is pmap, but model.name encoder packs a batch's tokens into groups for moe.dispatch"
             f" {config.moe.dispatch} that reach across devices; use grouped, or strategy jit."
         )
-    size, tokens = _group_size(config), config.train.micro_batch_size // shares * tokens_of_an_example(config)
+    of_example = tokens_of_an_example(config, image_shape)
+    size, tokens = group_size(config.moe) or of_example, config.train.micro_batch_size // shares * of_example
     return (
         f"moe.group_size is {size}, but with parallel.strategy pmap the {tokens} tokens of a device make no whole"
         f" groups of it; use {nearest_divisor(size, tokens)}, or strategy jit."
     )
 
 
-def _group_size(config: Config) -> int:
-    return group_size(config.moe) or tokens_of_an_example(config)
-
-
 @lru_cache(1)
-def tokens_of_an_example(config: Config) -> int:
+def tokens_of_an_example(config: Config, image_shape: tuple[int, ...] | None) -> int:
     """Tokens that an example has in each of the model's MoE layers."""
-    return jax.eval_shape(lambda: build_model(config, 2, nnx.Rngs(0))).tokens
+    return jax.eval_shape(lambda: build_model(config, 2, nnx.Rngs(0), image_shape=image_shape)).tokens

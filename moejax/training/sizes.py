@@ -19,9 +19,9 @@ STEPS = 2**31 - 1  # steps are counted in int32
 def check(config: Config, data: Dataset) -> None:
     """UserError if this configuration cannot train on these examples; works on shapes, compiles nothing."""
     check_sizes(config, data)
-    model = jax.eval_shape(lambda: build_model(config, data.to_answer, nnx.Rngs(0)))
+    model = jax.eval_shape(lambda: build_model(config, data.to_answer, nnx.Rngs(0), image_shape=data.image_shape))
     frozen.check(model, config.train.frozen)
-    Parallel.of(config)
+    Parallel.of(config, data.image_shape)
     check_memory(config, data, model)
 
 

@@ -257,3 +257,11 @@ def test_without_strengths_images_stay_bytes_and_with_all_each_has_its_turn():
     moved = augment(key, images, shift=2.0, crop=0.2)
     np.testing.assert_allclose(both, blurred(jax.random.fold_in(key, 2), moved, 2.0), rtol=1e-4, atol=1e-3)
     assert np.abs(np.asarray(both) - np.asarray(moved)).max() > 5
+
+
+def test_all_channels_of_an_image_are_moved_and_blurred_alike():
+    images = np.random.default_rng(0).integers(0, 256, (3, 9, 12, 3), np.uint8)
+    settings = dict(ALL, crop=0.3, blur=1.0)
+    whole = jax.jit(lambda images: everything(jax.random.key(0), images, **settings))
+    grey = np.stack([whole(images[..., c]) for c in range(3)], axis=-1)
+    np.testing.assert_allclose(whole(images), grey, rtol=1e-5, atol=1e-3)

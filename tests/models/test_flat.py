@@ -118,7 +118,7 @@ def test_squares_of_pixels_must_fill_the_image():
     with pytest.raises(
         UserError, match=r"^model\.pool is 3, which does not divide the 28 pixels of a side; use 1, 2, 4"
     ):
-        config("sparse", {"pool": 3})
+        build_model(config("sparse", {"pool": 3}), 10, nnx.Rngs(0))
 
 
 def test_an_oracle_sends_an_image_to_the_expert_of_its_domain():

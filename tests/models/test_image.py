@@ -77,13 +77,14 @@ def test_patches_of_a_small_image_by_hand():
 @pytest.mark.parametrize(("stride", "side"), [(1, 14), (2, 7), (3, 5), (4, 4)])
 def test_the_stem_makes_the_grid_of_tokens_that_the_configuration_says(stride, side):
     m = ImageOptions(stem=2, kernel=3, stride=stride, width=8)
-    stem = randomly_filled(lambda: Stem(m, dtype=jnp.float32, rngs=nnx.Rngs(0)))
-    assert jax.eval_shape(stem, jnp.zeros((4, 28, 28))).shape == (4, *grid_of(m), 8) == (4, side, side, 8)
+    stem = randomly_filled(lambda: Stem(m, 1, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    images = jnp.zeros((4, 28, 28))
+    assert jax.eval_shape(stem, images).shape == (4, *grid_of(m, (28, 28)), 8) == (4, side, side, 8)
 
 
 def test_tokens_see_their_neighbours_by_a_residual_convolution():
     m = ImageOptions(stride=2, width=3, neighbours=3)
-    module = randomly_filled(lambda: Neighbours(m, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    module = randomly_filled(lambda: Neighbours(m, (7, 7), dtype=jnp.float32, rngs=nnx.Rngs(0)))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 49, 3)), jnp.float32)
     grid = jax.jit(lambda module, x: module.norm(x))(module, x).reshape(2, 7, 7, 3)
     kernel = module.convolution.kernel[...].reshape(3, 3, 3, 3)

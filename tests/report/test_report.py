@@ -119,6 +119,20 @@ def test_text_pairs_have_no_images(tmp_path):
     assert "7 errors out of 137" in text
 
 
+def test_pictures_in_colour_of_any_shape_and_names_of_classes(tmp_path):
+    run = write_run(tmp_path / "run", layers=1, experts=3)
+    arrays = routing("soft", layers=1, experts=3)
+    for key in ("sample_image", "top_image"):
+        arrays[key] = np.stack([arrays[key][..., 4:, :]] * 3, axis=-1)
+    np.savez(run / "routing.npz", **arrays)
+    (run / "data.json").write_text(json.dumps({"classes": [f"kind {name} of thing" for name in "abcdefghij"]}))
+    record = read(run)
+    assert record.routing["sample_image"].shape[1:] == (24, 28, 3)
+    assert (record.label_name(1), record.label_name(10)) == ("kind b of thi…", "10")
+    render(run)
+    assert drawn(run) == EVERYWHERE | {"dispatch"}
+
+
 def test_rendering_again_removes_figures_that_no_longer_hold(tmp_path):
     run = write_run(tmp_path / "run", finished=False)
     render(run)

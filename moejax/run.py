@@ -1,9 +1,11 @@
 """`python -m moejax.run --config mnist_soft`: load the data, train, test, and leave a folder with a report.
 
-What a user can cause ends in sentences on stderr and exit code 2, never in a traceback.
+What a user can cause ends in sentences on stderr and exit code 2, never in a traceback. `train` does the same in
+Python, and returns what the run found.
 """
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -11,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Nothing that takes long to import: a signal that comes in the middle of an import is answered from `main` on.
 from moejax import entry
@@ -34,9 +36,35 @@ def main(words: Sequence[str] | None = None) -> int:
         return entry.run(lambda: _main(sys.argv[1:] if words is None else words, stop))
 
 
+def train(what: "Config | str | Sequence[str]", out: str | Path | None = None) -> dict[str, Any]:
+    """Train as the command line does; returns what `summary.json` holds, and the run's folder as `run`.
+
+    Args:
+      what: a configuration (`moejax.config.make_config`); or the words of a command line, in one text or a list.
+      out: the run's folder, as `--out`.
+
+    Raises UserError, with a sentence for each thing that is wrong. Signals are left to the caller: what was saved
+    before a KeyboardInterrupt stays, and `train(["--resume", folder])` goes on from there.
+    """
+    from moejax.commandline import Arguments, parse
+
+    heeds_none = StopSignal()
+    into = {} if out is None else {"out": str(out)}
+    if isinstance(what, str | Sequence):
+        arguments = parse(shlex.split(what) if isinstance(what, str) else what)
+        if arguments.flags:
+            raise UserError(f"--{min(arguments.flags)} trains nothing; leave it out, or call moejax.run.main.")
+        summary = _train(arguments._replace(options=arguments.options | into), heeds_none)
+    else:
+        summary = _start(what, Arguments(frozenset(), (), into, {}, ()), heeds_none)
+    if summary is None:
+        raise UserError("Another process of the run was told to stop, and all have saved what they had.")
+    return summary
+
+
 @lifeline.told()
 def _main(words: Sequence[str], stop: StopSignal) -> int:
-    from moejax.commandline import configure, parse
+    from moejax.commandline import parse
 
     arguments = parse(words)
     if "help" in arguments.flags:
@@ -44,24 +72,40 @@ def _main(words: Sequence[str], stop: StopSignal) -> int:
 
         print(help_text(arguments.topics))
         return 0
-    if "resume" in arguments.options:
-        return _resume(Path(arguments.options["resume"]), arguments, stop)
-    config = configure(arguments)
-    from moejax.config import to_json
-
     if "print_config" in arguments.flags:
-        print(to_json(config), end="")
+        from moejax.config import to_json
+
+        print(to_json(_config(arguments)), end="")
         return 0
-    out = arguments.options.get("out", f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    return _start(config, out, arguments, stop)
+    finished = _train(arguments, stop) is not None
+    return 0 if finished else 128 + (stop.number or signal.SIGTERM)  # another process may have been told
 
 
-def _start(config: "Config", out: str, arguments: "Arguments", stop: StopSignal) -> int:
+def _config(arguments: "Arguments") -> "Config":
+    """What these words would train."""
+    from moejax.commandline import check_resume, configure, going_on
+
+    if "resume" not in arguments.options:
+        return configure(arguments)
+    check_resume(arguments)
+    _, config = _opened(arguments)
+    return going_on(config, arguments)
+
+
+def _train(arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
+    """Begin a run, or go on with one; its summary, or None if it was stopped."""
+    if "resume" in arguments.options:
+        return _resume(arguments, stop)
+    return _start(_config(arguments), arguments, stop)
+
+
+def _start(config: "Config", arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
     _prepare_jax(arguments)
     from moejax.training.folder import RunFolder
     from moejax.training.processes import from_first, is_first
     from moejax.training.sizes import check
 
+    out = arguments.options.get("out", f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     out = Path(from_first(out))
     if is_first():
         RunFolder.check_free(out)
@@ -71,24 +115,25 @@ def _start(config: "Config", out: str, arguments: "Arguments", stop: StopSignal)
         return _run(config, folder, data, stop, resume=False)
 
 
-def _resume(path: Path, arguments: "Arguments", stop: StopSignal) -> int:
-    from moejax.commandline import check_resume, going_on
-    from moejax.config import to_json
-
-    check_resume(arguments)
-    if "print_config" not in arguments.flags:
-        _prepare_jax(arguments)
+def _opened(arguments: "Arguments") -> "tuple[RunFolder, Config]":
+    """The run that is to go on, and its configuration so far."""
     from moejax.training.folder import RunFolder
 
-    folder, before = RunFolder.open(path)
-    config = going_on(before, arguments)
-    if "print_config" in arguments.flags:
-        print(to_json(config), end="")
-        return 0
+    return RunFolder.open(Path(arguments.options["resume"]))
+
+
+def _resume(arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
+    from moejax.commandline import check_resume, going_on
+
+    check_resume(arguments)
+    _prepare_jax(arguments)
+    folder, before = _opened(arguments)
+    config, path = going_on(before, arguments), folder.path
     with folder, kept(path):
-        if folder.read_summary() is not None and config.train.epochs == before.train.epochs:
+        summary = folder.read_summary()
+        if summary is not None and config.train.epochs == before.train.epochs:
             print(f"{path} is finished; its report is {_report(path, stop)}")
-            return 0
+            return summary | {"run": str(path)}
         stop.ends_with(f"stopped before another step; continue with  {PROGRAM} --resume {path}")
         return _run(config, folder, _load(config), stop, resume=True)
 
@@ -118,7 +163,7 @@ def _load(config: "Config") -> "Dataset":
     return data
 
 
-def _run(config: "Config", folder: "RunFolder", data: "Dataset", stop: StopSignal, *, resume: bool) -> int:
+def _run(config: "Config", folder: "RunFolder", data: "Dataset", stop: StopSignal, *, resume: bool) -> dict[str, Any]:
     from jax import process_count
 
     from moejax.data.dataset import rows
@@ -152,17 +197,16 @@ def _run(config: "Config", folder: "RunFolder", data: "Dataset", stop: StopSigna
         stop.asks(f"stopped at once; from what was saved last, {go_on}")
         if not fit.train(stop):
             progress.message(f"stopped; {go_on}")
-            return 128 + (stop.number or signal.SIGTERM)  # another process may have been told
+            return None
         ends_with(f"stopped before the test was done; {go_on}")
         summary = fit.test()
-    if not folder.writes:
-        return 0
-    report = _report(folder.path, stop)
-    progress.message(
-        f"test accuracy {summary['test_accuracy']:.2%} on {summary['test_examples']:,} examples"
-        f"  ({summary['parameters']:,} parameters, {summary['seconds']:.0f} s)\nreport: {report}"
-    )
-    return 0
+    if folder.writes:
+        report = _report(folder.path, stop)
+        progress.message(
+            f"test accuracy {summary['test_accuracy']:.2%} on {summary['test_examples']:,} examples"
+            f"  ({summary['parameters']:,} parameters, {summary['seconds']:.0f} s)\nreport: {report}"
+        )
+    return summary | {"run": str(folder.path)}
 
 
 def _report(path: Path, stop: StopSignal) -> Path:

@@ -9,6 +9,7 @@ import pytest
 from moejax import run
 from moejax.config import make_config, to_json
 from moejax.data.dataset import first
+from moejax.errors import UserError
 
 
 def words(text: str) -> list[str]:
@@ -208,3 +209,24 @@ def test_a_small_run_from_start_to_report(monkeypatch, capsys, tmp_path, dataset
     assert make_config() != config
     assert run.main(["--resume", str(out)]) == 0
     assert "is finished" in capsys.readouterr().out
+
+
+def test_in_python_a_run_returns_what_it_found(monkeypatch, tmp_path, dataset, config):
+    monkeypatch.setattr(run, "_load", lambda _: dataset)
+    monkeypatch.setattr(run, "_report", lambda path, stop: path / "report.html")
+    summary = run.train(config, tmp_path / "run")
+    written = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary == written | {"run": str(tmp_path / "run")}
+    assert run.train(["--resume", str(tmp_path / "run")]) == summary
+    longer = run.train(f"--resume {tmp_path / 'run'} --train.epochs 3")
+    assert longer["tested_step"] == 18
+
+
+def test_in_python_what_is_wrong_is_raised(tmp_path):
+    with pytest.raises(UserError, match="--help trains nothing; leave it out"):
+        run.train("--help")
+    with pytest.raises(UserError, match="nor a preset; did you mean mnist_soft"):
+        run.train("--config mnist_sotf")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="already holds a run"):
+        run.train("--config mnist_tiny", tmp_path)

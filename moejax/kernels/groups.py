@@ -32,7 +32,7 @@ class Groups(NamedTuple):
         return jnp.where(row < (self.starts + self.sizes)[last], last, len(self.sizes))
 
 
-FEW = 1 / 4  # rows per matrix, up to which each row by itself was seen to win: `python -m benchmarks decoding`
+FEW = 1 / 2  # rows per matrix, up to which each row by itself was seen to win: `python -m benchmarks decoding`
 
 
 def few(rows: int, matrices: int) -> bool:

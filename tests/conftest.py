@@ -16,6 +16,7 @@ install_import_hook("moejax", "beartype.beartype")
 import jax
 from hypothesis import settings
 
+from chromium import browser  # noqa: F401  (a fixture)
 from small_run import config, dataset  # noqa: F401  (fixtures)
 
 settings.register_profile("untimed", deadline=None)  # the first example compiles

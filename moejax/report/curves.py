@@ -16,15 +16,8 @@ def curves(record: Record) -> Figure:
         _trace(axes, record, quantity)
         axes.set(title=quantity.capitalize(), xlabel="step", ylabel=quantity)
         axes.xaxis.set_major_formatter(THOUSANDS)
-    loss.set_ylabel("cross-entropy, nats")
-    values = _finite(record, "loss")
-    if values.size and values.min() > 0 and values.max() > 20 * values.min():
-        loss.set_yscale("log")
-        loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        loss.yaxis.set_minor_formatter(NullFormatter())
-    accuracy.yaxis.set_major_formatter(PERCENT)
-    accuracy.set_ylim(*_accuracy_limits(record))
+    loss_scale(loss, finite(record, "loss"))
+    accuracy_scale(accuracy, finite(record, "accuracy"))
     accuracy.legend(loc="lower right", frameon=False, labelcolor="linecolor")
     return figure
 
@@ -52,14 +45,25 @@ def _trace(axes: Axes, record: Record, quantity: str) -> None:
         axes.plot([max(ends)], [test], color=TEST, lw=0, **star)
 
 
-def _finite(record: Record, quantity: str) -> np.ndarray:
+def finite(record: Record, quantity: str) -> np.ndarray:
+    """float [n]: all that training and validation measured of it, in no order."""
     columns = [columns[quantity] for columns in (record.train, record.validation) if columns]
-    values = np.concatenate(columns)
+    values = np.concatenate(columns) if columns else np.empty(0)
     return values[np.isfinite(values)]
 
 
-def _accuracy_limits(record: Record) -> tuple[float, float]:
+def loss_scale(axes: Axes, values: np.ndarray) -> None:
+    """The vertical axis of losses: by their logarithm where they span more than a factor of 20."""
+    axes.set_ylabel("cross-entropy, nats")
+    if values.size and values.min() > 0 and values.max() > 20 * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def accuracy_scale(axes: Axes, values: np.ndarray) -> None:
     """Up to 100 %, from a little below what most of training reached, so that the last percent can be seen."""
-    values = _finite(record, "accuracy")
     floor = float(np.quantile(values, 0.08)) if values.size else 0.0
-    return max(0.0, floor - 0.15 * (1 - floor) - 0.01), 1.0 + 0.02 * (1 - floor) + 0.001
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.set_ylim(max(0.0, floor - 0.15 * (1 - floor) - 0.01), 1.0 + 0.02 * (1 - floor) + 0.001)

@@ -24,14 +24,15 @@ def draw(run_dir: Path) -> Path:
             path.unlink(missing_ok=True)  # an earlier report may have drawn it
             continue
         with matplotlib.rc_context(STYLE):
-            pictures[section.name] = _png(section.draw(record), section.title)
+            pictures[section.name] = png(section.draw(record), section.title)
         write_whole(path, pictures[section.name])
     report = run_dir / "report.html"
     write_whole(report, page(record, pictures))
     return report
 
 
-def _png(figure: Figure, title: str) -> bytes:
+def png(figure: Figure, title: str) -> bytes:
+    """The file of a figure, with its title in it."""
     entitle(figure, title)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)

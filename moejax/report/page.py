@@ -1,7 +1,5 @@
 """The page: one HTML file with its style and pictures inside, built from a record and its figures."""
 
-import base64
-import json
 import math
 import shlex
 from collections.abc import Mapping
@@ -9,8 +7,9 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from moejax.report.frame import framed, plate, please_note
 from moejax.report.headline import facts, kind, score
-from moejax.report.record import Record
+from moejax.report.record import Record, flat
 from moejax.report.sections import SECTIONS, Section
 
 HERE = Path(__file__).parent
@@ -26,8 +25,7 @@ def page(record: Record, pictures: Mapping[str, bytes]) -> str:
     drawn = [section for section in SECTIONS if section.name in pictures]
     absent = [section for section in SECTIONS if section.name not in pictures and section.speaks_of(record)]
     accuracy, meaning = score(record)
-    return Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
-        style=(HERE / "page.css").read_text(encoding="utf-8"),
+    body = Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
         name=escape(record.name),
         kind=escape(kind(record)),
         score="?" if math.isnan(accuracy) else f"{100 * accuracy:.2f}<small>%</small>",
@@ -42,33 +40,17 @@ def page(record: Record, pictures: Mapping[str, bytes]) -> str:
         command=escape(f"python -m moejax.run --config {shlex.quote(record.folder.name)}/config.json"),
         again=escape(f"python -m moejax report {shlex.quote(record.folder.name)}"),
     )
-
-
-def flat(tree: Mapping, prefix: str = "") -> list[tuple[str, str]]:
-    """Leaves of nested mappings as (`moe.num_experts`, `8`), in their order."""
-    rows: list[tuple[str, str]] = []
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            rows += flat(value, f"{prefix}{name}.")
-        else:
-            rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
-    return rows
+    return framed(f"{record.name}: moejax report", body)
 
 
 def _notes(record: Record) -> str:
     notes = record.summary.get("notes") or []
-    notes = [*(notes if isinstance(notes, list) else [notes]), *record.remarks]
-    if not notes:
-        return ""
-    items = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
-    return f'<aside class="notes" role="note"><strong>Please note</strong><ul>{items}</ul></aside>'
+    return please_note([*(notes if isinstance(notes, list) else [notes]), *record.remarks])
 
 
 def _section(section: Section, picture: bytes) -> str:
-    title, data = escape(section.title), base64.b64encode(picture).decode("ascii")
     return (
-        f'<section id="{section.name}"><h2>{title}</h2><figure>'
-        f'<div class="plate"><div><img alt="{title}" src="data:image/png;base64,{data}"></div></div>'
+        f'<section id="{section.name}"><h2>{escape(section.title)}</h2><figure>{plate(section.title, picture)}'
         f"<figcaption><p><b>Good</b> {escape(section.good)}</p><p><b>Bad</b> {escape(section.bad)}</p></figcaption>"
         "</figure></section>"
     )

@@ -6,6 +6,7 @@ not be read is a sentence in `remarks`, not an error.
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,17 @@ def read(folder: Path) -> Record:
 def number(value: object) -> float:
     """A measured value as a float; NaN for anything that is not a number."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def flat(tree: Mapping, prefix: str = "") -> list[tuple[str, str]]:
+    """Leaves of nested mappings as (`moe.num_experts`, `8`), in their order."""
+    rows: list[tuple[str, str]] = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            rows += flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
+    return rows
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -110,9 +110,9 @@ def panels(count: int, columns: int, height: float, *remarks: str) -> tuple[Figu
     ]
 
 
-def key(figure: Figure, colours: np.ndarray, what: str) -> None:
-    """A legend right of the remarks: numbered colours; beyond eight, one strip from the first to the last."""
-    apart = len(colours) <= len(EXPERTS)
+def key(figure: Figure, colours: np.ndarray, what: str, names: Sequence[str] = ()) -> None:
+    """A legend right of the remarks: numbered or named colours; beyond eight, one strip from the first to the last."""
+    apart, names = len(colours) <= len(EXPERTS), names or [str(i) for i in range(len(colours))]
     pitch = 0.32 if apart else 1.9 / len(colours)
     y = figure.get_figheight() - HEADING + 0.2
     x = WIDTH - 0.15 - pitch * len(colours) - (0 if apart else 0.2)
@@ -120,15 +120,15 @@ def key(figure: Figure, colours: np.ndarray, what: str) -> None:
     def label(x: float, text: str, align: str) -> None:
         figure.text(x, y, text, size=8.5, color=MUTED, ha=align, transform=figure.dpi_scale_trans)
 
-    label(x - 0.1, what if apart else f"{what} 0", "right")
+    label(x - 0.1, what if apart else f"{what} {names[0]}", "right")
     for i, colour in enumerate(colours):
         size = 0.13 if apart else pitch
         box = Rectangle((x + i * pitch, y - 0.015), size, 0.13, color=colour, lw=0, transform=figure.dpi_scale_trans)
         figure.add_artist(box)
         if apart:
-            label(x + i * pitch + 0.165, str(i), "left")
+            label(x + i * pitch + 0.165, names[i], "left")
     if not apart:
-        label(WIDTH - 0.15, str(len(colours) - 1), "right")
+        label(WIDTH - 0.15, names[-1], "right")
 
 
 def bare(axes: Axes) -> None:

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from moejax import metrics_log
+from moejax import metrics_log, predictions
 from moejax.config import Config
 from moejax.data.dataset import Dataset, Examples, of_first_task, rows
 from moejax.errors import UserError
 from moejax.models import build_model, pretrained
 from moejax.parameters import parameters
+from moejax.predictions import Predictions
 from moejax.training import frozen, processes
 from moejax.training.average import averaged
 from moejax.training.checkpoint import Checkpoints
@@ -147,6 +148,8 @@ class Fit:
         with self.parallel.in_use():
             pictures = pictures_of_test(model, data.test, result, data.num_classes)
         self.folder.write(_ROUTING, packed(self.history.to_arrays() | pictures))
+        answers = Predictions(np.asarray(data.test["label"]), result.prediction, self.identity["data"][-1])
+        self.folder.write(predictions.NAME, predictions.pack(answers))
         summary = {
             "config": self.config.name,
             "seed": self.config.seed,

@@ -1,7 +1,7 @@
 """A run's folder: the files by which a run can be watched, resumed and reported.
 
 .lock config.json env.json data.json metrics.jsonl train_metrics.csv validation_metrics.csv test_metrics.csv routing.npz
-summary.json checkpoints/ activations/ figures/ report.html
+predictions.npz summary.json checkpoints/ activations/ figures/ report.html
 """
 
 import json

@@ -14,6 +14,7 @@ VERBS = {
     "run": "moejax.run",
     "report": "moejax.verbs.report",
     "presets": "moejax.verbs.presets",
+    "compare": "moejax.verbs.compare",
 }
 
 

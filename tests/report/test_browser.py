@@ -1,58 +1,20 @@
 """The page in a real browser: everything is there, every picture has loaded, nothing is complained about."""
 
-import os
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
+from chromium import PROBE, visit
 from matplotlib.image import imread
 from synthetic import write_run
 
 from moejax.report import render
 from moejax.report.sections import SECTIONS
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--enable-logging=stderr",
-)
-# Counts the pictures that loaded and how far the page is wider than the window, into the document it is dumped with.
-PROBE = """<script>addEventListener("load", () => {
-  document.body.dataset.pictures = [...document.images].filter(image => image.naturalWidth > 0).length;
-  document.body.dataset.overflow = document.documentElement.scrollWidth - innerWidth;
-})</script></body>"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> str:
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found:
-        return found
-    reason = f"no browser on PATH (looked for {', '.join(NAMES)}): install chromium to run this test"
-    if os.environ.get("MOEJAX_REQUIRE_BROWSER") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     return render(write_run(tmp_path_factory.mktemp("runs") / "soft"))
-
-
-def visit(browser: str, page, profile, *flags: str) -> tuple[str, list[str]]:
-    """What the browser printed, and what it wrote to its console."""
-    command = [browser, *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
 @pytest.mark.parametrize("width", [1280, 500])

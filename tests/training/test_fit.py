@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from small_run import StopAfter
 
+from moejax import predictions
+from moejax.data.dataset import digest
 from moejax.errors import UserError
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
@@ -61,6 +63,13 @@ def test_validation_test_and_counting_of_flops_share_one_program(config, dataset
         jax.monitoring.unregister_event_duration_listener(listener)
     assert fit.folder.read_summary()["flops_per_example"] > 0
     assert names.count("jit(evaluate_batch)") == 1
+
+
+def test_a_run_leaves_its_answer_to_each_test_example(finished, dataset):
+    answers = predictions.read(finished.folder.path)
+    np.testing.assert_array_equal(answers.label, dataset.test["label"])
+    assert answers.right.mean() == pytest.approx(finished.folder.read_summary()["test_accuracy"])
+    assert answers.test_sha256 == digest(dataset.test)
 
 
 def test_a_run_learns_and_leaves_its_numbers(finished, dataset):

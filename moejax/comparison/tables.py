@@ -1,0 +1,122 @@
+"""A comparison as tables of words: the same for a terminal and for the page."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from moejax.comparison.comparison import ABSENT, Comparison, Pair, Run, Score
+from moejax.report.record import number
+
+
+class Table(NamedTuple):
+    """A heading, columns, and what to know when reading them."""
+
+    name: str
+    title: str
+    header: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    note: str
+
+
+class Fact(NamedTuple):
+    """A number of summary.json: its name there, its heading, and how it is written."""
+
+    name: str
+    title: str
+    form: str
+    scale: float = 1.0
+
+
+LOAD = (
+    Fact("least_load", "least load", "{:.2f}"),
+    Fact("max_violation", "MaxVio", "{:.2f}"),
+    Fact("dead_experts", "dead", "{:.0f}"),
+    Fact("dropped", "dropped", "{:.2%}"),
+)
+COST = (
+    Fact("parameters", "parameters", "{:,.0f}"),
+    Fact("flops_per_example", "MFLOP/example", "{:,.2f}", 1e-6),
+    Fact("examples_per_second", "examples/s", "{:,.0f}"),
+    Fact("seconds", "training, s", "{:,.1f}"),
+)
+_ACCURACY = "95 %: Wilson's interval, where the accuracy on other examples of this kind lies with 95 % confidence."
+_PAIRS = (
+    "Test examples that one of the two alone got right; p by McNemar's exact test: how often chance alone shares them "
+    "out so unequally. It speaks of these networks; other seeds may turn it round."
+)
+_LOAD = (
+    "Over all test examples, of the worst layer. Least load: 1 is an equal share, 0 an expert that gets nothing; "
+    "MaxVio: 0 is an equal share, 1 an expert with twice that."
+)
+_COST = "FLOPs of a forward pass, where the program can tell them; speed: the median over training."
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """All that there is to say in words."""
+    runs, several = comparison.runs, any(len(scores) > 1 for scores in comparison.scores.values())
+    found = [
+        Table("accuracy", "Test accuracy", *_scores(comparison, several), _ACCURACY),
+        Table("pairs", "The same test examples", *_pairs(comparison.pairs, several), _of(comparison.pairs)),
+        Table("load", "Load of the experts", *_facts(runs, LOAD), _LOAD),
+        Table("cost", "Size and speed", *_facts(runs, COST), _COST),
+        Table(
+            "differences",
+            "What differs",
+            ["option", *(run.key for run in runs)],
+            [[name, *values] for name, values in comparison.differences.items()],
+            f"All other options are the same. {ABSENT}: the run has no such option.",
+        ),
+    ]
+    return [table for table in found if table.lines]
+
+
+def p_text(p: float) -> str:
+    """Two digits, of very small ones that they are."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def _scores(comparison: Comparison, several: bool) -> tuple[list[str], list[list[str]]]:
+    header = ["", "run", *(["task"] if several else []), "accuracy", "95 %", "wrong", "loss"]
+    lines = []
+    for run in comparison.runs:
+        loss = run.record.tested("loss")
+        for score in comparison.scores.get(run.key, [None]):
+            task = [score.task if score else ABSENT] if several else []
+            lines.append([run.key, run.name, *task, *_score(score), ABSENT if math.isnan(loss) else f"{loss:.4f}"])
+    return header, lines
+
+
+def _score(score: Score | None) -> list[str]:
+    if score is None:
+        return ["not tested", ABSENT, ABSENT]
+    interval = f"{100 * score.low:.2f} to {100 * score.high:.2f}"
+    return [f"{score.accuracy:.2%}", interval, f"{score.wrong:,} of {score.examples:,}"]
+
+
+def _pairs(pairs: Sequence[Pair], several: bool) -> tuple[list[str], list[list[str]]]:
+    header = ["", "", *(["task"] if several else []), "first alone", "second alone", "p"]
+    lines = [
+        [a, b, *([task] if several else []), f"{first:,}", f"{second:,}", p_text(p)]
+        for a, b, task, first, second, p in pairs
+    ]
+    return header, lines
+
+
+def _of(pairs: Sequence[Pair]) -> str:
+    if len(pairs) < 2:
+        return _PAIRS
+    return (
+        f"{_PAIRS} Each p is of its pair alone: of {len(pairs)} pairs, chance puts {0.05 * len(pairs):.2g} below 0.05."
+    )
+
+
+def _facts(runs: Sequence[Run], facts: Sequence[Fact]) -> tuple[list[str], list[list[str]]]:
+    """A line a run; facts that no run has are left out."""
+    values = {fact: [number(run.record.summary.get(fact.name)) for run in runs] for fact in facts}
+    known = {fact: column for fact, column in values.items() if not all(map(math.isnan, column))}
+    columns = [
+        [ABSENT if math.isnan(value) else fact.form.format(fact.scale * value) for value in column]
+        for fact, column in known.items()
+    ]
+    header = ["", *(fact.title for fact in known)]
+    return header, [[run.key, *cells] for run, *cells in zip(runs, *columns, strict=True)] if known else []

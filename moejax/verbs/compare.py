@@ -1,0 +1,48 @@
+"""`moejax compare RUN RUN …`: accuracy with intervals, McNemar's p, load, speed, curves, and what differs.
+
+moejax compare runs/mnist_dense-20260101-120000 runs/mnist_soft-20260101-120200
+moejax compare runs/sweep-mnist_sparse/*/ --out sparse.html
+moejax compare runs/a runs/b --json
+
+Prints tables and writes a page with the same tables, and with figures. Runs of other data than the first are named and
+left out.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from moejax.errors import UserError, path_problem
+from moejax.verbs.parser import Parser
+
+
+def parser() -> Parser:
+    """Two runs' folders or more."""
+    parser = Parser("compare", __doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders that moejax run wrote")
+    parser.add_argument("--out", metavar="FILE", help="the page (default comparison.html beside the first run)")
+    parser.add_argument("--json", action="store_true", help="an object: scores, pairs, differences, the page's path")
+    return parser
+
+
+def main(words: Sequence[str]) -> None:
+    """Print the tables and the path of the page."""
+    asked = parser().parse_args(words)
+    if problem := path_problem(asked.out):
+        raise UserError(f"--out is {problem}.")
+    from moejax.comparison import compare, tables
+
+    comparison = compare([Path(run) for run in asked.runs])
+    from moejax.comparison.page import draw  # a second of imports, after all that may be wrong
+
+    page = draw(comparison, Path(asked.out) if asked.out else Path(asked.runs[0]).resolve().parent / "comparison.html")
+    if asked.json:
+        print(json.dumps(comparison.as_json() | {"page": str(page)}, indent=1))
+        return
+    from moejax.report.markdown import plain
+
+    for sentence in comparison.remarks:
+        print(f"note: {sentence}")
+    for table in tables(comparison):
+        print(f"\n{table.title}\n\n{plain(table.header, table.lines)}\n{table.note}")
+    print(f"\npage: {page}")

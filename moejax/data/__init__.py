@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from moejax.data import clusters, domains, image_tasks, mnist, mrpc, mrpc_pieces
+from moejax.data import clusters, domains, image_tasks, images, mnist, mrpc, mrpc_pieces
 from moejax.data.dataset import SOURCES, Dataset, Examples, Loader
 from moejax.errors import UserError
 from moejax.options import in_words, no_option, options_of, plain, problems, require
@@ -31,6 +31,7 @@ DATASETS = {
     ),
     "mrpc": Loader(mrpc.load, "first", "do two sentences mean the same; each sentence its own tokens"),
     "mrpc_pieces": Loader(mrpc_pieces.load, "pieces", "the same pairs as one text of MiniLM's word pieces"),
+    "images": Loader(images.load, "image", "pictures of your own: a folder for each class"),
     "clusters": Loader(clusters.load, "patches", "synthetic clusters of patches (Chen et al. 2022)"),
 }
 

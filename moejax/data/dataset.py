@@ -110,7 +110,8 @@ Validation = Annotated[
         ge=0,
         le=10**6,
         description="Training examples held back for validation, chosen by the seed; 0 trains on all. Clusters: further"
-        " ones. MRPC: its own 408 dev pairs, whatever the number; 0 trains on them too.",
+        " ones. MRPC: its own 408 dev pairs, whatever the number; 0 trains on them too. One's own data: those of their"
+        " validation split, else at most a tenth, of each class alike.",
     ),
 ]
 

@@ -70,10 +70,11 @@ def confusion(record: Record) -> Figure:
     size = len(counts)
     names, gutter = _row_names(record, size)
     side = min(max(0.42 * size, 1.6), 4.6)
+    below = 0.065 * longest if (longest := max(map(len, names))) > 3 else 0.0  # inches of names that stand upright
     totals, right = counts.sum(1), np.diag(counts)
     wrong = counts - np.diag(right)
     figure = sheet(
-        side + 0.9,
+        side + 0.9 + below,
         f"{wrong.sum():,} of {counts.sum():,} wrong",
         "grey: right; red: mistakes, stronger where there are more",
     )
@@ -87,7 +88,7 @@ def confusion(record: Record) -> Figure:
         _values(axes, cells, wrong / most, size=9.0 if size <= 12 else 6.5)
     positions, shown = thinned(names, int(side / 0.2))
     axes.set(title="Counts", xlabel="predicted", ylabel="true label", yticks=positions, yticklabels=shown)
-    axes.set_xticks(positions, shown, rotation=90 if max(map(len, names)) > 3 else 0)
+    axes.set_xticks(positions, shown, rotation=90 if below else 0)
 
     bars = place(figure, 0.1 + gutter + side + 0.55, 0.32, WIDTH - 1.1 - gutter - side, side)
     share = wrong.sum(1) / np.maximum(totals, 1)

@@ -1,0 +1,94 @@
+"""A picture file as an array: of any format, size and mode that Pillow reads.
+
+Turned upright as its camera says; what is transparent is white paper; 16 bits a channel are made 8. Resized by
+averaging (bilinear, with the support that shrinking needs), the sides' ratio given up.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+from PIL import Image, ImageOps
+
+from moejax.data.library_errors import said_as
+from moejax.errors import UserError
+
+ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
+MOST_PIXELS = 2**26  # 67 million: a few megabytes of a file may unpack to far more
+_MOST_BYTES = 2**28
+_ORIENTATION = 0x0112  # the tag of Exif; from 5 on, rows and columns are exchanged
+_DEEP = ("I", "I;16", "I;16L", "I;16B")
+
+
+def load(path: Path) -> bytes:
+    """The content of a picture file; UserError if it cannot be read or is far too long."""
+    try:
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise UserError(f"{path} is too long for a picture ({size:,} bytes): leave it out.")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): mend that, or leave it out.") from error
+
+
+def shape_of(content: bytes, where: str) -> tuple[int, int]:
+    """Rows and columns of a picture, by its header alone; UserError if it is none."""
+    with _opened(content, where) as picture, said_as(_unreadable(where)):
+        turned = picture.getexif().get(_ORIENTATION, 1) >= 5
+        return picture.size if turned else picture.size[::-1]
+
+
+def decode(content: bytes, where: str, shape: tuple[int, ...]) -> UInt8[ndarray, "i j *c"]:
+    """The picture as an array of that shape, (i, j) for a grey one or (i, j, 3) in colour.
+
+    Raises:
+      UserError: it is no picture, too large, or of a mode that has no range; the sentence names `where`.
+    """
+    with _opened(content, where) as picture, said_as(_unreadable(where)):
+        picture = _of_bytes(ImageOps.exif_transpose(picture), where)
+        picture = picture.convert("RGB" if len(shape) == 3 else "L")
+        rows, columns = shape[:2]
+        if picture.size != (columns, rows):
+            picture = picture.resize((columns, rows), Image.Resampling.BILINEAR)
+        return np.asarray(picture)
+
+
+def is_grey(image: UInt8[ndarray, "i j 3"]) -> bool:
+    """Whether all channels are the same."""
+    return bool((image == image[..., :1]).all())
+
+
+def _opened(content: bytes, where: str) -> Image.Image:
+    if not content:
+        raise UserError(f"{where} is empty: leave it out, or save it again.")
+    with said_as(_unreadable(where)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a size that is an error below, of odd metadata
+        picture = Image.open(io.BytesIO(content))
+    if picture.width * picture.height > MOST_PIXELS:
+        raise UserError(
+            f"{where} has {picture.width:,} × {picture.height:,} pixels, more than {MOST_PIXELS:,}: make it smaller."
+        )
+    return picture
+
+
+def _of_bytes(picture: Image.Image, where: str) -> Image.Image:
+    """The same on white paper, in a mode of 8 bits a channel."""
+    if picture.mode == "F":
+        raise UserError(
+            f"{where} holds floating-point numbers, of which white is unknown: save it with 8 bits a pixel."
+        )
+    if picture.mode in _DEEP:
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() >= 2**16:
+            raise UserError(f"{where} holds numbers beyond 16 bits, of which white is unknown: save it with 8 bits.")
+        return Image.fromarray((values // 257).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture
+
+
+def _unreadable(where: str):
+    return lambda problem: f"{where} cannot be read as a picture ({problem}): leave it out, or save it again."

@@ -1,0 +1,112 @@
+"""From the splits that one's own data come in to the three of a run: what is missing is drawn by the seed.
+
+    test         `test_size` of each class, a fifth
+    validation   a tenth of each class, but in all no more than `validation`
+
+Both are drawn out of the training examples, of each class alike (stratified), at least one of each.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import numpy as np
+from jaxtyping import Bool, Int
+from numpy import ndarray
+from pydantic import Field
+
+from moejax.data.dataset import Dataset, Examples, concatenate, rows, take
+from moejax.errors import UserError, abridged
+
+NAMES = {  # what a split is called by those who make data sets
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+VALIDATION_SHARE = 0.1
+
+TestSize = Annotated[
+    float,
+    Field(gt=0, lt=1, description="Share of each class held back for the test where the data have no test split."),
+]
+
+
+def dataset_of(
+    name: str,
+    splits: Mapping[str, Examples],
+    classes: Sequence[str],
+    *,
+    origin: str,
+    sha256: dict[str, str],
+    validation: int,
+    test_size: float,
+    seed: int,
+    notes: Sequence[str] = (),
+) -> Dataset:
+    """The data set of such splits, "train" and perhaps others, whose labels are 0 … len(classes) - 1.
+
+    Args:
+      validation: 0 trains on the validation examples too, if there are any.
+
+    Raises:
+      UserError: there is one class alone, a split is empty, one has a class that "train" has not, or a class has too
+        few examples to divide.
+    """
+    train = splits["train"]
+    if len(classes) < 2:
+        only = f" ({abridged(repr(classes[0]))})" if classes else ""
+        raise UserError(f"{origin} has {len(classes)} classes{only}: a network tells at least 2 from each other.")
+    for split, examples in splits.items():
+        if not rows(examples):
+            raise UserError(f"The {split} split of {origin} is empty: fill it, or remove it.")
+    counts = {split: np.bincount(examples["label"], minlength=len(classes)) for split, examples in splits.items()}
+    for split, count in counts.items():
+        if (unknown := np.flatnonzero((counts["train"] == 0) & (count > 0))).size:
+            raise UserError(
+                f"The {split} split of {origin} has the class {classes[unknown[0]]!r}, which the train split has not:"
+                " add some to train, or remove it there."
+            )
+    drawn = [split for split in ("test", "validation") if split not in splits and (split == "test" or validation)]
+    _check_enough(counts["train"], classes, drawn, origin)
+    shares = {"test": test_size, "validation": min(VALIDATION_SHARE, validation / rows(train))}
+    parts, left = dict(splits), np.ones(rows(train), bool)
+    for number, split in enumerate(drawn):
+        held = held_out(np.where(left, train["label"], -1), counts["train"], shares[split], [seed, number])
+        parts[split], left = take(train, held), left & ~held
+    parts["train"] = take(train, left)
+    parts.setdefault("validation", take(train, slice(0)))
+    if not validation:
+        parts["train"] = concatenate(parts["train"], parts["validation"])
+        parts["validation"] = take(train, slice(0))
+    if drawn:
+        sizes = ", ".join(f"{rows(parts[split]):,} to {verb}" for split, verb in _VERBS.items())
+        notes = (*notes, f"Split by seed {seed}, each class alike: {sizes}.")
+    of_run = {split: parts[split] for split in _VERBS}
+    return Dataset(
+        name, "dir", origin, sha256, **of_run, num_classes=len(classes), notes=tuple(notes), classes=tuple(classes)
+    )
+
+
+_VERBS = {"train": "train", "validation": "validate", "test": "test"}
+
+
+def held_out(
+    label: Int[ndarray, " n"], counts: Int[ndarray, " y"], share: float, seed: Sequence[int]
+) -> Bool[ndarray, " n"]:
+    """Which examples to hold out: of each class that share of its `counts`, rounded, at least one; never those of -1.
+
+    One of each class is always left. The same seed draws the same rows on every machine.
+    """
+    rng, held = np.random.default_rng(seed), np.zeros(len(label), bool)
+    for y, count in enumerate(counts):
+        members = rng.permutation(np.flatnonzero(label == y))
+        held[members[: min(max(1, round(share * count)), len(members) - 1)]] = True
+    return held
+
+
+def _check_enough(counts: Int[ndarray, " y"], classes: Sequence[str], drawn: Sequence[str], origin: str) -> None:
+    few = np.flatnonzero(counts < 1 + len(drawn))
+    if drawn and few.size:
+        raise UserError(
+            f"The class {classes[few[0]]!r} of {origin} has {counts[few[0]]} training examples, too few to train and to"
+            f" hold out for {' and '.join(drawn)}: give it {1 + len(drawn)} at least, or take it out."
+        )

@@ -15,7 +15,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-MODULES = ("dispatch", "losses", "metrics", "routing")
+MODULES = ("dispatch", "losses", "metrics", "routing", "runs")
 _HOME = {
     "layers": ("DenseMoE", "SparseMoE", "SoftMoE"),
     "inputs": ("ungroup",),

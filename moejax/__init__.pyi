@@ -1,4 +1,4 @@
-from moejax import dispatch as dispatch, losses as losses, metrics as metrics, routing as routing
+from moejax import dispatch as dispatch, losses as losses, metrics as metrics, routing as routing, runs as runs
 from moejax.dispatch import (
     default_group_size as default_group_size,
     einsum_dispatch as einsum_dispatch,

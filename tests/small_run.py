@@ -1,12 +1,23 @@
 """A data set and a network small enough to train in a blink, and a signal that stops it where a test wants."""
 
+from pathlib import Path
+
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from moejax.config import Config, make_config
 from moejax.data.dataset import Dataset
+from moejax.models import build_model
 from moejax.models.bert import weights as bert_weights
+from moejax.parameters import parameters
+from moejax.runs import about
+from moejax.training.checkpoint import Checkpoints
+from moejax.training.folder import RunFolder
 from moejax.training.interrupt import StopSignal
+from moejax.training.loop import TrainState
+from moejax.training.optimizer import make_optimizer
 
 
 def digits(n: int, seed: int) -> dict[str, np.ndarray]:
@@ -53,6 +64,26 @@ def config() -> Config:
         moe=dict(layer="sparse", num_experts=2, hidden=8, k=1),
         train=dict(epochs=2, batch_size=15, learning_rate=1e-2, chunk=3, shift=1.0),
     )
+
+
+def saved_run(path: Path, config: Config, dataset: Dataset, accuracies: dict[int, float | None]) -> list[TrainState]:
+    """A run's folder with checkpoints of random states at these steps, and these states: nothing is trained."""
+    folder, states = RunFolder.create(path, config), []
+    checkpoints = Checkpoints(folder.checkpoints, keep_all=True)
+    for step, accuracy in accuracies.items():
+        model = build_model(config, dataset.to_answer, nnx.Rngs(step), image_shape=dataset.image_shape)
+        optimizer = make_optimizer(config.train, 10)
+        state = TrainState(jax.numpy.int32(step), model, optimizer.init(parameters(model)))
+        rng = np.random.default_rng(step)
+        states.append(jax.tree.map(lambda a, rng=rng: a + _noise(rng, a), state))
+        checkpoints.save(states[-1], accuracy, about.files(dataset))
+    return states
+
+
+def _noise(rng: np.random.Generator, a: jax.Array) -> np.ndarray:
+    """So that what begins as zeros, such as a balancing bias, has an effect."""
+    floating = np.issubdtype(a.dtype, np.floating)
+    return rng.normal(scale=0.1, size=a.shape).astype(a.dtype) if floating else np.zeros(a.shape, a.dtype)
 
 
 class StopAfter(StopSignal):

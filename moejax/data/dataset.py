@@ -33,6 +33,7 @@ class Dataset:
       notes: sentences to show to the user.
       tasks: of a set for several tasks, the number of classes of each by its name, in the order of the labels.
       classes: the names of the classes, by label; empty where they have none.
+      tokenizer: the text of the tokenizer.json that its sentences were tokenized with, if they were.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     tasks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    tokenizer: str | None = None
 
     @property
     def to_answer(self) -> int | tuple[int, ...]:
@@ -59,7 +61,7 @@ class Dataset:
 
     @property
     def record(self) -> dict[str, Any]:
-        """All but the examples, for JSON: what a run's folder says of its data."""
+        """All but the examples and the tokenizer, for JSON: what a run's folder says of its data."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {
             "name": self.name,
@@ -68,6 +70,7 @@ class Dataset:
             "sha256": self.sha256,
             "examples": {name: rows(split) for name, split in splits.items()},
             "shapes": {name: list(array.shape[1:]) for name, array in self.train.items()},
+            "dtypes": {name: array.dtype.name for name, array in self.train.items()},
             "num_classes": self.num_classes,
             "classes": list(self.classes),
             "tasks": dict(self.tasks),

@@ -147,7 +147,7 @@ def load(
     else:
         made = tokens.of_folder(tokenizer, vocabulary)
     splits = {name: tokens.encode_pairs(made, getattr(text, name), length) for name in ("train", "validation", "test")}
-    return dataclasses.replace(text, **splits)
+    return dataclasses.replace(text, tokenizer=made.backend_tokenizer.to_str(), **splits)
 
 
 def from_files(pairs: PairSet, found: find.Found) -> Dataset:

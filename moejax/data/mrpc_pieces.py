@@ -31,7 +31,7 @@ def load(
     tool = minilm.load_tokenizer(tokenizer, dir)
     splits = {name: pieces(tool, getattr(pairs, name)) for name in ("train", "validation", "test")}
     sha256 = {file.name: file.sha256 for file in (minilm.TOKENIZER, minilm.WEIGHTS)}  # of the weights that go with it
-    return dataclasses.replace(pairs, name=NAME, sha256=pairs.sha256 | sha256, **splits)
+    return dataclasses.replace(pairs, name=NAME, sha256=pairs.sha256 | sha256, tokenizer=tool.to_str(), **splits)
 
 
 def pieces(tokenizer, pairs: Examples, length: int = LENGTH) -> Examples:

@@ -36,7 +36,7 @@ def trained(name: str, sentences: Sequence[str], vocabulary: int):
     if text is None:
         text = _train(sentences, vocabulary)
         find.keep(name, _file_name(digest, text.encode()), text.encode())
-    tokenizer = _wrapped(text)
+    tokenizer = of_text(text)
     if len(tokenizer) > vocabulary:  # every letter is a token, however few are asked for
         raise UserError(
             f"--data.vocabulary={vocabulary} is too small for the {len(tokenizer)} letters and marks of the sentences: "
@@ -89,7 +89,7 @@ def of_folder(folder: str, vocabulary: int):
             f"--data.tokenizer={folder} has no readable tokenizer.json ({reason}): name a folder with one."
         ) from error
     with said_as(lambda problem: f"{path} is no tokenizer ({problem}): save one there with save_pretrained."):
-        tokenizer = _wrapped(content.decode())
+        tokenizer = of_text(content.decode())
     needed = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
     if needed > vocabulary:
         raise UserError(
@@ -130,7 +130,8 @@ def encode_pairs(tokenizer, text: Examples, length: int) -> Examples:
     return {side: encode(tokenizer, text[side], length) for side in ("first", "second")} | {"label": text["label"]}
 
 
-def _wrapped(text: str):
+def of_text(text: str):
+    """The tokenizer that the text of a tokenizer.json describes."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no PyTorch: tokenizers need none
     with importing("transformers"):
         from tokenizers import Tokenizer

@@ -2,16 +2,12 @@
 
 A checkpoint is a folder named by its step: the state as orbax writes it (each process its part), the run's files of
 that moment, and a manifest. It is written as STEP.partial, forced onto the disk and renamed: a folder named by a step
-is whole. Older checkpoints are deleted only after that. Orbax does not notice a flipped bit and casts a wrong dtype
-without a word, so before a state is restored every file is compared with its sha256 in the manifest, and every array's
-name, shape and dtype with what is expected.
+is whole. Older checkpoints are deleted only after that. How one is read and verified: `moejax.runs.checkpoint`.
 """
 
 import contextlib
 import errno
-import hashlib
 import io
-import json
 import logging
 import os
 import re
@@ -19,17 +15,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from moejax.errors import UserError
+from moejax.runs import checkpoint, manifest
 from moejax.training.loop import TrainState
 from moejax.training.processes import is_first
-
-_MANIFEST = "sha256.json"
 
 
 class Checkpoints:
@@ -61,21 +54,19 @@ class Checkpoints:
             partial.mkdir(parents=True)
             _check_room(partial, state)
         with _errors_of_the_system(partial):
-            self._checkpointer.save(partial / "state", args=ocp.args.StandardSave(_flatten(state)))
+            self._checkpointer.save(partial / checkpoint.ARRAYS, args=ocp.args.StandardSave(checkpoint.named(state)))
         if not is_first():
             return
         for name, content in (files or {}).items():
             (partial / name).write_bytes(content)
-        manifest = {"accuracy": accuracy, "files": _digests(partial, flush=True)}
-        (partial / _MANIFEST).write_text(json.dumps(manifest | {"sha256": _seal(manifest)}, indent=1), encoding="utf-8")
-        _flush(partial / _MANIFEST)
+        manifest.write(partial, accuracy=accuracy)
         partial.rename(folder)
         if not self.keep_all:
             self._drop_all_but(step)
 
     def steps(self) -> list[int]:
         """The steps that were saved to their end, in their order."""
-        return sorted(int(folder.name) for folder in self._folders() if (folder / _MANIFEST).exists())
+        return checkpoint.steps(self.folder)
 
     def latest(self, warn: Callable[[str], None] = lambda sentence: None) -> int | None:
         """The newest step whose files are what was written; None if nothing was saved.
@@ -110,22 +101,12 @@ class Checkpoints:
         """
         self._verify(step)
         folder = self.folder / str(step)
-        saved = self._checkpointer.metadata(folder / "state").item_metadata.tree
-        if otherwise is not None and saved.keys() == _flatten(otherwise).keys():
+        saved = checkpoint.saved(folder)
+        if otherwise is not None and saved.keys() == checkpoint.named(otherwise).keys():
             like = otherwise
-        expected = _flatten(like)
-        for name in sorted(expected.keys() | saved.keys()):
-            want, have = (_shape(tree[name]) if name in tree else "nothing" for tree in (expected, saved))
-            if want != have:
-                raise UserError(
-                    f"The checkpoint {folder} holds {have} for {name} where this configuration needs {want};"
-                    " resume it with the config.json it was made with."
-                )
-        here = jax.numpy.zeros(()).sharding  # not where the devices were that saved it
-        abstract = {
-            name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding or here) for name, a in expected.items()
-        }
-        restored = self._checkpointer.restore(folder / "state", args=ocp.args.StandardRestore(abstract))
+        expected = checkpoint.named(like)
+        checkpoint.check(folder, expected, saved, expected.keys() | saved.keys())
+        restored = checkpoint.restore(folder, expected)
         return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(restored[name]) for name in expected])
 
     def _folders(self) -> list[Path]:
@@ -133,25 +114,16 @@ class Checkpoints:
 
     def _verify(self, step: int) -> None:
         """UserError unless the files of that step are what was written; they are read once."""
-        if step in self._verified:
-            return
-        folder = self.folder / str(step)
-        manifest = _manifest(folder)
-        if manifest is None:
-            raise UserError(f"The checkpoint {folder} has no readable {_MANIFEST}; it was not written to its end.")
-        actual = _digests(folder)
-        for name in sorted(manifest["files"].keys() | actual.keys()):
-            if manifest["files"].get(name) != actual.get(name):
-                raise UserError(f"The checkpoint file {folder / name} is not what was written.")
-        self._verified.add(step)
+        if step not in self._verified:
+            manifest.verify(self.folder / str(step))
+            self._verified.add(step)
 
     def _drop_all_but(self, latest: int) -> None:
         """Delete all but it and the best; those whose manifest cannot be read stay."""
-        manifests = {step: _manifest(self.folder / str(step)) for step in self.steps()}
-        accuracies = {step: m["accuracy"] for step, m in manifests.items() if m and m["accuracy"] is not None}
-        best = max(accuracies, key=lambda step: (accuracies[step], step), default=latest)
-        for step, manifest in manifests.items():
-            if manifest and step not in (latest, best):
+        steps = self.steps()
+        best = checkpoint.best(self.folder, among=steps)
+        for step in steps:
+            if step not in (latest, best) and manifest.read(self.folder / str(step)):
                 gone = self.folder / f"{step}.partial"
                 (self.folder / str(step)).rename(gone)  # a half-deleted checkpoint must not have a step's name
                 shutil.rmtree(gone)
@@ -161,11 +133,6 @@ class Checkpoints:
             aside = self.folder / f"{step}.damaged"
             shutil.rmtree(aside, ignore_errors=True)
             (self.folder / str(step)).rename(aside)
-
-
-def _flatten(state: TrainState) -> dict[str, jax.Array | jax.ShapeDtypeStruct]:
-    """Arrays by path, such as `.model.blocks[0].moe.router.value`: readable, and free of this library's classes."""
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
 
 
 def _check_room(folder: Path, state: TrainState) -> None:
@@ -209,37 +176,3 @@ def _say_no_more() -> None:
             before(unraisable)
 
     sys.unraisablehook = unless_of_a_write
-
-
-def _shape(array) -> str:
-    return f"{np.dtype(array.dtype).name}{list(array.shape)}"
-
-
-def _digests(folder: Path, *, flush: bool = False) -> dict[str, str]:
-    """The sha256 of each file but the manifest; `flush`: onto the disk with them."""
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path != folder / _MANIFEST:
-            digests[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-            if flush:
-                _flush(path)
-    return digests
-
-
-def _flush(file: Path) -> None:
-    with open(file, "rb+") as handle:
-        os.fsync(handle.fileno())
-
-
-def _seal(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest as it was written, or None."""
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        seal = manifest.pop("sha256")
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        return None
-    return manifest if seal == _seal(manifest) else None

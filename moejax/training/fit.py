@@ -17,6 +17,7 @@ from moejax.errors import UserError
 from moejax.models import build_model, pretrained
 from moejax.parameters import parameters
 from moejax.predictions import Predictions
+from moejax.runs import about
 from moejax.training import frozen, processes
 from moejax.training.average import averaged
 from moejax.training.checkpoint import Checkpoints
@@ -43,7 +44,7 @@ class Fit:
 
     def __init__(self, config: Config, data: Dataset, folder: RunFolder, progress: Progress):
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
-        folder.write("data.json", json.dumps(data.record, indent=1) + "\n")
+        folder.write(about.NAME, about.files(data)[about.NAME])
         train = config.train
         check_sizes(config, data)
         self.steps_per_epoch = rows(data.train) // train.batch_size
@@ -279,6 +280,7 @@ class Fit:
             _IDENTITY: json.dumps(self.identity).encode(),
             metrics_log.NAME: (self.folder.path / metrics_log.NAME).read_bytes() if self.folder.writes else b"",
             _ROUTING: routing,
+            **about.files(self.data),
         }
         self.checkpoints.save(self.state, accuracy, files)
 

@@ -12,9 +12,10 @@ from typing import Any
 import filelock
 
 from moejax import metrics_log
-from moejax.config import Config, from_json, to_json
+from moejax.config import Config, to_json
 from moejax.errors import UserError, of_the_system
 from moejax.files import write_whole
+from moejax.runs.folder import read_config
 from moejax.training.environment import environment, products_of
 from moejax.training.processes import is_first
 
@@ -74,15 +75,7 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> tuple["RunFolder", Config]:
         """An existing run and its configuration; UserError if the folder holds none."""
-        file = path / "config.json"
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            raise UserError(f"{path} is not a run folder: it has no readable config.json.") from None
-        config, problems = from_json(text, str(file))
-        if problems:
-            raise UserError(*problems)
-        return cls(path), config
+        return cls(path), read_config(path)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""

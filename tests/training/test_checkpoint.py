@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from moejax.errors import UserError
-from moejax.training import checkpoint
+from moejax.runs import manifest
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.loop import TrainState
 
@@ -101,8 +101,8 @@ def delete_none(folder, ignore_errors=False):
 INTERRUPTED = {
     "before the library writes": (ocp.Checkpointer, "save", interrupt),
     "while the library writes": (ocp.Checkpointer, "save", write_half),
-    "before the manifest": (checkpoint, "_digests", interrupt),
-    "after the manifest": (checkpoint.json, "dumps", interrupt),
+    "before the manifest": (manifest, "digests", interrupt),
+    "after the manifest": (manifest.json, "dumps", interrupt),
     "before it gets its name": (Path, "rename", interrupt),
     "while older ones are deleted": (shutil, "rmtree", delete_none),
 }
@@ -174,8 +174,8 @@ def test_another_runs_checkpoint_of_that_step_is_not_taken_for_this_ones(tmp_pat
 
 def test_files_are_read_once_to_see_that_they_are_whole(tmp_path, monkeypatch):
     Checkpoints(tmp_path).save(state(1), 0.5)
-    read, digests = [], checkpoint._digests
-    monkeypatch.setattr(checkpoint, "_digests", lambda folder: read.append(folder) or digests(folder))
+    read, digests = [], manifest.digests
+    monkeypatch.setattr(manifest, "digests", lambda folder: read.append(folder) or digests(folder))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.restore(checkpoints.latest(), state(0))
     assert read == [tmp_path / "1"]

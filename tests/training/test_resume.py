@@ -10,7 +10,7 @@ import pytest
 from small_run import StopAfter
 
 from moejax.errors import UserError
-from moejax.training import checkpoint
+from moejax.runs import manifest
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.progress import Progress
@@ -122,11 +122,11 @@ def test_stopped_and_resumed_it_still_knows_its_best_epoch(copy, dataset, whole)
     goes_on_as_if_nothing_had_happened(copy, dataset, whole)
 
 
-@pytest.mark.parametrize("moment", ["_digests", "_seal", "_flush"])
+@pytest.mark.parametrize("moment", ["digests", "seal", "flush"])
 def test_cut_between_what_the_library_wrote_and_the_manifest(copy, dataset, whole, monkeypatch, moment):
     run = resumed(copy, dataset)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, moment, lambda *args, **kwargs: signal_again())
+        patch.setattr(manifest, moment, lambda *args, **kwargs: signal_again())
         with pytest.raises(KeyboardInterrupt):
             run.train(StopAfter(NEVER))
     run = goes_on_as_if_nothing_had_happened(copy, dataset, whole)

@@ -1,0 +1,101 @@
+"""The checkpoints of a run, read: which there are, the latest, the best, and their arrays by name.
+
+A checkpoint is a folder named by its step: arrays as orbax writes them, the run's files of that moment, and a manifest
+(`moejax.training.checkpoint` writes it). Orbax does not notice a flipped bit and casts a wrong dtype without a word, so
+before arrays are restored every file is verified, and every array's name, shape and dtype compared with what is
+expected.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import Array, PyTree
+
+from moejax.errors import UserError
+from moejax.runs import manifest
+
+ARRAYS = "state"  # orbax's folder in a checkpoint
+MODEL = ".model"  # what the names of a model's arrays begin with
+Shapes = Mapping[str, Any]  # shapes and dtypes, or arrays, by name
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps that were saved to their end in a folder `checkpoints/`, in their order."""
+    of_steps = [p for p in folder.iterdir() if p.name.isdecimal()] if folder.exists() else []
+    return sorted(int(p.name) for p in of_steps if (p / manifest.NAME).exists())
+
+
+def best(folder: Path, *, among: Iterable[int]) -> int | None:
+    """Of these steps that of the highest validation accuracy, the later one of two; None if none has one.
+
+    Steps whose manifest cannot be read are passed over.
+    """
+    manifests = {step: manifest.read(folder / str(step)) for step in among}
+    accuracies = {step: m["accuracy"] for step, m in manifests.items() if m and m["accuracy"] is not None}
+    return max(accuracies, key=lambda step: (accuracies[step], step), default=None)
+
+
+def chosen(folder: Path, which: str | int) -> Path:
+    """The checkpoint `last`, `best` (the last where nothing was validated) or of a step, verified.
+
+    UserError if it is not there or damaged.
+    """
+    there = steps(folder)
+    if not there:
+        raise UserError(f"{folder.parent} has no checkpoint yet; let it train for an epoch.")
+    named = {"last": there[-1], "best": best(folder, among=there) or there[-1]}
+    step = named.get(which, which) if isinstance(which, str) else which
+    if step not in there and str(step) not in map(str, there):
+        steps_there = ", ".join(map(str, there))
+        raise UserError(
+            f"checkpoint is {which!r}, but {folder} has the steps {steps_there}; use last, best or one of these."
+        )
+    if which == "best" and (unread := [s for s in there if manifest.read(folder / str(s)) is None]):
+        raise UserError(
+            f"Which checkpoint of {folder} is the best cannot be told, for {folder / str(unread[0])} has no readable"
+            f" {manifest.NAME}; use last, or a step."
+        )
+    manifest.verify(folder / str(step))
+    return folder / str(step)
+
+
+def named(tree: PyTree, prefix: str = "") -> dict[str, Any]:
+    """Leaves by path, such as `.model.blocks[0].moe.router.value`: readable, and free of this library's classes."""
+    return {prefix + jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def saved(checkpoint: Path) -> dict[str, Any]:
+    """The shapes and dtypes of a checkpoint's arrays by name."""
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler()).metadata(checkpoint / ARRAYS).item_metadata.tree
+
+
+def check(checkpoint: Path, expected: Shapes, there: Shapes, names: Iterable[str]) -> None:
+    """UserError if one of these arrays is missing, or of another shape or dtype than expected."""
+    for name in sorted(names):
+        want, have = (_shape(tree[name]) if name in tree else "nothing" for tree in (expected, there))
+        if want != have:
+            raise UserError(
+                f"The checkpoint {checkpoint} holds {have} for {name} where this configuration needs {want};"
+                " resume it with the config.json it was made with."
+            )
+
+
+def restore(checkpoint: Path, expected: Shapes) -> dict[str, Array]:
+    """Those arrays of a verified checkpoint, of these shapes and dtypes, on one device if they name no sharding."""
+    here = jax.numpy.zeros(()).sharding  # not where the devices were that saved it
+    abstract = {
+        name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=getattr(a, "sharding", None) or here)
+        for name, a in expected.items()
+    }
+    asked = ocp.args.PyTreeRestore(
+        abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True
+    )
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(checkpoint / ARRAYS, args=asked)
+
+
+def _shape(array: Any) -> str:
+    return f"{np.dtype(array.dtype).name}{list(array.shape)}"

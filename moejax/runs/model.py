@@ -1,0 +1,146 @@
+"""A finished or interrupted run's model, to be asked: NumPy in, NumPy out.
+
+    model = moejax.runs.load("runs/mnist_soft-…")
+    prediction = model.predict(images)          uint8 [n, 28, 28] or [28, 28]
+    prediction.classes, prediction.probabilities
+    routes = model.route(images)                a value for each MoE layer
+
+Answers do not depend on what else is in the batch, nor on how many examples it has, but for rounding: every example is
+a group of its own, and sparse layers drop nothing (`alone`). So they are those of the run's own evaluation wherever
+that dropped nothing. Two kinds of router are the exception to one or the other:
+
+  expert_choice                   experts choose among the tokens of one example, `eval_capacity_factor` of them, where
+                                  the evaluation lets them choose among `group_size` tokens of the batch
+  random, uniform + eval_noise    draw at evaluation, by an example's place in the batch
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from moejax.config import Config
+from moejax.data.dataset import Examples, rows, take
+from moejax.models import build_model
+from moejax.parameters import parameters
+from moejax.routers import ROUTERS
+from moejax.runs import checkpoint
+from moejax.runs.about import About
+from moejax.runs.folder import read_config
+from moejax.runs.inputs import Reader
+from moejax.runs.routes import AnyArray, Route, by_example
+
+LARGEST = 256  # examples that go through the network at once
+_AVERAGE = ".parameters"  # what the names of averaged parameters have before those of the model
+
+
+class Prediction(NamedTuple):
+    """Answers; of a model for several tasks one a task."""
+
+    classes: Int[AnyArray, " n *tasks"]
+    probabilities: Float[AnyArray, "n *tasks y"]
+
+
+class Model:
+    """What `load` returns.
+
+    Attributes:
+      config: the run's configuration.
+      about: what its data are.
+      module: the network, a Flax module; of a run that averages its parameters with these.
+      step: the step of the checkpoint.
+    """
+
+    def __init__(self, config: Config, about: About, module: nnx.Module, step: int):
+        self.config, self.about, self.module, self.step = config, about, module, step
+        self.read = Reader(config, about)
+
+    def predict(self, x: Any) -> Prediction:
+        """The most probable class of each example and the probabilities of all.
+
+        Args:
+          x: one example or a batch: uint8 images [n, rows, columns], sentence pairs (a, b) as strings, points; or a
+            mapping of the arrays that the model reads, by name, as its data set has them.
+
+        Raises UserError, in one sentence, for anything else and for an empty batch.
+        """
+        return self.answer(x)[0]
+
+    def route(self, x: Any) -> tuple[Route, ...]:
+        """What each MoE layer did with each example; `x` and errors as of `predict`.
+
+        Of a layer with a gate for each task, each gate's. Of an encoder an example's tokens are those of both orders of
+        its sentences.
+        """
+        return self.answer(x)[1]
+
+    def answer(self, x: Any) -> tuple[Prediction, tuple[Route, ...]]:
+        """What `predict` and `route` say, in one pass."""
+        batch = self.read(x)
+        parts = [jax.device_get(_answer(self.module, part)) for part in _padded(batch)]
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: rows(batch)], *parts)
+
+
+def _padded(batch: Examples) -> Iterator[Examples]:
+    """The batch in parts of powers of two, the last one filled up: a compilation for each size, not each batch."""
+    for start in range(0, rows(batch), LARGEST):
+        part = take(batch, slice(start, start + LARGEST))
+        size = 1 << (rows(part) - 1).bit_length()
+        yield take(part, np.minimum(np.arange(size), rows(part) - 1))
+
+
+@jax.jit
+def _answer(module: nnx.Module, batch: dict[str, Array]) -> tuple[Prediction, tuple[Route, ...]]:
+    logits, routings = module(batch, train=False)
+    prediction = Prediction(logits.argmax(-1).astype(jnp.int32), jax.nn.softmax(logits))
+    return prediction, tuple(by_example(r, len(logits), module.tokens) for r in routings)
+
+
+def load(run: str | Path, checkpoint: str | int | None = None) -> Model:
+    """The model of a run's folder.
+
+    Args:
+      checkpoint: `best` on the validation examples, `last`, or a step; by default the one that the run is tested with,
+        `train.tested`. Its files are compared with their sha256 before they are used.
+
+    Raises UserError, in one sentence, for a folder that is no run, and a checkpoint that is missing or damaged.
+    """
+    path = Path(run)
+    config = read_config(path)
+    return _restored(config, chosen_checkpoint(path, config, checkpoint))
+
+
+def chosen_checkpoint(run: Path, config: Config, which: str | int | None) -> Path:
+    """The folder of a checkpoint, verified."""
+    return checkpoint.chosen(run.absolute() / "checkpoints", config.train.tested if which is None else which)
+
+
+def alone(config: Config) -> Config:
+    """The configuration in which no token of an example competes with those of another one, and none is dropped."""
+    if config.moe.layer != "sparse":
+        return config
+    capacity = {"eval_capacity_factor": None} if ROUTERS[config.moe.router].token_choice else {}
+    return config.replace(moe={"group_size": 0} | capacity)
+
+
+def _restored(config: Config, folder: Path) -> Model:
+    about = About.read(folder)
+    make = partial(build_model, alone(config), about.to_answer, image_shape=about.image_shape)
+    module = jax.eval_shape(lambda: make(nnx.Rngs(0)))
+    expected = checkpoint.named(module, checkpoint.MODEL)
+    there = checkpoint.saved(folder)
+    checkpoint.check(folder, expected, there, expected)
+    places = {name: name for name in expected}
+    if config.train.average:
+        learnt = list(checkpoint.named(parameters(module)))
+        *_, average = (name for name in there if name.endswith(_AVERAGE + learnt[0]))  # the optimiser's last part
+        places |= {checkpoint.MODEL + name: average.removesuffix(learnt[0]) + name for name in learnt}
+    arrays = checkpoint.restore(folder, {place: expected[name] for name, place in places.items()})
+    leaves = [jnp.asarray(arrays[places[name]]) for name in expected]
+    return Model(config, about, jax.tree.unflatten(jax.tree.structure(module), leaves), int(folder.name))

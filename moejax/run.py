@@ -54,7 +54,7 @@ def train(what: "Config | str | Sequence[str]", out: str | Path | None = None) -
         arguments = parse(shlex.split(what) if isinstance(what, str) else what)
         if arguments.flags:
             raise UserError(f"--{min(arguments.flags)} trains nothing; leave it out, or call moejax.run.main.")
-        summary = _train(arguments._replace(options=arguments.options | into), heeds_none)
+        summary = _train(arguments._replace(options={**arguments.options, **into}), heeds_none)
     else:
         summary = _start(what, Arguments(frozenset(), (), into, {}, ()), heeds_none)
     if summary is None:
@@ -163,7 +163,9 @@ def _load(config: "Config") -> "Dataset":
     return data
 
 
-def _run(config: "Config", folder: "RunFolder", data: "Dataset", stop: StopSignal, *, resume: bool) -> dict[str, Any]:
+def _run(
+    config: "Config", folder: "RunFolder", data: "Dataset", stop: StopSignal, *, resume: bool
+) -> dict[str, Any] | None:
     from jax import process_count
 
     from moejax.data.dataset import rows

@@ -5,11 +5,34 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from moejax.config import optax_by_name
 from moejax.config.mesh_shape import nearest_divisor
-from moejax.options import Needs, NotNegative, Options, Positive, PositiveOrNone, Share
+from moejax.errors import abridged, did_you_mean
+from moejax.options import Needs, NotNegative, Options, Positive, PositiveOrNone, Share, shown
 
 Count = Annotated[int, Field(ge=1, le=10**6)]
 Pixels = Annotated[float, Field(ge=0, le=14)]  # beyond, little is left of a 28 × 28 image
+
+
+OWN_OPTIMIZERS = ("adamw", "adam", "normalized")
+
+
+def _optimizer(name: str) -> str:
+    if name.startswith("optax."):
+        optax_by_name.require(name)
+    elif name not in OWN_OPTIMIZERS:
+        near = did_you_mean(name.lower(), (*OWN_OPTIMIZERS, *optax_by_name.functions()))
+        mean = f"; the nearest name is {near}" if near else ""
+        raise ValueError(
+            f"{abridged(repr(name))}; it must be one of {', '.join(OWN_OPTIMIZERS)}, or an optimiser of optax by its"
+            f" name there, such as optax.lion{mean}"
+        )
+    return name
+
+
+def _optimizer_arguments(text: str) -> str:
+    optax_by_name.arguments(text)
+    return text
 
 
 def _of_some(prefix: str | None) -> str | None:
@@ -30,8 +53,11 @@ class TrainOptions(Options):
     forward twice."""
     evaluation_batch: Count = 500
     """Examples evaluated at once."""
-    optimizer: Literal["adamw", "adam", "normalized"] = "adamw"
-    """AdamW, Adam with L2 regularisation, or descent along each expert's gradient at length 1."""
+    optimizer: Annotated[str, AfterValidator(_optimizer)] = "adamw"
+    """AdamW (adamw), Adam with L2 regularisation (adam), descent along each expert's gradient at length 1 (normalized),
+    or any optimiser of optax by its name there, such as optax.lion or optax.contrib.muon."""
+    optimizer_arguments: Annotated[str, AfterValidator(_optimizer_arguments)] = ""
+    """Arguments of an optimiser of optax, such as b1=0.95,b2=0.98; all others have its own defaults."""
     learning_rate: Annotated[float, Field(gt=0, le=1e38)] = 2e-3
     """Peak learning rate."""
     router_learning_rate: Annotated[float, Field(gt=0, le=1e38), Needs("optimizer", ("normalized",))] = 0.1
@@ -47,9 +73,10 @@ class TrainOptions(Options):
     warmup: Share = 0.1
     """Share of all steps in which the learning rate rises."""
     weight_decay: NotNegative = 0.05
-    """AdamW: decoupled decay of all matrices; Adam: times all parameters, added to the gradient."""
+    """AdamW: decoupled decay of all matrices; Adam: times all parameters, added to the gradient; an optimiser of optax
+    that takes a weight decay: its own kind of decay, of all matrices."""
     clip_norm: PositiveOrNone = 1.0
-    """AdamW: gradients are scaled down to this global norm; none leaves them as they are."""
+    """AdamW and optax: gradients are scaled down to this global norm; none leaves them as they are."""
     average: Share = 0.0
     """Evaluate an exponential moving average of the parameters, of this decay; 0: the last ones."""
     frozen: Annotated[str | None, AfterValidator(_of_some)] = None
@@ -96,6 +123,19 @@ class TrainOptions(Options):
             yield (
                 f"`gradient_accumulation_steps` is {o.gradient_accumulation_steps}, which does not divide `batch_size`,"
                 f" {o.batch_size}; use {near}."
+            )
+        if o.optimizer not in OWN_OPTIMIZERS:
+            yield from optax_by_name.problems(o.optimizer, o.optimizer_arguments)
+            default = TrainOptions.model_fields["weight_decay"].default
+            if o.weight_decay not in (0, default) and not optax_by_name.decays(o.optimizer):
+                yield (
+                    f"`weight_decay` is {o.weight_decay:g}, but {o.optimizer} takes none; set it to 0, or choose an"
+                    " optimiser that does, such as optax.adamw."
+                )
+        elif o.optimizer_arguments:
+            yield (
+                f"`optimizer_arguments` is {shown(o.optimizer_arguments)}, but `optimizer` is {o.optimizer}; it has an"
+                " effect only with an optimiser of optax, such as optax.adamw."
             )
 
 

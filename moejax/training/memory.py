@@ -60,7 +60,7 @@ def memory() -> int:
 
 def _copies(train: TrainOptions) -> int:
     """Parameters, their gradients, and what the optimiser keeps of each."""
-    return 2 + 2 * (train.optimizer != "normalized") + (train.average > 0)
+    return 2 + 2 * (train.optimizer in ("adamw", "adam")) + (train.average > 0)  # of others, at least nothing
 
 
 def _products(jaxpr: Jaxpr) -> int:

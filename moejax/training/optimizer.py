@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, Adam or normalised gradient descent, with linear warm-up, a schedule, and an early stop."""
+"""The optimiser: AdamW, Adam, normalised descent or one of optax; linear warm-up, a schedule, an early stop."""
 
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from moejax.config import optax_by_name
 from moejax.config.training import TrainOptions
 from moejax.parameters import decays
 from moejax.training.average import average_parameters
@@ -33,8 +34,10 @@ def make_optimizer(train: TrainOptions, steps: int, *, flat: bool = True) -> opt
     elif train.optimizer == "adam":
         decay = optax.add_decayed_weights(train.weight_decay)
         descend = optax.chain(decay, optax.scale_by_adam(), optax.scale_by_learning_rate(schedule))
-    else:
+    elif train.optimizer == "adamw":
         descend = _adamw(train, schedule, flat)
+    else:
+        descend = _of_optax(train, schedule)
     parts = [leave_out(descend, train.frozen)]
     if train.stop_rise is not None or train.stop_below is not None:
         parts.append(early_stop(train.stop_rise, train.stop_below))
@@ -45,14 +48,24 @@ def make_optimizer(train: TrainOptions, steps: int, *, flat: bool = True) -> opt
 
 def _adamw(train: TrainOptions, schedule: optax.Schedule, flat: bool) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019); decay acts on matrices only, not on biases, scales and normalisation."""
-    clip = optax.identity() if train.clip_norm is None else optax.clip_by_global_norm(train.clip_norm)
-    adam = optax.chain(clip, optax.scale_by_adam())
+    adam = optax.chain(_clip(train), optax.scale_by_adam())
     return optax.chain(
         # One vector: else the program has its own piece for every parameter.
         optax.flatten(adam) if flat else adam,
         optax.add_decayed_weights(train.weight_decay, mask=decays),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def _of_optax(train: TrainOptions, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimiser of optax that is named, on clipped gradients; of what it decays, matrices only."""
+    given = optax_by_name.arguments(train.optimizer_arguments)
+    decay = dict(weight_decay=train.weight_decay, mask=decays)
+    return optax.chain(_clip(train), optax_by_name.make(train.optimizer, given, learning_rate=schedule, **decay))
+
+
+def _clip(train: TrainOptions) -> optax.GradientTransformation:
+    return optax.identity() if train.clip_norm is None else optax.clip_by_global_norm(train.clip_norm)
 
 
 def relayout(state: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:

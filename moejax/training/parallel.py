@@ -142,8 +142,13 @@ class Parallel:
     def _shardings(self, tree: PyTree) -> PyTree[NamedSharding]:
         """Experts, and what an optimiser keeps of them, by their partition metadata; all else replicated."""
 
+        def fitting(leaf: Any, where: NamedSharding) -> NamedSharding:
+            # What Adafactor keeps of an expert has not its shape.
+            return where if len(where.spec) == leaf.ndim or not where.spec else NamedSharding(self.mesh, REPLICATED)
+
         def place(part: Any) -> PyTree[NamedSharding]:
             # Of a frozen parameter an optimiser keeps a variable without arrays.
-            return nnx.get_named_sharding(part, self.mesh) if jax.tree.leaves(part) else part
+            leaves = jax.tree.leaves(part)
+            return jax.tree.map(fitting, part, nnx.get_named_sharding(part, self.mesh)) if leaves else part
 
         return jax.tree.map(place, tree, is_leaf=lambda part: isinstance(part, nnx.Variable))

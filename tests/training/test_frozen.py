@@ -32,7 +32,7 @@ def test_held_parameters_have_no_gradient(mlp):
         assert bool(jnp.any(leaf != 0)) == name.startswith("down."), name
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "optax.adamw"])
 def test_they_neither_move_nor_decay_nor_take_state(mlp, optimizer):
     train = dict(optimizer=optimizer, weight_decay=0.5, schedule="constant", warmup=0.0)
     gradient = jax.tree.map(jnp.ones_like, mlp)

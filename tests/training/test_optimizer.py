@@ -117,7 +117,7 @@ def test_the_early_stop_by_hand():
     assert steps_until_stop([0.7, 0.31, 0.312], 0.02, 0.314) == 2
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "normalized"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "normalized", "optax.sgd"])
 def test_every_optimiser_stops_where_it_is_told_to(network, optimizer):
     train = TrainOptions(warmup=0.0, optimizer=optimizer, stop_rise=0.1)
     transform = make_optimizer(train, 10)

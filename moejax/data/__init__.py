@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from moejax.data import clusters, domains, image_tasks, images, mnist, mrpc, mrpc_pieces
+from moejax.data import arrays, clusters, domains, idx_files, image_tasks, images, mnist, mrpc, mrpc_pieces, pairs
 from moejax.data.dataset import SOURCES, Dataset, Examples, Loader
 from moejax.errors import UserError
 from moejax.options import in_words, no_option, options_of, plain, problems, require
@@ -32,6 +32,9 @@ DATASETS = {
     "mrpc": Loader(mrpc.load, "first", "do two sentences mean the same; each sentence its own tokens"),
     "mrpc_pieces": Loader(mrpc_pieces.load, "pieces", "the same pairs as one text of MiniLM's word pieces"),
     "images": Loader(images.load, "image", "pictures of your own: a folder for each class"),
+    "arrays": Loader(arrays.load, "image", "images of your own as arrays in an .npz file"),
+    "idx": Loader(idx_files.load, "image", "images in files of MNIST's form: KMNIST, EMNIST, your own"),
+    "pairs": Loader(pairs.load, "first", "pairs of texts of your own with a label, in a table"),
     "clusters": Loader(clusters.load, "patches", "synthetic clusters of patches (Chen et al. 2022)"),
 }
 

@@ -26,6 +26,12 @@ def size(shape: tuple[int, ...]) -> int:
     return 4 * (1 + len(shape)) + math.prod(shape)
 
 
+def promised(head: bytes, rank: int) -> tuple[int, ...]:
+    """The shape that the first bytes of an IDX file of this rank promise; zeros where they are none, for `decode`."""
+    fits = len(head) >= 4 * (1 + rank) and struct.unpack_from(">I", head)[0] == UINT8 + rank
+    return struct.unpack_from(f">{rank}I", head, 4) if fits else (0,) * rank
+
+
 def decode(content: bytes, shape: tuple[int, ...], where: str) -> np.ndarray:
     """The uint8 array of shape `shape` that an IDX file holds (a read-only view of `content`).
 

@@ -8,7 +8,7 @@ FOLDER/dog/2.jpg                               FOLDER/validation/…  (valid, va
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path as Folder
 from typing import Annotated, Literal
@@ -20,6 +20,7 @@ from pydantic import Field
 
 from moejax.data import pictures
 from moejax.data.dataset import Dataset, Path, Validation
+from moejax.data.labels import in_order
 from moejax.data.splits import NAMES, TestSize, dataset_of
 from moejax.errors import UserError
 
@@ -105,12 +106,6 @@ def splits_of(root: Folder) -> dict[str, Folder]:
         if not found and split == "train":
             raise UserError(f"{root} has {next(filter(None, named.values()))[0].name}/, but no train/: add it.")
     return {split: found[0] for split, found in named.items() if found}
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Names of classes as labels count them: whole numbers by their value, others by their letters."""
-    names = list(names)
-    return sorted(names, key=(lambda name: (int(name), name)) if all(map(str.isdecimal, names)) else None)
 
 
 def _classes(folder: Folder, others: list[Folder]) -> Iterator[tuple[str, list[Folder]]]:

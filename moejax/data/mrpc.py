@@ -141,13 +141,7 @@ def load(
     Returns:
       train, validation, test: {"first", "second": int32 [n, length], filled up with 0, "label": int32 [n]}.
     """
-    text = read_pairs(source, dir, validation, seed, pairs)
-    if tokenizer is None:
-        made = tokens.trained(text.name, [*text.train["first"], *text.train["second"]], vocabulary)
-    else:
-        made = tokens.of_folder(tokenizer, vocabulary)
-    splits = {name: tokens.encode_pairs(made, getattr(text, name), length) for name in ("train", "validation", "test")}
-    return dataclasses.replace(text, tokenizer=made.backend_tokenizer.to_str(), **splits)
+    return tokens.tokenized(read_pairs(source, dir, validation, seed, pairs), tokenizer, vocabulary, length)
 
 
 def from_files(pairs: PairSet, found: find.Found) -> Dataset:

@@ -4,6 +4,7 @@ The tokenizer trained here is byte pairs, lower-cased, of the training sentences
 splits is known to it; it is kept in the cache. Both kinds are run by `transformers`, and no hub is asked.
 """
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import os
@@ -13,13 +14,27 @@ from pathlib import Path
 import numpy as np
 
 from moejax.data import find
-from moejax.data.dataset import Examples
+from moejax.data.dataset import Dataset, Examples
 from moejax.data.library_errors import importing, quiet_panics, said_as
 from moejax.errors import UserError
 
 PAD = 0
 _PAD, _UNKNOWN = "[PAD]", "[UNK]"
 LARGEST = 2**28  # bytes of a tokenizer.json; those of large multilingual models have a tenth of it
+
+
+def tokenized(text: Dataset, folder: str | None, vocabulary: int, length: int) -> Dataset:
+    """Pairs of sentences as pairs of rows of so many ids, by the tokenizer of a folder; None: one trained on the spot.
+
+    Raises:
+      UserError: as `trained`, `of_folder` and `encode`.
+    """
+    if folder is None:
+        made = trained(text.name, [*text.train["first"], *text.train["second"]], vocabulary)
+    else:
+        made = of_folder(folder, vocabulary)
+    splits = {name: encode_pairs(made, getattr(text, name), length) for name in ("train", "validation", "test")}
+    return dataclasses.replace(text, tokenizer=made.backend_tokenizer.to_str(), **splits)
 
 
 def trained(name: str, sentences: Sequence[str], vocabulary: int):

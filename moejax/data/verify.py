@@ -45,6 +45,16 @@ def packed(raw: bytes) -> bool:
     return raw.startswith(b"\x1f\x8b")
 
 
+def beginning(raw: bytes, size: int) -> bytes:
+    """The first bytes of the content of a file that may be gzip; fewer if it is short or damaged."""
+    if not packed(raw):
+        return raw[:size]
+    try:
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(raw, size)
+    except zlib.error:
+        return b""
+
+
 def unpack(raw: bytes, size: int, where: str) -> bytes:
     """The content of a file that may be gzip; at most `size` bytes are unpacked.
 

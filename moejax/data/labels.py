@@ -1,0 +1,67 @@
+"""Labels as one's own data have them, words or numbers with gaps, as 0 … classes - 1 and the classes' names."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+
+from moejax.errors import UserError, abridged
+
+
+def numbered(columns: Mapping[str, Any], where: str) -> tuple[dict[str, Int[ndarray, " n"]], tuple[str, ...]]:
+    """The labels of each split as int32, and the names of the classes: the values that they had, in order.
+
+    Whole numbers (also as floats, bool or bytes) are in order of their value, and so are words that are all digits;
+    other words in that of their letters. `where`: the file, for messages.
+
+    Raises:
+      UserError: they are neither words nor whole numbers, not of one kind, or not one an example.
+    """
+    read = {split: _column(np.asarray(column), f"{where} ({split})") for split, column in columns.items()}
+    if len({column.dtype.kind for column in read.values()}) > 1:
+        raise UserError(f"{where} has words for labels in one split and numbers in another: write them alike in all.")
+    values = in_order({value for column in read.values() for value in column.tolist()})
+    place = {value: number for number, value in enumerate(values)}
+    labels = {s: np.array([place[value] for value in column.tolist()], np.int32) for s, column in read.items()}
+    return labels, tuple(map(str, values))
+
+
+def in_order(values: Iterable[Any]) -> list[Any]:
+    """Numbers, and words that are all digits, by their value; other words by their letters."""
+    values = list(values)
+    digits = all(isinstance(value, str) and value.isdecimal() for value in values)
+    return sorted(values, key=(lambda value: (int(value), value)) if digits else None)
+
+
+def _column(column: ndarray, where: str) -> ndarray:
+    """One split's labels, as int64 or as text."""
+    if column.ndim == 2 and column.shape[1] == 1:
+        column = column[:, 0]
+    if column.ndim != 1:
+        fix = ": take the column of the largest number, y.argmax(1)" if column.ndim == 2 else ""
+        raise UserError(f"{where} has labels of shape {column.shape}, expected one an example{fix}.")
+    if column.dtype.kind == "S":
+        column = np.char.decode(column, "utf-8", "replace")
+    if column.dtype.kind == "O":
+        values = column.tolist()
+        if None in values:
+            raise UserError(f"{where} has no label in row {values.index(None) + 1}: give it one, or leave the row out.")
+        if wrong := [value for value in values if not isinstance(value, str)]:
+            raise UserError(f"{where} has the label {abridged(repr(wrong[0]))} among words: give each example a word.")
+        column = column.astype(str) if column.size else np.zeros(0, "U1")
+    if column.dtype.kind == "U":
+        if (empty := np.flatnonzero(np.char.strip(column) == "")).size:
+            raise UserError(f"{where} has no label in row {empty[0] + 1}: give it one, or leave the row out.")
+        return column
+    if column.dtype.kind not in "biuf":
+        raise UserError(f"{where} has labels of type {column.dtype}, expected words or whole numbers.")
+    if column.dtype.kind == "f" and (wrong := np.flatnonzero(column != np.rint(column))).size:
+        raise UserError(
+            f"{where} has the label {column[wrong[0]]} in row {wrong[0] + 1}, expected words or whole numbers:"
+            " these networks tell classes from each other."
+        )
+    if column.size and np.abs(column.astype(np.float64)).max() >= 2**53:
+        raise UserError(f"{where} has labels beyond 2^53, expected words or small whole numbers.")
+    return column.astype(np.int64)

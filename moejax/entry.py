@@ -14,7 +14,7 @@ from io import TextIOBase
 from moejax.errors import UserError, of_the_system
 
 PROGRAM = "python -m moejax.run"
-_PLAIN = str.maketrans("▁▂▃▄▅▆▇█━─│×±–—·→’", "12345678=-|x~--.>'") | dict.fromkeys(map(ord, "╭╮╰╯┌┐└┘"), "+")
+_PLAIN = str.maketrans("▁▂▃▄▅▆▇█░▒▓━─│×±–—·→’", "12345678:+#=-|x~--.>'") | dict.fromkeys(map(ord, "╭╮╰╯┌┐└┘"), "+")
 _PLAIN[ord("…")] = "..."
 
 

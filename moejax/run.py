@@ -4,12 +4,10 @@ What a user can cause ends in sentences on stderr and exit code 2, never in a tr
 Python, and returns what the run found.
 """
 
-import os
 import shlex
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,14 +226,10 @@ def _prepare_jax(arguments: "Arguments") -> None:
     import jax
 
     from moejax.commandline import PROCESSES
-    from moejax.data.find import cache_folder
+    from moejax.runs.programs import keep_programs
     from moejax.training.processes import connect
 
-    programs = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_folder("xla"))
-    jax.config.update("jax_compilation_cache_dir", programs)
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    warnings.filterwarnings("ignore", "Error .* persistent compilation cache")  # it costs the next run's time only
+    keep_programs(seconds=0.5)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `StopSignal`
     connect(*(arguments.options.get(name) for name in PROCESSES))
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from moejax.data import arrays, clusters, domains, idx_files, image_tasks, images, mnist, mrpc, mrpc_pieces, pairs
+from moejax.data import arrays, clusters, domains, idx_files, image_tasks, images, ink, mnist, mrpc, mrpc_pieces, pairs
 from moejax.data.dataset import SOURCES, Dataset, Examples, Loader
 from moejax.errors import UserError
 from moejax.options import in_words, no_option, options_of, plain, problems, require
@@ -20,14 +20,22 @@ from moejax.options import in_words, no_option, options_of, plain, problems, req
 __all__ = ["DATASETS", "SOURCES", "Dataset", "Examples", "load"]
 
 DATASETS = {
-    "mnist": Loader(functools.partial(mnist.load, mnist.MNIST), "image", "handwritten digits, 28 × 28"),
-    "fashion_mnist": Loader(functools.partial(mnist.load, mnist.FASHION_MNIST), "image", "pieces of clothing, 28 × 28"),
-    "domains": Loader(domains.load, "image", "either or both of these, each image turned or its pixels reordered"),
+    "mnist": Loader(functools.partial(mnist.load, mnist.MNIST), "image", "handwritten digits, 28 × 28", ink=ink.MNIST),
+    "fashion_mnist": Loader(
+        functools.partial(mnist.load, mnist.FASHION_MNIST),
+        "image",
+        "pieces of clothing, 28 × 28",
+        ink=ink.FASHION_MNIST,
+    ),
+    "domains": Loader(
+        domains.load, "image", "either or both of these, each image turned or its pixels reordered", ink=ink.MNIST
+    ),
     "mnist_tasks": Loader(
         functools.partial(image_tasks.load, mnist.MNIST),
         "image",
         "several questions about each digit: which, is it odd, how much ink, how it leans",
         many_tasks=True,
+        ink=ink.MNIST,
     ),
     "mrpc": Loader(mrpc.load, "first", "do two sentences mean the same; each sentence its own tokens"),
     "mrpc_pieces": Loader(mrpc_pieces.load, "pieces", "the same pairs as one text of MiniLM's word pieces"),

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, Field
 
+from moejax.data.ink import Ink
 from moejax.errors import UserError, path_problem
 from moejax.options import Choice
 
@@ -122,11 +123,19 @@ Validation = Annotated[
 class Loader:
     """An entry of the table of data sets: what it is, which array a model reads of it, and what loads it.
 
-    `many_tasks`: its label has one number a task.
+    `many_tasks`: its label has one number a task. `ink`: how a new picture becomes one of its images; None: resized.
     """
 
-    def __init__(self, load: Callable[..., Dataset], holds: str, meaning: str, many_tasks: bool = False):
+    def __init__(
+        self,
+        load: Callable[..., Dataset],
+        holds: str,
+        meaning: str,
+        many_tasks: bool = False,
+        ink: Ink | None = None,
+    ):
         self.__wrapped__, self.holds, self.__doc__, self.many_tasks = load, holds, meaning, many_tasks
+        self.ink = ink
 
     def __call__(self, **options: Any) -> Dataset:
         return self.__wrapped__(**options)

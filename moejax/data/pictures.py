@@ -17,6 +17,7 @@ from moejax.data.library_errors import said_as
 from moejax.errors import UserError
 
 ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of these endings; others may start a program
 MOST_PIXELS = 2**26  # 67 million: a few megabytes of a file may unpack to far more
 _MOST_BYTES = 2**28
 _ORIENTATION = 0x0112  # the tag of Exif; from 5 on, rows and columns are exchanged
@@ -65,7 +66,7 @@ def _opened(content: bytes, where: str) -> Image.Image:
         raise UserError(f"{where} is empty: leave it out, or save it again.")
     with said_as(_unreadable(where)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a size that is an error below, of odd metadata
-        picture = Image.open(io.BytesIO(content))
+        picture = Image.open(io.BytesIO(content), formats=_FORMATS)
     if picture.width * picture.height > MOST_PIXELS:
         raise UserError(
             f"{where} has {picture.width:,} × {picture.height:,} pixels, more than {MOST_PIXELS:,}: make it smaller."

@@ -10,6 +10,7 @@ from moejax.report.style import (
     AMOUNT,
     INK,
     MOST_EXPERTS,
+    MOST_LAYERS,
     MUTED,
     VALIDATION,
     WIDTH,
@@ -39,12 +40,11 @@ def dispatch(record: Record) -> Figure:
 
     sheets, peaks = [], []
     for layer in chosen:
-        maps = tiles.stretch(np.moveaxis(weights[:, layer][..., shown], -1, 1), *size)
-        # One place in a hundred may be off the scale; four times an even share never is, so that an even wash is faint.
-        peaks.append(max(float(np.quantile(maps, 0.99)), 4 / tokens))
-        alpha = (maps / peaks[-1]).clip(0, 1)
-        glazed = tiles.tint(tiles.ink(image, 0.35)[:, None], colours[shown][None, :, None, None], alpha)
-        sheets.append(tiles.mosaic(np.concatenate([tiles.ink(image)[:, None], glazed], axis=1), GAP))
+        # Four times an even share is never off the scale, so that an even wash is faint.
+        maps = np.moveaxis(weights[:, layer][..., shown], -1, 1)
+        sheet_of, peak = _glazed(image, maps, colours[shown], 4 / tokens)
+        sheets.append(sheet_of)
+        peaks.append(peak)
     figure, axes = _stack(
         sheets,
         size[1],
@@ -57,6 +57,41 @@ def dispatch(record: Record) -> Figure:
         _name_rows(panel, [record.label_name(label) for label in record.routing["sample_label"][rows]], size[0])
         _name_columns(panel, ["image", *(f"expert {e}" for e in shown)], size[1], [INK, *colours[shown]])
     return figure
+
+
+def looks(images: np.ndarray, maps: np.ndarray, titles: list[str]) -> Figure:
+    """Images by experts, each coloured where the expert has weight.
+
+    `images` uint8 [n, row, column, 1 or 3], `maps` float [n, layer, expert, r, c].
+    """
+    _, layers, experts = maps.shape[:3]
+    few, shown, chosen = slice(MOST_EXPERTS), spread(experts, MOST_EXPERTS), spread(layers, MOST_LAYERS)
+    colours, size = expert_colours(experts)[shown], images.shape[1:3]
+    sheets = [_glazed(images[few], maps[few, layer][:, shown], colours, 0.0)[0] for layer in chosen]
+    figure, axes = _stack(
+        sheets,
+        size[1],
+        "colour: the expert's weight at that place",
+        portion(len(images[few]), len(images), "pictures"),
+        portion(len(chosen), layers, "layers"),
+        portion(len(shown), experts, "experts"),
+    )
+    for panel, layer in zip(axes, chosen, strict=True):
+        panel.set_title(f"Layer {layer}")
+        _name_rows(panel, titles[few], size[0])
+        _name_columns(panel, ["image", *(f"expert {e}" for e in shown)], size[1], [INK, *colours])
+    return figure
+
+
+def _glazed(image: np.ndarray, maps: np.ndarray, colours: np.ndarray, least: float) -> tuple[np.ndarray, float]:
+    """A sheet of images, each followed by itself in the colour of each expert, the fuller the more weight `maps`
+    [image, expert, r, c] has there; and the weight of full colour, which one place in a hundred may exceed.
+    """
+    stretched = tiles.stretch(maps, *image.shape[1:3])
+    peak = max(float(np.quantile(stretched, 0.99)), least, 1e-12)
+    alpha = (stretched / peak).clip(0, 1)
+    glazed = tiles.tint(tiles.ink(image, 0.35)[:, None], colours[None, :, None, None], alpha)
+    return tiles.mosaic(np.concatenate([tiles.ink(image)[:, None], glazed], axis=1), GAP), peak
 
 
 def places(record: Record) -> Figure:

@@ -53,6 +53,12 @@ class Reader:
         _refuse_none(rows(batch))
         return batch
 
+    def token_names(self, batch: Examples, n: int) -> list[str]:
+        """What the tokens of the n-th pair of sentences of a batch are called: word pieces, or the sentences."""
+        if self.names[0] == "pieces" and self._tokenizer is not None:
+            return [self._tokenizer.id_to_token(piece) for piece in batch["pieces"][n] if piece != mrpc_pieces.PADDING]
+        return ["first sentence", "second sentence"]
+
     def _array(self, name: str, array: ndarray) -> ndarray:
         dtype, shape = self.about.dtypes[name], list(self.about.shapes[name])
         want = f"{dtype} {shape}, or a batch [n, {', '.join(map(str, shape))}] of it" if shape else f"{dtype} [n]"

@@ -14,6 +14,7 @@ VERBS = {
     "run": "moejax.run",
     "report": "moejax.verbs.report",
     "presets": "moejax.verbs.presets",
+    "predict": "moejax.verbs.predict",
     "compare": "moejax.verbs.compare",
 }
 

@@ -63,7 +63,7 @@ def decode(content: bytes, shape: tuple[int, ...], where: str) -> np.ndarray:
     if found != shape:
         raise UserError(
             f"{where} holds an array of shape {_by(found)}, expected {_by(shape)}: "
-            f"check that train and test files were not swapped, or download it again."
+            f"check that train and test files were not swapped, or read another set by --data.name=idx."
         )
     if len(content) != size(shape):
         problem = "is truncated" if len(content) < size(shape) else "has bytes after its end"

@@ -15,6 +15,7 @@ VERBS = {
     "report": "moejax.verbs.report",
     "presets": "moejax.verbs.presets",
     "predict": "moejax.verbs.predict",
+    "data": "moejax.verbs.data",
     "compare": "moejax.verbs.compare",
 }
 

@@ -67,7 +67,7 @@ def test_any_bytes_are_the_file_of_one_array_or_an_error(content):
         (
             idx.encode(IMAGES[:1]),
             "x holds an array of shape 1 x 3 x 2, expected 2 x 3 x 2: "
-            "check that train and test files were not swapped, or download it again.",
+            "check that train and test files were not swapped, or read another set by --data.name=idx.",
         ),
         (CONTENT[:-1], "x is truncated (27 bytes, expected 28): download it again."),
         (CONTENT + b"?", "x has bytes after its end (29 bytes, expected 28): download it again."),

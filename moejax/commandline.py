@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from moejax.config import Config
 
 FLAGS = ("help", "print_config")
+SWITCHES = ("upcycle",)  # options that may stand without `true`
 PROCESSES = ("coordinator", "processes", "process")
 PATHS = ("config", "out", "resume")
 OPTIONS = (*PATHS, *PROCESSES)
@@ -48,6 +49,8 @@ def parse(words: Sequence[str]) -> Arguments:
             problems.append(
                 f"{abridged(repr(word))} is not an option; every option begins with -- and is followed by its value."
             )
+        elif not equals and (not rest or rest[0].startswith("--")) and name in SWITCHES:
+            values[name] = "true"
         elif not equals and (not rest or rest[0].startswith("--")):
             problems.append(f"--{name} needs a value after it.")
         else:
@@ -65,7 +68,11 @@ def configure(arguments: Arguments) -> "Config":
     """The configuration that the arguments ask for; UserError with all sentences at once."""
     problems, base = list(arguments.problems), None
     chosen = arguments.options.get("config")
-    if chosen is None:
+    if chosen is None and (begins_from := arguments.fields.get("init")) and not path_problem(begins_from):
+        arguments = arguments._replace(fields={"upcycle": "false", **arguments.fields})
+        base, more = _from_run(begins_from)
+        problems += more
+    elif chosen is None:
         problems.append(f"--config is missing; give it a preset ({', '.join(PRESETS)}) or a config.json.")
     elif chosen not in PRESETS and not path_problem(chosen):
         base, more = _from_path(chosen)
@@ -82,6 +89,16 @@ def configure(arguments: Arguments) -> "Config":
     if problems := problems + more:
         raise UserError(*problems)
     return config
+
+
+def _from_run(path: str) -> tuple["Config | None", list[str]]:
+    """The configuration of the run from which another one begins."""
+    from moejax.runs.folder import read_config
+
+    try:
+        return read_config(Path(path)), []
+    except UserError as error:
+        return None, list(error.sentences)
 
 
 def _from_path(path: str) -> tuple["Config | None", list[str]]:

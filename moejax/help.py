@@ -13,10 +13,13 @@ from moejax.presets import listed
 
 _USAGE = f"""\
 usage: {PROGRAM} --config NAME|FILE|RUN [--OPTION VALUE ...] [--out DIR]
+       {PROGRAM} --init RUN [--upcycle] [--config NAME|FILE|RUN] [--OPTION VALUE ...] [--out DIR]
        {PROGRAM} --resume RUN [--train.epochs N] [--parallel.OPTION VALUE ...]
        {PROGRAM} --help [OPTION ...]
 
   --config NAME       a preset, a config.json, or the folder of a run that has one
+  --init RUN          begin from the parameters of that run, with its configuration unless --config names another
+  --upcycle           its one expert becomes each of this run's experts
   --out DIR           the run's folder (default runs/NAME-TIME)
   --resume RUN        continue the run in that folder where it stopped, on these devices; also a finished run, with
                       more --train.epochs: its learning rate is from then on that of a run of so many

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from moejax.layers import SparseMoE
-from moejax.options import NotNegative, checked
+from moejax.options import NotNegative, checked, in_words
 from moejax.parameters import parameters, with_parameters
 
 M = TypeVar("M", bound=nnx.Module)
@@ -43,30 +43,31 @@ def upcycle(
     """
     options = {"capacity_factor": None, "eval_capacity_factor": None} | options
     layer = SparseMoE(d, num_experts, lambda rngs: jax.tree.map(jnp.copy, dense), rngs=rngs, **options)
-    if exact:
-        _refuse_differences(layer)
+    if exact and (said := difference(layer)):
+        raise ValueError(f"{in_words(said)}, or pass exact=False to begin with another function.")
     layer.experts = copies(dense, num_experts, noise=noise, rngs=rngs)
     return layer
 
 
-def _refuse_differences(layer: SparseMoE) -> None:
-    """ValueError if a layer whose experts are all alike would not compute what one of them does."""
+def difference(layer: SparseMoE) -> str:
+    """Why a layer whose experts are all alike would not compute what one of them does, drops aside, and what to do.
+
+    Empty if it would. Options stand in backticks (`moejax.options.in_words`).
+    """
     if layer.shared is not None:
-        raise ValueError(
-            "make_shared adds a shared expert to what the MLP computes; leave it out, or pass exact=False."
-        )
+        return "`make_shared` adds a shared expert to what the MLP computes; leave it out"
     if layer.zero_computation is not None:
-        raise ValueError(
+        return (
             f"{layer.zero_computation.total} experts compute nothing (`zero_experts` and its like), so that for tokens"
-            " which choose them the layer would not compute what the MLP does; leave them out, or pass exact=False."
+            " which choose them the layer would not compute what the MLP does; leave them out"
         )
     takes_all = layer.capacity_factor is None and layer.eval_capacity_factor is None
     if not (layer.router.weights_sum_to_1 and (layer.router.token_choice or takes_all)):
-        raise ValueError(
-            f"k is {layer.k} of the router {type(layer.router).__name__}, whose weights then do not sum to 1, so that"
-            " the layer would not compute what the MLP does; use softmax_top_k with k of at least 2, or pass"
-            " exact=False to begin with another function."
+        return (
+            f"`k` is {layer.k} of the router {type(layer.router).__name__}, whose weights then do not sum to 1, so that"
+            " the layer would not compute what the MLP does; use softmax_top_k with `k` of at least 2"
         )
+    return ""
 
 
 def copies(dense: M, num_experts: int, *, noise: float = 0.0, rngs: nnx.Rngs) -> M:

@@ -11,17 +11,17 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import optax
-import optax.contrib
 
 from moejax.errors import abridged, did_you_mean
 from moejax.options import shown
 
-_ROOMS = {"optax": optax, "optax.contrib": optax.contrib}
+if TYPE_CHECKING:  # elsewhere only by the functions that need it: who uses a run does without
+    import optax
+
 _OPTIONS = {"learning_rate": "train.learning_rate", "weight_decay": "train.weight_decay"}
 _MASKS = ("mask", "weight_decay_mask")  # which parameters decay
 Value = int | float | bool | str | None
@@ -29,11 +29,15 @@ Values = Mapping[str, Value]
 
 
 @cache
-def functions() -> dict[str, Callable[..., optax.GradientTransformation]]:
+def functions() -> dict[str, Callable[..., "optax.GradientTransformation"]]:
     """All there are, by name; but for those that evaluate other parameters than they move."""
+    import optax
+    import optax.contrib
+
+    rooms = {"optax": optax, "optax.contrib": optax.contrib}
     return {
         f"{room}.{name}": function
-        for room, module in _ROOMS.items()
+        for room, module in rooms.items()
         for name, function in vars(module).items()
         if inspect.isfunction(function)
         and "learning_rate" in inspect.signature(function).parameters
@@ -79,7 +83,7 @@ def decays(name: str) -> bool:
 
 def make(
     name: str, given: Values, *, learning_rate: Any, weight_decay: float, mask: Any
-) -> optax.GradientTransformation:
+) -> "optax.GradientTransformation":
     """The optimiser; `weight_decay` and the `mask` of what decays go to one that takes them."""
     function = functions()[name]
     ours = {"learning_rate": learning_rate, "weight_decay": weight_decay, **dict.fromkeys(_MASKS, mask)}
@@ -122,9 +126,12 @@ def _kind(default: Any, value: Any) -> str:
 
 
 def _refused(name: str, given: Values) -> Iterator[str]:
+    def changing(step: Any) -> Any:
+        return jnp.float32(0.1)
+
     if reason := _failure(name, {}, 0.1):
         yield f"`optimizer` is {name}, which does not work in a run's loop: {reason}."
-    elif _failure(name, {}, optax.constant_schedule(0.1)):
+    elif _failure(name, {}, changing):
         yield f"`optimizer` is {name}, which takes no learning rate that changes, as a run's does; choose another one."
     elif reason := _failure(name, given, 0.1):
         yield f"`optimizer_arguments` is {shown(_text(given))}, with which {name} does not work: {reason}."
@@ -143,6 +150,8 @@ def _failure(name: str, given: Values, learning_rate: Any) -> str:
 
 def _state(name: str, given: Values, learning_rate: Any) -> Any:
     """The shapes of its state after a step."""
+    import optax
+
     weights = {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32), "bias": jax.ShapeDtypeStruct((3,), jnp.float32)}
 
     def step(weights: Any) -> Any:

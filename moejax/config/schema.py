@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from moejax.config.training import ParallelOptions, TrainOptions
 from moejax.data import DATASETS
+from moejax.data.dataset import Path
 from moejax.errors import abridged
 from moejax.models import MODELS
 from moejax.models.layer import LayerOptions
@@ -36,6 +37,15 @@ class RunOptions(Options):
     """What the run is called in its folder and report."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Fixes the validation split, the first parameters, the order of examples and the augmentation."""
+    init: Path = None
+    """Begin from the parameters of the run in this folder: of each array of the same name and shape; none: anew."""
+    upcycle: bool = False
+    """With init: experts begin as copies of the one expert of a dense run, and the network computes what it did."""
+
+    @staticmethod
+    def contradictions(o: Any) -> Iterator[str]:
+        if o.upcycle and o.init is None:
+            yield "`upcycle` is true, but `init` is none; name the dense run by --init RUN."
 
 
 class DataOptions(Options):

@@ -20,6 +20,7 @@ from moejax.runs import manifest
 
 ARRAYS = "state"  # orbax's folder in a checkpoint
 MODEL = ".model"  # what the names of a model's arrays begin with
+_AVERAGE = ".parameters"  # what those of averaged parameters have before the rest of the name
 Shapes = Mapping[str, Any]  # shapes and dtypes, or arrays, by name
 
 
@@ -66,6 +67,16 @@ def chosen(folder: Path, which: str | int) -> Path:
 def named(tree: PyTree, prefix: str = "") -> dict[str, Any]:
     """Leaves by path, such as `.model.blocks[0].moe.router.value`: readable, and free of this library's classes."""
     return {prefix + jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def averages(there: Iterable[str]) -> dict[str, str]:
+    """By the names of a model's arrays, those of their moving averages, which the optimiser's last part keeps."""
+    there, found = set(there), {}
+    for name in sorted(there):
+        _, _, learnt = name.partition(_AVERAGE)
+        if learnt and MODEL + learnt in there:
+            found[MODEL + learnt] = name
+    return found
 
 
 def saved(checkpoint: Path) -> dict[str, Any]:

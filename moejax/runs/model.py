@@ -28,7 +28,6 @@ from jaxtyping import Array, Float, Int
 from moejax.config import Config
 from moejax.data.dataset import Examples, rows, take
 from moejax.models import build_model
-from moejax.parameters import parameters
 from moejax.routers import ROUTERS
 from moejax.runs import checkpoint
 from moejax.runs.about import About
@@ -37,7 +36,6 @@ from moejax.runs.inputs import Reader
 from moejax.runs.routes import AnyArray, Route, by_example
 
 LARGEST = 256  # examples that go through the network at once
-_AVERAGE = ".parameters"  # what the names of averaged parameters have before those of the model
 
 
 class Prediction(NamedTuple):
@@ -138,9 +136,7 @@ def _restored(config: Config, folder: Path) -> Model:
     checkpoint.check(folder, expected, there, expected)
     places = {name: name for name in expected}
     if config.train.average:
-        learnt = list(checkpoint.named(parameters(module)))
-        *_, average = (name for name in there if name.endswith(_AVERAGE + learnt[0]))  # the optimiser's last part
-        places |= {checkpoint.MODEL + name: average.removesuffix(learnt[0]) + name for name in learnt}
+        places |= checkpoint.averages(there)
     arrays = checkpoint.restore(folder, {place: expected[name] for name, place in places.items()})
     leaves = [jnp.asarray(arrays[places[name]]) for name in expected]
     return Model(config, about, jax.tree.unflatten(jax.tree.structure(module), leaves), int(folder.name))

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import Any
@@ -20,6 +21,7 @@ from moejax.predictions import Predictions
 from moejax.runs import about
 from moejax.training import frozen, processes
 from moejax.training.average import averaged
+from moejax.training.beginning import beginning, filled
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.environment import describe_device
 from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, routing_facts
@@ -60,14 +62,15 @@ class Fit:
         make = partial(make_optimizer, train, self.steps)
         optimizer, self.other_optimizer = (make(flat=self.parallel.splits_experts == other) for other in (False, True))
         self.learning_rate = learning_rate_schedule(train, self.steps)
-        init = make_init(partial(build_model, config, data.to_answer, image_shape=data.image_shape), optimizer)
+        build = partial(build_model, config, data.to_answer, image_shape=data.image_shape)
+        init = make_init(lambda rngs, weights, taken: filled(build(rngs, weights), taken), optimizer)
         update = make_update(self.parallel.objective(config), optimizer, self.steps)
         self.keys = self.parallel.made(make_keys, config.seed)
         feed, self.examples = self.parallel.feed(data.train, self.keys.order, train.batch_size, train.chunk)
         chunk = make_chunk(update, feed, train.chunk)
 
         # Two programs compiled at once: a chunk needs only the shapes of the state that the other one makes.
-        given = self.parallel.made(parameter_key, config.seed), pretrained(config)
+        given = self.parallel.made(parameter_key, config.seed), pretrained(config), self._taken(build)
         shapes = jax.eval_shape(init, *given)
         frozen.check(shapes.model, train.frozen)
         init_lowered = self.parallel.over_devices(init, shapes).lower(*given)
@@ -75,6 +78,16 @@ class Fit:
             init_program = pool.submit(init_lowered.compile)
             self.chunk = self.parallel.compile(chunk, self.parallel.shapes(shapes), self.examples(0, 0), self.keys, 0)
             self.state = init_program.result()(*given)
+
+    def _taken(self, build: Callable[[nnx.Rngs], nnx.Module]) -> dict[str, np.ndarray]:
+        """The arrays that the network begins with, of another run; none where this one has a checkpoint."""
+        if self.config.init is None or self.checkpoints.steps():
+            return {}
+        begins = beginning(self.config, jax.eval_shape(lambda: build(nnx.Rngs(0))))
+        for line in begins.said():
+            self.progress.message(line)
+        self.folder.begins_from(begins.record)
+        return begins.arrays()
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -154,6 +167,7 @@ class Fit:
         summary = {
             "config": self.config.name,
             "seed": self.config.seed,
+            **({"init": begun} if (begun := self.folder.beginning()) else {}),
             "dataset": data.name,
             "data_source": data.source,
             "data_origin": data.origin,

@@ -1,7 +1,7 @@
 """A run's folder: the files by which a run can be watched, resumed and reported.
 
 .lock config.json env.json data.json metrics.jsonl train_metrics.csv validation_metrics.csv test_metrics.csv routing.npz
-predictions.npz summary.json checkpoints/ activations/ figures/ report.html
+predictions.npz summary.json init.json checkpoints/ activations/ figures/ report.html
 """
 
 import json
@@ -16,6 +16,7 @@ from moejax.config import Config, to_json
 from moejax.errors import UserError, of_the_system
 from moejax.files import write_whole
 from moejax.runs.folder import read_config
+from moejax.training import beginning
 from moejax.training.environment import environment, products_of
 from moejax.training.processes import is_first
 
@@ -109,6 +110,21 @@ class RunFolder:
         if self.writes and config.train.epochs != epochs:
             (self.path / "summary.json").unlink(missing_ok=True)  # first: a kill in between leaves the shorter run
             self.write("config.json", to_json(config.replace(train={"epochs": epochs})))
+
+    def begins_from(self, record: Mapping[str, Any]) -> None:
+        """Write init.json; UserError if it says that the run began from something else."""
+        before = self.beginning()
+        if before and before["sha256"] != record["sha256"]:
+            raise UserError(
+                f"{self.path} began from step {before['step']} of {before['run']}, which is not what it was; start"
+                " another run."
+            )
+        self.write(beginning.NAME, json.dumps(record, indent=2) + "\n")
+
+    def beginning(self) -> dict[str, Any] | None:
+        """The run, step and digest that this one began from; None if it began anew."""
+        file = self.path / beginning.NAME
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The run's results; its presence says that the run is finished."""

@@ -10,6 +10,7 @@ from moejax.data.dataset import Dataset, rows
 from moejax.errors import UserError
 from moejax.models import build_model
 from moejax.training import frozen
+from moejax.training.beginning import beginning
 from moejax.training.memory import check_memory
 from moejax.training.parallel import Parallel
 
@@ -23,6 +24,8 @@ def check(config: Config, data: Dataset) -> None:
     frozen.check(model, config.train.frozen)
     Parallel.of(config, data.image_shape)
     check_memory(config, data, model)
+    if config.init is not None:
+        beginning(config, model)
 
 
 def check_done(config: Config, data: Dataset, step: int, run: Path) -> None:

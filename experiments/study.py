@@ -165,15 +165,6 @@ def million(rows: Sequence[Row], name: str) -> str:
     return "–" if None in values else f"{statistics.mean(values) / 1e6:.2f}"
 
 
-def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
-    """Mean ± standard deviation, of one value itself; in per cent for a form that ends in %."""
-    scale = 100 if form.endswith("%") else 1
-    mean = form.removesuffix("%").format(scale * statistics.mean(values))
-    if len(values) > 1:
-        mean += " ± " + form.removesuffix("%").format(scale * statistics.stdev(values))
-    return mean + (" %" if form.endswith("%") else "")
-
-
 def parser_of(study: str, doc: str) -> argparse.ArgumentParser:
     """A parser with `--quick` and the study's docstring as its help."""
     parser = argparse.ArgumentParser(

@@ -12,6 +12,7 @@ import pytest
 from experiments.readmes import readmes
 from experiments.study import ROOT
 from moejax import run
+from moejax.__main__ import main
 
 READMES = {str(file.relative_to(ROOT)): file.read_text() for file in readmes(ROOT)}
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -70,6 +71,8 @@ def test_commands_are_understood(command, monkeypatch, capsys):
     program, *words = COMMANDS[command]
     if program == "moejax.run":
         assert understood_by_run(words, capsys), command
+    elif (program, words[0]) == ("moejax", "sweep"):
+        assert main([*words, "--print"]) == 0, capsys.readouterr().err
     elif program == "venv":
         assert words
     else:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.study import Row, Run, Study, collect, fewer, log, million, parser_of, spread
+from experiments.study import Row, Run, Study, collect, fewer, log, million, parser_of
 from moejax.data import load
 from moejax.errors import UserError
 from moejax.report.markdown import markdown
+from moejax.report.mean import mean_and_deviation
 
 DATA = ("fashion_mnist", "mnist")
 COMPARISONS = ("flat", "parameters", "FLOPs")
@@ -58,12 +59,12 @@ def _line(data: str, comparison: str, layer: str, rows: list[Row]) -> list[str]:
         comparison,
         UNLEARNT.get(layer, layer),
         str(len(mine)),
-        spread([row["test_accuracy"] for row in mine], "{:.2f}%"),
+        mean_and_deviation([row["test_accuracy"] for row in mine], "{:.2f}%"),
         "–" if layer == "dense" else _behind(mine, dense),
         f"{ORIGINAL[layer]:.2f} %" if known and layer in ORIGINAL else "–",
         f"{mine[0]['parameters']:,}",
         million(mine[:1], "flops_per_example"),
-        spread([row["curve"][-1][1] for row in mine], "{:.0f}") + " s",
+        mean_and_deviation([row["curve"][-1][1] for row in mine], "{:.0f}") + " s",
     ]
 
 

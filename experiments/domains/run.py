@@ -11,12 +11,13 @@ by domain, far above a dense network of as many FLOPs and above experts that are
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from experiments.study import Row, Study, fewer, last_of_each, parser_of, spread
+from experiments.study import Row, Study, fewer, last_of_each, parser_of
 from moejax.data import load
 from moejax.data.domains import SETS
 from moejax.errors import UserError
 from moejax.metrics import label_information
 from moejax.report.markdown import markdown
+from moejax.report.mean import mean_and_deviation
 
 # The table's columns: of which images, changed how, into how many domains each.
 DATA = {
@@ -81,10 +82,10 @@ def _cell(rows: list[Row], data: tuple[str, str, int]) -> str:
     mine = [row for row in rows if _data_of(row) == data]
     if not mine:
         return ""
-    accuracy = spread([100 * row["test_accuracy"] for row in mine])
+    accuracy = mean_and_deviation([100 * row["test_accuracy"] for row in mine])
     if mine[0]["num_experts"] == 1:
         return accuracy
-    return f"{accuracy} / {spread([row['domain_information'] for row in mine])}"
+    return f"{accuracy} / {mean_and_deviation([row['domain_information'] for row in mine])}"
 
 
 def keys(only: Sequence[str], of: Sequence[str], seeds: Sequence[int]) -> Iterator[Row]:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.study import Row, Run, Study, collect, fewer, log, parser_of, spread
+from experiments.study import Row, Run, Study, collect, fewer, log, parser_of
 from moejax.metrics import label_information
 from moejax.report.markdown import markdown
+from moejax.report.mean import mean_and_deviation
 from moejax.routing import assigned_experts
 
 ORIGINAL = {"mnist_base": ("97.18 %", "diffuse"), "mnist_guided": ("97.22 %", "0.895")}
@@ -36,12 +37,12 @@ def _line(preset: str, experts: int, rows: list[Row]) -> list[str]:
         f"`{preset}`",
         str(experts),
         str(len(mine)),
-        spread([row["test_accuracy"] for row in mine], "{:.2f}%"),
+        mean_and_deviation([row["test_accuracy"] for row in mine], "{:.2f}%"),
         accuracy,
-        spread([row["diagonal"] for row in mine], "{:.3f}"),
+        mean_and_deviation([row["diagonal"] for row in mine], "{:.3f}"),
         diagonal,
-        spread([row["nmi"] for row in mine], "{:.3f}"),
-        spread([row["least_load"] for row in mine], "{:.2f}"),
+        mean_and_deviation([row["nmi"] for row in mine], "{:.3f}"),
+        mean_and_deviation([row["least_load"] for row in mine], "{:.2f}"),
         f"{statistics.mean(row['seconds'] for row in mine):.0f}",
     ]
 

@@ -10,8 +10,9 @@ routers that learn nothing, to see what the choice of experts is worth.
 import statistics
 from collections.abc import Sequence
 
-from experiments.study import Row, Run, Study, collect, fewer, million, parser_of, spread
+from experiments.study import Row, Run, Study, collect, fewer, million, parser_of
 from moejax.report.markdown import markdown
+from moejax.report.mean import mean_and_deviation
 
 DEFAULT = ("mnist_dense", "mnist_sparse", "mnist_soft")
 # Beside the presets: names of rows, the preset that each is of, and the words that it adds.
@@ -40,7 +41,7 @@ def _line(preset: str, rows: list[Row]) -> list[str]:
     return [
         f"`{' '.join([name, *words])}`",
         str(len(mine)),
-        spread([row["test_accuracy"] for row in mine], "{:.2f}%"),
+        mean_and_deviation([row["test_accuracy"] for row in mine], "{:.2f}%"),
         f"{mean('parameters'):,.0f}",
         million(mine, "flops_per_example"),
         f"{mean('examples_per_second'):,.0f}",

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.mrpc_scores import dev, f1_of_majority
-from experiments.study import Row, Run, Study, collect, fewer, parser_of, spread
+from experiments.study import Row, Run, Study, collect, fewer, parser_of
 from moejax.report.markdown import markdown
+from moejax.report.mean import mean_and_deviation
 
 
 class Model(NamedTuple):
@@ -91,7 +92,8 @@ def _majority(rows: list[Row]) -> list[str]:
 def _line(name: str, rows: list[Row], best: bool) -> list[str]:
     model = MODELS[name]
     scores = [
-        spread(_of(rows, name, score), "{:.2f}%") for score in ("dev_accuracy", "dev_f1", "test_accuracy", "test_f1")
+        mean_and_deviation(_of(rows, name, score), "{:.2f}%")
+        for score in ("dev_accuracy", "dev_f1", "test_accuracy", "test_f1")
     ]
     if best:
         scores = [f"**{score}**" for score in scores]

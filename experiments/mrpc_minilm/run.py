@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.mrpc_scores import dev, f1_of_majority
-from experiments.study import Row, Run, Study, collect, fewer, log, parser_of, spread
+from experiments.study import Row, Run, Study, collect, fewer, log, parser_of
 from moejax.report.markdown import markdown
+from moejax.report.mean import mean_and_deviation
 
 MODELS = {
     "moe": ("MiniLM, 2 of 6 layers upcycled to 4 experts, top-2", []),
@@ -37,8 +38,8 @@ def _line(name: str, mine: list[Row]) -> list[str]:
     return [
         MODELS[name][0],
         str(len(mine)),
-        *(spread([row[column] for row in mine], "{:.1f}%") for column in ("dev_accuracy", "dev_f1")),
-        *(spread([row[column] for row in mine], "{:.1f}%") for column in ("test_accuracy", "test_f1")),
+        *(mean_and_deviation([row[column] for row in mine], "{:.1f}%") for column in ("dev_accuracy", "dev_f1")),
+        *(mean_and_deviation([row[column] for row in mine], "{:.1f}%") for column in ("test_accuracy", "test_f1")),
         f"{statistics.mean(row['least_load'] for row in mine):.2f}",
         f"{statistics.mean(row['seconds'] for row in mine) / 60:.1f}",
     ]

@@ -11,8 +11,9 @@ All lines of a setting cost as many FLOPs an image.
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.study import Row, Run, Study, collect, fewer, log, million, parser_of, spread, summary
+from experiments.study import Row, Run, Study, collect, fewer, log, million, parser_of, summary
 from moejax.report.markdown import markdown
+from moejax.report.mean import mean_and_deviation
 
 _TOP_2 = ("--moe.k", "2", "--moe.dispatch", "gather", "--moe.group_size", "64")
 _ROOM = ("--moe.capacity_factor", "1.25", "--moe.eval_capacity_factor", "1.25")
@@ -61,8 +62,8 @@ def _line(setting: str, model: str, rows: list[Row]) -> list[str]:
         setting,
         model,
         str(len(mine)),
-        spread([row["validation_accuracy"] for row in mine], "{:.2f}%"),
-        spread([row["test_accuracy"] for row in mine], "{:.2f}%"),
+        mean_and_deviation([row["validation_accuracy"] for row in mine], "{:.2f}%"),
+        mean_and_deviation([row["test_accuracy"] for row in mine], "{:.2f}%"),
         *(_of_task(task, mine) for task in _OF_TASKS),
         million(mine, "flops_per_example"),
     ]
@@ -70,7 +71,7 @@ def _line(setting: str, model: str, rows: list[Row]) -> list[str]:
 
 def _of_task(task: str, rows: list[Row]) -> str:
     found = [row["test_accuracy_of"][task] for row in rows if task in row["test_accuracy_of"]]
-    return spread(found, "{:.1f}%") if found else "–"
+    return mean_and_deviation(found, "{:.1f}%") if found else "–"
 
 
 def from_folder(folder: Path) -> Row:

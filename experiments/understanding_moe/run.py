@@ -11,8 +11,9 @@ experts a cluster or two each, a linear one below and undivided, and single mode
 import time
 from collections.abc import Mapping, Sequence
 
-from experiments.study import Row, Study, parser_of, spread
+from experiments.study import Row, Study, parser_of
 from moejax.report.markdown import markdown
+from moejax.report.mean import mean_and_deviation
 
 # Test accuracy in per cent and dispatch entropy in nats, mean and standard deviation of 10 runs (the paper's table 1).
 # No single model of sums over patches can do better than 87.5 where features and feature noise are alike (theorem 4.1).
@@ -65,10 +66,10 @@ def _cell(rows: list[Row], setting: str) -> str:
     mine = [row for row in rows if row["setting"] == setting]
     if not mine:
         return ""
-    accuracy = spread([100 * row["accuracy"] for row in mine])
+    accuracy = mean_and_deviation([100 * row["accuracy"] for row in mine])
     if mine[0]["model"].startswith("single"):
         return accuracy
-    return f"{accuracy} / {spread([row['entropy'] for row in mine], '{:.3f}')}"
+    return f"{accuracy} / {mean_and_deviation([row['entropy'] for row in mine], '{:.3f}')}"
 
 
 def configuration(model: str, rule: str, setting: str):

@@ -17,6 +17,7 @@ VERBS = {
     "predict": "moejax.verbs.predict",
     "data": "moejax.verbs.data",
     "compare": "moejax.verbs.compare",
+    "sweep": "moejax.verbs.sweep",
 }
 
 

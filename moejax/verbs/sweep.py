@@ -1,0 +1,78 @@
+"""`moejax sweep --config NAME --OPTION A,B …`: a run for every combination of values, then a table and a plot.
+
+moejax sweep --config mnist_tiny --moe.num_experts 4,8,16 --seed 0..2
+moejax sweep --config mnist_dense,mnist_sparse,mnist_soft --jobs 2 --out runs/three
+moejax sweep --config mnist_tiny --train.learning_rate 0.001,0.003 --print
+moejax sweep --config mnist_tiny --data.dir '["/data/a,b", "/data/c"]'
+
+Options are those of moejax run. Values stand between commas; 0..2 is 0,1,2; values that hold commas are given as a JSON
+list, and a value that begins with { is one. Each run is a process of its own. After Ctrl-C, or where runs failed, the
+same command goes on: what is finished is not made again.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+
+from moejax.verbs.parser import Parser
+
+
+def parser() -> Parser:
+    """What a sweep takes beside the options of its runs."""
+    parser = Parser("sweep", __doc__)
+    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default 1)")
+    parser.add_argument("--out", metavar="DIR", help="the sweep's folder (default runs/sweep-NAME)")
+    parser.add_argument("--print", action="store_true", help="print the commands that are left to run, and stop")
+    parser.add_argument("--json", action="store_true", help="a list: each run's values, folder and summary")
+    return parser
+
+
+def main(words: Sequence[str]) -> int:
+    """Make the runs, print the table; 1 if some failed, 128 and the signal's number if one stopped it."""
+    asked, of_the_runs = parser().parse_known_args(words)
+    from moejax.sweep import plan, run_all
+
+    sweep = plan(of_the_runs, asked.out)
+    if asked.print:
+        for run in sweep.runs:
+            if not run.is_finished:
+                print(shlex.join(["python", "-m", "moejax.run", *run.command]))
+        return 0
+    outcome = run_all(sweep.runs, asked.jobs, quiet=asked.json, say=lambda text: print(text, file=_beside(asked.json)))
+    finished = sum(run.is_finished for run in sweep.runs)
+    if outcome.signal:
+        print(
+            f"moejax: stopped; {finished} of {len(sweep.runs)} runs are finished. Go on with  moejax sweep"
+            f" {shlex.join(words)}",
+            file=sys.stderr,
+        )
+        return 128 + outcome.signal
+    _show(sweep, asked.json)
+    for run in outcome.failed:
+        print(f"moejax: {run.name} failed, see above; the same command tries again.", file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+def _show(sweep, as_json: bool) -> None:
+    from moejax.report.markdown import plain
+    from moejax.sweep import results
+
+    files = results.write(sweep)
+    if as_json:
+        print(json.dumps(results.as_json(sweep), indent=1))
+        return
+    print(f"\n{plain(*results.tabulate(sweep))}\nMean ± standard deviation over the seeds.")
+    print(f"files: {' '.join(files)}\nside by side: moejax compare {shlex.quote(str(sweep.folder))}/*/")
+
+
+def _beside(as_json: bool):
+    """Where progress goes: not between what a script reads."""
+    return sys.stderr if as_json else sys.stdout
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; it is a number of runs, from 1 on")
+    return int(text)

@@ -1,0 +1,106 @@
+"""The runs of a sweep as processes: one after the other or several, failures, Ctrl-C, going on; with a stand-in."""
+
+import functools
+import os
+import signal
+import sys
+import threading
+
+import pytest
+
+from moejax.__main__ import main
+from moejax.presets import PRESETS
+from moejax.sweep import plan, results, run_all
+
+# Makes a folder as the main job does; seed 3 fails, seed 5 waits for a signal and keeps what it has.
+STAND_IN = """
+import json, signal, sys, time
+from pathlib import Path
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+folder = Path(words.get("--resume") or words["--out"])
+folder.mkdir(parents=True, exist_ok=True)
+seed = json.loads((folder / "config.json").read_text())["seed"] if "--resume" in words else int(words["--seed"])
+if seed == 3:
+    sys.exit("moejax: it went wrong.")
+if seed == 5 and "--resume" not in words:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    Path(folder / "config.json").write_text(json.dumps(CONFIG | {"seed": seed}))
+    while True:
+        time.sleep(0.01)
+(folder / "config.json").write_text(json.dumps(CONFIG | {"seed": seed}))
+(folder / "summary.json").write_text(json.dumps({"test_accuracy": 0.9 + seed / 100, "parameters": 7, "seed": seed}))
+"""
+WORDS = ["--config", "mnist_tiny", "--seed"]
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    from moejax.config import to_json
+
+    config = to_json(PRESETS["mnist_tiny"].config)
+    file = tmp_path / "stand_in.py"
+    file.write_text(STAND_IN.replace("CONFIG", f"json.loads({config!r})"))
+    return sys.executable, str(file)
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_each_run_is_made_once(stand_in, tmp_path, jobs):
+    said, out = [], str(tmp_path / "sweep")
+    sweep = plan([*WORDS, "0..2"], out)
+    assert run_all(sweep.runs, jobs, say=said.append, program=stand_in) == ((), None)
+    assert [run.is_finished for run in sweep.runs] == [True] * 3
+    assert said[0] == "--- seed=0 (1 of 3)"
+    again = []
+    run_all(plan([*WORDS, "0..3"], out).runs, jobs, quiet=True, say=again.append, program=stand_in)
+    log = tmp_path / "sweep" / "seed=3.log"
+    assert again == ["--- seed=3 (1 of 1)", f"--- seed=3 failed: it went wrong. ({log})"]
+
+
+def test_a_run_that_fails_keeps_no_other_from_its_own(stand_in, tmp_path):
+    sweep = plan([*WORDS, "2..4"], str(tmp_path / "sweep"))
+    failed, came = run_all(sweep.runs, quiet=True, say=lambda text: None, program=stand_in)
+    assert [run.values["seed"] for run in failed] == ["3"]
+    assert came is None
+    assert results.tabulate(sweep)[1][0][:2] == ["2 of 3", "93.00 ± 1.41 %"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_all_and_the_same_sweep_goes_on(stand_in, tmp_path, number):
+    out = tmp_path / "sweep"
+    sweep = plan([*WORDS, "4..6"], str(out))
+    waits = out / "seed=5" / "config.json"
+    waiting = threading.Event()
+
+    def interrupt():
+        while not waits.exists() and not waiting.wait(0.01):
+            pass
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        outcome = run_all(sweep.runs, quiet=True, say=lambda text: None, program=stand_in)
+    finally:
+        waiting.set()
+        thread.join()
+    assert outcome == ((), number)
+    assert [run.is_finished for run in sweep.runs] == [True, False, False]
+    assert sweep.runs[1].command == ("--resume", str(out / "seed=5"))
+    run_all(sweep.runs, quiet=True, say=lambda text: None, program=stand_in)
+    assert all(run.is_finished for run in sweep.runs)
+
+
+def test_the_verb_tells_tabulates_and_draws(stand_in, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("moejax.sweep.run_all", functools.partial(run_all, program=stand_in))
+    out = tmp_path / "sweep"
+    words = ["sweep", "--config", "mnist_tiny", "--seed", "0..1", "--moe.num_experts", "2,4", "--out", str(out)]
+    assert main([*words, "--print"]) == 0
+    assert capsys.readouterr().out.count("python -m moejax.run --config mnist_tiny --seed 0 --moe.num_experts ") == 2
+    assert main([*words, "--jobs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "moe.num_experts    runs   test accuracy" in said
+    assert "2  2 of 2  90.50 ± 0.71 %" in said
+    assert {file.name for file in out.iterdir() if file.is_file() and file.suffix != ".log"} == {
+        *("results.json", "table.md", "plot.png")
+    }
+    assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")

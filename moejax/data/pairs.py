@@ -108,7 +108,9 @@ def files_of(root: File) -> dict[str, list[File]]:
         return {"train": [root]}
     if not root.is_dir():
         raise UserError(f"--data.dir={root} is not there: name a table ({', '.join(READERS)}) or a folder of tables.")
-    tables = sorted(path for path in root.iterdir() if path.suffix.lower() in READERS and path.name[0] != ".")
+    tables = sorted(
+        path for path in root.iterdir() if path.is_file() and path.suffix.lower() in READERS and path.name[0] != "."
+    )
     if not tables:
         raise UserError(f"{root} holds no table ({', '.join(READERS)}): put train.tsv there, or name the file itself.")
     if len(tables) == 1:

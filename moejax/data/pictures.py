@@ -27,6 +27,8 @@ _DEEP = ("I", "I;16", "I;16L", "I;16B")
 def load(path: Path) -> bytes:
     """The content of a picture file; UserError if it cannot be read or is far too long."""
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise UserError(f"{path} is no file: leave it out.")
         if (size := path.stat().st_size) > _MOST_BYTES:
             raise UserError(f"{path} is too long for a picture ({size:,} bytes): leave it out.")
         return path.read_bytes()

@@ -3,7 +3,9 @@
     test         `test_size` of each class, a fifth
     validation   a tenth of each class, but in all no more than `validation`
 
-Both are drawn out of the training examples, of each class alike (stratified), at least one of each.
+Both are drawn out of the training examples, of each class alike (stratified), at least one of each. Each split is put
+into one random order, the same for every seed: often the examples come class by class, and then the first few of a
+split, or those of one batch of an evaluation, would be of one class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,6 +53,7 @@ def dataset_of(
       UserError: there is one class alone, a split is empty, one has a class that "train" has not, or a class has too
         few examples to divide.
     """
+    splits = {s: take(examples, np.random.default_rng(0).permutation(rows(examples))) for s, examples in splits.items()}
     train = splits["train"]
     if len(classes) < 2:
         only = f" ({abridged(repr(classes[0]))})" if classes else ""

@@ -76,13 +76,17 @@ def test_splits_that_are_there_stay(tmp_path, name):
         for c in "ab":
             save(tmp_path / split, c, grey(3 - seed, seed))
     data = load("images", dir=str(tmp_path))
-    assert [getattr(data, s)["label"].tolist() for s in ("train", "validation", "test")] == [
+    assert [sorted(getattr(data, s)["label"]) for s in ("train", "validation", "test")] == [
         [0, 0, 0, 1, 1, 1],
         [0, 0, 1, 1],
         [0, 1],
     ]
     assert data.notes == ()
     assert len(load("images", dir=str(tmp_path), validation=0).train["label"]) == 10
+
+
+def test_the_first_few_are_of_all_classes(two):
+    assert set(load("images", dir=str(two)).train["label"][:8]) == {0, 1}
 
 
 def test_a_folder_called_train_may_be_a_class(tmp_path):
@@ -139,7 +143,7 @@ def test_one_picture_in_colour_makes_all_in_colour(two):
     assert load("images", dir=str(two)).image_shape == (6, 8, 3)
     flat = load("images", dir=str(two), color_mode="grayscale")
     assert flat.image_shape == (6, 8)
-    np.testing.assert_array_equal(flat.test["image"][-1], Image.fromarray(colour).convert("L"))
+    np.testing.assert_array_equal(flat.test["image"][flat.test["label"] == 2][0], Image.fromarray(colour).convert("L"))
 
 
 def test_modes_of_a_picture():
@@ -237,6 +241,11 @@ def bomb(side):
 def test_pictures_that_cannot_be_read(two, damaged, said):
     (two / "dog" / "bad.png").write_bytes(damaged)
     refused(said, two)
+
+
+def test_a_pipe_among_the_pictures(two):
+    os.mkfifo(two / "dog" / "pipe.png")
+    refused(r"pipe\.png is no file: leave it out", two)
 
 
 def test_of_many_faults_a_few_are_told(two):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from moejax import metrics_log
 from moejax.config import Config, make_config
 from moejax.data.dataset import Dataset
 from moejax.models import build_model
@@ -76,7 +77,8 @@ def saved_run(path: Path, config: Config, dataset: Dataset, accuracies: dict[int
         state = TrainState(jax.numpy.int32(step), model, optimizer.init(parameters(model)))
         rng = np.random.default_rng(step)
         states.append(jax.tree.map(lambda a, rng=rng: a + _noise(rng, a), state))
-        checkpoints.save(states[-1], accuracy, about.files(dataset))
+        files = about.files(dataset) | {metrics_log.NAME: (path / metrics_log.NAME).read_bytes()}
+        checkpoints.save(states[-1], accuracy, files)
     return states
 
 

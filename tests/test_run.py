@@ -198,7 +198,7 @@ def test_a_small_run_from_start_to_report(monkeypatch, capsys, tmp_path, dataset
     assert f"report: {out / 'report.html'}" in said
     assert {p.name for p in out.iterdir()} == {
         *("config.json", "env.json", "metrics.jsonl", "routing.npz", "summary.json", "checkpoints", "figures"),
-        *("data.json", "predictions.npz"),
+        *("data.json", "predictions.npz", "sha256.json"),
         *("train_metrics.csv", "validation_metrics.csv", "test_metrics.csv"),
         *("report.html", ".lock"),
     }

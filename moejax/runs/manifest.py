@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moejax.errors import UserError
+from moejax.files import write_whole
 
 NAME = "sha256.json"
 
@@ -18,9 +19,7 @@ NAME = "sha256.json"
 def write(folder: Path, files: Iterable[Path] | None = None, **facts: Any) -> None:
     """Record these files of the folder, by default all of them, and the facts."""
     manifest = {**facts, "files": digests(folder, files, flushed=True)}
-    path = folder / NAME
-    path.write_text(json.dumps(manifest | {"sha256": seal(manifest)}, indent=1), encoding="utf-8")
-    flush(path)
+    write_whole(folder / NAME, json.dumps(manifest | {"sha256": seal(manifest)}, indent=1))
 
 
 def read(folder: Path) -> dict[str, Any] | None:

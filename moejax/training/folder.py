@@ -1,7 +1,7 @@
 """A run's folder: the files by which a run can be watched, resumed and reported.
 
 .lock config.json env.json data.json metrics.jsonl train_metrics.csv validation_metrics.csv test_metrics.csv routing.npz
-predictions.npz summary.json init.json checkpoints/ activations/ figures/ report.html
+predictions.npz summary.json sha256.json init.json checkpoints/ activations/ figures/ report.html
 """
 
 import json
@@ -15,7 +15,9 @@ from moejax import metrics_log
 from moejax.config import Config, to_json
 from moejax.errors import UserError, of_the_system
 from moejax.files import write_whole
+from moejax.runs import manifest
 from moejax.runs.folder import read_config
+from moejax.runs.verify import own_files
 from moejax.training import beginning
 from moejax.training.environment import environment, products_of
 from moejax.training.processes import is_first
@@ -97,6 +99,8 @@ class RunFolder:
 
         `keep_tests`: but for the lines on the test examples that follow it.
         """
+        if self.writes:
+            (self.path / manifest.NAME).unlink(missing_ok=True)  # from now on files change
         file = self.path / metrics_log.NAME
         content = file.read_bytes() if file.exists() else b""
         whole = content.startswith(log)
@@ -127,8 +131,10 @@ class RunFolder:
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """The run's results; its presence says that the run is finished."""
+        """The run's results; its presence says that the run is finished. Then the manifest of the run's files."""
         self.write("summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        if self.writes:
+            manifest.write(self.path, own_files(self.path))
 
     def read_summary(self) -> dict[str, Any] | None:
         """None while the run is unfinished; UserError if it cannot be read."""

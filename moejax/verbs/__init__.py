@@ -16,6 +16,7 @@ VERBS = {
     "presets": "moejax.verbs.presets",
     "predict": "moejax.verbs.predict",
     "data": "moejax.verbs.data",
+    "verify": "moejax.verbs.verify",
     "compare": "moejax.verbs.compare",
     "sweep": "moejax.verbs.sweep",
 }

@@ -44,6 +44,12 @@ class About:
         """As `Dataset.image_shape`."""
         return tuple(self.shapes["image"]) if "image" in self.shapes else None
 
+    def record(self) -> tuple[dict[str, Any], str | None]:
+        """From what `of` makes them again."""
+        facts = dataclasses.asdict(self)
+        tokenizer = facts.pop("tokenizer")
+        return facts, tokenizer
+
     @classmethod
     def of(cls, record: Mapping[str, Any], tokenizer: str | None) -> "About":
         """Those of a data set's record."""

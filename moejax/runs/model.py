@@ -6,8 +6,8 @@
     routes = model.route(images)                a value for each MoE layer
 
 Answers do not depend on what else is in the batch, nor on how many examples it has, but for rounding: every example is
-a group of its own, and sparse layers drop nothing (`alone`). So they are those of the run's own evaluation wherever
-that dropped nothing. Two kinds of router are the exception to one or the other:
+a group of its own, and sparse layers drop nothing (`opening.alone`). So they are those of the run's own evaluation
+wherever that dropped nothing. Two kinds of router are the exception to one or the other:
 
   expert_choice                   experts choose among the tokens of one example, `eval_capacity_factor` of them, where
                                   the evaluation lets them choose among `group_size` tokens of the batch
@@ -15,8 +15,6 @@ that dropped nothing. Two kinds of router are the exception to one or the other:
 """
 
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -27,11 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from moejax.config import Config
 from moejax.data.dataset import Examples, rows, take
-from moejax.models import build_model
-from moejax.routers import ROUTERS
-from moejax.runs import checkpoint
 from moejax.runs.about import About
-from moejax.runs.folder import read_config
 from moejax.runs.inputs import Reader
 from moejax.runs.routes import AnyArray, Route, by_example
 
@@ -98,45 +92,3 @@ def _answer(module: nnx.Module, batch: dict[str, Array]) -> tuple[Prediction, tu
     logits, routings = module(batch, train=False)
     prediction = Prediction(logits.argmax(-1).astype(jnp.int32), jax.nn.softmax(logits))
     return prediction, tuple(by_example(r, len(logits), module.tokens) for r in routings)
-
-
-def load(run: str | Path, checkpoint: str | int | None = None) -> Model:
-    """The model of a run's folder.
-
-    Args:
-      checkpoint: `best` on the validation examples, `last`, or a step; by default the one that the run is tested with,
-        `train.tested`. Its files are compared with their sha256 before they are used.
-
-    Raises UserError, in one sentence, for a folder that is no run, and a checkpoint that is missing or damaged.
-    """
-    path = Path(run)
-    config = read_config(path)
-    return _restored(config, chosen_checkpoint(path, config, checkpoint))
-
-
-def chosen_checkpoint(run: Path, config: Config, which: str | int | None) -> Path:
-    """The folder of a checkpoint, verified."""
-    return checkpoint.chosen(run.absolute() / "checkpoints", config.train.tested if which is None else which)
-
-
-def alone(config: Config) -> Config:
-    """The configuration in which no token of an example competes with those of another one, and none is dropped."""
-    if config.moe.layer != "sparse":
-        return config
-    capacity = {"eval_capacity_factor": None} if ROUTERS[config.moe.router].token_choice else {}
-    return config.replace(moe={"group_size": 0} | capacity)
-
-
-def _restored(config: Config, folder: Path) -> Model:
-    about = About.read(folder)
-    make = partial(build_model, alone(config), about.to_answer, image_shape=about.image_shape)
-    module = jax.eval_shape(lambda: make(nnx.Rngs(0)))
-    expected = checkpoint.named(module, checkpoint.MODEL)
-    there = checkpoint.saved(folder)
-    checkpoint.check(folder, expected, there, expected)
-    places = {name: name for name in expected}
-    if config.train.average:
-        places |= checkpoint.averages(there)
-    arrays = checkpoint.restore(folder, {place: expected[name] for name, place in places.items()})
-    leaves = [jnp.asarray(arrays[places[name]]) for name in expected]
-    return Model(config, about, jax.tree.unflatten(jax.tree.structure(module), leaves), int(folder.name))

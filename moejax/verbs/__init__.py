@@ -17,6 +17,7 @@ VERBS = {
     "predict": "moejax.verbs.predict",
     "data": "moejax.verbs.data",
     "verify": "moejax.verbs.verify",
+    "export": "moejax.verbs.export",
     "compare": "moejax.verbs.compare",
     "sweep": "moejax.verbs.sweep",
 }

@@ -1,0 +1,78 @@
+"""From a run's folder, or from a file that `moejax export` wrote, to its model."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from moejax.config import Config
+from moejax.errors import UserError
+from moejax.models import build_model
+from moejax.parameters import parameters
+from moejax.routers import ROUTERS
+from moejax.runs import checkpoint as checkpoints
+from moejax.runs import tensors
+from moejax.runs.about import About
+from moejax.runs.folder import read_config
+from moejax.runs.model import Model
+
+_AVERAGE = ".parameters"  # what the names of averaged parameters have before those of the model
+
+
+def load(run: str | Path, checkpoint: str | int | None = None) -> Model:
+    """The model of a run's folder, or of a file `….safetensors` that `moejax export` wrote.
+
+    Args:
+      checkpoint: `best` on the validation examples, `last`, or a step; by default the one that the run is tested with,
+        `train.tested`. Its files are compared with their sha256 before they are used.
+
+    Raises UserError, in one sentence, for a folder that is no run, and a checkpoint that is missing or damaged.
+    """
+    path = Path(run)
+    if path.suffix == tensors.SUFFIX:
+        if checkpoint is not None:
+            raise UserError(f"checkpoint is {checkpoint!r}, but {path} holds one alone; leave it out.")
+        return _of_file(path)
+    config = read_config(path)
+    which = config.train.tested if checkpoint is None else checkpoint
+    return _of_checkpoint(config, checkpoints.chosen(path.absolute() / "checkpoints", which))
+
+
+def alone(config: Config) -> Config:
+    """The configuration in which no token of an example competes with those of another one, and none is dropped."""
+    if config.moe.layer != "sparse":
+        return config
+    capacity = {"eval_capacity_factor": None} if ROUTERS[config.moe.router].token_choice else {}
+    return config.replace(moe={"group_size": 0} | capacity)
+
+
+def empty(config: Config, about: About) -> nnx.Module:
+    """The network with shapes in place of arrays."""
+    make = partial(build_model, alone(config), about.to_answer, image_shape=about.image_shape)
+    return jax.eval_shape(lambda: make(nnx.Rngs(0)))
+
+
+def _of_checkpoint(config: Config, folder: Path) -> Model:
+    about = About.read(folder)
+    module = empty(config, about)
+    expected, there = checkpoints.named(module, checkpoints.MODEL), checkpoints.saved(folder)
+    checkpoints.check(folder, expected, there, expected)
+    places = {name: name for name in expected}
+    if config.train.average:
+        learnt = list(checkpoints.named(parameters(module)))
+        *_, average = (name for name in there if name.endswith(_AVERAGE + learnt[0]))  # the optimiser's last part
+        places |= {checkpoints.MODEL + name: average.removesuffix(learnt[0]) + name for name in learnt}
+    arrays = checkpoints.restore(folder, {place: expected[name] for name, place in places.items()})
+    leaves = [jnp.asarray(arrays[places[name]]) for name in expected]
+    return Model(config, about, jax.tree.unflatten(jax.tree.structure(module), leaves), int(folder.name))
+
+
+def _of_file(path: Path) -> Model:
+    kept = tensors.read(path)
+    module = empty(kept.config, kept.about)
+    expected = {tensors.name_of(name): leaf for name, leaf in checkpoints.named(module).items()}
+    checkpoints.check(path, expected, kept.arrays, expected.keys() | kept.arrays.keys())
+    leaves = [jnp.asarray(kept.arrays[name]) for name in expected]
+    return Model(kept.config, kept.about, jax.tree.unflatten(jax.tree.structure(module), leaves), kept.step)

@@ -1,0 +1,141 @@
+"""A model as one file: a program where this library is not there, and tensors that come back bit by bit."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from runs.test_model import IMAGE, RUNS, SPARSE, of_images
+from small_run import saved_run
+
+import moejax
+from moejax.__main__ import main
+from moejax.config import make_config
+from moejax.data.dataset import take
+from moejax.errors import UserError
+from moejax.runs import tensors
+
+KINDS = ["sigmoid", *(pytest.param(name, marks=pytest.mark.slow) for name in RUNS if name != "sigmoid")]
+
+# What a program without moejax does; argv: the exported file, the inputs, where the outputs go.
+ELSEWHERE = """
+import sys
+import jax, numpy as np
+call = jax.export.deserialize(open(sys.argv[1], "rb").read()).call
+inputs = np.load(sys.argv[2])
+found = {}
+for b in (1, 5, 33):
+    answer = call(*(inputs[name][:b] for name in inputs.files))
+    found |= {f"probabilities{b}": answer["probabilities"], f"gates{b}": answer["gates"][0]}
+assert not [name for name in sys.modules if name.startswith("moejax")]
+np.savez(sys.argv[3], **found)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_program_runs_for_any_batch_where_moejax_is_not_there(kind, tmp_path):
+    make, values = RUNS[kind]
+    data, run = make(), tmp_path / "run"
+    saved_run(run, make_config(name="exported", **values), data, {1: 0.5})
+    # In a process of its own: the suite's shape checks know no open batch size.
+    words = [sys.executable, "-m", "moejax", "export", str(run), "--format", "stablehlo", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["file"] == str(run / "model.stablehlo")
+    model = moejax.runs.load(run)
+    batch = take(data.test, np.arange(33) % 20)
+    np.savez(tmp_path / "inputs.npz", **{name: batch[name] for name in model.read.names})
+    words = [sys.executable, "-c", ELSEWHERE, facts["file"], str(tmp_path / "inputs.npz"), str(tmp_path / "out.npz")]
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=alone)
+    assert done.returncode == 0, done.stderr
+    prediction, (route, *_) = model.answer(batch)
+    with np.load(tmp_path / "out.npz") as found:
+        for b in (1, 5, 33):
+            np.testing.assert_allclose(found[f"probabilities{b}"], prediction.probabilities[:b], atol=1e-5)
+            np.testing.assert_allclose(found[f"gates{b}"], route.gates[:b], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    saved_run(path, make_config(name="bars", model=IMAGE, moe=SPARSE), of_images(), {1: 0.9, 2: 0.3})
+    return path
+
+
+def test_tensors_come_back_bit_by_bit_and_so_do_the_answers(run, tmp_path, capsys):
+    file, images = tmp_path / "bars.safetensors", of_images().test["image"]
+    words = ["export", str(run), "--format", "safetensors", "--out", str(file), "--checkpoint", "best"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{file}: {file.stat().st_size:,} bytes, step 1, reads image: uint8[b, 28, 28]")
+    model, again = moejax.runs.load(run, checkpoint="best"), moejax.runs.load(file)
+    assert jax.tree.structure(model.module) == jax.tree.structure(again.module)
+    jax.tree.map(np.testing.assert_array_equal, model.module, again.module)
+    jax.tree.map(np.testing.assert_array_equal, model.answer(images), again.answer(images))
+    assert (again.config, again.about, again.step) == (model.config, model.about, 1)
+
+
+def test_sentences_are_tokenized_as_before(tmp_path):
+    make, values = RUNS["pairs"]
+    saved_run(tmp_path / "run", make_config(name="pairs", **values), make(), {1: 0.9})
+    model, file = moejax.runs.load(tmp_path / "run"), tmp_path / "pairs.safetensors"
+    file.write_bytes(tensors.pack(model))
+    pair = ("the cat sat", "a dog ran")
+    jax.tree.map(np.testing.assert_array_equal, moejax.runs.load(file).answer(pair), model.answer(pair))
+
+
+def test_names_are_as_the_documentation_says(run):
+    from safetensors.numpy import load
+
+    arrays = load(tensors.pack(moejax.runs.load(run)))
+    shapes = {name: array.shape for name, array in arrays.items()}
+    assert shapes["blocks.0.moe.router.kernel"] == (8, 4)
+    assert shapes["blocks.0.moe.experts.up.kernel"] == (4, 8, 8)
+    assert shapes["head.kernel"] == (25 * 8, 4)
+    assert not [name for name in shapes if set(name) & set("[]")]
+
+
+def strangers(folder, content):
+    """Files that are none, with what is said of them."""
+    from safetensors.numpy import save
+
+    yield folder / "none.safetensors", "is not a file; give one that moejax export wrote, or a run's folder"
+    for name, wrong, sentence in [
+        ("flipped", content[:-1] + bytes([content[-1] ^ 1]), "is not what was written; export it again"),
+        ("renamed", content.replace(b'\\"seed\\": 0', b'\\"seed\\": 1'), "is not what was written"),
+        ("short", content[:100], "is not a safetensors file"),
+        ("other", save({"x": np.zeros(3)}), "is not of the form 'moejax 1', but None"),
+    ]:
+        assert wrong != content
+        (folder / f"{name}.safetensors").write_bytes(wrong)
+        yield folder / f"{name}.safetensors", sentence
+
+
+def test_a_file_that_is_none_is_a_sentence(run, tmp_path):
+    content = tensors.pack(moejax.runs.load(run))
+    for file, sentence in strangers(tmp_path, content):
+        with pytest.raises(UserError, match=sentence):
+            moejax.runs.load(file)
+    (tmp_path / "whole.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoint is 'best', but .* holds one alone"):
+        moejax.runs.load(tmp_path / "whole.safetensors", checkpoint="best")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "the following arguments are required: --format"),
+        (["--format", "hdf5"], "argument --format: invalid choice: 'hdf5'"),
+        (["--format", "safetensors", "--out", ""], "--out is '', which can be no path"),
+        (["--format", "safetensors", "--out", "/proc/none/x"], "/proc/none/"),
+        (["--format", "safetensors", "--checkpoint", "7"], "checkpoint is '7', but"),
+    ],
+)
+def test_words_that_make_no_sense_are_a_sentence(run, words, sentence, capsys):
+    assert main(["export", str(run), *words]) == 2
+    assert sentence in capsys.readouterr().err

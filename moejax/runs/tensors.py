@@ -87,5 +87,5 @@ def _digest(facts: Mapping[str, str], arrays: Mapping[str, ndarray]) -> str:
     content = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         content.update(f"{name} {array.dtype} {array.shape};".encode())
-        content.update(np.ascontiguousarray(array))
+        content.update(array.tobytes())
     return content.hexdigest()

@@ -4,7 +4,7 @@
     mnist.train["image"], mnist.train["label"]      uint8 [55000, 28, 28], int32 [55000]
 
 A data set is one file of this folder and one line of `DATASETS`. How files are found and verified is in `find`.
-Importing this costs numpy only: a library that a source needs is imported when that source is used.
+Importing this costs NumPy and Pillow only: a library that a source needs is imported when that source is used.
 """
 
 import functools

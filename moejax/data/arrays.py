@@ -14,13 +14,12 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from moejax.data.dataset import Dataset, Path, Validation
+from moejax.data.dataset import Dataset, Path, Validation, check_room
 from moejax.data.labels import numbered
 from moejax.data.library_errors import said_as
 from moejax.data.splits import NAMES, TestSize, dataset_of
 from moejax.errors import UserError
 
-LARGEST = 2**33  # bytes, unpacked
 _SIDES = 4, 512  # pixels, from and to
 _DARK = 64  # what is no brighter than this is hardly on a scale to 255
 
@@ -76,8 +75,7 @@ def read(path: File) -> Splits:
     with said_as(sentence):
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
-        if size > LARGEST:
-            raise UserError(f"{path} unpacks to {size:,} bytes, more than {LARGEST:,}: give a part of it.")
+        check_room(size, f"The arrays of {path}", "give a part of them")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 

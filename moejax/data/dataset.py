@@ -5,6 +5,7 @@ A split is a dict of arrays that share their leading axis, one row an example. N
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sized
 from typing import Annotated, Any
 
@@ -202,6 +203,15 @@ def first(dataset: Dataset, train: int | None, evaluation: int | None) -> Datase
         validation=take(dataset.validation, few),
         test=take(dataset.test, few),
     )
+
+
+def check_room(size: int, what: str, fix: str) -> None:
+    """UserError if so many bytes are more than half of this machine's memory."""
+    if not hasattr(os, "sysconf"):  # Windows does not say
+        return
+    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    if size > half:
+        raise UserError(f"{what} take {size / 1e9:,.1f} GB, more than half of the memory, {half / 1e9:,.1f} GB: {fix}.")
 
 
 def check_validation(validation: int, count: int) -> None:

@@ -6,6 +6,7 @@ FOLDER/dog/2.jpg                               FOLDER/validation/…  (valid, va
 """
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from numpy import ndarray
 from pydantic import Field
 
 from moejax.data import pictures
-from moejax.data.dataset import Dataset, Path, Validation
+from moejax.data.dataset import Dataset, Path, Validation, check_room
 from moejax.data.labels import in_order
 from moejax.data.splits import NAMES, TestSize, dataset_of
 from moejax.errors import UserError
@@ -150,7 +151,11 @@ def _read(
     most, _ = shapes.most_common(1)[0]
     leave = size is None and len(shapes) == 1 and max(most) <= _LARGEST_LEFT
     rows, columns = most if leave else (size or _USUAL, size or _USUAL)
-    images = np.empty((len(paths), rows, columns, *([] if color_mode == "grayscale" else [3])), np.uint8)
+    shape_of_all = (len(paths), rows, columns, *([] if color_mode == "grayscale" else [3]))
+    check_room(
+        math.prod(shape_of_all), f"{len(paths):,} pictures of {rows} × {columns}", "make them smaller, --data.size"
+    )
+    images = np.empty(shape_of_all, np.uint8)
 
     def read(numbered: tuple[int, Folder]) -> bytes:
         number, path = numbered

@@ -43,6 +43,7 @@ class ImageSet:
       mirrors: URLs that the file names (with .gz) are appended to.
       hub: its name on the Hugging Face hub.
       auto: the sources that `auto` tries, in order, when no folder is given.
+      classes: their names, where they have others than their numbers.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ImageSet:
     auto: tuple[str, ...] = ("cache", "mirror")
     image_shape: tuple[int, int] = (28, 28)
     num_classes: int = 10
+    classes: tuple[str, ...] = ()
 
 
 MNIST = ImageSet(
@@ -86,6 +88,7 @@ FASHION_MNIST = ImageSet(
         "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
     ),
     hub="zalando-datasets/fashion_mnist",
+    classes=("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
 )
 
 
@@ -146,7 +149,8 @@ def from_splits(images: ImageSet, splits: dict[str, Examples], origin: str) -> D
             raise UserError(f"{origin} has no split {split!r} ({', '.join(splits) or 'none'}): name another data set.")
         check_examples(images, splits[split], count, f"The {split} split of {origin}")
     train, test = splits["train"], splits["test"]
-    return Dataset(images.name, "", origin, {}, train, take(train, slice(0)), test, images.num_classes)
+    nothing, classes = take(train, slice(0)), images.classes
+    return Dataset(images.name, "", origin, {}, train, nothing, test, images.num_classes, classes=classes)
 
 
 def from_embedded(images: ImageSet, validation: int, seed: int) -> Dataset:

@@ -14,9 +14,10 @@ PAPER = np.array(to_rgb(TILE))
 def ink(images: np.ndarray, strength: float = 1.0) -> np.ndarray:
     """uint8 [..., row, column, 1 or 3] → float64 [..., row, column, 3]; below strength 1 fainter, nearer to paper.
 
-    Grey images are strokes of ink, dark where they are bright.
+    Grey images on a dark ground become strokes of ink, dark where they are bright; others stay as they are.
     """
-    if images.shape[-1] == 3:
+    border = images[..., [0, -1], :, 0], images[..., [0, -1], 0]
+    if images.shape[-1] == 3 or np.median(np.concatenate([edge.ravel() for edge in border])) > 127:
         return PAPER + strength * (images / 255.0 - PAPER)
     return PAPER + strength * images / 255.0 * (np.array(to_rgb(INK)) - PAPER)
 

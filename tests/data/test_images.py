@@ -243,6 +243,12 @@ def test_pictures_that_cannot_be_read(two, damaged, said):
     refused(said, two)
 
 
+def test_more_than_the_memory_is_refused(two, monkeypatch):
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 200, "SC_PAGE_SIZE": 4096}.__getitem__)
+    assert load("images", dir=str(two)).image_shape == (6, 8)
+    refused(r"^40 pictures of 200 × 200 take 0\.0 GB, more than half of the memory, 0\.0 GB: make them", two, size=200)
+
+
 def test_a_pipe_among_the_pictures(two):
     os.mkfifo(two / "dog" / "pipe.png")
     refused(r"pipe\.png is no file: leave it out", two)

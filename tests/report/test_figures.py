@@ -46,6 +46,18 @@ def test_blocks_repeat_each_place():
     np.testing.assert_array_equal(tiles.blocks(np.array([[1, 2], [3, 4]]), 2, 4), [[1, 1, 2, 2], [3, 3, 4, 4]])
 
 
+def test_ink_is_dark_whatever_the_ground_and_colours_stay():
+    stroke = np.zeros((1, 5, 5, 1), np.uint8)
+    stroke[0, 2, 2] = 255
+    for grey in (stroke, 255 - stroke):
+        drawn = tiles.ink(grey)
+        assert drawn.shape == (1, 5, 5, 3)
+        assert drawn[0, 2, 2].max() < 0.3 < 0.9 < drawn[0, 0].min()
+    red = np.concatenate([stroke, 0 * stroke, 0 * stroke], axis=-1)
+    np.testing.assert_allclose(tiles.ink(red), red / 255, atol=1e-12)
+    assert (tiles.ink(red, 0.0) == tiles.PAPER).all()
+
+
 def test_mosaic_puts_pictures_in_rows():
     pictures = np.arange(6.0).reshape(2, 3, 1, 1, 1) * np.ones(3)
     np.testing.assert_array_equal(tiles.mosaic(pictures, 0)[..., 0], [[0, 1, 2], [3, 4, 5]])

@@ -20,6 +20,7 @@ VERBS = {
     "export": "moejax.verbs.export",
     "compare": "moejax.verbs.compare",
     "sweep": "moejax.verbs.sweep",
+    "doctor": "moejax.verbs.doctor",
 }
 
 

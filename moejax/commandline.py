@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 FLAGS = ("help", "print_config")
 SWITCHES = ("upcycle",)  # options that may stand without `true`
 PROCESSES = ("coordinator", "processes", "process")
-PATHS = ("config", "out", "resume")
+PATHS = ("config", "out", "resume", "profile")
 OPTIONS = (*PATHS, *PROCESSES)
 
 
@@ -122,7 +122,7 @@ def check_resume(arguments: Arguments) -> None:
     if arguments.problems:
         raise UserError(*arguments.problems)
     given = (*arguments.options, *arguments.fields)
-    may = ("resume", *PROCESSES, "train.epochs")
+    may = ("resume", "profile", *PROCESSES, "train.epochs")
     others = [n for n in given if n not in may and not n.startswith("parallel.")]
     if others:
         raise UserError(

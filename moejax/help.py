@@ -23,6 +23,7 @@ usage: {PROGRAM} --config NAME|FILE|RUN [--OPTION VALUE ...] [--out DIR]
   --out DIR           the run's folder (default runs/NAME-TIME)
   --resume RUN        continue the run in that folder where it stopped, on these devices; also a finished run, with
                       more --train.epochs: its learning rate is from then on that of a run of so many
+  --profile DIR       trace ten steps into DIR by JAX's profiler, once the programs are compiled and warm
   --print-config      print the configuration as JSON and stop
   --coordinator HOST:PORT --processes N --process I
                       this is process I of N, of which number 0 listens there; or --coordinator auto

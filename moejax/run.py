@@ -103,6 +103,7 @@ def _start(config: "Config", arguments: "Arguments", stop: StopSignal) -> dict[s
     from moejax.training.processes import from_first, is_first
     from moejax.training.sizes import check
 
+    profile = _profile(arguments)
     out = arguments.options.get("out", f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     out = Path(from_first(out))
     if is_first():
@@ -110,7 +111,7 @@ def _start(config: "Config", arguments: "Arguments", stop: StopSignal) -> dict[s
     data = _load(config)
     check(config, data)
     with RunFolder.create(out, config) as folder, kept(out):
-        return _run(config, folder, data, stop, resume=False)
+        return _run(config, folder, data, stop, resume=False, profile=profile)
 
 
 def _opened(arguments: "Arguments") -> "tuple[RunFolder, Config]":
@@ -126,14 +127,26 @@ def _resume(arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
     check_resume(arguments)
     _prepare_jax(arguments)
     folder, before = _opened(arguments)
-    config, path = going_on(before, arguments), folder.path
+    config, path, profile = going_on(before, arguments), folder.path, _profile(arguments)
     with folder, kept(path):
         summary = folder.read_summary()
         if summary is not None and config.train.epochs == before.train.epochs:
             print(f"{path} is finished; its report is {_report(path, stop)}")
             return summary | {"run": str(path)}
         stop.ends_with(f"stopped before another step; continue with  {PROGRAM} --resume {path}")
-        return _run(config, folder, _load(config), stop, resume=True)
+        return _run(config, folder, _load(config), stop, resume=True, profile=profile)
+
+
+def _profile(arguments: "Arguments") -> Path | None:
+    """Where a trace is asked for; UserError if nothing can be written there."""
+    if "profile" not in arguments.options:
+        return None
+    folder = Path(arguments.options["profile"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot write to --profile {folder}: {of_the_system(error)}") from None
+    return folder
 
 
 @contextmanager
@@ -162,7 +175,13 @@ def _load(config: "Config") -> "Dataset":
 
 
 def _run(
-    config: "Config", folder: "RunFolder", data: "Dataset", stop: StopSignal, *, resume: bool
+    config: "Config",
+    folder: "RunFolder",
+    data: "Dataset",
+    stop: StopSignal,
+    *,
+    resume: bool,
+    profile: Path | None,
 ) -> dict[str, Any] | None:
     from jax import process_count
 
@@ -195,7 +214,7 @@ def _run(
         if resume:
             fit.resume()
         stop.asks(f"stopped at once; from what was saved last, {go_on}")
-        if not fit.train(stop):
+        if not fit.train(stop, profile):
             progress.message(f"stopped; {go_on}")
             return None
         ends_with(f"stopped before the test was done; {go_on}")

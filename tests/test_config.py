@@ -238,7 +238,7 @@ def test_a_file_that_is_not_a_config_is_one_sentence():
 
 
 def test_the_schema_begins_with_what_every_run_has():
-    assert list(flatten(make_config()))[:5] == ["name", "seed", "init", "upcycle", "data.name"]
+    assert list(flatten(make_config()))[:6] == ["name", "seed", "init", "upcycle", "log", "data.name"]
     assert list(names_of(everything()["data.name"][""])) == list(DATASETS)
 
 

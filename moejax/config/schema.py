@@ -6,7 +6,7 @@ section has the options of its root and, where one of them is a `Choice`, those 
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
@@ -41,6 +41,8 @@ class RunOptions(Options):
     """Begin from the parameters of the run in this folder: of each array of the same name and shape; none: anew."""
     upcycle: bool = False
     """With init: experts begin as copies of the one expert of a dense run, and the network computes what it did."""
+    log: Literal["tensorboard", "wandb"] | None = None
+    """Where metrics go beside metrics.jsonl: TensorBoard's files (needs tensorboardX), or Weights & Biases (wandb)."""
 
     @staticmethod
     def contradictions(o: Any) -> Iterator[str]:

@@ -4,7 +4,9 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +21,7 @@ from moejax.models import build_model, pretrained
 from moejax.parameters import parameters
 from moejax.predictions import Predictions
 from moejax.runs import about
-from moejax.training import frozen, processes
+from moejax.training import frozen, processes, trace
 from moejax.training.average import averaged
 from moejax.training.beginning import beginning, filled
 from moejax.training.checkpoint import Checkpoints
@@ -37,6 +39,7 @@ from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress, Status
 from moejax.training.sizes import check_done, check_sizes
 from moejax.training.tables import activations_table, metrics_table
+from moejax.training.writers import Writer, make_writer
 
 _IDENTITY, _ROUTING = "identity.json", "routing.npz"  # what a checkpoint has beside the state and metrics.jsonl
 
@@ -78,6 +81,15 @@ class Fit:
             init_program = pool.submit(init_lowered.compile)
             self.chunk = self.parallel.compile(chunk, self.parallel.shapes(shapes), self.examples(0, 0), self.keys, 0)
             self.state = init_program.result()(*given)
+
+    @cached_property
+    def writer(self) -> Writer | None:
+        """Where metrics go beside metrics.jsonl; made with the first of them, when it is known which step that is."""
+        return make_writer(self.config, self.folder.path, int(self.state.step)) if self.folder.writes else None
+
+    def _close_writer(self) -> None:
+        if writer := self.__dict__.pop("writer", None):
+            writer.close()
 
     def _taken(self, build: Callable[[nnx.Rngs], nnx.Module]) -> dict[str, np.ndarray]:
         """The arrays that the network begins with, of another run; none where this one has a checkpoint."""
@@ -129,22 +141,35 @@ class Fit:
             f" {self.learning_rate(step):.2g}."
         )
 
-    def train(self, stop: StopSignal) -> bool:
-        """Train to the last epoch; False if a signal stopped it, with everything so far saved."""
+    def train(self, stop: StopSignal, profile: Path | None = None) -> bool:
+        """Train to the last epoch; False if a signal stopped it, with everything so far saved.
+
+        `profile`: the folder into which a few steps are traced: not the first ones, which are slower, unless all are.
+        """
+        if self.writer is not None:
+            self.progress.message(f"metrics also go to {self.config.log}; see them by  {self.writer.shown_by}")
+        first = int(self.state.step)
         with self.progress.live():
             while (step := int(self.state.step)) < self.steps:
                 epoch_end = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
                 n = min(self.config.train.chunk, epoch_end - step)
+                traces = profile is not None and (step > first or step + n == self.steps)
+                n = min(n, trace.STEPS) if traces else n
                 start = time.perf_counter()
-                self.state, metrics = self.chunk(self.state, self.examples(step, step + n), self.keys, step + n)
-                metrics = jax.tree.map(lambda rows, n=n: rows[:n], jax.device_get(metrics))
+                with trace.traced(profile) if traces else nullcontext():
+                    self.state, metrics = self.chunk(self.state, self.examples(step, step + n), self.keys, step + n)
+                    metrics = jax.tree.map(lambda rows, n=n: rows[:n], jax.device_get(metrics))
                 self._report_chunk(metrics, n, time.perf_counter() - start)
+                if traces:
+                    self.progress.message(trace.how_to_open(profile, n))
+                    profile = None
                 asked = processes.any_of(stop.requested)  # once a turn: saved and stopped, or neither
                 if step + n == epoch_end and self._is_evaluated(epoch_end):
                     self._end_epoch()
                 elif asked:
                     self._save(None)
                 if asked:
+                    self._close_writer()
                     return False
         return True
 
@@ -191,6 +216,7 @@ class Fit:
             "notes": list(data.notes),
         }
         self.folder.write_summary(summary)
+        self._close_writer()
         return summary
 
     def _report_chunk(self, metrics: Any, n: int, seconds: float) -> None:
@@ -329,7 +355,10 @@ class Fit:
     def _log(self, kind: str, **values: Any) -> None:
         step = int(self.state.step)
         place = {"kind": kind, "step": step, "epoch": round(step / self.steps_per_epoch, 4)}
-        self.folder.log(place | values | {"seconds": round(self._seconds(), 2)})
+        record = place | values | {"seconds": round(self._seconds(), 2)}
+        self.folder.log(record)
+        if self.writer is not None:
+            self.writer.write(record)
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.started

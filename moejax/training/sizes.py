@@ -9,7 +9,7 @@ from moejax.config import Config
 from moejax.data.dataset import Dataset, rows
 from moejax.errors import UserError
 from moejax.models import build_model
-from moejax.training import frozen
+from moejax.training import frozen, writers
 from moejax.training.beginning import beginning
 from moejax.training.memory import check_memory
 from moejax.training.parallel import Parallel
@@ -20,6 +20,7 @@ STEPS = 2**31 - 1  # steps are counted in int32
 def check(config: Config, data: Dataset) -> None:
     """UserError if this configuration cannot train on these examples; works on shapes, compiles nothing."""
     check_sizes(config, data)
+    writers.check(config)
     model = jax.eval_shape(lambda: build_model(config, data.to_answer, nnx.Rngs(0), image_shape=data.image_shape))
     frozen.check(model, config.train.frozen)
     Parallel.of(config, data.image_shape)

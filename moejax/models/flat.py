@@ -160,14 +160,14 @@ class FlatClassifier(nnx.Module):
         In training, a guided model also reads `batch["label"]`; one with an oracle always reads `batch["domain"]`.
         """
         x = standardized(batch["image"])
-        of_image = {"router_input": pooled(x, self.pool).reshape(len(x), 1, -1)}
+        of_image = {"router_input": pooled(x, self.pool).reshape(x.shape[0], 1, -1)}
         if train and self.assigned is not None:
             of_image["assigned"] = jnp.array(self.assigned)[batch["label"]][:, None]
         if self.oracle:
             of_image["given"] = batch["domain"][:, None, None]
         if isinstance(self.moe, SparseMoE):  # what a hash router hashes: its default, the position, is 0 of every image
-            of_image["ids"] = batch["image"].reshape(len(x), -1).sum(1, dtype=jnp.int32)[:, None]
-        logits, routing = self.moe(x.reshape(len(x), 1, -1), train=train, key=key, **of_image)
+            of_image["ids"] = batch["image"].reshape(x.shape[0], -1).sum(1, dtype=jnp.int32)[:, None]
+        logits, routing = self.moe(x.reshape(x.shape[0], 1, -1), train=train, key=key, **of_image)
         return logits[:, 0].astype(jnp.float32), (routing,)
 
     def content(self, batch: dict[str, Array]) -> Float[Array, "b t pixels"]:

@@ -111,7 +111,7 @@ class TasksClassifier(nnx.Module):
         that their probability is 0.
         """
         x = standardized(batch["image"])
-        y, routing = self.moe(x.reshape(len(x), 1, -1), train=train, key=key)
+        y, routing = self.moe(x.reshape(x.shape[0], 1, -1), train=train, key=key)
         several = isinstance(self.moe, MultiGateMoE)
         of_tasks, routings = (y, routing) if several else ([y] * len(self.towers), (routing,))
         answers = [tower(x[:, 0]).astype(jnp.float32) for tower, x in zip(self.towers, of_tasks, strict=True)]

@@ -21,6 +21,7 @@ VERBS = {
     "compare": "moejax.verbs.compare",
     "sweep": "moejax.verbs.sweep",
     "doctor": "moejax.verbs.doctor",
+    "completion": "moejax.verbs.completion",
 }
 
 

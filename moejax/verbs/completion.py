@@ -1,0 +1,30 @@
+"""`moejax completion bash|zsh`: a program for the shell, which then completes verbs, options and their names.
+
+eval "$(moejax completion bash)"                          in ~/.bashrc
+moejax completion zsh > ~/.zfunc/_moejax                  where ~/.zshrc has  fpath+=~/.zfunc  before  compinit
+"""
+
+from collections.abc import Sequence
+
+from moejax.verbs.parser import Parser
+
+SHELLS = ("bash", "zsh")
+
+
+def parser() -> Parser:
+    """A shell."""
+    parser = Parser("completion", __doc__)
+    parser.add_argument("shell", choices=SHELLS, help="whose program to print")
+    return parser
+
+
+def main(words: Sequence[str]) -> None:
+    """Print it."""
+    asked = parser().parse_args(words)
+    from moejax.completion import add_options_of_a_run, script
+    from moejax.verbs import VERBS, meaning, module
+
+    parsers = {verb: module(verb).parser() for verb in VERBS if verb != "run"}
+    parsers = {"run": add_options_of_a_run(Parser("run", f"`moejax run`: {meaning('run')}"))} | parsers
+    add_options_of_a_run(parsers["sweep"])
+    print(script(parsers, asked.shell))

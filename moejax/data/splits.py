@@ -73,7 +73,8 @@ def dataset_of(
     shares = {"test": test_size, "validation": min(VALIDATION_SHARE, validation / rows(train))}
     parts, left = dict(splits), np.ones(rows(train), bool)
     for number, split in enumerate(drawn):
-        held = held_out(np.where(left, train["label"], -1), counts["train"], shares[split], [seed, number])
+        here, of_class = np.where(left, train["label"], -1), np.rint(shares[split] * counts["train"]).astype(int)
+        held = held_out(here, of_class, leave=len(drawn) - number, seed=[seed, number])
         parts[split], left = take(train, held), left & ~held
     parts["train"] = take(train, left)
     parts.setdefault("validation", take(train, slice(0)))
@@ -93,16 +94,16 @@ _VERBS = {"train": "train", "validation": "validate", "test": "test"}
 
 
 def held_out(
-    label: Int[ndarray, " n"], counts: Int[ndarray, " y"], share: float, seed: Sequence[int]
+    label: Int[ndarray, " n"], of_class: Int[ndarray, " y"], *, leave: int, seed: Sequence[int]
 ) -> Bool[ndarray, " n"]:
-    """Which examples to hold out: of each class that share of its `counts`, rounded, at least one; never those of -1.
+    """Which examples to hold out: so many of each class, at least one, but so that some are left; none of label -1.
 
-    One of each class is always left. The same seed draws the same rows on every machine.
+    The same seed draws the same rows on every machine.
     """
     rng, held = np.random.default_rng(seed), np.zeros(len(label), bool)
-    for y, count in enumerate(counts):
+    for y, wanted in enumerate(of_class):
         members = rng.permutation(np.flatnonzero(label == y))
-        held[members[: min(max(1, round(share * count)), len(members) - 1)]] = True
+        held[members[: min(max(1, wanted), len(members) - leave)]] = True
     return held
 
 

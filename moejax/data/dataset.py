@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from moejax.data.ink import Ink
+from moejax.data.ink import Ink, grounds
 from moejax.errors import UserError, path_problem
 from moejax.options import Choice
 
@@ -73,6 +73,7 @@ class Dataset:
             "examples": {name: rows(split) for name, split in splits.items()},
             "shapes": {name: list(array.shape[1:]) for name, array in self.train.items()},
             "dtypes": {name: array.dtype.name for name, array in self.train.items()},
+            "grounds": grounds(self.train["image"]) if "image" in self.train else None,
             "num_classes": self.num_classes,
             "classes": list(self.classes),
             "tasks": dict(self.tasks),

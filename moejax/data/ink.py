@@ -5,6 +5,7 @@ the centre of 28 × 28. Xiao et al. 2017 (Fashion-MNIST): the longer side become
 up on both sides.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from moejax.errors import UserError
 _SIDE = 28
 _FAINTEST = 24  # of 255: a picture without a stronger contrast has no ink
 _EDGE = 0.25  # of the strongest ink: what counts as ink when its edges are looked for
+_FAR = 64  # of 255: how far a ground may be from those learnt from
 _USUAL = (0.03, 0.4)  # mean of an image, of 1: nearly all of MNIST's; Fashion-MNIST's fill more
 
 
@@ -37,7 +39,7 @@ class Ink:
 
         One of 28 × 28 pixels on a dark ground is taken as it is. UserError, naming `where`, if nothing is drawn on it.
         """
-        ground = float(np.median(np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])))
+        ground = float(np.median(edges(picture)))
         if picture.shape == (_SIDE, _SIDE) and ground < 128:
             return picture, self._doubts(picture)
         ink, notes = picture.astype(np.float32) - ground, []
@@ -68,6 +70,29 @@ class Ink:
             return []
         amount = "little" if share < least else "much"
         return [f"it looks unlike the images learnt from: {share:.0%} of it is ink, which is {amount} (MNIST: 13%)"]
+
+
+def edges(image: UInt8[ndarray, "i j *c"]) -> UInt8[ndarray, " n *c"]:
+    """An image's outermost pixels, which show the ground that something is drawn on."""
+    return np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+
+
+def grounds(images: UInt8[ndarray, "n i j *c"]) -> list[float]:
+    """Between which values, of 255, the mean of the edges lies of nearly all of these images; looks at a hundred."""
+    few = images[np.unique(np.linspace(0, len(images) - 1, min(100, len(images))).astype(int))]
+    return np.quantile([edges(image).mean() for image in few], [0.05, 0.95]).round(1).tolist()
+
+
+def doubts_of_ground(image: UInt8[ndarray, "i j *c"], learnt: Sequence[float]) -> list[str]:
+    """A sentence if the ground is far from that of the images learnt from, which is between these two values."""
+    ground, (least, most) = float(edges(image).mean()), learnt
+    if least - _FAR <= ground <= most + _FAR:
+        return []
+    shade = "light" if ground > most else "dark"
+    return [
+        f"its edges are {shade}, {ground:.0f} of 255, but those of the images learnt from {least:.0f} to {most:.0f};"
+        " it may have to be inverted"
+    ]
 
 
 MNIST = Ink(box=20, by_mass=True)

@@ -23,6 +23,7 @@ class About:
       classes: the names of the classes; empty where they have none.
       tasks: of a set for several tasks, the number of classes of each by its name.
       shapes, dtypes: of the arrays of an example, by name.
+      grounds: of images, see `moejax.data.ink.grounds`.
       tokenizer: the text of the tokenizer.json that sentences were tokenized with.
     """
 
@@ -32,6 +33,7 @@ class About:
     tasks: Mapping[str, int]
     shapes: Mapping[str, Sequence[int]]
     dtypes: Mapping[str, str]
+    grounds: Sequence[float] | None = None
     tokenizer: str | None = None
 
     @property
@@ -53,7 +55,7 @@ class About:
     @classmethod
     def of(cls, record: Mapping[str, Any], tokenizer: str | None) -> "About":
         """Those of a data set's record."""
-        names = [field.name for field in dataclasses.fields(cls) if field.name != "tokenizer"]
+        names = [field.name for field in dataclasses.fields(cls) if field.name in record]
         return cls(**{name: record[name] for name in names}, tokenizer=tokenizer)
 
     @classmethod

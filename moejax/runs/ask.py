@@ -8,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 
 from moejax.data import DATASETS, pictures
+from moejax.data.ink import doubts_of_ground
 from moejax.errors import UserError, abridged, of_the_system, path_problem
 from moejax.models import MODELS
 from moejax.runs.answers import Answer, answers
@@ -64,7 +65,8 @@ def image_of(model: Model, content: bytes, name: str) -> tuple[np.ndarray, list[
     """
     ink = DATASETS[model.config.data.name].ink
     if ink is None:
-        return pictures.decode(content, name, tuple(model.about.shapes["image"])), []
+        image = pictures.decode(content, name, tuple(model.about.shapes["image"]))
+        return image, doubts_of_ground(image, model.about.grounds or (0, 255))
     return ink.image_of(pictures.decode(content, name, pictures.shape_of(content, name)), name)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from moejax.data.ink import FASHION_MNIST, MNIST
+from moejax.data.ink import FASHION_MNIST, MNIST, doubts_of_ground, grounds
 from moejax.errors import UserError
 
 
@@ -83,3 +83,15 @@ def test_a_line_of_one_pixel_and_a_single_pixel_are_images():
         picture[10 : 10 + shape[0], 10 : 10 + shape[1]] = 255
         image, _ = MNIST.image_of(picture, "it")
         assert image.max() == 255
+
+
+def test_a_ground_unlike_those_learnt_from_is_said():
+    dark = np.random.default_rng(0).integers(0, 20, (300, 9, 8, 3), dtype=np.uint8)
+    low, high = grounds(dark)
+    assert 5 < low < high < 15
+    assert doubts_of_ground(dark[0], (low, high)) == []
+    (note,) = doubts_of_ground(255 - dark[0], (low, high))
+    assert note.startswith("its edges are light, 24")
+    assert note.endswith("it may have to be inverted")
+    assert doubts_of_ground(dark[0], (200.0, 250.0))[0].startswith("its edges are dark")
+    assert grounds(dark[:1])[0] == grounds(dark[:1])[1]

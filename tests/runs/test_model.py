@@ -8,14 +8,17 @@ import sys
 import jax
 import numpy as np
 import pytest
+from data.test_minilm import tokenizer_json
 from small_run import digits, made_up_weights, saved_run  # noqa: F401
 
 import moejax
 from moejax.config import make_config
-from moejax.data import clusters, mrpc_pieces, tokens
+from moejax.data import clusters, minilm, mrpc_pieces, tokens
 from moejax.data.dataset import Dataset, take
 from moejax.errors import UserError
 from moejax.runs import model as runs_model
+from moejax.runs.about import About
+from moejax.runs.inputs import Reader
 from moejax.training.average import averaged
 from moejax.training.evaluate import evaluate, evaluate_batch
 
@@ -157,6 +160,20 @@ def test_sentences_are_tokenized_as_the_data_were(tmp_path):
     expected = model.predict(data.test).probabilities
     np.testing.assert_array_equal(model.predict(pairs).probabilities, expected)
     np.testing.assert_allclose(model.predict(pairs[3]).probabilities, expected[3:4], atol=1e-6)
+
+
+def test_pairs_become_word_pieces_as_the_data_did():
+    text, length = tokenizer_json().decode(), mrpc_pieces.LENGTH
+    shapes, dtypes = {"pieces": [length], "second": [length]}, {"pieces": "int32", "second": "bool"}
+    about = About("mrpc_pieces", 2, (), {}, shapes, dtypes, tokenizer=text)
+    read = Reader(make_config(name="pieces", **RUNS["pieces"][1]), about)
+    batch = read([("one two", "three"), ("two", "one")])
+    sides = {"first": ["one two", "two"], "second": ["three", "one"], "label": [0, 0]}
+    columns = {name: np.array(side) for name, side in sides.items()}
+    expected = mrpc_pieces.pieces(minilm.read_tokenizer(text.encode(), "it"), columns)
+    for name in ("pieces", "second"):
+        np.testing.assert_array_equal(batch[name], expected[name])
+    assert read.token_names(batch, 0) == ["[CLS]", "one", "two", "[SEP]", "three", "[SEP]"]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from runs.test_model import IMAGE, RUNS, SPARSE, of_images, of_pairs
+from runs.test_model import IMAGE, RUNS, SPARSE, of_images, of_pairs, of_points
 from small_run import saved_run
 
 import moejax
@@ -103,6 +103,12 @@ def test_pairs_as_words_and_as_lines_are_the_same(pairs_run, capsys, monkeypatch
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
     assert json.loads(said([pairs_run, "-", "--json"], capsys)) == found
     assert "  second sentence  expert " in said([pairs_run, *words[:2]], capsys)
+
+
+def test_points_are_no_words(tmp_path, capsys):
+    saved_run(tmp_path / "run", make_config(name="points", **RUNS["points"][1]), of_points(), {1: None})
+    assert main(["predict", str(tmp_path / "run"), "x"]) == 2
+    assert "The model of this run reads patches, which are no words of a command line" in capsys.readouterr().err
 
 
 def large(folder):

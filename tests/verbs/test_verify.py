@@ -43,10 +43,10 @@ def found(run, capsys, code):
 def test_a_run_that_goes_on(run, capsys):
     state = found(run, capsys, 0)
     assert state.pop("env.json") == ("not recorded", "the run is not finished")
-    files = len([p for p in (run / "checkpoints" / "1").rglob("*") if p.is_file()]) - 1
+    files = [len([p for p in (run / "checkpoints" / n).rglob("*") if p.is_file()]) - 1 for n in ("1", "12")]
     assert state == {
-        "checkpoints/1": ("ok", f"{files} files, validation accuracy 50.00%"),
-        "checkpoints/12": ("ok", f"{files} files"),
+        "checkpoints/1": ("ok", f"{files[0]} files, validation accuracy 50.00%"),
+        "checkpoints/12": ("ok", f"{files[1]} files"),
         "config.json": ("ok", "can be read"),
         "metrics.jsonl": ("ok", "0 lines"),
     }

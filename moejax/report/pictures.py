@@ -26,6 +26,7 @@ from moejax.report.style import (
 GAP = 3  # pixels between pictures
 CELL = 28  # pixels of a picture that shows no image
 MARGIN = 0.75  # inches at the left, for the names of rows
+BELOW = 0.8  # inches below a sheet, for names of columns of two lines, and the next title
 
 
 def dispatch(record: Record) -> Figure:
@@ -126,7 +127,8 @@ def _by_place(record: Record, which: np.ndarray, alpha: np.ndarray, colours: np.
     figure, (panel,) = _stack([tiles.mosaic(sheet_of, GAP)], size[1], *remarks, portion(len(chosen), layers, "layers"))
     label, guess = (record.routing[f"sample_{name}"][columns] for name in ("label", "prediction"))
     right, said = ([record.label_name(name) for name in names] for names in (label, guess))
-    names = [a if a == b else f"{a} → {b}" for a, b in zip(right, said, strict=True)]
+    arrow = "\n→ " if max(map(len, right + said)) > 4 else " → "
+    names = [a if same else f"{a}{arrow}{b}" for a, b, same in zip(right, said, label == guess, strict=True)]
     _name_columns(panel, names, size[1], [INK if right else VALIDATION for right in label == guess])
     _name_rows(panel, ["image", *(f"layer {layer}" for layer in chosen)], size[0])
     return figure
@@ -194,11 +196,11 @@ def _stack(sheets: list[np.ndarray], breadth: int, *remarks: str) -> tuple[Figur
     """Sheets of pictures of that breadth in pixels one above the other, square pixels, full width."""
     rows, columns, _ = sheets[0].shape
     width = min(WIDTH - MARGIN - 0.3, columns / (breadth + GAP) * 1.2)
-    pitch = width * rows / columns + 0.62
+    pitch = width * rows / columns + BELOW
     figure = sheet(pitch * len(sheets), *remarks)
     axes = []
     for i, pixels in enumerate(sheets):
-        panel = place(figure, 0.1 + MARGIN, 0.3 + i * pitch, width, pitch - 0.62)
+        panel = place(figure, 0.1 + MARGIN, 0.3 + i * pitch, width, pitch - BELOW)
         bare(panel)
         panel.imshow(pixels, aspect="auto")
         axes.append(panel)

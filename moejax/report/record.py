@@ -91,7 +91,7 @@ class Record:
         """The name of a class, its beginning if it is long; its number where it has none."""
         names = self.data.get("classes")
         name = str(names[label]) if isinstance(names, list) and label < len(names) else str(label)
-        return name if len(name) <= 14 else f"{name[:13]}…"
+        return name if len(name) <= 12 else f"{name[:11]}…"
 
     @property
     def idle(self) -> str:

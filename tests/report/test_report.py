@@ -128,7 +128,7 @@ def test_pictures_in_colour_of_any_shape_and_names_of_classes(tmp_path):
     (run / "data.json").write_text(json.dumps({"classes": [f"kind {name} of thing" for name in "abcdefghij"]}))
     record = read(run)
     assert record.routing["sample_image"].shape[1:] == (24, 28, 3)
-    assert (record.label_name(1), record.label_name(10)) == ("kind b of thi…", "10")
+    assert (record.label_name(1), record.label_name(10)) == ("kind b of t…", "10")
     render(run)
     assert drawn(run) == EVERYWHERE | {"dispatch"}
 

@@ -10,7 +10,7 @@ from moejax.presets import PRESETS
 
 # What is typed for an argument that help calls so: the other ones are words that no shell knows.
 _FILES = {"RUN": "DIRECTORY", "DIR": "DIRECTORY", "FILE": "FILE", "FILE.png": "FILE", "INPUT": "FILE"}
-_OF_RUN = {"out": "DIR", "resume": "RUN", "init": "RUN"}
+_OF_RUN = {"out": "DIR", "resume": "RUN", "init": "RUN", "profile": "DIR", "data.dir": "DIR"}
 
 
 def script(parsers: Mapping[str, argparse.ArgumentParser], shell: str) -> str:
@@ -39,14 +39,14 @@ def add_options_of_a_run(parser: argparse.ArgumentParser) -> argparse.ArgumentPa
 
     def add(name: str, **more: Any) -> None:
         if f"--{name}" not in parser._option_string_actions:
-            parser.add_argument(f"--{name}", **more)
+            parser.add_argument(f"--{name}", **({"metavar": _OF_RUN[name]} if name in _OF_RUN else {}), **more)
 
     for flag in FLAGS:
         add(flag.replace("_", "-"), action="store_true")
     presets = parser.add_argument("--config", choices=list(PRESETS), help="a preset, a config.json, or a run's folder")
     presets.complete = {"bash": "_shtab_compgen_files", "zsh": f"({' '.join(PRESETS)})"}  # type: ignore[attr-defined]
     for name in OPTIONS:
-        add(name, metavar=_OF_RUN.get(name))
+        add(name)
     for name, declared in everything().items():
         fields = list(declared.values())
         names = dict.fromkeys(word for field in fields for word in names_of(field))

@@ -186,6 +186,8 @@ def _pairs(first: Run, second: Run) -> Iterator[Pair]:
         return
     a, b = (p.right.reshape(len(p.right), -1) for p in (first.predictions, second.predictions))
     tasks = list(first.record.of_tasks) if a.shape[1] > 1 else [""]
+    if a.shape != b.shape or len(tasks) != a.shape[1]:
+        return
     for task, mine, yours in zip(tasks, a.T, b.T, strict=True):
         only = int(np.count_nonzero(mine & ~yours)), int(np.count_nonzero(yours & ~mine))
         yield Pair(first.key, second.key, task, *only, mcnemar(*only))

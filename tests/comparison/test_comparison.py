@@ -115,3 +115,23 @@ def test_json_holds_numbers_alone(tmp_path):
     again = json.loads(json.dumps(found.as_json(), allow_nan=False))
     assert again["runs"][0]["scores"][0]["wrong"] == 3
     assert again["pairs"][0]["only_second"] == 2
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        {"test_accuracy": "good", "test_examples": "many", "parameters": None, "notes": "none"},
+        {"test_accuracy": 2.0, "test_examples": -3, "dropped": [1]},
+        {"test_accuracy_of": {"digit": None, "odd": 1.0}, "test_accuracy": None},
+    ],
+)
+def test_a_summary_that_holds_nonsense_is_passed_over(tmp_path, summary):
+    found = compare([write(tmp_path / "one", [0]), write(tmp_path / "two", [0], **summary)])
+    assert "A" in found.scores
+    assert {table.name for table in tables(found)} >= {"accuracy", "load", "cost"}
+
+
+def test_answers_of_other_shapes_have_no_p(tmp_path):
+    runs = [write(tmp_path / name, [0]) for name in ("one", "two")]
+    (runs[1] / predictions.NAME).write_bytes(predictions.pack(Predictions(np.zeros(3, int), np.ones(3, int), "digest")))
+    assert compare(runs).pairs == ()

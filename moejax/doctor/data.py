@@ -75,18 +75,20 @@ def _found(
         if find.named_folder(None):
             return Finding(name, f"whole, in {in_folder().origin}")
         return Finding(name, f"whole, in {in_cache().origin}")
-    except find.UnavailableError:
-        pass  # not fetched yet
+    except find.UnavailableError as error:
+        damaged = f"; {error.reason}" if error.notable else ""  # else it was not fetched yet
     except UserError as error:
         return Finding(name, f"MOEJAX_DATA_DIR={os.environ.get('MOEJAX_DATA_DIR')}", str(error))
     tried = []
     for place, url in reach:
         try:
             web.probe(url)
-            return Finding(name, f"not here yet; it can be fetched from {place}")
+            return Finding(name, f"not here yet; it can be fetched from {place}{damaged}")
         except OSError as error:
             tried.append(str(error))
-    return Finding(name, "not here", f"No place that has it answers ({'; '.join(dict.fromkeys(tried))}): {otherwise}")
+    return Finding(
+        name, f"not here{damaged}", f"No place that has it answers ({'; '.join(dict.fromkeys(tried))}): {otherwise}"
+    )
 
 
 def _index() -> str:

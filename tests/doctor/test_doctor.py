@@ -136,6 +136,13 @@ def test_data_that_can_be_fetched_are_well(nothing_here, monkeypatch):
     assert [finding.amiss for finding in (*data.image_sets(), *data.text_pairs())] == [""] * 3
 
 
+def test_a_damaged_file_of_the_cache_is_said(nothing_here, tmp_path):
+    (tmp_path / "cache" / "mrpc").mkdir(parents=True)
+    (tmp_path / "cache" / "mrpc" / "dev_ids.tsv").write_text("damaged")
+    (pairs,) = data.text_pairs()
+    assert "a damaged file in the cache was removed" in pairs.value
+
+
 def test_a_folder_that_is_named_must_have_them(nothing_here, tmp_path, monkeypatch):
     monkeypatch.setenv("MOEJAX_DATA_DIR", str(tmp_path))
     (pairs,) = data.text_pairs()

@@ -25,21 +25,21 @@ from moejax.training import frozen, processes, trace
 from moejax.training.average import averaged
 from moejax.training.beginning import beginning, filled
 from moejax.training.checkpoint import Checkpoints
-from moejax.training.environment import describe_device
-from moejax.training.evaluate import Evaluation, evaluate, flops_per_example, routing_facts
+from moejax.training.evaluate import Evaluation, evaluate
 from moejax.training.finite import all_finite, finite_rows, not_finite
 from moejax.training.folder import RunFolder
 from moejax.training.history import RoutingHistory, packed, pictures_of_test
 from moejax.training.identity import EPOCHS, check_same, identity
 from moejax.training.information import Kinds, kinds_of_tokens
 from moejax.training.interrupt import StopSignal
+from moejax.training.log import Log, rounded
 from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, make_update, parameter_key
-from moejax.training.optimizer import learning_rate_schedule, make_optimizer, relayout
+from moejax.training.optimizer import learning_rate_schedule, make_optimizer, relayout, stopped_after
 from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress, Status
 from moejax.training.sizes import check_done, check_sizes
-from moejax.training.tables import activations_table, metrics_table
-from moejax.training.writers import Writer, make_writer
+from moejax.training.summary import facts_of_data, facts_of_network, facts_of_test
+from moejax.training.tables import activations_table
 
 _IDENTITY, _ROUTING = "identity.json", "routing.npz"  # what a checkpoint has beside the state and metrics.jsonl
 
@@ -56,8 +56,7 @@ class Fit:
         self.steps = self.steps_per_epoch * train.epochs
         self.checkpoints = Checkpoints(folder.checkpoints, keep_all=train.checkpoints == "all")
         check_done(config, data, max(self.checkpoints.steps(), default=0), folder.path)
-        self.history = RoutingHistory()
-        self.started = time.perf_counter()
+        self.history, self.log = RoutingHistory(), Log(folder, config, self.steps_per_epoch)
 
         self.parallel = Parallel.of(config, data.image_shape)
         if self.parallel.note:
@@ -81,15 +80,6 @@ class Fit:
             init_program = pool.submit(init_lowered.compile)
             self.chunk = self.parallel.compile(chunk, self.parallel.shapes(shapes), self.examples(0, 0), self.keys, 0)
             self.state = init_program.result()(*given)
-
-    @cached_property
-    def writer(self) -> Writer | None:
-        """Where metrics go beside metrics.jsonl; made with the first of them, when it is known which step that is."""
-        return make_writer(self.config, self.folder.path, int(self.state.step)) if self.folder.writes else None
-
-    def _close_writer(self) -> None:
-        if writer := self.__dict__.pop("writer", None):
-            writer.close()
 
     def _taken(self, build: Callable[[nnx.Rngs], nnx.Module]) -> dict[str, np.ndarray]:
         """The arrays that the network begins with, of another run; none where this one has a checkpoint."""
@@ -123,13 +113,17 @@ class Fit:
             epochs = before["config"][EPOCHS]
             self.state = self._restore(step)
             self.history = RoutingHistory.from_bytes(routing)
-            self.started -= json.loads(log.splitlines()[-1])["seconds"]
+            self.log.started -= json.loads(log.splitlines()[-1])["seconds"]
         if not self.folder.rewind(log, keep_tests=epochs != self.config.train.epochs):
             self.progress.message(f"{metrics_log.NAME} was damaged; it is again what it was at step {step}.")
         self.folder.extend(self.config.train.epochs)
         self.progress.message(f"resuming after step {step} of {self.steps}")
         if epochs != self.config.train.epochs:
             self.progress.message(self._schedule_from(step, epochs))
+        if (learnt := stopped_after(self.state.optimizer)) is not None:
+            self.progress.message(
+                f"note: after {learnt} steps train.stop_rise or train.stop_below ended the learning for good"
+            )
 
     def _schedule_from(self, step: int, before: int) -> str:
         """The sentence on the learning rate of a run that had `before` epochs and now has another number of them."""
@@ -146,9 +140,9 @@ class Fit:
 
         `profile`: the folder into which a few steps are traced: not the first ones, which are slower, unless all are.
         """
-        if self.writer is not None:
-            self.progress.message(f"metrics also go to {self.config.log}; see them by  {self.writer.shown_by}")
         first = int(self.state.step)
+        if shown := self.log.open(first):
+            self.progress.message(shown)
         with self.progress.live():
             while (step := int(self.state.step)) < self.steps:
                 epoch_end = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
@@ -159,7 +153,8 @@ class Fit:
                 with trace.traced(profile) if traces else nullcontext():
                     self.state, metrics = self.chunk(self.state, self.examples(step, step + n), self.keys, step + n)
                     metrics = jax.tree.map(lambda rows, n=n: rows[:n], jax.device_get(metrics))
-                self._report_chunk(metrics, n, time.perf_counter() - start)
+                    seconds = time.perf_counter() - start
+                self._report_chunk(metrics, n, seconds)
                 if traces:
                     self.progress.message(trace.how_to_open(profile, n))
                     profile = None
@@ -169,7 +164,7 @@ class Fit:
                 elif asked:
                     self._save(None)
                 if asked:
-                    self._close_writer()
+                    self.log.close()
                     return False
         return True
 
@@ -182,41 +177,28 @@ class Fit:
         with self.parallel.in_use():
             kinds = kinds_of_tokens(model, data.test, data.num_classes, self.config.train.evaluation_batch)
         result = self._evaluate(data.test, kinds)
-        self._log_evaluation("test", result)
-        self._write_metrics("train", "validation", "test")
+        self.log.evaluation("test", int(self.state.step), result, self._of_tasks(result))
+        self.log.tables("train", "validation", "test")
         with self.parallel.in_use():
             pictures = pictures_of_test(model, data.test, result, data.num_classes)
         self.folder.write(_ROUTING, packed(self.history.to_arrays() | pictures))
         answers = Predictions(np.asarray(data.test["label"]), result.prediction, self.identity["data"][-1])
         self.folder.write(predictions.NAME, predictions.pack(answers))
+        begun = self.folder.beginning()
         summary = {
             "config": self.config.name,
             "seed": self.config.seed,
-            **({"init": begun} if (begun := self.folder.beginning()) else {}),
-            "dataset": data.name,
-            "data_source": data.source,
-            "data_origin": data.origin,
-            "data_sha256": data.sha256,
-            "train_examples": rows(data.train),
-            "validation_examples": rows(data.validation),
-            "test_examples": rows(data.test),
+            **({"init": begun} if begun else {}),
+            **facts_of_data(data),
             "tested_step": int(self.state.step),
-            "test_accuracy": result.accuracy,
-            **({"test_accuracy_of": self._of_tasks(result)} if data.tasks else {}),
-            "test_loss": result.loss,
-            **({} if result.f1 is None else {"test_f1": result.f1}),
-            "majority": majority(data.test),
-            **({"validation_majority": majority(data.validation)} if rows(data.validation) else {}),
-            **routing_facts(result, data.test, data.num_classes),
-            "seconds": round(self._seconds(), 2),
-            "examples_per_second": self._rate(),
-            "parameters": sum(p.size for p in jax.tree.leaves(parameters(model))),
-            "flops_per_example": flops_per_example(model, data.test, self.config.train.evaluation_batch),
-            "device": describe_device(),
+            **facts_of_test(result, self._of_tasks(result), data),
+            "seconds": round(self.log.seconds, 2),
+            "examples_per_second": self.log.rate(),
+            **facts_of_network(model, data, self.config.train.evaluation_batch),
             "notes": list(data.notes),
         }
         self.folder.write_summary(summary)
-        self._close_writer()
+        self.log.close()
         return summary
 
     def _report_chunk(self, metrics: Any, n: int, seconds: float) -> None:
@@ -228,13 +210,14 @@ class Fit:
         rate = n * self.config.train.batch_size / seconds
         loss, accuracy = float(metrics.loss.mean()), float(metrics.accuracy.mean())
         self.history.append(step, metrics)
-        self._log(
+        self.log.write(
             "train",
+            step,
             loss=loss,
             accuracy=accuracy,
             auxiliary=float(metrics.auxiliary.mean()),
-            load=_rounded(metrics.load.mean(0)),
-            experts_per_token=_rounded(metrics.experts_per_token.mean(0)),
+            load=rounded(metrics.load.mean(0)),
+            experts_per_token=rounded(metrics.experts_per_token.mean(0)),
             learning_rate=float(self.learning_rate(step - 1)),
             examples_per_second=round(rate, 1),
         )
@@ -259,15 +242,15 @@ class Fit:
         if not rows(self.data.validation):
             return self._save(None)
         result = self._evaluate(self.data.validation)
-        self._log_evaluation("validation", result)
-        self._write_metrics("train", "validation")
+        self.log.evaluation("validation", int(self.state.step), result, self._of_tasks(result))
+        self.log.tables("train", "validation")
         if self.config.train.activations:
             self._write_activations(result)
         beside = "" if result.f1 is None else f"  F1 {result.f1:.2%}"
         beside += "".join(f"  {task} {accuracy:.2%}" for task, accuracy in self._of_tasks(result).items())
         self.progress.message(
             f"epoch {int(self.state.step) // self.steps_per_epoch}: validation loss {result.loss:.4f}"
-            f"  accuracy {result.accuracy:.2%}{beside}  dropped {result.dropped.mean():.2%}  ({self._seconds():.0f} s)"
+            f"  accuracy {result.accuracy:.2%}{beside}  dropped {result.dropped.mean():.2%}  ({self.log.seconds:.0f} s)"
         )
         self._save(result.accuracy)
 
@@ -281,11 +264,6 @@ class Fit:
                 f" {self.folder.path / 'config.json'} to last and resume, or run again."
             )
         return best
-
-    def _rate(self) -> float:
-        """Examples per second, the median over the chunks of all of the run."""
-        rates = [record["examples_per_second"] for record in self.folder.read_log() if record["kind"] == "train"]
-        return round(float(np.median(rates)), 1)
 
     def _evaluate(self, examples: Examples, kinds: dict[str, Kinds] | None = None) -> Evaluation:
         with self.parallel.in_use():
@@ -324,21 +302,9 @@ class Fit:
         }
         self.checkpoints.save(self.state, accuracy, files)
 
-    def _log_evaluation(self, kind: str, result: Evaluation) -> None:
-        names = ("load", "dropped", "gate_entropy", "experts_per_token")
-        lists = {name: _rounded(getattr(result, name)) for name in names}
-        beside: dict[str, Any] = {} if result.f1 is None else {"f1": result.f1}
-        beside |= {"accuracy_of": self._of_tasks(result)} if result.of_tasks else {}
-        self._log(kind, loss=result.loss, accuracy=result.accuracy, **beside, **lists)
-
     def _of_tasks(self, result: Evaluation) -> dict[str, float]:
         """The accuracy of each task by name; empty where there is one alone."""
         return dict(zip(self.data.tasks, result.of_tasks, strict=True))
-
-    def _write_metrics(self, *kinds: str) -> None:
-        records = self.folder.read_log()
-        for kind in kinds:
-            self.folder.write(f"{kind}_metrics.csv", metrics_table(records, kind))
 
     def _write_activations(self, result: Evaluation) -> None:
         epoch = int(self.state.step) // self.steps_per_epoch
@@ -351,25 +317,3 @@ class Fit:
             batch_size=self.config.train.evaluation_batch,
         )
         self.folder.write(f"activations/epoch_{epoch}.csv", table)
-
-    def _log(self, kind: str, **values: Any) -> None:
-        step = int(self.state.step)
-        place = {"kind": kind, "step": step, "epoch": round(step / self.steps_per_epoch, 4)}
-        record = place | values | {"seconds": round(self._seconds(), 2)}
-        self.folder.log(record)
-        if self.writer is not None:
-            self.writer.write(record)
-
-    def _seconds(self) -> float:
-        return time.perf_counter() - self.started
-
-
-def majority(examples: Examples) -> float:
-    """The accuracy of always giving the most frequent label; of several tasks the mean."""
-    count = rows(examples)
-    of_tasks = examples["label"].reshape(count, -1).T
-    return float(np.mean([np.bincount(labels).max() / count for labels in of_tasks]))
-
-
-def _rounded(values: np.ndarray) -> list:
-    return np.round(values, 6).tolist()

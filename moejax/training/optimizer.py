@@ -139,6 +139,13 @@ class EarlyStopState(NamedTuple):
     steps: Int[Array, ""]
 
 
+def stopped_after(state: PyTree[Array]) -> int | None:
+    """The steps after which an early stop has ended the learning; None as long as it goes on."""
+    parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, EarlyStopState))
+    ended = (part for part in parts if isinstance(part, EarlyStopState) and part.stopped)
+    return next((int(part.steps) for part in ended), None)
+
+
 def early_stop(rise: float | None, below: float | None) -> optax.GradientTransformationExtraArgs:
     """Stop changing parameters at the first step whose loss has risen (the rule of Chen et al.'s code).
 

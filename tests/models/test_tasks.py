@@ -19,11 +19,12 @@ from moejax.report import render
 from moejax.report.headline import facts, score
 from moejax.report.record import read
 from moejax.routing import DenseRouting, SoftRouting, TopKRouting
-from moejax.training.fit import Fit, majority
+from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.interrupt import StopSignal
 from moejax.training.objective import Outputs, make_score
 from moejax.training.progress import Progress
+from moejax.training.summary import majority
 
 CLASSES = (4, 2, 3)
 

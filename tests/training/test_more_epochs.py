@@ -74,7 +74,7 @@ def test_cut_again_it_has_the_same_bits_and_lines(copy, dataset, tmp_path):
     one.test()
 
     killed = resumed(copy, dataset, epochs=4)
-    killed._log("train", loss=1.0, accuracy=0.0)  # before it saved
+    killed.log.write("train", 15, loss=1.0, accuracy=0.0)  # before it saved
     stopped = resumed(copy, dataset)
     assert "4 epochs instead of 2" in stopped.progress.said[-1]  # and it says so again
     assert not stopped.train(StopAfter(0))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from moejax.config.training import TrainOptions
 from moejax.experts import MLP
 from moejax.layers import SparseMoE
-from moejax.training.optimizer import early_stop, make_optimizer, normalize_experts
+from moejax.training.optimizer import early_stop, make_optimizer, normalize_experts, stopped_after
 
 
 class Network(nnx.Module):
@@ -125,3 +125,4 @@ def test_every_optimiser_stops_where_it_is_told_to(network, optimizer):
     for loss, moves in ((1.0, True), (1.05, True), (1.2, False), (0.5, False)):
         change, state = transform.update(network, state, network, value=jnp.float32(loss))
         assert any(np.any(leaf) for leaf in jax.tree.leaves(change)) == moves
+        assert stopped_after(state) == (None if moves else 2)

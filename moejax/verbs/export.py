@@ -1,10 +1,11 @@
-"""`moejax export RUN --format stablehlo|safetensors`: a run's model as one file, for other programs.
+"""`moejax export RUN --format stablehlo|safetensors|hf`: a run's model as a file, for other programs.
 
 moejax export runs/mnist_soft-20260101-120000 --format stablehlo
 moejax export runs/mnist_soft-20260101-120000 --format safetensors --out digits.safetensors
 
 stablehlo: a program for any number of examples on CPUs, NVIDIA GPUs and TPUs, which needs JAX and not this library.
-safetensors: the arrays by name, which moejax.runs.load and every other verb that takes a RUN's model read again.
+safetensors: the arrays by name, which moejax.runs.load and predict read again.
+hf: a folder with the MoE layers alone, as blocks of Hugging Face's transformers, where they are such blocks.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 from moejax.errors import UserError, path_problem
 from moejax.verbs.parser import Parser
 
-FORMATS = {"stablehlo": "moejax.runs.stablehlo", "safetensors": "moejax.runs.tensors"}
+FORMATS = {"stablehlo": "moejax.runs.stablehlo", "safetensors": "moejax.runs.tensors", "hf": "moejax.runs.hf"}
 
 
 def parser() -> Parser:
@@ -22,7 +23,7 @@ def parser() -> Parser:
     parser = Parser("export", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="a folder that moejax run wrote")
     parser.add_argument("--format", choices=FORMATS, required=True, help="what the file is")
-    parser.add_argument("--out", metavar="FILE", help="the file (default: model.FORMAT in the run's folder)")
+    parser.add_argument("--out", metavar="FILE", help="the file, of hf a folder (default: RUN/model.FORMAT)")
     parser.add_argument(
         "--checkpoint", metavar="WHICH", help="best, last or a step (default: the one the run is tested with)"
     )
@@ -45,18 +46,24 @@ def main(words: Sequence[str]) -> None:
     folder = asked.run if asked.run.is_dir() else asked.run.parent
     file = Path(asked.out) if asked.out else folder / f"model.{asked.format}"
     content = importlib.import_module(FORMATS[asked.format]).pack(model)
-    write_whole(file, content)
+    files = {file / name: part for name, part in content.items()} if isinstance(content, dict) else {file: content}
+    if isinstance(content, dict):
+        file.mkdir(parents=True, exist_ok=True)
+    for path, part in files.items():
+        write_whole(path, part)
+    size = sum(map(len, files.values()))
     shapes = zip(model.read.names, inputs(model), strict=True)
     said = [f"{name}: {of.dtype}[{', '.join(map(str, of.shape))}]" for name, of in shapes]
     if asked.json:
-        facts = {"file": str(file), "format": asked.format, "bytes": len(content), "step": model.step, "inputs": said}
+        facts = {"file": str(file), "format": asked.format, "bytes": size, "step": model.step, "inputs": said}
         print(json.dumps(facts, indent=1))
         return
-    print(f"{file}: {len(content):,} bytes, step {model.step}, reads {', '.join(said)}")
+    print(f"{file}: {size:,} bytes, step {model.step}, reads {', '.join(said)}")
     print(_USE[asked.format].format(file=file))
 
 
 _USE = {
     "stablehlo": 'use it by  jax.export.deserialize(open("{file}", "rb").read()).call(…)["probabilities"]',
+    "hf": 'use it by  moejax.from_huggingface(moejax.huggingface.PublishedFiles("{file}"), config, layer=0)',
     "safetensors": 'use it by  moejax.runs.load("{file}").predict(…)',
 }

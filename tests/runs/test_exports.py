@@ -16,6 +16,8 @@ from moejax.__main__ import main
 from moejax.config import make_config
 from moejax.data.dataset import take
 from moejax.errors import UserError
+from moejax.huggingface import PublishedFiles
+from moejax.router_updates import moe_layers
 from moejax.runs import tensors
 
 KINDS = ["sigmoid", *(pytest.param(name, marks=pytest.mark.slow) for name in RUNS if name != "sigmoid")]
@@ -98,6 +100,39 @@ def test_names_are_as_the_documentation_says(run):
     assert shapes["blocks.0.moe.experts.up.kernel"] == (4, 8, 8)
     assert shapes["head.kernel"] == (25 * 8, 4)
     assert not [name for name in shapes if set(name) & set("[]")]
+
+
+GATED = dict(layer="sparse", expert="glu", num_experts=4, hidden=8)
+BLOCKS = {
+    "mixtral": dict(router="softmax_top_k", renormalize=True),
+    "olmoe": dict(router="softmax_top_k", renormalize=False),
+    "granitemoe": dict(router="top_k_softmax"),
+    "deepseek_v3": dict(router="sigmoid", bias_update_rate=0.1, shared=16, routed_scaling_factor=2.5),
+}
+
+
+@pytest.mark.parametrize("family", ["mixtral", *(pytest.param(f, marks=pytest.mark.slow) for f in [*BLOCKS][1:])])
+def test_layers_that_are_blocks_of_hugging_face_come_back(family, tmp_path):
+    depth = 1 if family == "mixtral" else 2
+    config = make_config(name="blocks", model=IMAGE | dict(depth=depth), moe=GATED | BLOCKS[family])
+    saved_run(tmp_path / "run", config, of_images(), {1: None})
+    assert main(["export", str(tmp_path / "run"), "--format", "hf", "--out", str(tmp_path / "hf")]) == 0
+    facts = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert facts["model_type"] == family
+    assert facts["num_hidden_layers"] == depth
+    for n, layer in enumerate(moe_layers(moejax.runs.load(tmp_path / "run").module)):
+        again = moejax.from_huggingface(PublishedFiles(tmp_path / "hf"), facts, layer=n)
+        x = jax.random.normal(jax.random.key(n), (3, 5, 8))
+        np.testing.assert_allclose(layer(x)[0], again(x)[0], atol=1e-5)
+
+
+def test_layers_that_are_no_blocks_are_a_sentence(run, tmp_path, capsys):
+    assert main(["export", str(run), "--format", "hf"]) == 2
+    assert "The layers of this run are blocks of no family of Hugging Face; blocks of" in capsys.readouterr().err
+    config = make_config(name="more", model=IMAGE, moe=GATED | BLOCKS["mixtral"] | dict(zero_experts=1))
+    saved_run(tmp_path / "more", config, of_images(), {1: None})
+    assert main(["export", str(tmp_path / "more"), "--format", "hf"]) == 2
+    assert "Layer 0 of this run" in capsys.readouterr().err
 
 
 def strangers(folder, content):

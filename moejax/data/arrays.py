@@ -17,6 +17,7 @@ from numpy import ndarray
 from moejax.data.dataset import Dataset, Path, Validation, check_room
 from moejax.data.labels import numbered
 from moejax.data.library_errors import said_as
+from moejax.data.pictures import Side, resized
 from moejax.data.splits import NAMES, TestSize, dataset_of
 from moejax.errors import UserError
 
@@ -26,12 +27,15 @@ _DARK = 64  # what is no brighter than this is hardly on a scale to 255
 Splits = dict[str, ndarray]
 
 
-def load(dir: Path = None, test_size: TestSize = 0.2, validation: Validation = 5000, seed: int = 0) -> Dataset:
+def load(
+    dir: Path = None, size: Side = None, test_size: TestSize = 0.2, validation: Validation = 5000, seed: int = 0
+) -> Dataset:
     """Loads images and labels from a file that `numpy.savez` wrote.
 
     Args:
       dir: the .npz file, with x and y, or x_train, y_train, x_test and y_test. Images are [n, rows, columns], with 1 or
         3 channels after or before these, of bytes or of numbers from 0 to 1 or to 255; labels are words or numbers.
+      size: images become squares of so many pixels a side; none: they stay as they are.
 
     Returns:
       train, validation, test: {"image": uint8 [n, i, j] or [n, i, j, 3], "label": int32 [n]}.
@@ -48,6 +52,9 @@ def load(dir: Path = None, test_size: TestSize = 0.2, validation: Validation = 5
             raise UserError(f"{path} ({split}) has {len(x)} images and {len(labels[split])} labels: give each one.")
     numbers, classes = numbered(labels, str(path))
     pixels, notes = as_bytes({split: channels_last(x, f"{path} ({split})") for split, x in images.items()}, str(path))
+    if size is not None:
+        pixels = {split: resized(x, size) for split, x in pixels.items()}
+    check_sides(pixels["train"].shape, str(path))
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return dataset_of(
@@ -112,12 +119,17 @@ def channels_last(x: ndarray, where: str) -> ndarray:
         raise UserError(f"{where} has flat images of shape {x.shape}: give them their rows and columns, {fix}.")
     if x.ndim not in (3, 4) or x.shape[3:] not in ((), (3,)):
         raise UserError(f"{where} has images of shape {x.shape}, expected [n, rows, columns] or [n, rows, columns, 3].")
-    least, most = _SIDES
-    if not all(least <= side <= most for side in x.shape[1:3]):
-        raise UserError(
-            f"{where} has images of {x.shape[1]} × {x.shape[2]} pixels, expected {least} to {most} a side: resize them."
-        )
     return x
+
+
+def check_sides(shape: tuple[int, ...], where: str) -> None:
+    """UserError if images of that shape, [n, rows, columns, ...], are far too small or too large."""
+    least, most = _SIDES
+    if not all(least <= side <= most for side in shape[1:3]):
+        raise UserError(
+            f"{where} has images of {shape[1]} × {shape[2]} pixels, expected {least} to {most} a side: resize them by"
+            " --data.size."
+        )
 
 
 def as_bytes(images: Splits, where: str) -> tuple[dict[str, UInt8[ndarray, "n ..."]], list[str]]:

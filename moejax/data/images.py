@@ -12,12 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path as Folder
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
-from pydantic import Field
 
 from moejax.data import pictures
 from moejax.data.dataset import Dataset, Path, Validation, check_room
@@ -25,14 +24,13 @@ from moejax.data.labels import in_order
 from moejax.data.splits import NAMES, TestSize, dataset_of
 from moejax.errors import UserError
 
-Side = Annotated[int | None, Field(ge=4, le=512)]
-_LARGEST_LEFT, _USUAL = 64, 28  # pixels a side: of pictures left as they are, and of others
+_LEFT, _USUAL = range(20, 65), 28  # pixels a side: of pictures left as they are, and of others
 _TOLD = 5  # faults of so many pictures are told, each in a sentence
 
 
 def load(
     dir: Path = None,
-    size: Side = None,
+    size: pictures.Side = None,
     color_mode: Literal["auto", "grayscale", "rgb"] = "auto",
     test_size: TestSize = 0.2,
     validation: Validation = 5000,
@@ -42,8 +40,8 @@ def load(
 
     Args:
       dir: folder with a folder for each class, or with train/ and perhaps validation/ and test/ that have these.
-      size: pictures become squares of so many pixels a side; none: they stay as they are if all have one size of at
-        most 64 × 64, and become 28 × 28 otherwise.
+      size: pictures become squares of so many pixels a side; none: they stay as they are if all have one size of
+        20 to 64 pixels a side, and become 28 × 28 otherwise.
       color_mode: grey or in colour; auto: in colour if any picture has colour.
 
     Returns:
@@ -149,7 +147,7 @@ def _read(
 
     shapes = Counter(_all(shape, paths))
     most, _ = shapes.most_common(1)[0]
-    leave = size is None and len(shapes) == 1 and max(most) <= _LARGEST_LEFT
+    leave = size is None and len(shapes) == 1 and all(side in _LEFT for side in most)
     rows, columns = most if leave else (size or _USUAL, size or _USUAL)
     shape_of_all = (len(paths), rows, columns, *([] if color_mode == "grayscale" else [3]))
     check_room(

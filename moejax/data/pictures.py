@@ -7,11 +7,13 @@ averaging (bilinear, with the support that shrinking needs), the sides' ratio gi
 import io
 import warnings
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image, ImageOps
+from pydantic import Field
 
 from moejax.data.library_errors import said_as
 from moejax.errors import UserError
@@ -20,6 +22,7 @@ ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", "
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of these endings; others may start a program
 MOST_PIXELS = 2**26  # 67 million: a few megabytes of a file may unpack to far more
 _MOST_BYTES = 2**28
+Side = Annotated[int | None, Field(ge=4, le=512)]  # pixels
 _ORIENTATION = 0x0112  # the tag of Exif; from 5 on, rows and columns are exchanged
 _DEEP = ("I", "I;16", "I;16L", "I;16B")
 
@@ -56,6 +59,14 @@ def decode(content: bytes, where: str, shape: tuple[int, ...]) -> UInt8[ndarray,
         if picture.size != (columns, rows):
             picture = picture.resize((columns, rows), Image.Resampling.BILINEAR)
         return np.asarray(picture)
+
+
+def resized(images: UInt8[ndarray, "n i j *c"], side: int) -> UInt8[ndarray, "n side side *c"]:
+    """Images as squares of so many pixels a side."""
+    small = np.empty((len(images), side, side, *images.shape[3:]), np.uint8)
+    for image, out in zip(images, small, strict=True):
+        out[...] = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+    return small
 
 
 def is_grey(image: UInt8[ndarray, "i j 3"]) -> bool:

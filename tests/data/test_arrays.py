@@ -83,6 +83,14 @@ def test_numbers_become_bytes(x, want):
     assert got.ravel().tolist() == want
 
 
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_images_are_resized_if_that_is_asked_for(file, channels):
+    x = np.broadcast_to(RNG.integers(0, 256, (30, 1, 1, *channels), np.uint8), (30, 600, 3, *channels))
+    data = load("arrays", dir=file(x=x, y=Y), size=8)
+    assert data.image_shape == (8, 8, *channels)
+    assert (data.train["image"] == data.train["image"][:, :1, :1]).all()
+
+
 def test_all_splits_are_on_one_scale():
     bright, dark = np.full((1, 4, 4), 200.0), np.full((1, 4, 4), 1.0)
     assert as_bytes({"train": bright, "test": dark}, "x")[0]["test"].max() == 1

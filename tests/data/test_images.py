@@ -13,7 +13,7 @@ from moejax.data import load, pictures
 from moejax.errors import UserError
 
 
-def grey(n, seed=0, shape=(6, 8)):
+def grey(n, seed=0, shape=(20, 24)):
     return np.random.default_rng(seed).integers(0, 256, (n, *shape), np.uint8)
 
 
@@ -50,7 +50,7 @@ def test_a_folder_a_class_is_split_by_the_seed_each_class_alike(two):
     sizes = {name: np.bincount(getattr(data, name)["label"]).tolist() for name in ("train", "validation", "test")}
     assert sizes == {"train": [14, 14], "validation": [2, 2], "test": [4, 4]}
     assert data.notes == ("Split by seed 3, each class alike: 28 to train, 4 to validate, 8 to test.",)
-    assert data.image_shape == (6, 8)
+    assert data.image_shape == (20, 24)
     splits = [getattr(data, name)["image"] for name in sizes]
     found = {image.tobytes() for images in splits for image in images}
     assert found == {image.tobytes() for seed in range(2) for image in grey(20, seed)}  # as they are, each once
@@ -138,11 +138,11 @@ def test_large_pictures_of_one_size_are_resized(tmp_path):
 
 
 def test_one_picture_in_colour_makes_all_in_colour(two):
-    colour = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    colour = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
     save(two, "zebra", [colour] * 3)
-    assert load("images", dir=str(two)).image_shape == (6, 8, 3)
+    assert load("images", dir=str(two)).image_shape == (20, 24, 3)
     flat = load("images", dir=str(two), color_mode="grayscale")
-    assert flat.image_shape == (6, 8)
+    assert flat.image_shape == (20, 24)
     np.testing.assert_array_equal(flat.test["image"][flat.test["label"] == 2][0], Image.fromarray(colour).convert("L"))
 
 
@@ -234,7 +234,7 @@ def bomb(side):
         (content(Image.fromarray(grey(1)[0]))[:60], r"bad\.png cannot be read as a picture \(.+\): leave it out"),
         (bomb(9000), r"bad\.png has 9,000 × 9,000 pixels, more than 67,108,864: make it smaller"),
         (bomb(60000), r"bad\.png cannot be read as a picture \(Image size .+ exceeds limit"),
-        (content(Image.fromarray(np.zeros((6, 8), np.float32)), "TIFF"), r"bad\.png holds floating-point numbers"),
+        (content(Image.fromarray(np.zeros((20, 24), np.float32)), "TIFF"), r"bad\.png holds floating-point numbers"),
     ],
     ids=["empty", "text", "cut short", "large", "bomb", "floats"],
 )
@@ -245,7 +245,7 @@ def test_pictures_that_cannot_be_read(two, damaged, said):
 
 def test_more_than_the_memory_is_refused(two, monkeypatch):
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 200, "SC_PAGE_SIZE": 4096}.__getitem__)
-    assert load("images", dir=str(two)).image_shape == (6, 8)
+    assert load("images", dir=str(two)).image_shape == (20, 24)
     refused(r"^40 pictures of 200 × 200 take 0\.0 GB, more than half of the memory, 0\.0 GB: make them", two, size=200)
 
 

@@ -38,8 +38,10 @@ def add_options_of_a_run(parser: argparse.ArgumentParser) -> argparse.ArgumentPa
     from moejax.options import names_of
 
     def add(name: str, **more: Any) -> None:
+        if name in _OF_RUN:
+            more["metavar"] = _OF_RUN[name]
         if f"--{name}" not in parser._option_string_actions:
-            parser.add_argument(f"--{name}", **({"metavar": _OF_RUN[name]} if name in _OF_RUN else {}), **more)
+            parser.add_argument(f"--{name}", **more)
 
     for flag in FLAGS:
         add(flag.replace("_", "-"), action="store_true")

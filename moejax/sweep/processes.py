@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +51,7 @@ def run_all(
         for process in list(running):
             process.terminate()  # as any signal, and one that is quiet also before a run heeds it
 
-    with _heeding(stop):
+    with _heeding(stop), _ended_with(running):
         while running or (waiting and not came):
             while waiting and len(running) < jobs and not came:
                 run, begun = waiting.pop(0), begun + 1
@@ -65,7 +65,7 @@ def run_all(
                 del running[process]
                 if process.returncode and not came:
                     failed.append(run)
-                    say(f"--- {run.name} failed: {_last_words(run) if to_file else 'see above'}")
+                    say(f"--- {run.name} failed: {_reason(process.returncode, run, to_file)}")
     return Outcome(tuple(failed), came[0] if came else None)
 
 
@@ -90,10 +90,28 @@ def _log(run: Planned) -> Path:
     return run.folder.with_name(f"{run.folder.name}.log")
 
 
-def _last_words(run: Planned) -> str:
+def _reason(code: int, run: Planned, to_file: bool) -> str:
+    """Why it ended: a signal that nobody here sent, or what it said last."""
+    if code < 0:
+        return f"it was killed by signal {-code}"
+    if not to_file:
+        return "see above"
     with open(_log(run), encoding="utf-8", errors="replace") as file:
         lines = [line.strip() for line in file if line.strip()]
     return f"{lines[-1].removeprefix('moejax: ') if lines else 'without a word'} ({_log(run)})"
+
+
+@contextmanager
+def _ended_with(running: Iterable[subprocess.Popen]) -> Iterator[None]:
+    """Whatever ends what is inside, such as output that nobody reads, has the processes save and stop."""
+    try:
+        yield
+    except BaseException:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+        raise
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import pytest
 
@@ -12,9 +13,9 @@ from moejax.__main__ import main
 from moejax.presets import PRESETS
 from moejax.sweep import plan, results, run_all
 
-# Makes a folder as the main job does; seed 3 fails, seed 5 waits for a signal and keeps what it has.
+# Makes a folder as the main job does; seed 3 fails, seed 8 is killed, seed 5 waits for a signal and keeps what it has.
 STAND_IN = """
-import json, signal, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 folder = Path(words.get("--resume") or words["--out"])
@@ -22,8 +23,10 @@ folder.mkdir(parents=True, exist_ok=True)
 seed = json.loads((folder / "config.json").read_text())["seed"] if "--resume" in words else int(words["--seed"])
 if seed == 3:
     sys.exit("moejax: it went wrong.")
+if seed == 8:
+    os.kill(os.getpid(), signal.SIGKILL)
 if seed == 5 and "--resume" not in words:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit((folder / "stopped").write_text("") + 143))
     Path(folder / "config.json").write_text(json.dumps(CONFIG | {"seed": seed}))
     while True:
         time.sleep(0.01)
@@ -62,6 +65,28 @@ def test_a_run_that_fails_keeps_no_other_from_its_own(stand_in, tmp_path):
     assert [run.values["seed"] for run in failed] == ["3"]
     assert came is None
     assert results.tabulate(sweep)[1][0][:2] == ["2 of 3", "93.00 ± 1.41 %"]
+
+
+def test_a_run_that_the_system_kills_is_said(stand_in, tmp_path):
+    said: list[str] = []
+    sweep = plan([*WORDS, "8"], str(tmp_path / "sweep"))
+    run_all(sweep.runs, quiet=True, say=said.append, program=stand_in)
+    assert said[-1] == "--- one run failed: it was killed by signal 9"
+
+
+def test_where_nobody_reads_on_no_run_is_left_behind(stand_in, tmp_path):
+    waits = tmp_path / "sweep" / "seed=5" / "config.json"
+
+    def say(text: str) -> None:
+        if "2 of 2" in text:
+            while not waits.exists():
+                time.sleep(0.01)
+            raise BrokenPipeError
+
+    sweep = plan([*WORDS, "5..6"], str(tmp_path / "sweep"))
+    with pytest.raises(BrokenPipeError):
+        run_all(sweep.runs, 2, say=say, program=stand_in)
+    assert waits.with_name("stopped").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

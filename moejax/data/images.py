@@ -20,7 +20,7 @@ from numpy import ndarray
 
 from moejax.data import pictures
 from moejax.data.dataset import Dataset, Path, Validation, check_room
-from moejax.data.labels import in_order
+from moejax.data.labels import numbered
 from moejax.data.splits import NAMES, TestSize, dataset_of
 from moejax.errors import UserError
 
@@ -55,17 +55,14 @@ def load(
     others: list[Folder] = []
     for split, folder in splits_of(root).items():
         files[split] = [(path, name) for name, paths in _classes(folder, others) for path in paths]
-    classes = in_order({name for _, name in files["train"]})
+    labels, classes = numbered({split: [name for _, name in of_split] for split, of_split in files.items()}, str(root))
     paths = [path for of_split in files.values() for path, _ in of_split]
     image, digests, resized = _read(paths, size, color_mode)
-    known = [*classes, *sorted({name for of_split in files.values() for _, name in of_split} - set(classes))]
-    label = np.array([known.index(name) for of_split in files.values() for _, name in of_split], np.int32)
-    ends = np.cumsum([len(of_split) for of_split in files.values()])
-    parts = zip(np.split(image, ends[:-1]), np.split(label, ends[:-1]), strict=True)
+    image_of = dict(zip(files, np.split(image, np.cumsum([len(y) for y in labels.values()])[:-1]), strict=True))
     return dataset_of(
         "images",
-        {split: {"image": x, "label": y} for split, (x, y) in zip(files, parts, strict=True)},
-        known,
+        {split: {"image": image_of[split], "label": label} for split, label in labels.items()},
+        classes,
         origin=str(root),
         sha256={f"all {len(paths):,} pictures": _digest(root, paths, digests)},
         validation=validation,

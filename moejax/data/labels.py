@@ -22,13 +22,13 @@ def numbered(columns: Mapping[str, Any], where: str) -> tuple[dict[str, Int[ndar
     read = {split: _column(np.asarray(column), f"{where} ({split})") for split, column in columns.items()}
     if len({column.dtype.kind for column in read.values()}) > 1:
         raise UserError(f"{where} has words for labels in one split and numbers in another: write them alike in all.")
-    values = in_order({value for column in read.values() for value in column.tolist()})
+    values = _in_order({value for column in read.values() for value in column.tolist()})
     place = {value: number for number, value in enumerate(values)}
     labels = {s: np.array([place[value] for value in column.tolist()], np.int32) for s, column in read.items()}
     return labels, tuple(map(str, values))
 
 
-def in_order(values: Iterable[Any]) -> list[Any]:
+def _in_order(values: Iterable[Any]) -> list[Any]:
     """Numbers, and words that are all digits, by their value; other words by their letters."""
     values = list(values)
     digits = all(isinstance(value, str) and value.isdecimal() for value in values)

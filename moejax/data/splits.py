@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from numpy import ndarray
 from pydantic import Field
 
@@ -25,6 +25,7 @@ NAMES = {  # what a split is called by those who make data sets
     "test": ("test", "testing"),
 }
 VALIDATION_SHARE = 0.1
+_VERBS = {"train": "train", "validation": "validate", "test": "test"}
 
 TestSize = Annotated[
     float,
@@ -54,34 +55,18 @@ def dataset_of(
         few examples to divide.
     """
     splits = {s: take(examples, np.random.default_rng(0).permutation(rows(examples))) for s, examples in splits.items()}
-    train = splits["train"]
-    if len(classes) < 2:
-        only = f" ({abridged(repr(classes[0]))})" if classes else ""
-        raise UserError(f"{origin} has {len(classes)} classes{only}: a network tells at least 2 from each other.")
-    for split, examples in splits.items():
-        if not rows(examples):
-            raise UserError(f"The {split} split of {origin} is empty: fill it, or remove it.")
-    counts = {split: np.bincount(examples["label"], minlength=len(classes)) for split, examples in splits.items()}
-    for split, count in counts.items():
-        if (unknown := np.flatnonzero((counts["train"] == 0) & (count > 0))).size:
-            raise UserError(
-                f"The {split} split of {origin} has the class {classes[unknown[0]]!r}, which the train split has not:"
-                " add some to train, or remove it there."
-            )
-    drawn = [split for split in ("test", "validation") if split not in splits and (split == "test" or validation)]
-    _check_enough(counts["train"], classes, drawn, origin)
+    _check(splits, classes, origin)
+    train, count = splits["train"], np.bincount(splits["train"]["label"])
     shares = {"test": test_size, "validation": min(VALIDATION_SHARE, validation / rows(train))}
-    parts, left = dict(splits), np.ones(rows(train), bool)
-    for number, split in enumerate(drawn):
-        here, of_class = np.where(left, train["label"], -1), np.rint(shares[split] * counts["train"]).astype(int)
-        held = held_out(here, of_class, leave=len(drawn) - number, seed=[seed, number])
-        parts[split], left = take(train, held), left & ~held
-    parts["train"] = take(train, left)
-    parts.setdefault("validation", take(train, slice(0)))
+    wanted = {s: np.rint(share * count).astype(int) for s, share in shares.items() if s not in splits}
+    if not validation:
+        wanted.pop("validation", None)
+    _check_enough(count, classes, list(wanted), origin)
+    parts = {"validation": take(train, slice(0))} | splits | divided(train, wanted, seed)
     if not validation:
         parts["train"] = concatenate(parts["train"], parts["validation"])
         parts["validation"] = take(train, slice(0))
-    if drawn:
+    if wanted:
         sizes = ", ".join(f"{rows(parts[split]):,} to {verb}" for split, verb in _VERBS.items())
         notes = (*notes, f"Split by seed {seed}, each class alike: {sizes}.")
     of_run = {split: parts[split] for split in _VERBS}
@@ -90,21 +75,36 @@ def dataset_of(
     )
 
 
-_VERBS = {"train": "train", "validation": "validate", "test": "test"}
+def divided(train: Examples, wanted: Mapping[str, Int[ndarray, " y"]], seed: int) -> dict[str, Examples]:
+    """The wanted splits, with so many examples of each class, and "train" with the others.
 
-
-def held_out(
-    label: Int[ndarray, " n"], of_class: Int[ndarray, " y"], *, leave: int, seed: Sequence[int]
-) -> Bool[ndarray, " n"]:
-    """Which examples to hold out: so many of each class, at least one, but so that some are left; none of label -1.
-
-    The same seed draws the same rows on every machine.
+    There is at least one of each class in each, if there are as many. The same seed draws the same rows on every
+    machine.
     """
-    rng, held = np.random.default_rng(seed), np.zeros(len(label), bool)
-    for y, wanted in enumerate(of_class):
-        members = rng.permutation(np.flatnonzero(label == y))
-        held[members[: min(max(1, wanted), len(members) - leave)]] = True
-    return held
+    parts, left = {}, np.ones(rows(train), bool)
+    for number, (split, of_class) in enumerate(wanted.items()):
+        rng, held = np.random.default_rng([seed, number]), np.zeros(rows(train), bool)
+        for y, count in enumerate(of_class):
+            members = rng.permutation(np.flatnonzero(left & (train["label"] == y)))
+            held[members[: min(max(1, count), len(members) - (len(wanted) - number))]] = True
+        parts[split], left = take(train, held), left & ~held
+    return parts | {"train": take(train, left)}
+
+
+def _check(splits: Mapping[str, Examples], classes: Sequence[str], origin: str) -> None:
+    """UserError unless there are two classes, and examples of each to train on, and of some in every split."""
+    if len(classes) < 2:
+        only = f" ({abridged(repr(classes[0]))})" if classes else ""
+        raise UserError(f"{origin} has {len(classes)} classes{only}: a network tells at least 2 from each other.")
+    known = np.isin(np.arange(len(classes)), splits["train"]["label"])
+    for split, examples in splits.items():
+        if not rows(examples):
+            raise UserError(f"The {split} split of {origin} is empty: fill it, or remove it.")
+        if (unknown := examples["label"][~known[examples["label"]]]).size:
+            raise UserError(
+                f"The {split} split of {origin} has the class {classes[unknown.min()]!r}, which the train split has not:"
+                " add some to train, or remove it there."
+            )
 
 
 def _check_enough(counts: Int[ndarray, " y"], classes: Sequence[str], drawn: Sequence[str], origin: str) -> None:

@@ -102,8 +102,8 @@ def _check(splits: Mapping[str, Examples], classes: Sequence[str], origin: str) 
             raise UserError(f"The {split} split of {origin} is empty: fill it, or remove it.")
         if (unknown := examples["label"][~known[examples["label"]]]).size:
             raise UserError(
-                f"The {split} split of {origin} has the class {classes[unknown.min()]!r}, which the train split has not:"
-                " add some to train, or remove it there."
+                f"The {split} split of {origin} has the class {classes[unknown.min()]!r}, which the train split has"
+                " not: add some to train, or remove it there."
             )
 
 

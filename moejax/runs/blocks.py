@@ -9,6 +9,7 @@ from numpy import ndarray
 SHADES = " ░▒▓█"
 NOWHERE = "·"  # a place of a map without weight, so that its edges are seen
 _GAP = 2  # columns between two blocks
+_EXPERTS = 8  # that are drawn
 
 
 def shaded(values: Num[ndarray, "r c"], most: float) -> list[str]:
@@ -44,11 +45,14 @@ def beside(blocks: Iterable[tuple[str, Sequence[str]]], width: int) -> list[str]
 
 
 def by_expert(maps: Float[ndarray, "e r c"], shares: Float[ndarray, " e"], width: int) -> list[str]:
-    """A block for each expert: where it looks, and its share of the whole. All on one scale."""
-    titles = [f"expert {expert} {share:.0%}" for expert, share in enumerate(shares)]
-    wide = np.repeat(maps, 2, axis=2)  # a letter is twice as high as wide
+    """A block for each expert, of many for those of the largest shares: where it looks, all on one scale."""
+    shown = np.sort(np.argsort(-shares, kind="stable")[:_EXPERTS])
+    titles = [f"expert {expert} {shares[expert]:.0%}" for expert in shown]
+    wide = np.repeat(maps[shown], 2, axis=2)  # a letter is twice as high as wide
     drawn = ([line.replace(" ", NOWHERE) for line in shaded(of_one, float(maps.max()))] for of_one in wide)
-    return beside(zip(titles, drawn, strict=True), width)
+    left = len(shares) - len(shown)
+    rest = [f"and {left} more experts, {1 - shares[shown].sum():.0%} together"] if left else []
+    return [*beside(zip(titles, drawn, strict=True), width), *rest]
 
 
 def _joined(row: list[list[str]]) -> list[str]:

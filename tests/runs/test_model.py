@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -277,19 +275,3 @@ def test_pairs_that_are_none_are_a_sentence(x, sentence, tmp_path_factory):
         saved_run(path, make_config(name="pairs", **RUNS["pairs"][1]), of_pairs(), {1: None})
     with pytest.raises(UserError, match=sentence):
         moejax.runs.load(path).predict(x)
-
-
-ALONE = """
-import sys
-import numpy as np
-import moejax
-model = moejax.runs.load(sys.argv[1])
-assert model.predict(np.zeros((28, 28), np.uint8)).classes.shape == (1,)
-loaded = [name for name in sys.modules if name.startswith(("moejax.training", "moejax.report", "matplotlib"))]
-assert not loaded, loaded
-"""
-
-
-def test_nothing_that_trains_or_draws_is_imported(run):
-    done = subprocess.run([sys.executable, "-c", ALONE, str(run[0])], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from small_run import StopAfter
 
+import moejax
 from moejax import predictions
 from moejax.data.dataset import digest
 from moejax.errors import UserError
+from moejax.runs.verify import verify
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.progress import Progress
@@ -70,6 +72,9 @@ def test_a_run_leaves_its_answer_to_each_test_example(finished, dataset):
     np.testing.assert_array_equal(answers.label, dataset.test["label"])
     assert answers.right.mean() == pytest.approx(finished.folder.read_summary()["test_accuracy"])
     assert answers.test_sha256 == digest(dataset.test)
+    model = moejax.runs.load(finished.folder.path)
+    np.testing.assert_array_equal(model.predict(dataset.test["image"]).classes, answers.prediction)
+    assert {found.state for found in verify(finished.folder.path)} == {"ok"}
 
 
 def test_a_run_learns_and_leaves_its_numbers(finished, dataset):

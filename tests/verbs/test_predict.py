@@ -13,6 +13,7 @@ import moejax
 from moejax.__main__ import main
 from moejax.config import make_config
 from moejax.runs import blocks
+from moejax.runs.ask import image_of
 
 
 @pytest.fixture(autouse=True)
@@ -195,3 +196,26 @@ def test_blocks_by_hand():
     assert blocks.picture(np.repeat(image[..., None], 3, axis=2), columns=2) == ["░ "]
     maps = np.array([[[1.0, 0.0]], [[0.0, 0.5]]])
     assert blocks.by_expert(maps, np.array([0.6, 0.4]), 80) == ["expert 0 60%  expert 1 40%", "██··          ··▒▒"]
+    many = blocks.by_expert(np.ones((10, 1, 1)), np.array([0.05, *[0.1] * 8, 0.15]), 400)
+    assert many[0].split("  ")[0] == "expert 1 10%"
+    assert many[0].endswith("expert 7 10%  expert 9 15%")
+    assert many[2] == "and 2 more experts, 15% together"
+
+
+def test_every_mode_of_a_picture_is_the_same_image(run):
+    """A gap in paper that is transparent is white; 16 bits are scaled, not cut off."""
+    paper = np.full((60, 50), 255, np.uint8)
+    paper[10:50, 20:26] = 0
+    grey, model = Image.fromarray(paper), moejax.runs.load(run)
+    clear = Image.new("RGBA", grey.size)
+    clear.paste((0, 0, 0, 255), mask=Image.fromarray(255 - paper))
+    pictures = {mode: grey.convert(mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")}
+    pictures |= {"clear": clear, "I;16": Image.fromarray(paper.astype(np.uint16) * 257)}
+    images = {}
+    for mode, picture in pictures.items():
+        file = io.BytesIO()
+        picture.save(file, "TIFF" if mode == "CMYK" else "PNG")
+        images[mode], notes = image_of(model, file.getvalue(), mode)
+        assert notes == ["dark ink on light paper was inverted"]
+    for image in images.values():
+        np.testing.assert_array_equal(image, images["L"])

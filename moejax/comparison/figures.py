@@ -127,7 +127,7 @@ def _load(record: Record) -> np.ndarray | None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 44 else f"…{name[-43:]}"
+    return name if len(name) <= 36 else f"{name[:35]}…"
 
 
 FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {

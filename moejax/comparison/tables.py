@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from moejax.comparison.comparison import ABSENT, Comparison, Pair, Run, Score
+from moejax.comparison.comparison import ABSENT, Comparison, Run, Score
 from moejax.report.record import number
 
 
@@ -40,9 +40,12 @@ COST = (
     Fact("seconds", "training, s", "{:,.1f}"),
 )
 _ACCURACY = "95 %: Wilson's interval, where the accuracy on other examples of this kind lies with 95 % confidence."
-_PAIRS = (
-    "Test examples that one of the two alone got right; p by McNemar's exact test: how often chance alone shares them "
-    "out so unequally. It speaks of these networks; other seeds may turn it round."
+_FEW = 4  # runs, of which every pair has a line
+_LINES = "Test examples that one of the two alone got right, and p."
+_SQUARE = "p of the run of the line and that of the column; --json has the examples that each alone got right."
+_MCNEMAR = (
+    "p is McNemar's exact one: how often chance alone shares out so unequally the examples that one alone got right. "
+    "It speaks of these networks; other seeds may turn it round."
 )
 _LOAD = (
     "Over all test examples, of the worst layer. Least load: 1 is an equal share, 0 an expert that gets nothing; "
@@ -56,7 +59,7 @@ def tables(comparison: Comparison) -> list[Table]:
     runs, several = comparison.runs, any(len(scores) > 1 for scores in comparison.scores.values())
     found = [
         Table("accuracy", "Test accuracy", *_scores(comparison, several), _ACCURACY),
-        Table("pairs", "The same test examples", *_pairs(comparison.pairs, several), _of(comparison.pairs)),
+        Table("pairs", "The same test examples", *_pairs(comparison, several)),
         Table("load", "Load of the experts", *_facts(runs, LOAD), _LOAD),
         Table("cost", "Size and speed", *_facts(runs, COST), _COST),
         Table(
@@ -93,21 +96,23 @@ def _score(score: Score | None) -> list[str]:
     return [f"{score.accuracy:.2%}", interval, f"{score.wrong:,} of {score.examples:,}"]
 
 
-def _pairs(pairs: Sequence[Pair], several: bool) -> tuple[list[str], list[list[str]]]:
+def _pairs(comparison: Comparison, several: bool) -> tuple[list[str], list[list[str]], str]:
+    """A line a pair; of many runs, p alone, in a square. And what to know of it."""
+    pairs, runs = comparison.pairs, comparison.runs
+    more = ""
+    if len(pairs) > 1:
+        by_chance = 0.05 * len(pairs)
+        more = f" Each p is of its pair alone: of {len(pairs)} pairs, chance puts {by_chance:.2g} below 0.05."
+    if len(runs) > _FEW and not several:
+        p_of = {(pair.first, pair.second): p_text(pair.p) for pair in pairs}
+        lines = [[one.key, *(p_of.get((one.key, other.key), "") for other in runs)] for one in runs]
+        return ["", *(run.key for run in runs)], lines if pairs else [], f"{_SQUARE} {_MCNEMAR}{more}"
     header = ["", "", *(["task"] if several else []), "first alone", "second alone", "p"]
     lines = [
         [a, b, *([task] if several else []), f"{first:,}", f"{second:,}", p_text(p)]
         for a, b, task, first, second, p in pairs
     ]
-    return header, lines
-
-
-def _of(pairs: Sequence[Pair]) -> str:
-    if len(pairs) < 2:
-        return _PAIRS
-    return (
-        f"{_PAIRS} Each p is of its pair alone: of {len(pairs)} pairs, chance puts {0.05 * len(pairs):.2g} below 0.05."
-    )
+    return header, lines, f"{_LINES} {_MCNEMAR}{more}"
 
 
 def _facts(runs: Sequence[Run], facts: Sequence[Fact]) -> tuple[list[str], list[list[str]]]:

@@ -135,3 +135,12 @@ def test_answers_of_other_shapes_have_no_p(tmp_path):
     runs = [write(tmp_path / name, [0]) for name in ("one", "two")]
     (runs[1] / predictions.NAME).write_bytes(predictions.pack(Predictions(np.zeros(3, int), np.ones(3, int), "digest")))
     assert compare(runs).pairs == ()
+
+
+def test_many_runs_have_their_p_in_a_square(tmp_path):
+    found = compare([write(tmp_path / str(i), list(range(i))) for i in (0, 1, 5, 6, 8)])
+    table = next(table for table in tables(found) if table.name == "pairs")
+    assert table.header == ["", "A", "B", "C", "D", "E"]
+    # A alone is right on 1, 5, 6, 8 examples, and nothing alone is right: twice 1/2, 1/32, 1/64, 1/256.
+    assert table.lines[0] == ["A", "", "1.00", "0.062", "0.031", "0.0078"]
+    assert table.lines[-1] == ["E", "", "", "", "", ""]

@@ -50,6 +50,8 @@ def main(words: Sequence[str]) -> int:
         )
         return 128 + outcome.signal
     _show(sweep, asked.json)
+    if asked.jobs > 1:
+        print("note: runs shared the machine, so their speeds say nothing.", file=_beside(asked.json))
     for run in outcome.failed:
         print(f"moejax: {run.name} failed, see above; the same command tries again.", file=sys.stderr)
     return 1 if outcome.failed else 0

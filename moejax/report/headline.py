@@ -50,10 +50,16 @@ def facts(record: Record) -> list[tuple[str, str]]:
         *((f"experts by {name}", _shares(record, name)) for name in ("position", "content", "label")),
         ("training examples", _text(number(summary.get("train_examples")), "{:,.0f}")),
         ("data", ", ".join(str(summary[key]) for key in ("dataset", "data_source") if summary.get(key))),
+        ("began from", _beginning(summary.get("init"))),
         ("device", str(summary.get("device") or record.environment.get("device") or "")),
         ("seed", str(record.config.get("seed", summary.get("seed", "")))),
     ]
     return [(what, value) for what, value in found if value]
+
+
+def _beginning(init: object) -> str:
+    """The run and the step from whose parameters this one began."""
+    return f"step {init.get('step')} of {init.get('run')}" if isinstance(init, dict) else ""
 
 
 def _list(values: object) -> str:

@@ -7,18 +7,24 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import reference
 from flax import nnx
 from small_run import StopAfter
 from test_fit import NEVER, bits, start
 from test_more_epochs import Quiet, resumed
 
 from moejax import run
-from moejax.config import to_json
+from moejax.config import configured, to_json
 from moejax.errors import UserError
 from moejax.models import build_model
+from moejax.presets import PRESETS
+from moejax.report.headline import facts
+from moejax.report.record import read
 from moejax.training.beginning import beginning, filled
+from moejax.training.checkpoint import Checkpoints
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
+from moejax.training.loop import TrainState
 
 
 def begin(path, config, dataset, **values) -> Fit:
@@ -72,6 +78,7 @@ def test_all_of_a_run_is_taken_as_it_was_evaluated(sparse, followed, dataset):
     record = json.loads((fit.folder.path / "init.json").read_text())
     assert (record["run"], record["step"], len(record["sha256"])) == (str(sparse.folder.path), 6, 64)
     assert fit.test()["init"] == record
+    assert ("began from", f"step 6 of {sparse.folder.path}") in facts(read(fit.folder.path))
 
 
 def test_what_does_not_fit_is_listed_and_begins_anew(sparse, config, dataset, tmp_path):
@@ -145,6 +152,26 @@ def test_upcycled_the_network_computes_what_the_dense_one_did(moe, dense, config
     np.testing.assert_allclose(
         evaluated(filled_model, dataset), evaluated(dense.state.model, dataset), rtol=1e-6, atol=1e-6
     )
+
+
+def test_a_feed_forward_layer_becomes_the_experts_in_its_place(tmp_path):
+    small = {"model.width": 8, "model.depth": 2, "model.heads": 2, "model.room": 12, "moe.hidden": 12}
+    config, problems = configured(small | {"data.vocabulary": 30}, PRESETS["mrpc_minilm"].config)
+    moe = dict(layer="sparse", num_experts=3, k=2, dispatch="grouped", router="softmax_top_k")
+    config = config.replace(model=dict(moe_every=2), moe=moe, train=dict(dtype="float32"))
+    half = reference.randomly_filled(lambda: build_model(config, 2, nnx.Rngs(0)))
+    folder = RunFolder.create(tmp_path / "half", config)
+    Checkpoints(folder.checkpoints).save(TrainState(np.int32(1), half, {}), None)
+
+    config = config.replace(model=dict(moe_every=1), init=str(folder.path), upcycle=True)
+    model = reference.randomly_filled(lambda: build_model(config, 2, nnx.Rngs(0)))
+    begins = beginning(config, model)
+    assert (begins.copied, problems) == (4, [])
+    assert begins.listed == ("  begins anew: encoder.blocks[0].moe.router.kernel, float32[8, 3]; the run has none",)
+    pieces = np.random.default_rng(0).integers(3, 30, (5, 12)).astype(np.int32)
+    batch = {"pieces": pieces, "second": np.arange(12) > np.full((5, 1), 6)}
+    both = (np.asarray(_logits(m, batch)) for m in (filled(model, begins.arrays()), half))
+    np.testing.assert_allclose(next(both), next(both), rtol=1e-6, atol=1e-6)
 
 
 def test_an_upcycled_run_begins_so_and_its_experts_become_different(dense, config, dataset, tmp_path):

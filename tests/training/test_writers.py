@@ -6,12 +6,13 @@ import types
 import pytest
 from small_run import StopAfter
 from test_fit import NEVER, lines, start
-from test_more_epochs import resumed
 
 from moejax import run
 from moejax.config import make_config, to_json
 from moejax.errors import UserError
 from moejax.training import writers
+from moejax.training.folder import RunFolder
+from moejax.training.log import Log
 
 RECORD = {
     **dict(kind="train", step=3, epoch=0.5, loss=1.5, learning_rate=0, seconds=9.0),
@@ -72,24 +73,26 @@ def recorder(monkeypatch):
     return recorder
 
 
-def test_a_run_logs_to_weights_and_biases_and_goes_on_as_the_same_one(recorder, config, dataset, tmp_path, monkeypatch):
+def test_a_run_goes_on_as_the_same_one_of_weights_and_biases(recorder, config, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    fit = start(tmp_path / "run", config.replace(log="wandb"), dataset)
-    fit.train(StopAfter(1))
-    assert recorder.ended == 1
-    fit = resumed(tmp_path / "run", dataset)
-    fit.train(StopAfter(NEVER))
-    fit.test()
+    config = config.replace(log="wandb")
+    folder = RunFolder.create(tmp_path / "run", config)
+    for step in (0, 6):
+        log = Log(folder, config, steps_per_epoch=6)
+        assert "metrics also go to wandb; see them by  wandb sync" in log.open(step)
+        log.write("train", step + 3, loss=1.5)
+        log.close()
     first, second = recorder.begun
     assert first == second
-    assert (first["project"], first["name"], first["resume"], first["dir"]) == (
-        *("moejax", "run", "allow"),
-        str(tmp_path / "run"),
-    )
-    assert first["config"]["train.epochs"] == 2
-    assert [row["step"] for row in recorder.rows] == [record["step"] for record in lines(tmp_path / "run")]
-    assert recorder.rows[-1]["test/accuracy"] == lines(tmp_path / "run")[-1]["accuracy"]
+    assert (first["project"], first["name"], first["resume"]) == ("moejax", "run", "allow")
+    assert (first["dir"], first["config"]["train.epochs"]) == (str(tmp_path / "run"), 2)
+    assert recorder.rows == [
+        {"step": 3, "train/epoch": 0.5, "train/loss": 1.5},
+        {"step": 9, "train/epoch": 1.5, "train/loss": 1.5},
+    ]
     assert recorder.ended == 2
+    log.write("train", 12, loss=1.5)  # closed: to metrics.jsonl alone
+    assert (len(recorder.rows), len(lines(tmp_path / "run"))) == (2, 3)
 
 
 def test_a_run_that_goes_on_writes_over_what_came_after_its_checkpoint(recorder, config, tmp_path):
@@ -139,10 +142,10 @@ def test_a_library_that_is_missing_or_cannot_begin_is_one_sentence(config, tmp_p
         writers.check(config.replace(log="tensorboard"))
 
 
-def test_ten_steps_are_traced_once_warm(config, dataset, tmp_path, monkeypatch, capsys):
+def test_a_run_writes_to_both_and_ten_of_its_steps_are_traced(recorder, config, dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "_load", lambda _: dataset)
     monkeypatch.setattr(run, "_report", lambda path, stop: path)
-    config = config.replace(train=dict(batch_size=3, chunk=15, epochs=1))
+    config = config.replace(log="wandb", train=dict(batch_size=3, chunk=15, epochs=1))
     (tmp_path / "small.json").write_text(to_json(config))
     words = ["--config", str(tmp_path / "small.json"), "--out", str(tmp_path / "run")]
     (tmp_path / "file").write_text("")
@@ -154,3 +157,6 @@ def test_ten_steps_are_traced_once_warm(config, dataset, tmp_path, monkeypatch, 
     (file,) = (tmp_path / "trace").rglob("*perfetto_trace.json.gz")
     assert f"traced 10 steps: open {file} at https://ui.perfetto.dev" in said
     assert [r["step"] for r in lines(tmp_path / "run") if r["kind"] == "train"] == [15, 25, 30]
+    assert [row["step"] for row in recorder.rows] == [record["step"] for record in lines(tmp_path / "run")]
+    assert recorder.rows[-1]["test/accuracy"] == lines(tmp_path / "run")[-1]["accuracy"]
+    assert recorder.ended == 1

@@ -60,7 +60,12 @@ def chosen(folder: Path, which: str | int) -> Path:
             f"Which checkpoint of {folder} is the best cannot be told, for {folder / str(unread[0])} has no readable"
             f" {manifest.NAME}; use last, or a step."
         )
-    manifest.verify(folder / str(step))
+    try:
+        manifest.verify(folder / str(step))
+    except UserError as error:
+        others = ", ".join(str(other) for other in there if str(other) != str(step))
+        fix = f"choose another step: {others}" if others else "the run has no other checkpoint"
+        raise UserError(f"{error.sentences[0].rstrip('.')}; {fix}.") from None
     return folder / str(step)
 
 

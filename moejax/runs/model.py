@@ -14,7 +14,7 @@ wherever that dropped nothing. Two kinds of router are the exception to one or t
   random, uniform + eval_noise    draw at evaluation, by an example's place in the batch
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -62,7 +62,7 @@ class Model:
 
         Raises UserError, in one sentence, for anything else and for an empty batch.
         """
-        return self.answer(x)[0]
+        return self._asked(x, lambda found: found[0])
 
     def route(self, x: Any) -> tuple[Route, ...]:
         """What each MoE layer did with each example; `x` and errors as of `predict`.
@@ -70,12 +70,16 @@ class Model:
         Of a layer with a gate for each task, each gate's. Of an encoder an example's tokens are those of both orders of
         its sentences.
         """
-        return self.answer(x)[1]
+        return self._asked(x, lambda found: found[1])
 
     def answer(self, x: Any) -> tuple[Prediction, tuple[Route, ...]]:
         """What `predict` and `route` say, in one pass."""
+        return self._asked(x, lambda found: found)
+
+    def _asked(self, x: Any, wanted: Callable[[tuple], Any]) -> Any:
+        """What is wanted of the answer, for all examples of `x`; nothing else leaves the device."""
         batch = self.read(x)
-        parts = [jax.device_get(_answer(self.module, part)) for part in _padded(batch)]
+        parts = [jax.device_get(wanted(_answer(self.module, part))) for part in _padded(batch)]
         return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: rows(batch)], *parts)
 
 

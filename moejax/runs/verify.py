@@ -85,13 +85,14 @@ def _of_finished(run: Path) -> Iterator[Found]:
 
 def _of_unfinished(run: Path, last: Path | None) -> Iterator[Found]:
     names = {path.relative_to(run).as_posix() for path in own_files(run)} | {"config.json", metrics_log.NAME}
+    why = "by a run of an older version" if "summary.json" in names else "the run is not finished"
     for name in sorted(names):
         if name == "config.json":
             yield _config(run)
         elif name == metrics_log.NAME:
             yield _log(run / name, last)
         else:
-            yield Found(name, "not recorded", "the run is not finished")
+            yield Found(name, "not recorded", why)
 
 
 def _config(run: Path) -> Found:

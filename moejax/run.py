@@ -126,6 +126,8 @@ def _resume(arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
 
     check_resume(arguments)
     _prepare_jax(arguments)
+    from moejax.runs import checkpoint
+
     folder, before = _opened(arguments)
     config, path, profile = going_on(before, arguments), folder.path, _profile(arguments)
     with folder, kept(path):
@@ -133,6 +135,8 @@ def _resume(arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
         if summary is not None and config.train.epochs == before.train.epochs:
             print(f"{path} is finished; its report is {_report(path, stop)}")
             return summary | {"run": str(path)}
+        if summary is not None and not checkpoint.steps(folder.checkpoints):
+            raise UserError(f"{path} is finished, and its checkpoints are gone, so that it cannot go on; begin anew.")
         stop.ends_with(f"stopped before another step; continue with  {PROGRAM} --resume {path}")
         return _run(config, folder, _load(config), stop, resume=True, profile=profile)
 

@@ -135,7 +135,7 @@ class TrainOptions(Options):
         elif o.optimizer_arguments:
             yield (
                 f"`optimizer_arguments` is {shown(o.optimizer_arguments)}, but `optimizer` is {o.optimizer}; it has an"
-                " effect only with an optimiser of optax, such as optax.adamw."
+                " effect only with an optimiser of optax, such as optax.adamw: choose one, or give ''."
             )
 
 

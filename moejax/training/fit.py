@@ -130,9 +130,9 @@ class Fit:
         now = self.config.train.epochs
         old = learning_rate_schedule(self.config.train, self.steps_per_epoch * before)(step)
         return (
-            f"{now} epochs instead of {before}: from here on the learning rate, and whatever else goes by the share of"
-            f" training that is done, is that of a run of {now} epochs, so that the rate goes on from {old:.2g} at"
-            f" {self.learning_rate(step):.2g}."
+            f"train.epochs is {now} and was {before}: from here on the learning rate, and whatever else goes by the"
+            f" share of training that is done, is that of a run of train.epochs {now}; the rate is"
+            f" {self.learning_rate(step):.2g} and would have been {old:.2g}."
         )
 
     def train(self, stop: StopSignal, profile: Path | None = None) -> bool:

@@ -50,8 +50,8 @@ def test_a_finished_run_goes_on_and_what_was_said_before_stays(copy, dataset):
     longer = resumed(copy, dataset, epochs=3)
     assert longer.progress.said[-2:] == [
         "resuming after step 12 of 18",
-        "3 epochs instead of 2: from here on the learning rate, and whatever else goes by the share of training that is"
-        " done, is that of a run of 3 epochs, so that the rate goes on from 0 at 0.0028.",
+        "train.epochs is 3 and was 2: from here on the learning rate, and whatever else goes by the share of training"
+        " that is done, is that of a run of train.epochs 3; the rate is 0.0028 and would have been 0.",
     ]
     assert not (copy / "summary.json").exists()
     assert json.loads((copy / "config.json").read_text())["train"]["epochs"] == 3
@@ -76,7 +76,7 @@ def test_cut_again_it_has_the_same_bits_and_lines(copy, dataset, tmp_path):
     killed = resumed(copy, dataset, epochs=4)
     killed.log.write("train", 15, loss=1.0, accuracy=0.0)  # before it saved
     stopped = resumed(copy, dataset)
-    assert "4 epochs instead of 2" in stopped.progress.said[-1]  # and it says so again
+    assert "train.epochs is 4 and was 2" in stopped.progress.said[-1]  # and it says so again
     assert not stopped.train(StopAfter(0))
     last = resumed(copy, dataset)
     assert last.progress.said[-1] == "resuming after step 15 of 24"
@@ -109,8 +109,12 @@ def test_by_the_words_of_the_command_line(copy, dataset, monkeypatch, capsys):
     assert "is finished; its report is" in capsys.readouterr().out
     assert run.main(["--resume", str(copy), "--train.epochs", "some"]) == 2
     assert "train.epochs is some; it must be a whole number" in capsys.readouterr().err
+    (copy / "checkpoints").rename(copy / "elsewhere")
+    assert run.main(["--resume", str(copy), "--train.epochs", "3"]) == 2
+    assert "is finished, and its checkpoints are gone" in capsys.readouterr().err
+    (copy / "elsewhere").rename(copy / "checkpoints")
     (copy / "report.html").write_text("old")
     assert run.main(["--resume", str(copy), "--train.epochs=3"]) == 0
-    assert "3 epochs instead of 2" in capsys.readouterr().out
+    assert "train.epochs is 3 and was 2" in capsys.readouterr().out
     assert json.loads((copy / "summary.json").read_text())["tested_step"] == 18
     assert (copy / "report.html").read_text() != "old"

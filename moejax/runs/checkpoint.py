@@ -86,7 +86,8 @@ def averages(there: Iterable[str]) -> dict[str, str]:
 
 def saved(checkpoint: Path) -> dict[str, Any]:
     """The shapes and dtypes of a checkpoint's arrays by name."""
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler()).metadata(checkpoint / ARRAYS).item_metadata.tree
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        return reader.metadata(checkpoint / ARRAYS).item_metadata.tree
 
 
 def check(checkpoint: Path, expected: Shapes, there: Shapes, names: Iterable[str]) -> None:
@@ -110,7 +111,8 @@ def restore(checkpoint: Path, expected: Shapes) -> dict[str, Array]:
     asked = ocp.args.PyTreeRestore(
         abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True
     )
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(checkpoint / ARRAYS, args=asked)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.restore(checkpoint / ARRAYS, args=asked)
 
 
 def _shape(array: Any) -> str:

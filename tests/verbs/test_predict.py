@@ -106,6 +106,20 @@ def test_pairs_as_words_and_as_lines_are_the_same(pairs_run, capsys, monkeypatch
     assert "  second sentence  expert " in said([pairs_run, *words[:2]], capsys)
 
 
+def test_of_several_tasks_each_is_answered_and_each_gate_shown(tmp_path, pictures, capsys):
+    make, values = RUNS["tasks"]
+    saved_run(tmp_path / "run", make_config(name="tasks", **values), make(), {1: None})
+    text = said([tmp_path / "run", pictures[0] / "0.png"], capsys).splitlines()
+    name = str(pictures[0] / "0.png")
+    assert [line.split()[1] for line in text if line.startswith(name)] == ["digit", "parity"]
+    assert text[1].count("%") == 2  # of two classes
+    assert [line.split(",")[0] for line in text if line.startswith("gate of ")] == ["gate of digit", "gate of parity"]
+    assert sum(line.startswith("  all of it  expert ") for line in text) == 2
+    (one,) = json.loads(said([tmp_path / "run", pictures[0] / "0.png", "--json"], capsys))
+    assert [task["task"] for task in one["tasks"]] == ["digit", "parity"]
+    assert len(one["layers"]) == 2
+
+
 def test_points_are_no_words(tmp_path, capsys):
     saved_run(tmp_path / "run", make_config(name="points", **RUNS["points"][1]), of_points(), {1: None})
     assert main(["predict", str(tmp_path / "run"), "x"]) == 2

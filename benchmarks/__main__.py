@@ -3,7 +3,10 @@
 Without names: what there is, with its minutes. `all` stands for whatever needs no GPU. `--quick` measures small shapes,
 two benchmarks at a time and hardly optimised, to see that everything works, and keeps nothing.
 
+python -m benchmarks layers --shape T,d,h,E,k ...: a case of your own; with --help after it, what else there is.
+
 python -m benchmarks compare OLD.json NEW.json: is anything slower than before? Exit status 1 if so.
+python -m benchmarks compare --rev OLD --rev NEW --shape T,d,h,E,k: two commits, measured in turns.
 python -m benchmarks draw RESULTS.json: make the picture of layers or peers anew.
 """
 
@@ -12,6 +15,7 @@ import importlib
 import os
 import sys
 
+from benchmarks.harness import memory
 from moejax import entry
 from moejax.errors import UserError
 
@@ -39,6 +43,9 @@ def main() -> int:
     """Run what is asked for; the exit status."""
     if sys.argv[1:2] and sys.argv[1] in TOOLS:
         return importlib.import_module(f"benchmarks.harness.{sys.argv[1]}").main(sys.argv[2:])
+    if sys.argv[1:2] == ["layers"] and any(word.startswith("--shape") for word in sys.argv):
+        memory.keep_freed()
+        return importlib.import_module("benchmarks.suite.own_case").main(sys.argv[2:])
     listing = "\n".join(f"  {name:<14} {MINUTES[name]:>4g} min  {line}" for name, line in NAMES.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -56,7 +63,7 @@ def main() -> int:
         print(f"{listing}\n\nName some of them, or all, which takes about {minutes:g} minutes on two CPU cores.")
         return 2
     names = list(dict.fromkeys(n for name in asked.names for n in (everything if name == "all" else [name])))
-    from benchmarks.harness import memory, quick  # not before: their imports take seconds
+    from benchmarks.harness import quick  # not before: its imports take seconds
     from benchmarks.harness.measure import failed
 
     memory.keep_freed()

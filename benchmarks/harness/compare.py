@@ -3,6 +3,8 @@
 Two results of one benchmark on one kind of device. Rows are matched by their settings; every time and rate in them
 becomes one factor, above 1 where the new one is slower. Exit status 1 if a factor is above the tolerance, 2 if the
 files cannot be compared.
+
+python -m benchmarks compare --rev OLD --rev NEW --shape T,d,h,E,k: two commits, measured in turns.
 """
 
 import argparse
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.harness import revisions
 from moejax.errors import UserError
 from moejax.report.markdown import markdown
 
@@ -103,6 +106,8 @@ def table(found: list[Change]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Print the table; the exit status."""
+    if any(word.startswith("--rev") for word in arguments):
+        return revisions.main(arguments)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

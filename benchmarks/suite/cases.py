@@ -4,6 +4,7 @@ Axis letters: t tokens, d model width, h hidden width of an expert, e experts, k
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -46,8 +47,8 @@ def tokens(case: Case, seed: int = 0) -> tuple[Float[Array, "1 t d"], Float[Arra
     return x.at[..., 0].set(1), dy
 
 
-def sparse(case: Case, dispatch: str) -> SparseMoE:
-    """A sparse layer whose experts are as popular as the case says."""
+def sparse(case: Case, dispatch: str, router: str = "softmax_top_k") -> SparseMoE:
+    """A sparse layer whose experts are as popular as the case says, where its router has a matrix."""
 
     def make() -> SparseMoE:
         return SparseMoE(
@@ -55,6 +56,7 @@ def sparse(case: Case, dispatch: str) -> SparseMoE:
             case.experts,
             lambda rngs: MLP(case.d, case.h, dtype=jnp.dtype(case.dtype), rngs=rngs),
             k=case.k,
+            router=router,
             dispatch=dispatch,
             capacity_factor=case.factor,
             group_size=None if dispatch == "grouped" else case.group_size,
@@ -62,13 +64,14 @@ def sparse(case: Case, dispatch: str) -> SparseMoE:
         )
 
     layer = jax.jit(make)()
-    kernel = jax.random.normal(jax.random.key(1), (case.d, case.experts)) / np.sqrt(case.d)
-    layer.router.kernel = nnx.Param(kernel.at[0].set(-case.skew * jnp.log1p(jnp.arange(case.experts))))
+    if getattr(layer.router, "kernel", None) is not None:
+        kernel = jax.random.normal(jax.random.key(1), (case.d, case.experts)) / np.sqrt(case.d)
+        layer.router.kernel = nnx.Param(kernel.at[0].set(-case.skew * jnp.log1p(jnp.arange(case.experts))))
     return layer
 
 
-def layers(case: Case) -> dict[str, nnx.Module]:
-    """Every way to spend the same kind of parameters on the tokens.
+def makers(case: Case) -> dict[str, Callable[[], nnx.Module]]:
+    """Every way to spend the same kind of parameters on the tokens, to be made.
 
     `dense` runs all experts on all tokens; `mlp` is one MLP of hidden width k · h, the FLOPs that a sparse layer's
     tokens need; `soft` has slots for k experts a token.
@@ -80,25 +83,30 @@ def layers(case: Case) -> dict[str, nnx.Module]:
 
     slots = max(1, case.k * case.group_size // case.experts)
     return {
-        "mlp": jax.jit(lambda: MLP(d, case.k * h, dtype=dtype, rngs=nnx.Rngs(0)))(),
-        "einsum": sparse(case, "einsum"),
-        "gather": sparse(case, "gather"),
-        "grouped": sparse(case, "grouped"),
-        "soft": jax.jit(lambda: SoftMoE(d, case.experts, expert, slots=slots, rngs=nnx.Rngs(0)))(),
-        "dense": jax.jit(lambda: DenseMoE(d, case.experts, expert, rngs=nnx.Rngs(0)))(),
+        "mlp": jax.jit(lambda: MLP(d, case.k * h, dtype=dtype, rngs=nnx.Rngs(0))),
+        "einsum": partial(sparse, case, "einsum"),
+        "gather": partial(sparse, case, "gather"),
+        "grouped": partial(sparse, case, "grouped"),
+        "soft": jax.jit(lambda: SoftMoE(d, case.experts, expert, slots=slots, rngs=nnx.Rngs(0))),
+        "dense": jax.jit(lambda: DenseMoE(d, case.experts, expert, rngs=nnx.Rngs(0))),
     }
 
 
-def forward(module: nnx.Module, x: Float[Array, "1 t d"]) -> Float[Array, "1 t d"]:
+def layers(case: Case) -> dict[str, nnx.Module]:
+    """All of `makers`, made."""
+    return {name: make() for name, make in makers(case).items()}
+
+
+def forward(module: nnx.Module, x: Float[Array, "1 t d"], **more: Array | None) -> Float[Array, "1 t d"]:
     """The layer's output, in training; plain modules and layers alike."""
-    return module(x) if isinstance(module, MLP) else module(x, train=True)[0]
+    return module(x) if isinstance(module, MLP) else module(x, train=True, **more)[0]
 
 
 def with_gradients(f: Callable[..., Array]) -> Callable[..., tuple[Any, Any]]:
     """`(module, x, dy) → (f(module, x), gradients of x and of every parameter)`."""
 
-    def call(module: nnx.Module, x: Array, dy: Array) -> tuple[Any, Any]:
-        y, transpose = jax.vjp(f, module, x)
+    def call(module: nnx.Module, x: Array, dy: Array, **more: Array | None) -> tuple[Any, Any]:
+        y, transpose = jax.vjp(partial(f, **more), module, x)
         return y, transpose(dy)  # without y, XLA would leave out the experts' last product
 
     return call
@@ -120,9 +128,9 @@ class Program(NamedTuple):
     peak_bytes: int  # arguments, results and what is alive in between
 
 
-def program(f: Callable, *arguments: Any) -> Program:
+def program(f: Callable, *arguments: Any, **more: Any) -> Program:
     """Compile `f` for its arguments."""
-    compiled = jax.jit(f).lower(*arguments).compile()
+    compiled = jax.jit(f).lower(*arguments, **more).compile()
     memory = compiled.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    return Program(lambda: compiled(*arguments), peak)
+    return Program(lambda: compiled(*arguments, **more), peak)

@@ -1,0 +1,93 @@
+"""Two commits in turns:  python -m benchmarks compare --rev OLD --rev NEW --shape 4096,256,1024,16,2 [--rounds 3]
+
+What follows goes to `python -m benchmarks layers`. Each commit's library is put into a folder of its own, beside the
+benchmark as it is here, and measured in processes of its own, in turns; a factor is the median of those within each
+round. Exit status 1 if a factor is above the tolerance.
+"""
+
+import argparse
+import csv
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.harness.results import ROOT
+from benchmarks.suite import own_case
+from moejax.errors import UserError
+from moejax.report.markdown import markdown
+
+TOLERANCE = 1.05
+NAMES = ("shape", "dtype", "layer", "router", "pass")  # which tell a row from others
+Times = dict[tuple[str, ...], float]  # row → milliseconds
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the table; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rev", action="append", required=True, metavar="COMMIT", help="twice: the old, then the new")
+    parser.add_argument("--rounds", type=int, choices=range(1, 100), default=3, metavar="N", help="(default: 3)")
+    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="factor still allowed (default: 1.05)")
+    asked, case = parser.parse_known_args(words)
+    own_case.parser().parse_args(case)  # what is wrong with it is said before anything is measured
+    if len(asked.rev) != 2:
+        raise UserError(f"--rev is there {len(asked.rev)} times; give it twice: the old commit, then the new one.")
+    with tempfile.TemporaryDirectory() as folder:
+        places = [checkout(rev, Path(folder) / name) for rev, name in zip(asked.rev, ("old", "new"), strict=True)]
+        rounds = [[measure(place, case) for place in places] for _ in range(asked.rounds)]
+    lines, factors = [], []
+    for row in rounds[0][0]:
+        old, new = (np.array([both[i][row] for both in rounds]) for i in (0, 1))
+        factors.append(float(np.median(new / old)))
+        lines.append([*row, f"{np.median(old):.2f}", f"{np.median(new):.2f}", f"{factors[-1]:.2f}×"])
+    print(markdown(["T, d, h, E, k", "type", "layer", "router", "pass", "old, ms", "new, ms", "slower by"], lines))
+    slower = sum(factor > asked.tolerance for factor in factors)
+    print(f"{slower} of {len(factors)} times are slower by more than {asked.tolerance:g}×.")
+    return 1 if slower else 0
+
+
+def checkout(rev: str, place: Path) -> Path:
+    """That commit's library, and today's benchmarks beside it."""
+    unpack(rev, place)
+    for room in ("benchmarks", "experiments"):
+        shutil.copytree(ROOT / room, place / room, ignore=shutil.ignore_patterns("results*", "__pycache__"))
+    return place
+
+
+def unpack(rev: str, place: Path) -> None:
+    """The library as that commit has it.
+
+    Raises:
+      UserError: there is no such commit.
+    """
+    archive = subprocess.run(["git", "archive", rev, "moejax"], cwd=ROOT, capture_output=True, check=False)
+    if archive.returncode:
+        raise UserError(f"--rev {rev} is no commit of this repository that has the library.")
+    with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
+        tar.extractall(place, filter="data")
+
+
+def measure(place: Path, case: Sequence[str]) -> Times:
+    """Milliseconds of each row, in a process of its own.
+
+    Raises:
+      UserError: that library cannot be measured so, with the last that was said of it.
+    """
+    file = place / "rows.csv"
+    command = [sys.executable, "-m", "benchmarks", "layers", *case, "--csv", str(file)]
+    done = subprocess.run(command, cwd=place, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    if done.returncode:
+        said = (done.stderr.strip() or "nothing was said").splitlines()[-1].removeprefix("moejax: ")
+        raise UserError(f"The {place.name} commit cannot be measured by today's benchmark: {said}")
+    with open(file, newline="", encoding="utf-8") as rows:
+        return {tuple(row[name] for name in NAMES): float(row["ms"]) for row in csv.DictReader(rows)}

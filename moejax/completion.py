@@ -45,8 +45,7 @@ def add_options_of_a_run(parser: argparse.ArgumentParser) -> argparse.ArgumentPa
 
     for flag in FLAGS:
         add(flag.replace("_", "-"), action="store_true")
-    presets = parser.add_argument("--config", choices=list(PRESETS), help="a preset, a config.json, or a run's folder")
-    presets.complete = {"bash": "_shtab_compgen_files", "zsh": f"({' '.join(PRESETS)})"}  # type: ignore[attr-defined]
+    parser.add_argument("--config", choices=list(PRESETS), help="a preset, a config.json, or a run's folder")
     for name in OPTIONS:
         add(name)
     for name, declared in everything().items():

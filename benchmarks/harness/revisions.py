@@ -73,7 +73,7 @@ def unpack(rev: str, place: Path) -> None:
     archive = subprocess.run(["git", "archive", rev, "moejax"], cwd=ROOT, capture_output=True, check=False)
     if archive.returncode:
         raise UserError(f"--rev {rev} is no commit of this repository that has the library.")
-    with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
+    with tarfile.TarFile(fileobj=BytesIO(archive.stdout)) as tar:
         tar.extractall(place, filter="data")
 
 

@@ -60,7 +60,7 @@ def test_zsh_has_presets_names_and_meanings(capsys):
     assert said.startswith("#compdef moejax")
     assert "--moe.router[How experts are chosen.]" in said
     assert "(mnist_soft " in said
-    assert '"doctor:versions, devices' in said
+    assert "doctor:'versions, devices" in said
 
 
 def test_without_shtab_or_a_shell_it_is_a_sentence(monkeypatch, capsys):

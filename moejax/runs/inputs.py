@@ -1,7 +1,7 @@
 """From what a user has to the arrays of a batch: images, pairs of sentences, points; or a sentence on what is wrong."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -86,11 +86,11 @@ class Reader:
         return {name: batch[name] for name in self.names}
 
 
-class _Encoder:
-    """How sentences become arrays: a tokenizer from its text, then pairs from a tokenizer."""
+class _Encoder(NamedTuple):
+    """How sentences become arrays."""
 
-    def __init__(self, tokenizer: Callable[[str], Any], pairs: Callable[[Any, Examples, int], Examples]):
-        self.tokenizer, self.pairs = tokenizer, pairs
+    tokenizer: Callable[[str], Any]  # from the text of a tokenizer.json
+    pairs: Callable[[Any, Examples, int], Examples]  # with that tokenizer, pairs of so many tokens
 
 
 _ENCODERS = {

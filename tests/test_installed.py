@@ -1,0 +1,39 @@
+"""The built package by itself: outside the checkout, with an empty home, every verb does its work."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from moejax.verbs import VERBS
+
+ROOT = Path(__file__).parent.parent
+UNTYPED = {"doctor", "completion", "serve"}  # doctor judges the machine; the others have tests with what they need
+
+
+def test_every_verb_works_where_only_the_wheel_is(tmp_path):
+    source, site, home = (tmp_path / name for name in ("source", "site", "home"))
+    shutil.copytree(ROOT / "moejax", source / "moejax", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = ["-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)]
+    subprocess.run([sys.executable, *build], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    home.mkdir()
+    shutil.copy(ROOT / "tests" / "plain_verbs.py", home)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(("MOEJAX_", "XDG_"))}
+    done = subprocess.run(
+        [sys.executable, "plain_verbs.py", str(site)],
+        cwd=home,
+        env=alone | {"HOME": str(home), "PYTHONPATH": str(site)},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    typed = {line.split()[2] for line in done.stdout.splitlines() if line.startswith("$ moejax ")}
+    assert VERBS.keys() - typed <= UNTYPED

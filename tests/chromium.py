@@ -37,7 +37,8 @@ def browser() -> str:
 
 
 def visit(browser: str, page, profile, *flags: str) -> tuple[str, list[str]]:
-    """What the browser printed, and what it wrote to its console."""
-    command = [browser, *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
+    """What the browser printed, and what it wrote to its console; `page` is a file or an address."""
+    address = page if isinstance(page, str) else page.as_uri()
+    command = [browser, *FLAGS, f"--user-data-dir={profile}", *flags, address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -50,7 +50,12 @@ def alone(config: Config) -> Config:
 
 def empty(config: Config, about: About) -> nnx.Module:
     """The network with shapes in place of arrays."""
-    make = partial(build_model, alone(config), about.to_answer, image_shape=about.image_shape)
+    return shapes(alone(config), about)
+
+
+def shapes(config: Config, about: About) -> nnx.Module:
+    """The same of a configuration as it is, in which tokens may compete."""
+    make = partial(build_model, config, about.to_answer, image_shape=about.image_shape)
     return jax.eval_shape(lambda: make(nnx.Rngs(0)))
 
 

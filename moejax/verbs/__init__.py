@@ -20,6 +20,7 @@ VERBS = {
     "export": "moejax.verbs.export",
     "compare": "moejax.verbs.compare",
     "sweep": "moejax.verbs.sweep",
+    "serve": "moejax.verbs.serve",
     "doctor": "moejax.verbs.doctor",
     "completion": "moejax.verbs.completion",
 }

@@ -1,0 +1,97 @@
+"""What a request asks, from the bytes of its body; or a sentence on what is wrong with it."""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn
+
+from moejax.errors import UserError, abridged, did_you_mean
+from moejax.serve.settings import Setting
+
+LONGEST = 2000  # characters of a sentence
+_SETTINGS = ("k", "capacity_factor")
+
+
+class Question(NamedTuple):
+    """`content` of what the model reads: a picture file's bytes or rows of pixels; or two sentences."""
+
+    content: Any
+    setting: Setting | None
+
+
+def question(body: bytes, reads: str, own: Setting | None) -> Question:
+    """From JSON such as {"image": "…"} or {"texts": ["a", "b"]}, with "k" and "capacity_factor" to change them.
+
+    Args:
+      reads: `image` or `texts`, which the object must have.
+      own: the setting of what is not changed; None if nothing can be.
+
+    Raises UserError, in one sentence, for anything else.
+    """
+    asked = _object(body)
+    known = (reads, *_SETTINGS)
+    if strange := [name for name in asked if name not in known]:
+        near = did_you_mean(strange[0], known)
+        hint = f"did you mean {near}?" if near else f"this run takes {', '.join(known)}."
+        raise UserError(f"{abridged(repr(strange[0]))} is no part of a question; {hint}")
+    if reads not in asked:
+        raise UserError(f"The question has no {reads!r}; this run reads {_WANTED[reads]}.")
+    content = _READERS[reads](asked[reads])
+    return Question(content, _setting(asked, own))
+
+
+def _object(body: bytes) -> Mapping[str, Any]:
+    try:
+        asked = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"The body is no JSON ({abridged(str(error))}); send an object.") from None
+    if not isinstance(asked, dict):
+        raise UserError(f"The body is {abridged(repr(asked))}; send an object, such as {{…}}.")
+    return asked
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _image(value: Any) -> bytes | list:
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, str):
+        raise UserError(f"image is {abridged(repr(value))}; it must be {_WANTED['image']}.")
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise UserError(f"image is {abridged(repr(value))}, which is not base64; encode a picture file so.") from None
+
+
+def _texts(value: Any) -> list[str]:
+    if not (isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)):
+        raise UserError(f"texts is {abridged(repr(value))}; it must be {_WANTED['texts']}.")
+    for text in value:
+        if len(text) > LONGEST:
+            raise UserError(f"A sentence has {len(text):,} characters; give {LONGEST:,} at most.")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError(f"{abridged(ascii(text))} holds half a letter (a lone surrogate); send whole ones.")
+    return value
+
+
+_WANTED = {
+    "image": "a picture file in base64, or rows of pixels, 0 to 255, as the network reads them",
+    "texts": "two sentences, such as ['a', 'b']",
+}
+_READERS = {"image": _image, "texts": _texts}
+
+
+def _setting(asked: Mapping[str, Any], own: Setting | None) -> Setting | None:
+    if own is None:
+        if given := [name for name in _SETTINGS if name in asked]:
+            raise UserError(f"{given[0]} is for sparse layers, which this run has not; leave it out.")
+        return None
+    k, factor = asked.get("k", own.k), asked.get("capacity_factor", own.capacity_factor)
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise UserError(f"k is {abridged(repr(k))}; it must be a whole number of experts.")
+    if factor is not None and (not isinstance(factor, int | float) or isinstance(factor, bool)):
+        raise UserError(f"capacity_factor is {abridged(repr(factor))}; it must be a number, or null: nothing dropped.")
+    return Setting(k, None if factor is None else float(min(factor, 2**62)))

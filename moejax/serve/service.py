@@ -1,0 +1,118 @@
+"""The answers of one run, as objects for JSON."""
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from moejax.data import DATASETS, pictures
+from moejax.errors import UserError, abridged
+from moejax.models import MODELS
+from moejax.runs.answers import answers, as_json, layer_name
+from moejax.runs.ask import image_of
+from moejax.runs.model import Model
+from moejax.serve.question import Question
+from moejax.serve.settings import Variants
+
+MOST_PIXELS = 2**22  # of a picture: 4 million, which take some 60 MB while they are made into an image
+_READS = {"image": "image", "first": "texts", "pieces": "texts"}
+
+
+class Service:
+    """A model, asked by one at a time.
+
+    Attributes:
+      reads: `image` or `texts`.
+      answered: how many questions had an answer.
+    """
+
+    def __init__(self, model: Model, name: str):
+        what = MODELS[model.config.model.name].reads
+        if what not in _READS:
+            raise UserError(f"The model of this run reads {what}; a page can ask for images and sentence pairs only.")
+        self.reads, self.name, self.answered = _READS[what], name, 0
+        if self.reads == "texts":
+            model.read(("a", "b"))  # which says so where the run has no tokenizer
+        self._model, self._lock = model, threading.Lock()
+        self.variants = Variants(model)
+
+    def about(self) -> dict[str, Any]:
+        """What the run is, and what of it can be changed."""
+        config, about = self._model.config, self._model.about
+        ink = DATASETS[config.data.name].ink
+        dark = ink is not None or np.mean(about.grounds or (0,)) < 128
+        return {
+            "run": self.name,
+            "config": config.name,
+            "step": self._model.step,
+            "data": config.data.name,
+            "reads": self.reads,
+            "shape": about.image_shape,
+            "digits": ink is not None and ink.by_mass and about.num_classes == 10,
+            "ground": "dark" if dark else "light",
+            "model": config.model.name,
+            "layer": config.moe.layer,
+            "router": getattr(config.moe, "router", None),
+            "num_experts": config.moe.num_experts,
+            "classes": list(about.classes),
+            "settings": self.variants.offered(),
+        }
+
+    def answer(self, asked: Question) -> dict[str, Any]:
+        """As `moejax predict --json`, with the image that the network saw, the layers' names, and the time it took.
+
+        Raises UserError for a picture that is none, sentences without a word, and a setting that cannot be.
+        """
+        with self._lock:
+            model = self.variants(asked.setting)
+            image: np.ndarray | None = None
+            notes: list[str] = []
+            tokens: list[str] = []
+            if self.reads == "image":
+                image, notes = self._image(asked.content)
+                batch = {"image": image[None]}
+            else:
+                batch = model.read(asked.content)
+                tokens = model.read.token_names(batch, 0)
+            begun = time.perf_counter()
+            (found,) = answers(model, batch, ["the question"])
+            milliseconds = 1000 * (time.perf_counter() - begun)
+            self.answered += 1
+        most = max(found.prediction.probabilities.shape)
+        said = as_json(model, found._replace(notes=notes), most)
+        grid = getattr(model.module, "grid", None)
+        for number, (layer, route) in enumerate(zip(said["layers"], found.routes, strict=True)):
+            on_image = grid is not None and len(route.gates) == grid[0] * grid[1]
+            layer |= {"name": layer_name(model, number), "grid": grid if on_image else None}
+        return said | {
+            "image": None if image is None else image.tolist(),
+            "tokens": tokens,
+            "milliseconds": round(milliseconds, 2),
+            **({} if asked.setting is None else asked.setting._asdict()),
+        }
+
+    def _image(self, content: bytes | list) -> tuple[np.ndarray, list[str]]:
+        if isinstance(content, list):
+            return _pixels(content, tuple(self._model.about.shapes["image"])), []
+        rows, columns = pictures.shape_of(content, _PICTURE)
+        if rows * columns > MOST_PIXELS:
+            raise UserError(
+                f"{_PICTURE} has {columns:,} × {rows:,} pixels, more than {MOST_PIXELS:,}: make it smaller."
+            )
+        return image_of(self._model, content, _PICTURE)
+
+
+_PICTURE = "The picture"
+
+
+def _pixels(rows: list, shape: tuple[int, ...]) -> np.ndarray:
+    """Rows of whole numbers from 0 to 255 as the image that the network reads."""
+    try:
+        image = np.asarray(rows)
+    except ValueError:
+        image = np.asarray(None)
+    if image.shape != shape or image.dtype.kind not in "iu" or image.min() < 0 or image.max() > 255:
+        want = " × ".join(map(str, shape))
+        raise UserError(f"image is {abridged(repr(rows))}; rows of pixels must be {want} whole numbers from 0 to 255.")
+    return image.astype(np.uint8)

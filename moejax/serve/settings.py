@@ -1,0 +1,101 @@
+"""One network at several settings: sparse layers with another k or capacity factor, the parameters the same."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from moejax.config import Config
+from moejax.errors import UserError
+from moejax.runs.model import Model
+from moejax.runs.opening import alone, shapes
+
+MOST = 8  # settings whose programs are kept
+_FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, None)  # that a page offers; None: nothing is dropped
+_MOST_K = 16
+
+
+class Setting(NamedTuple):
+    """What can be changed of sparse layers; the capacity factor is that of evaluation, None: nothing is dropped."""
+
+    k: int
+    capacity_factor: float | None
+
+
+class Variants:
+    """A model by its settings, each compiled once; when there are too many, all are forgotten.
+
+    Attributes:
+      own: the setting that the model is loaded with; None if its layers are not sparse.
+    """
+
+    def __init__(self, model: Model):
+        self.own = _own(model.config)
+        self._model, self._known = model, {self.own: model}
+        _warm(model)
+
+    def __call__(self, setting: Setting | None) -> Model:
+        """The model at that setting; UserError, in one sentence, for one that its layers cannot have."""
+        if setting not in self._known:
+            made = _changed(self._model, setting)
+            if len(self._known) == MOST:
+                self._known = {self.own: self._model}
+                jax.clear_caches()
+                _warm(self._model)
+            _warm(made)
+            self._known[setting] = made
+        return self._known[setting]
+
+    def offered(self) -> dict[str, Any]:
+        """For each thing that can be changed its own value, and the values that a page may offer."""
+        if self.own is None:
+            return {}
+        config, own = self._model.config, self.own
+        ks = range(1, min(_MOST_K, config.moe.num_experts) + 1)
+        values: dict[str, list] = {
+            "k": sorted({own.k, *(k for k in ks if _can_be(config, own._replace(k=k)))}),
+            "capacity_factor": [
+                f for f in _FACTORS if f == own.capacity_factor or _can_be(config, own._replace(capacity_factor=f))
+            ],
+        }
+        if own.capacity_factor not in values["capacity_factor"]:
+            values["capacity_factor"].insert(0, own.capacity_factor)
+        return {name: {"value": getattr(own, name), "values": of_one} for name, of_one in values.items()}
+
+
+def _own(config: Config) -> Setting | None:
+    if config.moe.layer != "sparse":
+        return None
+    moe = alone(config).moe
+    return Setting(moe.k, moe.eval_capacity_factor)
+
+
+def _config(config: Config, setting: Setting) -> Config:
+    """`grouped` has no slots, so that a capacity needs another dispatch, of which the answers are the same."""
+    options: dict[str, Any] = {"k": setting.k, "eval_capacity_factor": setting.capacity_factor}
+    if setting.capacity_factor is not None and config.moe.dispatch == "grouped":
+        options["dispatch"] = "gather"
+    return alone(config).replace(moe=options)
+
+
+def _can_be(config: Config, setting: Setting) -> bool:
+    try:
+        _config(config, setting)
+    except UserError:
+        return False
+    return True
+
+
+def _changed(model: Model, setting: Setting | None) -> Model:
+    if setting is None or _own(model.config) is None:
+        raise UserError("k and capacity_factor are for sparse layers, which this run has not; leave them out.")
+    config = _config(model.config, setting)
+    structure = jax.tree.structure(shapes(config, model.about))
+    module = jax.tree.unflatten(structure, jax.tree.leaves(model.module))
+    return Model(config, model.about, module, model.step)
+
+
+def _warm(model: Model) -> None:
+    """Compile for one example, so that no answer waits for it."""
+    names, about = model.read.names, model.about
+    model.answer({name: np.zeros((1, *about.shapes[name]), about.dtypes[name]) for name in names})

@@ -1,5 +1,6 @@
 """A socket, and the server on it until Ctrl-C."""
 
+import contextlib
 import importlib.util
 import socket
 
@@ -40,11 +41,12 @@ def names(host: str) -> frozenset[str]:
 
 
 def until_stopped(app, sock: socket.socket) -> None:
-    """Serve until Ctrl-C, which is raised as KeyboardInterrupt."""
+    """Serve until Ctrl-C."""
     import uvicorn
 
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none",
         limit_concurrency=100, timeout_graceful_shutdown=3,
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[sock])
+    with contextlib.suppress(KeyboardInterrupt):  # which is raised once more at the end, or not
+        uvicorn.Server(config).run(sockets=[sock])

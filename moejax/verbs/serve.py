@@ -42,8 +42,6 @@ def main(words: Sequence[str]) -> None:
         keep_programs(seconds=0.0)
         service = Service(load(asked.run, asked.checkpoint), asked.run.absolute().name)
         print(f"{asked.run} is at {listen.address(sock)} until Ctrl-C", flush=True)
-        try:
-            listen.until_stopped(application(service, listen.names(asked.host)), sock)
-        except KeyboardInterrupt:
-            count = service.answered
-            print(f"stopped; {count:,} {'question' if count == 1 else 'questions'} had an answer.")
+        listen.until_stopped(application(service, listen.names(asked.host)), sock)
+    count = service.answered
+    print(f"stopped; {count:,} {'question' if count == 1 else 'questions'} had an answer.")

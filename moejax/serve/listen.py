@@ -19,6 +19,8 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket that listens there, 0 for any free port; UserError if it cannot."""
     if not 0 <= port < 2**16:
         raise UserError(f"--port is {port}; it is from 1 to 65,535, or 0 for any that is free.")
+    if not host:
+        raise UserError("--host is '', which would be every address of this machine; for that write --host 0.0.0.0.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -48,5 +50,5 @@ def until_stopped(app, sock: socket.socket) -> None:
         app, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none",
         limit_concurrency=100, timeout_graceful_shutdown=3,
     )  # fmt: skip
-    with contextlib.suppress(KeyboardInterrupt):  # which is raised once more at the end, or not
+    with contextlib.suppress(KeyboardInterrupt):  # raised at the end, unless whoever started us had it ignored
         uvicorn.Server(config).run(sockets=[sock])

@@ -232,7 +232,7 @@ function heaviest(gates, count) { // the token of which one expert has most
   return most.indexOf(Math.max(...most));
 }
 function drawnCell(name, gates, inWords) {
-  const order = gates.map((g, e) => [Math.abs(g), e]).filter(([g]) => g).sort((a, b) => b[0] - a[0]);
+  const order = gates.map((g, e) => [Math.abs(g), e]).filter(([g]) => g >= 0.005).sort((a, b) => b[0] - a[0]);
   const cell = make("div", inWords ? name : "", order.length ? "cell" : "cell none");
   const said = order.slice(0, 4).map(([, e]) => `expert ${e} ${gates[e].toFixed(2)}`).join(", ");
   const more = order.length > 4 ? `, ${order.length - 4} more` : "";
@@ -277,7 +277,7 @@ const HOW = {
 };
 async function begin() {
   run = await (await fetch("api/run")).json();
-  $("what").textContent = [`${run.layer} mixture of ${run.num_experts} experts`, run.layer === "sparse" ? run.router : "", run.data, `step ${run.step}`].filter(Boolean).join(" · ");
+  $("what").textContent = [`${run.layer.replace("_", "-")} mixture of ${run.num_experts} experts`, run.layer === "sparse" ? run.router : "", run.data, `step ${run.step}`].filter(Boolean).join(" · ");
   $("how").textContent = HOW[run.layer] ?? "All experts work on all tokens. A cell has the colour of the one with most weight, paler where that is less.";
   if (run.reads === "image") {
     const [high, wide] = run.shape;

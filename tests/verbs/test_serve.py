@@ -323,6 +323,17 @@ DRAW = """<script>addEventListener("load", () => {
       if (!document.querySelector("#answer .class")) return;
       clearInterval(done);
       document.body.dataset.overflow = document.documentElement.scrollWidth - innerWidth;
+      const k = document.querySelector("#settings input"), cells = () => [...document.querySelectorAll(".map .cell")];
+      k.value = 0;
+      k.dispatchEvent(new Event("input"));
+      const moved = setInterval(() => {
+        if (cells().some(cell => cell.ariaLabel.split("expert").length > 2)) return;
+        clearInterval(moved);
+        document.body.dataset.k = document.querySelector("#settings output").textContent;
+        cells()[0].focus();
+        cells()[0].dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+        document.body.dataset.focus = document.activeElement.ariaLabel.split(":")[0];
+      }, 20);
     }, 20);
   }, 20);
 })</script></body>"""
@@ -381,6 +392,7 @@ def test_words_that_make_no_sense_are_a_sentence(run, capsys, monkeypatch):
             ([run, "--port", taken], f"--host 127.0.0.1 --port {taken} cannot be served (Address already in use"),
             ([run, "--port", 99999], "--port is 99999; it is from 1 to 65,535"),
             ([run, "--port", 0, "--host", "no such host"], "--host no such host --port 0 cannot be served ("),
+            ([run, "--port", 0, "--host", ""], "--host is '', which would be every address of this machine"),
             ([run.parent, "--port", 0], "is not a run folder"),
             ([run, "--port", 0, "--checkpoint", "newest"], "checkpoint is 'newest', but"),
         ):

@@ -47,7 +47,7 @@ def until_stopped(app, sock: socket.socket) -> None:
     import uvicorn
 
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none",
+        app, log_level="error", access_log=False, server_header=False, lifespan="off", ws="none",
         limit_concurrency=100, timeout_graceful_shutdown=3,
     )  # fmt: skip
     with contextlib.suppress(KeyboardInterrupt):  # raised at the end, unless whoever started us had it ignored

@@ -152,7 +152,7 @@ function sliders() {
     Object.assign(slider, { type: "range", min: 0, max: values.length - 1, step: 1 });
     slider.value = values.indexOf(value);
     const say = () => {
-      const said = values[slider.value] ?? "none: nothing dropped";
+      const said = values[slider.value] ?? "none: no limit";
       now.textContent = said;
       slider.setAttribute("aria-valuetext", said);
     };
@@ -272,7 +272,7 @@ function legend(shares) {
 
 // ——— Beginning.
 const HOW = {
-  sparse: "Each token goes to its k best experts. A cell has the colour of the one with most weight, paler where that is less; hatched cells go to no expert.",
+  sparse: "The router sends each token to few experts. A cell has the colour of the one with most weight, paler where that is less; hatched cells go to no expert.",
   soft: "Experts work on mixtures of tokens. A cell has the colour of the expert that gives most to its output, paler where that is less.",
 };
 async function begin() {

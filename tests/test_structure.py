@@ -31,6 +31,12 @@ def test_types_are_right_at_the_basic_level():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_no_two_test_files_have_one_name():
+    """Else pytest runs one of them alone, by whose name it finds the other."""
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 @pytest.mark.parametrize("folder", ["moejax", "benchmarks", "experiments"])
 def test_whatever_is_read_or_written_as_text_names_its_encoding(folder):
     """Else it depends on the locale, and a folder made on one machine cannot be read on another."""

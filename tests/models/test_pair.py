@@ -206,7 +206,7 @@ def test_the_router_may_look_at_something_else_than_the_experts_read(layer):
         ({"data": dict(name="mnist")}, "model.name is pair, which cannot read mnist; use mrpc or pairs."),
         (
             {"model": dict(name="image")},
-            "model.name is image, which cannot read mrpc; use mnist or fashion_mnist or domains or images or arrays or idx.",
+            "model.name is image, which cannot read mrpc; use mnist or fashion_mnist or domains or images or",
         ),
         ({"model": dict(name="image"), "moe": dict(expert="rnn")}, "moe.expert is rnn; it must be one of mlp, glu."),
         ({"moe": dict(layer="sparse", dispatch="grouped")}, "moe.dispatch is grouped, which the experts of"),

@@ -13,7 +13,7 @@ from moejax.training.progress import Progress
 
 
 def key(model, **changes):
-    usual = {"of": "mnist", "change": "rotations", "domains": 4, "width": 16, "model": model, "seed": 0}
+    usual = {"of": "mnist", "change": "rotations", "domains": 4, "share": 1, "model": model, "seed": 0}
     return usual | changes
 
 
@@ -21,14 +21,20 @@ def configuration(model, **changes):
     return configure(parse(study.words(key(model, **changes))))
 
 
-@pytest.mark.parametrize("data", study.DATA)
-@pytest.mark.parametrize("model", study.MODELS)
-def test_every_row_can_be_typed(model, data):
-    config = configuration(model, **dict(zip(("of", "change", "domains"), data, strict=True)))
-    assert (config.data.of, config.data.change, config.data.domains) == data
-    at_work = {"dense": 20, "wide": 260, "soft": 256}.get(model, 16)
+@pytest.mark.parametrize("of", study.SETS_SHOWN)
+@pytest.mark.parametrize(
+    ("change", "model"), [(change, model) for change in study.CHANGES for model in study.MODELS[change]]
+)
+def test_every_row_can_be_typed_and_costs_as_much(change, model, of):
+    config = configuration(model, of=of, change=change, domains=study.CHANGES[change])
+    assert (config.data.of, config.data.change, config.data.domains) == (of, change, study.CHANGES[change])
+    width = study.WIDTHS[change]
+    at_work = {"dense": width + 4, "wide": 16 * width + 4, "soft": 16 * width}.get(model, width)
     active = getattr(config.moe, "k", config.moe.num_experts)
     assert active * config.moe.hidden == at_work
+    if model == study.BEST[change]:
+        router = config.moe.num_experts * (28 // config.model.pool) ** 2
+        assert router == study.ROUTER * 28**2
 
 
 def test_it_trains_as_the_main_job_does(dataset, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """What a lecture would show: the images, the price of more domains, accuracy against FLOPs, who serves which domain."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,19 +12,24 @@ from experiments.study import Row
 from moejax.data import load
 from moejax.report.style import AMOUNT, DPI, STYLE, bare
 
-USUAL = {"rotations": 4, "permutations": 8}  # domains, of the table
 CURVES = {  # model: name, colour, line
-    "wide": ("dense, 16 × the parameters and FLOPs", "#8f6a4c", ":"),
+    "wide": ("dense, as many parameters", "#8f6a4c", ":"),
     "oracle": ("a network a domain", "#35994a", "--"),
-    "top4": ("4 of 64 experts, learnt", "#3f6fd9", "-"),
+    "learnt": ("experts, learnt", "#3f6fd9", "-"),
     "dense": ("dense, equal FLOPs", "#e35d49", "-"),
 }
 
 
-def draw(rows: Sequence[Row], file: Path, folder: str | None) -> None:
-    """One page: a row of panels for rotations, one for permutations; curves where there is more than the table."""
-    curves = any(row["width"] != 16 or row["domains"] not in USUAL.values() for row in rows)
-    changes = [change for change in ("rotations", "permutations") if any(row["change"] == change for row in rows)]
+def draw(
+    rows: Sequence[Row], domains: Mapping[str, int], best: Mapping[str, str], file: Path, folder: str | None
+) -> None:
+    """One page: a row of panels for rotations, one for permutations; curves where there is more than the table.
+
+    For each change of images: into how many `domains` in the table, and which network is the `best` that learns to
+    choose.
+    """
+    curves = any(row["share"] != 1 for row in rows)
+    changes = [change for change in domains if any(row["change"] == change for row in rows)]
     with plt.rc_context(STYLE):
         widths = (1, 1.25, 1.25, 1.25) if curves else (1, 1.25)
         size = (2.75 * sum(widths), 3.3 * len(changes))
@@ -33,12 +38,13 @@ def draw(rows: Sequence[Row], file: Path, folder: str | None) -> None:
         )
         for change, (images, experts, *of_curves) in zip(changes, axes, strict=True):
             mine = [row for row in rows if (row["of"], row["change"]) == ("mnist", change)]
-            usual = USUAL[change]
+            mine = [row | {"model": "learnt"} if row["model"] == best[change] else row for row in mine]
+            usual = domains[change]
             _images(images, change, usual, folder)
-            _experts(experts, [row for row in mine if row["model"] == "top4" and row["domains"] == usual])
+            _experts(experts, [row for row in mine if row["model"] == "learnt" and row["domains"] == usual])
             if of_curves:
                 by_domains, by_flops = of_curves
-                _curves(by_domains, [row for row in mine if row["width"] == 16], lambda row: row["domains"])
+                _curves(by_domains, [row for row in mine if row["share"] == 1], lambda row: row["domains"])
                 by_domains.set(title=f"The more {change}, …", xlabel="domains", ylabel="test accuracy, %")
                 _curves(by_flops, [row for row in mine if row["domains"] == usual], lambda row: row["flops"] / 1e3)
                 by_flops.set(title=f"{usual} {change}", xlabel="kFLOP per image", xscale="log")
@@ -55,7 +61,7 @@ def _images(panel: Axes, change: str, domains: int, folder: str | None) -> None:
     grid = np.pad(grid, ((0, 0), (0, 0), (2, 2), (2, 2)))
     panel.imshow(255 - grid.transpose(0, 2, 1, 3).reshape(3 * 32, 4 * 32), cmap="gray")
     panel.set(xticks=[16 + 32 * d for d in range(4)], xticklabels=[f"domain {d}" for d in range(4)], yticks=[])
-    panel.set_title(f"The same classes in {domains} {change}")
+    panel.set_title(f"Classes in {domains} {change}")
     bare(panel)
 
 

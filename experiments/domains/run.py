@@ -1,7 +1,7 @@
 """Where do experts pay? On images in domains, by networks too small to learn all domains at once.
 
-    python -m experiments domains --data.dir DIR                            all of it: 3 hours
-    python -m experiments domains --data.dir DIR --only table --of mnist    on MNIST alone
+    python -m experiments domains --data.dir DIR                            all of it: 5 hours
+    python -m experiments domains --data.dir DIR --only table --of mnist    MNIST: an hour
 
 Times are for one CPU core. DIR holds mnist/ and fashion_mnist/; without --data.dir they are looked for, and what is not
 found is left out. Each row holds the command that repeats it. Expect a learnt choice of experts to come near the choice
@@ -19,102 +19,108 @@ from moejax.metrics import label_information
 from moejax.report.markdown import markdown
 from moejax.report.mean import mean_and_deviation
 
-# The table's columns: of which images, changed how, into how many domains each.
-DATA = {
-    ("mnist", "rotations", 4): "MNIST, 4 rotations",
-    ("mnist", "permutations", 8): "MNIST, 8 permutations",
-    ("fashion_mnist", "rotations", 4): "Fashion-MNIST, 4 rotations",
-    ("fashion_mnist", "permutations", 8): "Fashion-MNIST, 8 permutations",
-    ("both", "rotations", 4): "both, 2 × 4 rotations",
-    ("both", "permutations", 8): "both, 2 × 8 permutations",
-}
-WIDTH, ALL = 16, 256  # hidden numbers that an image is worth, and those of all experts
-ROUTER = 4  # hidden numbers of a dense network that cost what the router of 64 experts does
+# The table's columns, and how the images of a column are changed, into so many domains of each set.
+SETS_SHOWN = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "both": "both"}
+CHANGES = {"rotations": 4, "permutations": 16}
+# Hidden numbers that an image is worth; the router reads means of so many pixels each way.
+WIDTHS, POOLS = {"rotations": 16, "permutations": 8}, {"rotations": 4, "permutations": 2}
+ROUTER = 4  # hidden numbers of a dense network that cost what a router does: 64 · (28 / 4)² = 16 · (28 / 2)² = 4 · 28²
 BASE = {
     "data.name": "domains",
+    "data.copies": 10,
     "model.name": "flat",
     "model.second_hidden": "none",
-    "model.pool": 4,
-    "train.epochs": 6,
+    "train.epochs": 2,
     "train.batch_size": 128,
     "train.learning_rate": 4e-3,
+    "train.chunk": 500,
 }
-SPARSE = {"num_experts": 64, "hidden": 4, "k": 4, "router": "sigmoid", "dispatch": "grouped"}
-SPARSE |= {"balance_weight": 0.01, "z_weight": 0.001}
-# The table's lines, and how the layer of each differs from that: it has as many hidden numbers in other shapes.
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "dense": ("dense, equal FLOPs", {"layer": "dense", "num_experts": 1, "hidden": WIDTH + ROUTER}),
-    "random": ("4 of 64 at random", {"router": "random"}),
-    "hash": ("4 of 64 by hash", {"router": "hash"}),
-    "top1": ("top-1 of 16", {"num_experts": 16, "hidden": 16, "k": 1}),
-    "upcycled": ("top-1 of 16, upcycled", {"num_experts": 16, "hidden": 16, "k": 1}),
-    "top2": ("top-2 of 32", {"num_experts": 32, "hidden": 8, "k": 2}),
-    "top4": ("top-4 of 64", {}),
-    "relu": ("ReLU, 4 of 64", {"router": "relu"}),
-    "soft": ("soft, all 64", {"layer": "soft", "num_experts": 64, "hidden": 4, "slots": 1}),
-    "oracle": ("one expert a domain", {"router": "hash", "k": 1, "hidden": WIDTH}),
-    "wide": ("dense, equal parameters", {"layer": "dense", "num_experts": 1, "hidden": ALL + ROUTER}),
+SPARSE = {"router": "sigmoid", "dispatch": "grouped", "balance_weight": 0.01, "z_weight": 0.001}
+# The table's lines: name, and what the layer has; hidden widths are for an image's full width, and shrink with it.
+Lines = dict[str, tuple[str, dict[str, Any]]]
+OF_BOTH: Lines = {
+    "dense": ("dense, equal FLOPs", {"layer": "dense", "num_experts": 1}),
+    "oracle": ("one expert a domain", {"router": "hash", "k": 1, "share": 1}),
+    "wide": ("dense, equal parameters", {"layer": "dense", "num_experts": 1, "share": 16}),
 }
-CURVES = ("dense", "top4", "oracle", "wide")  # of the picture
+ROTATIONS: Lines = {
+    "random": ("4 of 64 at random", {"num_experts": 64, "k": 4, "router": "random"}),
+    "hash": ("4 of 64 by hash", {"num_experts": 64, "k": 4, "router": "hash"}),
+    "soft": ("soft, all of 64", {"layer": "soft", "num_experts": 64, "slots": 1, "share": 1 / 4}),
+    "relu": ("ReLU, 4 of 64", {"num_experts": 64, "k": 4, "router": "relu"}),
+    "upcycled": ("top-1 of 16, upcycled", {"num_experts": 16, "k": 1}),
+    "top1": ("top-1 of 16", {"num_experts": 16, "k": 1}),
+    "top2": ("top-2 of 32", {"num_experts": 32, "k": 2}),
+    "top4": ("top-4 of 64", {"num_experts": 64, "k": 4}),
+}
+PERMUTATIONS: Lines = {
+    "random": ("1 of 16 at random", {"num_experts": 16, "k": 1, "router": "random"}),
+    "hash": ("1 of 16 by hash", {"num_experts": 16, "k": 1, "router": "hash"}),
+    "soft": ("soft, all of 16", {"layer": "soft", "num_experts": 16, "slots": 1, "share": 1}),
+    "relu": ("ReLU, 1 of 16", {"num_experts": 16, "k": 1, "router": "relu"}),
+    "upcycled": ("top-1 of 16, upcycled", {"num_experts": 16, "k": 1}),
+    "top2": ("top-2 of 16", {"num_experts": 16, "k": 2}),
+    "top1": ("top-1 of 16", {"num_experts": 16, "k": 1}),
+}
+MODELS: dict[str, Lines] = {
+    change: {"dense": OF_BOTH["dense"], **lines, "oracle": OF_BOTH["oracle"], "wide": OF_BOTH["wide"]}
+    for change, lines in (("rotations", ROTATIONS), ("permutations", PERMUTATIONS))
+}
+NAMES = list(dict.fromkeys(model for lines in MODELS.values() for model in lines))
+BEST = {"rotations": "top4", "permutations": "top1"}
 PARTS = ("table", "domains", "FLOPs")
-DOMAINS, WIDTHS = (1, 2, 4, 8, 16), (8, 16, 32, 64)
-CHANGES = {"rotations": 4, "permutations": 8}
+DOMAINS, SHARES = (1, 2, 4, 8, 16), (0.5, 1, 2, 4)  # of the pictures' curves
 
 
 def table(rows: list[Row]) -> str:
-    """A line a model: in each column the test accuracy and how much the expert tells of the domain."""
-    columns = {key: name for key, name in DATA.items() if any(_data_of(row) == key for row in rows)}
+    """A line a network: for each set of images its test accuracy and how much the expert tells of the domain."""
+    sets = {of: name for of, name in SETS_SHOWN.items() if any(row["of"] == of for row in rows)}
     lines = []
-    for model, (name, _) in MODELS.items():
-        mine = [row for row in rows if row["model"] == model and row["width"] == WIDTH]
-        if mine:
-            known = [row for row in mine if _data_of(row) == next(iter(columns))] or mine
-            kiloflops, parameters = f"{known[0]['flops'] / 1e3:.1f}", f"{known[0]['parameters']:,}"
-            lines.append([name, kiloflops, parameters, *(_cell(mine, key) for key in columns)])
-    return markdown(["network", "kFLOP/image", "parameters", *columns.values()], lines)
+    for change, domains in CHANGES.items():
+        of_table = [row for row in rows if (row["change"], row["domains"], row["share"]) == (change, domains, 1)]
+        for model, (name, _) in MODELS[change].items():
+            if mine := [row for row in of_table if row["model"] == model]:
+                kiloflops, parameters = f"{mine[0]['flops'] / 1e3:.1f}", f"{mine[0]['parameters']:,}"
+                cells = [_cell([row for row in mine if row["of"] == of]) for of in sets]
+                lines.append([f"{domains} {change}", name, kiloflops, parameters, *cells])
+    return markdown(["domains", "network", "kFLOP/image", "parameters", *sets.values()], lines)
 
 
-def _data_of(row: Row) -> tuple[str, str, int]:
-    return row["of"], row["change"], row["domains"]
-
-
-def _cell(rows: list[Row], data: tuple[str, str, int]) -> str:
-    mine = [row for row in rows if _data_of(row) == data]
-    if not mine:
+def _cell(rows: list[Row]) -> str:
+    if not rows:
         return ""
-    accuracy = mean_and_deviation([100 * row["test_accuracy"] for row in mine])
-    if mine[0]["num_experts"] == 1:
+    accuracy = mean_and_deviation([100 * row["test_accuracy"] for row in rows])
+    if rows[0]["num_experts"] == 1:
         return accuracy
-    return f"{accuracy} / {mean_and_deviation([row['domain_information'] for row in mine])}"
+    return f"{accuracy} / {mean_and_deviation([row['domain_information'] for row in rows])}"
 
 
 def keys(only: Sequence[str], of: Sequence[str], seeds: Sequence[int]) -> Iterator[Row]:
     """The rows of the parts that are asked for, seed by seed."""
     for seed in seeds:
-        if "table" in only:
-            for data in DATA:
-                yield from (_key(*data, WIDTH, model, seed) for model in MODELS if data[0] in of)
-        if seed < 3:
-            for change, usual in CHANGES.items():
-                if "domains" in only:
-                    yield from (_key("mnist", change, n, WIDTH, model, seed) for n in DOMAINS for model in CURVES)
-                if "FLOPs" in only:
-                    yield from (_key("mnist", change, usual, w, model, seed) for w in WIDTHS for model in CURVES)
+        for change, usual in CHANGES.items():
+            if "table" in only:
+                yield from (_key(o, change, usual, 1, model, seed) for o in of for model in MODELS[change])
+            curves = ("dense", BEST[change], "oracle", "wide")
+            if seed < 3 and "domains" in only:
+                yield from (_key("mnist", change, n, 1, model, seed) for n in DOMAINS for model in curves)
+            if seed < 3 and "FLOPs" in only:
+                yield from (_key("mnist", change, usual, share, model, seed) for share in SHARES for model in curves)
 
 
-def _key(of: str, change: str, domains: int, width: int, model: str, seed: int) -> Row:
-    return {"of": of, "change": change, "domains": domains, "width": width, "model": model, "seed": seed}
+def _key(of: str, change: str, domains: int, share: float, model: str, seed: int) -> Row:
+    return {"of": of, "change": change, "domains": domains, "share": share, "model": model, "seed": seed}
 
 
 def words(key: Row) -> list[str]:
     """What follows `python -m moejax.run` for a row."""
-    model, width = key["model"], key["width"]
-    own = MODELS[model][1]
-    moe = own if "layer" in own else SPARSE | own
-    routers = ROUTER if model in ("dense", "wide") else 0  # what the router of the others costs
-    hidden = (moe["hidden"] - routers) * width // WIDTH + routers
+    model, change = key["model"], key["change"]
+    own = dict(MODELS[change][model][1])
+    width = WIDTHS[change] * key["share"]  # of all experts that see an image
+    hidden = width * own.pop("share", 1 / own.get("k", 1)) + (ROUTER if model in ("dense", "wide") else 0)
+    moe = (own if "layer" in own else SPARSE | own) | {"hidden": round(hidden)}
     options = BASE | {name: key[name.split(".")[1]] for name in ("data.of", "data.change", "data.domains")}
-    options |= {f"moe.{name}": value for name, value in (moe | {"hidden": hidden}).items()}
+    options |= {"model.pool": POOLS[change]} | {f"moe.{name}": value for name, value in moe.items()}
     if model == "oracle":
         options |= {"model.oracle": "true", "moe.num_experts": key["domains"] * len(SETS[key["of"]])}
     options["seed"] = key["seed"]
@@ -159,7 +165,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = parser_of("domains", __doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--of", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--data.dir", dest="folder")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     asked = parser.parse_args(arguments)
@@ -167,7 +173,7 @@ def main(arguments: Sequence[str]) -> None:
     more = ["--data.dir", asked.folder] if asked.folder else []
     if asked.quick:
         asked.only, asked.of, asked.seeds = ["table"], ["mnist"], [0]
-        more += [*fewer(2048, 512), "--train.epochs", "2"]
+        more += [*fewer(2048, 512), "--data.copies", "1"]
     sets = [of for of in asked.of if _found(of, asked.folder)]
     for key in keys(asked.only, sets, asked.seeds):
         if asked.quick and key["change"] != "rotations":
@@ -177,7 +183,7 @@ def main(arguments: Sequence[str]) -> None:
     if study.rows:
         from experiments.domains.pictures import draw
 
-        draw(study.rows, study.folder / "domains.png", asked.folder)
+        draw(study.rows, CHANGES, BEST, study.folder / "domains.png", asked.folder)
     print(table(study.rows))
 
 

@@ -8,6 +8,7 @@ with an expert for each. With two domains, 30° and the label `changed` it is CI
 ("Towards Understanding Mixture of Experts in Deep Learning", section 6.2), but for the images.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
@@ -38,6 +39,7 @@ def load(
     domains: Annotated[int, Field(ge=1, le=64)] = 4,
     angle: Annotated[float | None, Field(gt=0, lt=360), Needs("change", ("rotations",))] = None,
     label: Literal["class", "changed"] = "class",
+    copies: Annotated[int, Field(ge=1, le=64)] = 1,
     source: Source = "auto",
     dir: Dir = None,
     validation: Validation = 5000,
@@ -51,6 +53,7 @@ def load(
       domains: domains of a set of images; 1 leaves all as they are.
       angle: degrees from one domain to the next; none: all domains make a full turn.
       label: what is to be learnt: what an image shows, or whether it was changed.
+      copies: how often each training image is there, each time in a domain that is drawn for it.
 
     Returns:
       train, validation, test: {"image": uint8 [n, 28, 28], "label", "domain": int32 [n]}. The domain is what experts
@@ -66,10 +69,11 @@ def load(
         changes = [turn(r * (360 / domains if angle is None else angle)) for r in range(domains)]
     else:
         changes = [reorder(order) for order in orders(domains, seed)]
-    train, test = (
-        in_domains(mixed([getattr(part, split) for part in parts], rng), changes, label, rng)
-        for split, rng in (("train", np.random.default_rng([seed, 0])), ("test", np.random.default_rng([seed, 1])))
-    )
+
+    def everything(split: str) -> Examples:
+        return mixed([getattr(part, split) for part in parts], np.random.default_rng([seed, 0]))
+
+    train = everything("train")
     whole = Dataset(
         name=f"{of} in {domains} {change}",
         source=parts[0].source,
@@ -77,11 +81,19 @@ def load(
         sha256={f"{part.name}/{file}": digest for part in parts for file, digest in part.sha256.items()},
         train=train,
         validation=take(train, slice(0)),
-        test=test,
+        test=everything("test"),
         num_classes=2 if label == "changed" else CLASSES * len(parts),
         notes=tuple(note for part in parts for note in part.notes),
     )
-    return hold_out(whole, validation, seed)
+    held_out = hold_out(whole, validation, seed)  # before there are copies: no image is in two splits
+
+    def changed(split: str, stream: int, copies: int = 1) -> Examples:
+        examples, rng = getattr(held_out, split), np.random.default_rng([seed, stream])
+        return in_domains(take(examples, np.tile(np.arange(rows(examples)), copies)), changes, label, rng)
+
+    return dataclasses.replace(
+        held_out, train=changed("train", 1, copies), validation=changed("validation", 2), test=changed("test", 3)
+    )
 
 
 def number_of_domains(options: Any) -> int:
@@ -135,10 +147,10 @@ def turn(degrees: float) -> Change:
 
 def orders(number: int, seed: int) -> list[ndarray]:
     """Orders of an image's pixels: the first as they are, the others drawn one after another by the seed."""
-    rng, pixels = np.random.default_rng([seed, 2]), 28 * 28
+    rng, pixels = np.random.default_rng([seed, 4]), 28 * 28
     return [np.arange(pixels), *(rng.permutation(pixels) for _ in range(number - 1))]
 
 
 def reorder(order: ndarray) -> Change:
     """Puts the pixels of images in another order."""
-    return lambda images: images.reshape(len(images), -1)[:, order].reshape(images.shape)
+    return lambda images: images.reshape(len(images), order.size)[:, order].reshape(images.shape)

@@ -59,15 +59,16 @@ def test_orders_are_drawn_one_after_another():
     assert (few[1] != others[1]).any()
     reordered = domains.reorder(few[1])(IMAGES)
     np.testing.assert_array_equal(reordered[2].ravel(), IMAGES[2].ravel()[few[1]])
+    assert domains.reorder(few[1])(IMAGES[:0]).shape == IMAGES[:0].shape
 
 
 @pytest.mark.parametrize("change", ["rotations", "permutations"])
 def test_each_image_is_changed_as_its_domain_says(load_tiny, tiny, change):
     images, labels = originals(tiny, "test")
-    test = load_tiny(change=change, domains=3, seed=7).test
+    test = load_tiny(change=change, domains=3, seed=5).test
     ways = {
         "rotations": [domains.turn(degrees) for degrees in (0.0, 120.0, 240.0)],
-        "permutations": [domains.reorder(order) for order in domains.orders(3, 7)],
+        "permutations": [domains.reorder(order) for order in domains.orders(3, 5)],
     }[change]
     for i, domain in enumerate(test["domain"]):
         np.testing.assert_array_equal(test["image"][i], ways[domain](images[i : i + 1])[0])
@@ -115,10 +116,21 @@ def test_a_data_set_is_its_seed_s_and_validation_is_held_out_of_it(load_tiny):
         for name, array in getattr(one, split).items():
             np.testing.assert_array_equal(array, getattr(again, split)[name])
     assert (one.test["domain"] != other.test["domain"]).any()
-    whole = {image.tobytes() for image in load_tiny(seed=3, validation=0).train["image"]}
-    held, left = ({image.tobytes() for image in getattr(one, split)["image"]} for split in ("validation", "train"))
+    whole = {image.tobytes() for image in load_tiny(seed=3, domains=1, validation=0).train["image"]}
+    apart = load_tiny(seed=3, domains=1, copies=2)
+    held, left = ({image.tobytes() for image in getattr(apart, split)["image"]} for split in ("validation", "train"))
     assert (len(held), held | left, held & left) == (5, whole, set())
     assert (one.name, one.source, one.num_classes) == ("mnist in 4 rotations", "dir", 10)
+
+
+def test_copies_are_of_training_images_alone_each_in_a_domain_of_its_own(load_tiny):
+    one, three = load_tiny(domains=1), load_tiny(domains=1, copies=3)
+    np.testing.assert_array_equal(three.train["image"], np.tile(one.train["image"], (3, 1, 1)))
+    np.testing.assert_array_equal(three.train["label"], np.tile(one.train["label"], 3))
+    assert [len(three.validation["label"]), len(three.test["label"])] == [5, len(one.test["label"])]
+    drawn = load_tiny(domains=4, copies=3).train["domain"].reshape(3, -1)
+    assert (drawn[0] != drawn[1]).any()
+    assert (drawn[1] != drawn[2]).any()
 
 
 @pytest.mark.parametrize(

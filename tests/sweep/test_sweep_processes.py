@@ -101,6 +101,7 @@ def test_a_signal_stops_all_and_the_same_sweep_goes_on(stand_in, tmp_path, numbe
             pass
         os.kill(os.getpid(), number)
 
+    before = signal.signal(number, signal.default_int_handler)  # it may be ignored, as in a shell's background
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:
@@ -108,6 +109,7 @@ def test_a_signal_stops_all_and_the_same_sweep_goes_on(stand_in, tmp_path, numbe
     finally:
         waiting.set()
         thread.join()
+        signal.signal(number, before)
     assert outcome == ((), number)
     assert [run.is_finished for run in sweep.runs] == [True, False, False]
     assert sweep.runs[1].command == ("--resume", str(out / "seed=5"))

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 from moejax.entry import compile_quickly
 
@@ -14,6 +15,7 @@ from jaxtyping import install_import_hook
 install_import_hook("moejax", "beartype.beartype")
 
 import jax
+import pytest
 from hypothesis import settings
 
 from chromium import browser  # noqa: F401  (a fixture)
@@ -35,3 +37,12 @@ if "MOEJAX_TEST_PROGRAMS" not in os.environ:
 jax.config.update("jax_compilation_cache_dir", os.environ["MOEJAX_TEST_PROGRAMS"])
 jax.config.update("jax_compilation_cache_max_size", 2**33)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs():
+    """Each compiled program has memory maps; Linux gives a process 65,530, and XLA crashes where none is left."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()

@@ -7,6 +7,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from moejax.verbs import VERBS
 
 ROOT = Path(__file__).parent.parent
@@ -14,6 +16,7 @@ UNTYPED = {"doctor", "completion", "serve"}  # doctor judges the machine; the ot
 
 
 def test_every_verb_works_where_only_the_wheel_is(tmp_path):
+    pytest.importorskip("setuptools", minversion="77")
     source, site, home = (tmp_path / name for name in ("source", "site", "home"))
     shutil.copytree(ROOT / "moejax", source / "moejax", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):

@@ -35,6 +35,7 @@ def test_what_is_asked_for_is_measured(tmp_path, capsys):
     assert len(said[said.index("|") :].splitlines()) == 2 + 5 + 2  # the table, an empty line, the file
 
 
+@pytest.mark.slow
 def test_a_given_choice_is_the_load_that_is_measured(tmp_path, capsys):
     np.savez(tmp_path / "one.npz", experts=np.tile([0, 1], (32, 1)))
     words = [*SMALL, "--layers", "grouped", "--given", str(tmp_path / "one.npz"), "--profile", str(tmp_path / "trace")]

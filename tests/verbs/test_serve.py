@@ -171,6 +171,7 @@ def test_two_sentences_have_the_models_answer(pairs):
     assert [layer["grid"] for layer in found["layers"]] == [None] * len(found["layers"])
 
 
+@pytest.mark.slow
 def test_other_layers_have_no_settings(tmp_path):
     saved_run(tmp_path / "run", make_config(name="dense", **RUNS["dense"][1]), of_images(), {1: None})
     service = Service(moejax.runs.load(tmp_path / "run"), "dense")
@@ -339,7 +340,7 @@ DRAW = """<script>addEventListener("load", () => {
 })</script></body>"""
 
 
-@pytest.mark.parametrize("width", [1200, 500])
+@pytest.mark.parametrize("width", [1200, pytest.param(500, marks=pytest.mark.slow)])
 def test_a_digit_is_drawn_in_a_browser_and_an_answer_appears(browser, images, tmp_path, width):
     service, _ = images
     before = service.answered

@@ -1,21 +1,16 @@
-"""`moejax serve`: the page's answers are the model's, and whatever else is sent gets a sentence."""
+"""`moejax serve`: the answers are the model's, and whatever else is sent gets a sentence."""
 
 import base64
-import http.client
-import io
 import json
 import re
 import signal
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from chromium import visit
-from PIL import Image
-from runs.test_model import IMAGE, RUNS, SPARSE, of_images, of_pairs, of_points
+from runs.test_model import RUNS, of_images, of_points
+from serving import MNIST_LIKE, asked, dark, images, pairs, png, run, said, served  # noqa: F401
 from small_run import saved_run
 
 import moejax
@@ -23,87 +18,9 @@ from moejax.__main__ import main
 from moejax.config import make_config
 from moejax.errors import UserError
 from moejax.serve import guard, listen, settings
+from moejax.serve.app import MOST_BYTES
 from moejax.serve.question import LONGEST
 from moejax.serve.service import Service
-
-pytest.importorskip("starlette", reason="of the extra `serve`")
-uvicorn = pytest.importorskip("uvicorn", reason="of the extra `serve`")
-
-from starlette.responses import HTMLResponse  # noqa: E402
-from starlette.routing import Route  # noqa: E402
-
-from moejax.serve.app import MOST_BYTES, application  # noqa: E402
-from moejax.serve.page import page  # noqa: E402
-
-MNIST_LIKE = dict(model=IMAGE, moe=SPARSE)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "bars"
-    saved_run(path, make_config(name="bars", **MNIST_LIKE), of_images(), {1: None})
-    return path
-
-
-@contextmanager
-def served(service, change=lambda app: None):
-    """The port of a server in a thread."""
-    app = application(service, listen.names("127.0.0.1"))
-    change(app)
-    with listen.listening("127.0.0.1", 0) as sock:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
-        thread.start()
-        try:
-            yield sock.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-@pytest.fixture(scope="module")
-def images(run):
-    """The service of a run on images, and its port."""
-    service = Service(moejax.runs.load(run), "bars <1>")
-    with served(service) as port:
-        yield service, port
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "pairs"
-    saved_run(path, make_config(name="pairs", **RUNS["pairs"][1]), of_pairs(), {1: None})
-    service = Service(moejax.runs.load(path), "pairs")
-    with served(service) as port:
-        yield service, port
-
-
-def asked(port, body=None, path="/api/predict", method="POST", **headers):
-    """Status, headers and content of a reply."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    kept = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    body = body if body is None or isinstance(body, bytes) else json.dumps(body)
-    connection.request(method, path, body, kept)
-    reply = connection.getresponse()
-    content = reply.read()
-    connection.close()
-    return reply.status, reply.headers, content
-
-
-def said(port, body):
-    status, _, content = asked(port, body)
-    assert status == 200, content
-    return json.loads(content)
-
-
-def png(array, form="png"):
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, form)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def dark(n=0):
-    return of_images().test["image"][n] // 64 * 85
 
 
 def test_a_picture_and_its_pixels_have_the_models_answer(images):
@@ -305,74 +222,6 @@ def test_memory_stays_flat(images, count):
     for n in range(count):
         said(port, questions[n % 10])
     assert memory() - before < 8e6
-
-
-DRAW = """<script>addEventListener("load", () => {
-  const pad = document.getElementById("pad");
-  const at = (kind, x, y) => {
-    const box = pad.getBoundingClientRect();
-    const where = { clientX: box.left + x * box.width, clientY: box.top + y * box.height, bubbles: true };
-    pad.dispatchEvent(new PointerEvent(kind, where));
-  };
-  const wait = setInterval(() => {
-    if (!pad.offsetWidth) return;
-    clearInterval(wait);
-    at("pointerdown", 0.5, 0.2);
-    for (let n = 1; n <= 12; n += 1) at("pointermove", 0.5 - 0.01 * n, 0.2 + 0.05 * n);
-    at("pointerup", 0.38, 0.8);
-    const done = setInterval(() => {
-      if (!document.querySelector("#answer .class")) return;
-      clearInterval(done);
-      document.body.dataset.overflow = document.documentElement.scrollWidth - innerWidth;
-      const k = document.querySelector("#settings input"), cells = () => [...document.querySelectorAll(".map .cell")];
-      k.value = 0;
-      k.dispatchEvent(new Event("input"));
-      const moved = setInterval(() => {
-        if (cells().some(cell => cell.ariaLabel.split("expert").length > 2)) return;
-        clearInterval(moved);
-        document.body.dataset.k = document.querySelector("#settings output").textContent;
-        cells()[0].focus();
-        cells()[0].dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
-        document.body.dataset.focus = document.activeElement.ariaLabel.split(":")[0];
-      }, 20);
-    }, 20);
-  }, 20);
-})</script></body>"""
-
-
-@pytest.mark.parametrize("width", [1200, pytest.param(500, marks=pytest.mark.slow)])
-def test_a_digit_is_drawn_in_a_browser_and_an_answer_appears(browser, images, tmp_path, width):
-    service, _ = images
-    before = service.answered
-
-    def probed(app):  # the page's own policy lets no other script run
-        html = page("bars", 4).html.replace("</body>", DRAW)
-        app.router.routes.append(Route("/drawn", lambda _: HTMLResponse(html)))
-
-    with served(service, probed) as port:
-        flags = (f"--window-size={width},900", "--virtual-time-budget=20000", "--dump-dom")
-        document, console = visit(browser, f"http://127.0.0.1:{port}/drawn", tmp_path / "profile", *flags)
-    assert console == []
-    assert service.answered > before
-    assert re.search(r'<p class="class">\d<small>\d+\.\d%</small>', document)
-    assert document.count('class="bar"') == 4
-    assert document.count('role="img" aria-label="row ') == np.prod(service._model.module.grid)
-    assert "ms in the network" in document
-    assert 'data-overflow="0"' in document
-    assert document.count("<output") == 2
-
-
-def test_the_page_is_whole_in_itself_under_its_own_policy(browser, images, tmp_path):
-    _, port = images
-    _, headers, content = asked(port, path="/", method="GET")
-    text = content.decode()
-    assert "default-src 'none'" in headers["Content-Security-Policy"]
-    assert not re.search(r"""(src|href)=["'](?!data:)|url\(|@import""", text)
-    assert "<h1>bars &lt;1&gt;</h1>" in text
-    flags = ("--window-size=1200,900", "--virtual-time-budget=5000", "--dump-dom")
-    document, console = visit(browser, f"http://127.0.0.1:{port}/", tmp_path / "profile", *flags)
-    assert console == []
-    assert "step 1" in document
 
 
 def test_ctrl_c_ends_it_with_a_sentence(run):

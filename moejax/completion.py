@@ -13,8 +13,8 @@ _FILES = {"RUN": "DIRECTORY", "DIR": "DIRECTORY", "FILE": "FILE", "FILE.png": "F
 _OF_RUN = {"out": "DIR", "resume": "RUN", "init": "RUN", "profile": "DIR", "data.dir": "DIR"}
 
 
-def script(parsers: Mapping[str, argparse.ArgumentParser], shell: str) -> str:
-    """The program for that shell to read, of the parser of each verb; UserError without shtab."""
+def script(parsers: Mapping[str, argparse.ArgumentParser], meanings: Mapping[str, str], shell: str) -> str:
+    """The program for that shell to read, of the parser and the meaning of each verb; UserError without shtab."""
     try:
         import shtab
     except ImportError:
@@ -22,8 +22,7 @@ def script(parsers: Mapping[str, argparse.ArgumentParser], shell: str) -> str:
     root = argparse.ArgumentParser(prog="moejax")
     verbs = root.add_subparsers(dest="verb")
     for name, parser in parsers.items():
-        meaning = (parser.description or "").partition("\n")[0].partition("`: ")[2]
-        verb = verbs.add_parser(name, parents=[parser], add_help=False, description=meaning, help=meaning)
+        verb = verbs.add_parser(name, parents=[parser], add_help=False, description=meanings[name], help=meanings[name])
         for action in verb._actions:
             if kind := _FILES.get(str(action.metavar)):
                 action.complete = getattr(shtab, kind)  # type: ignore[attr-defined]

@@ -1,8 +1,11 @@
 """Writing files so that whoever looks, or whatever happens, finds the old one or the new one, whole."""
 
+import io
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -20,3 +23,12 @@ def write_whole(path: Path, content: str | bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def packed(arrays: Mapping[str, Any]) -> bytes:
+    """Arrays as the content of an .npz file."""
+    import numpy as np  # imported here, since the command line begins without it
+
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()

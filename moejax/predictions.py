@@ -1,10 +1,11 @@
 """A run's predictions.npz: its answer to each test example; written by the run, read where runs are compared."""
 
-import io
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from moejax.files import packed
 
 NAME = "predictions.npz"
 
@@ -24,10 +25,8 @@ class Predictions(NamedTuple):
 
 def pack(predictions: Predictions) -> bytes:
     """The content of the file: for 10,000 images about 10 kB."""
-    file = io.BytesIO()
     label, prediction = (_narrow(a) for a in predictions[:2])
-    np.savez_compressed(file, label=label, prediction=prediction, test_sha256=np.array(predictions.test_sha256))
-    return file.getvalue()
+    return packed({"label": label, "prediction": prediction, "test_sha256": np.array(predictions.test_sha256)})
 
 
 def read(folder: Path) -> Predictions | None:

@@ -5,7 +5,6 @@ x_train, y_train, x_test, y_test, perhaps x_val, y_val      split; also train_im
 """
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path as File
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from moejax.data.dataset import Dataset, Path, Validation, check_room
+from moejax.data.dataset import Dataset, Path, Validation, check_room, own_path
 from moejax.data.labels import numbered
 from moejax.data.library_errors import said_as
 from moejax.data.pictures import Side, resized
@@ -43,9 +42,7 @@ def load(
     Raises:
       UserError: there is no such file, or what is wrong with its arrays. Nothing in it is ever executed.
     """
-    if dir is None:
-        raise UserError("--data.name=arrays needs an .npz file: name it with --data.dir.")
-    path = File(os.path.expanduser(dir)).absolute()
+    path = own_path(dir, "arrays", "an .npz file")
     images, labels = by_split(read(path), str(path))
     for split, x in images.items():
         if len(x) != len(labels[split]):

@@ -6,6 +6,7 @@ A split is a dict of arrays that share their leading axis, one row an example. N
 import dataclasses
 import hashlib
 import os
+import pathlib
 from collections.abc import Callable, Mapping, Sized
 from typing import Annotated, Any
 
@@ -204,6 +205,13 @@ def first(dataset: Dataset, train: int | None, evaluation: int | None) -> Datase
         validation=take(dataset.validation, few),
         test=take(dataset.test, few),
     )
+
+
+def own_path(dir: str | None, name: str, what: str) -> pathlib.Path:
+    """Where one's own data are; UserError, which says what to name, if nothing was named."""
+    if dir is None:
+        raise UserError(f"--data.name={name} needs {what}: name it with --data.dir.")
+    return pathlib.Path(os.path.expanduser(dir)).absolute()
 
 
 def check_room(size: int, what: str, fix: str) -> None:

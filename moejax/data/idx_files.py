@@ -8,7 +8,6 @@ What was published once and can be checked has its own data set: `mnist`, `fashi
 """
 
 import hashlib
-import os
 import re
 from pathlib import Path as Folder
 
@@ -17,7 +16,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from moejax.data import idx
-from moejax.data.dataset import Dataset, Path, Validation
+from moejax.data.dataset import Dataset, Path, Validation, own_path
 from moejax.data.find import read
 from moejax.data.labels import numbered
 from moejax.data.splits import TestSize, dataset_of
@@ -54,9 +53,7 @@ def load(
     Raises:
       UserError: about the folder or one of the files.
     """
-    if dir is None:
-        raise UserError("--data.name=idx needs the folder of the files: name it with --data.dir.")
-    root = Folder(os.path.expanduser(dir)).absolute()
+    root = own_path(dir, "idx", "the folder of the files")
     if not root.is_dir():
         raise UserError(f"--data.dir={dir} is not a folder: name the one that holds the IDX files.")
     files, chosen = files_of(root, prefix)

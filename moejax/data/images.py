@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from moejax.data import pictures
-from moejax.data.dataset import Dataset, Path, Validation, check_room
+from moejax.data.dataset import Dataset, Path, Validation, check_room, own_path
 from moejax.data.labels import numbered
 from moejax.data.splits import NAMES, TestSize, dataset_of
 from moejax.errors import UserError
@@ -74,9 +74,7 @@ def load(
 
 def folder_of(dir: str | None) -> Folder:
     """The folder that the user named; UserError if it is none."""
-    if dir is None:
-        raise UserError("--data.name=images needs the folder of the pictures: name it with --data.dir.")
-    root = Folder(os.path.expanduser(dir)).absolute()
+    root = own_path(dir, "images", "the folder of the pictures")
     if root.is_file():
         raise UserError(f"--data.dir={dir} is a file: name a folder with a folder for each class (unpack an archive).")
     if not root.is_dir():

@@ -7,7 +7,6 @@ How a table is read: `moejax.data.table`.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path as File
@@ -17,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from moejax.data import tokens
-from moejax.data.dataset import Dataset, Path, Validation, Vocabulary
+from moejax.data.dataset import Dataset, Path, Validation, Vocabulary, own_path
 from moejax.data.labels import numbered
 from moejax.data.splits import NAMES, TestSize, dataset_of
 from moejax.data.table import READERS, read
@@ -70,9 +69,7 @@ def load(
     Raises:
       UserError: about the file, its columns, or a row.
     """
-    if dir is None:
-        raise UserError("--data.name=pairs needs a .tsv, .csv, .parquet or .jsonl file: name it with --data.dir.")
-    root = File(os.path.expanduser(dir)).absolute()
+    root = own_path(dir, "pairs", "a .tsv, .csv, .parquet or .jsonl file")
     files = files_of(root)
     named = first_column, second_column, label_column
     splits, labels = {}, {}

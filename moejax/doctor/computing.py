@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from moejax.doctor.finding import Finding
+from moejax.doctor.machine import text_of
 
 SECONDS = 1.0
+CPUINFO = Path("/proc/cpuinfo")
 # Dense products in bfloat16 with sums in float32, 10¹² operations a second, by the makers' data sheets.
 PEAKS = {
     "H200": 989,
@@ -52,7 +54,7 @@ def matrix_product() -> Iterator[Finding]:
 
     device, on_cpu = jax.devices()[0], jax.default_backend() == "cpu"
     rate = measured(1024 if on_cpu else 8192, "float32" if on_cpu else "bfloat16")
-    peak = cpu_peak(_read("/proc/cpuinfo")) if on_cpu else accelerator_peak(device.device_kind)
+    peak = cpu_peak(text_of(CPUINFO)) if on_cpu else accelerator_peak(device.device_kind)
     value = f"{rate / 1e9:,.0f} GFLOP/s" if on_cpu else f"{rate / 1e12:,.0f} TFLOP/s"
     if peak is None:
         yield Finding("matrix product", f"{value}; what such a device can do is not known here")
@@ -103,10 +105,3 @@ def _because() -> str:
     """The likeliest reason."""
     load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
     return f", while {load:.1f} programs share {cores} core{'s' * (cores != 1)}" if load > cores else ""
-
-
-def _read(file: str) -> str:
-    try:
-        return Path(file).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -41,7 +41,7 @@ def cores_and_memory() -> Iterator[Finding]:
     """What this process may use, of what the machine has."""
     from moejax.kernels.blas_threads import cores
 
-    may, has, quota = cores(), os.cpu_count() or 1, quota_of(_text(QUOTA))
+    may, has, quota = cores(), os.cpu_count() or 1, quota_of(text_of(QUOTA))
     few = quota is not None and quota < may
     yield Finding(
         "cores",
@@ -51,7 +51,7 @@ def cores_and_memory() -> Iterator[Finding]:
         if few and quota is not None
         else "",
     )
-    available = available_of(_text(MEMORY))
+    available = available_of(text_of(MEMORY))
     if available is not None:
         yield Finding(
             "memory",
@@ -77,7 +77,8 @@ def available_of(text: str) -> int | None:
     return None
 
 
-def _text(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """What a file of the system says; nothing where there is none."""
     try:
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError:

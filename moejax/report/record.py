@@ -123,15 +123,15 @@ def read(folder: Path) -> Record:
     remarks: list[str] = []
     config = _read_config(folder)
     lines = _read_lines(folder / "metrics.jsonl", remarks)
-    summary = _read_object(folder / "summary.json", remarks)
+    summary = read_object(folder / "summary.json", remarks)
     if not summary:
         last = max((line["step"] for line in lines), default=0)
         remarks.append(f"This run has no summary: it was interrupted or is still going. Last step recorded: {last:,}.")
     return Record(
         folder=folder.resolve(),
         config=config,
-        environment=_read_object(folder / "env.json", remarks),
-        data=_read_object(folder / "data.json", remarks),
+        environment=read_object(folder / "env.json", remarks),
+        data=read_object(folder / "data.json", remarks),
         summary=summary,
         train=_columns(lines, "train"),
         validation=_columns(lines, "validation"),
@@ -162,13 +162,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder} is not a run folder: it has no config.json; give a folder that moejax.run wrote.")
     broken: list[str] = []
-    config = _read_object(path, broken)
+    config = read_object(path, broken)
     if broken:
         raise UserError(f"{path} is not a JSON object; restore it, or run again to get a whole run folder.")
     return config
 
 
-def _read_object(path: Path, remarks: list[str]) -> dict[str, Any]:
+def read_object(path: Path, remarks: list[str]) -> dict[str, Any]:
     """A JSON object; empty if the file is missing, and with a remark if it is broken."""
     if not path.is_file():
         return {}

@@ -92,12 +92,17 @@ def as_text(model: Model, answer: Answer, top: int, width: int) -> Iterator[str]
         yield from ["", *(line.rstrip() for line in blocks.picture(answer.image)), ""]
     for layer, route in enumerate(answer.routes):
         yield f"{layer_name(model, layer)}, {_what(model, route)}"
-        grid = getattr(model.module, "grid", None)
-        if grid is not None and len(route.gates) == grid[0] * grid[1]:
+        if grid := grid_of(model, route):
             rows, columns = grid if grid[1] > 1 else grid[::-1]  # a token a row of the image: as one line
             yield from blocks.by_expert(looks(route).reshape(-1, rows, columns), shares(route), width)
         else:
             yield from (f"  {line}" for line in _by_token(route, answer.tokens))
+
+
+def grid_of(model: Model, route: Route) -> tuple[int, int] | None:
+    """Rows and columns of the layer's tokens on the image; None where they do not lie on one."""
+    grid = getattr(model.module, "grid", None)
+    return grid if grid is not None and len(route.gates) == grid[0] * grid[1] else None
 
 
 def layer_name(model: Model, layer: int) -> str:

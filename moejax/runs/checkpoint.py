@@ -48,8 +48,9 @@ def chosen(folder: Path, which: str | int) -> Path:
     there = steps(folder)
     if not there:
         raise UserError(f"{folder.parent} has no checkpoint yet; let it train for an epoch.")
-    named = {"last": there[-1], "best": best(folder, among=there) or there[-1]}
-    step = named.get(which, which) if isinstance(which, str) else which
+    step = there[-1] if which == "last" else which
+    if which == "best":
+        step = best(folder, among=there) or there[-1]
     if step not in there and str(step) not in map(str, there):
         steps_there = ", ".join(map(str, there))
         raise UserError(
@@ -93,7 +94,7 @@ def saved(checkpoint: Path) -> dict[str, Any]:
 def check(checkpoint: Path, expected: Shapes, there: Shapes, names: Iterable[str]) -> None:
     """UserError if one of these arrays is missing, or of another shape or dtype than expected."""
     for name in sorted(names):
-        want, have = (_shape(tree[name]) if name in tree else "nothing" for tree in (expected, there))
+        want, have = (shape_of(tree[name]) if name in tree else "nothing" for tree in (expected, there))
         if want != have:
             raise UserError(
                 f"The checkpoint {checkpoint} holds {have} for {name} where this configuration needs {want};"
@@ -115,5 +116,6 @@ def restore(checkpoint: Path, expected: Shapes) -> dict[str, Array]:
         return reader.restore(checkpoint / ARRAYS, args=asked)
 
 
-def _shape(array: Any) -> str:
+def shape_of(array: Any) -> str:
+    """Type and shape, such as `float32[8, 48]`."""
     return f"{np.dtype(array.dtype).name}{list(array.shape)}"

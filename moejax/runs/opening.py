@@ -10,15 +10,12 @@ from flax import nnx
 from moejax.config import Config
 from moejax.errors import UserError
 from moejax.models import build_model
-from moejax.parameters import parameters
 from moejax.routers import ROUTERS
 from moejax.runs import checkpoint as checkpoints
 from moejax.runs import tensors
 from moejax.runs.about import About
 from moejax.runs.folder import read_config
 from moejax.runs.model import Model
-
-_AVERAGE = ".parameters"  # what the names of averaged parameters have before those of the model
 
 
 def load(run: str | Path, checkpoint: str | int | None = None) -> Model:
@@ -64,11 +61,7 @@ def _of_checkpoint(config: Config, folder: Path) -> Model:
     module = empty(config, about)
     expected, there = checkpoints.named(module, checkpoints.MODEL), checkpoints.saved(folder)
     checkpoints.check(folder, expected, there, expected)
-    places = {name: name for name in expected}
-    if config.train.average:
-        learnt = list(checkpoints.named(parameters(module)))
-        *_, average = (name for name in there if name.endswith(_AVERAGE + learnt[0]))  # the optimiser's last part
-        places |= {checkpoints.MODEL + name: average.removesuffix(learnt[0]) + name for name in learnt}
+    places = {name: name for name in expected} | (checkpoints.averages(there) if config.train.average else {})
     arrays = checkpoints.restore(folder, {place: expected[name] for name, place in places.items()})
     leaves = [jnp.asarray(arrays[places[name]]) for name in expected]
     return Model(config, about, jax.tree.unflatten(jax.tree.structure(module), leaves), int(folder.name))

@@ -9,7 +9,7 @@ import numpy as np
 from moejax.data import DATASETS, pictures
 from moejax.errors import UserError, abridged
 from moejax.models import MODELS
-from moejax.runs.answers import answers, as_json, layer_name
+from moejax.runs.answers import answers, as_json, grid_of, layer_name
 from moejax.runs.ask import image_of
 from moejax.runs.model import Model
 from moejax.serve.question import Question
@@ -56,7 +56,7 @@ class Service:
             "router": getattr(config.moe, "router", None),
             "num_experts": config.moe.num_experts,
             "classes": list(about.classes),
-            "settings": self.variants.offered(),
+            "settings": self.variants.offered,
         }
 
     def answer(self, asked: Question) -> dict[str, Any]:
@@ -81,10 +81,8 @@ class Service:
             self.answered += 1
         most = max(found.prediction.probabilities.shape)
         said = as_json(model, found._replace(notes=notes), most)
-        grid = getattr(model.module, "grid", None)
         for number, (layer, route) in enumerate(zip(said["layers"], found.routes, strict=True)):
-            on_image = grid is not None and len(route.gates) == grid[0] * grid[1]
-            layer |= {"name": layer_name(model, number), "grid": grid if on_image else None}
+            layer |= {"name": layer_name(model, number), "grid": grid_of(model, route)}
         return said | {
             "image": None if image is None else image.tolist(),
             "tokens": tokens,

@@ -1,5 +1,6 @@
 """One network at several settings: sparse layers with another k or capacity factor, the parameters the same."""
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -46,6 +47,7 @@ class Variants:
             self._known[setting] = made
         return self._known[setting]
 
+    @cached_property
     def offered(self) -> dict[str, Any]:
         """For each thing that can be changed its own value, and the values that a page may offer."""
         if self.own is None:

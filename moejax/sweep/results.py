@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from moejax.files import write_whole
 from moejax.report.markdown import markdown
 from moejax.report.mean import mean_and_deviation
-from moejax.report.record import number, read
+from moejax.report.record import number, read_object
 from moejax.sweep.plan import Planned, Sweep
 
 _NONE = "–"
@@ -94,4 +94,4 @@ def as_json(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def _summary(run: Planned) -> dict[str, Any]:
-    return read(run.folder).summary if run.is_finished else {}
+    return read_object(run.folder / "summary.json", [])

@@ -22,6 +22,7 @@ from moejax.errors import UserError
 from moejax.options import in_words
 from moejax.router_updates import moe_layers
 from moejax.runs import checkpoint, manifest
+from moejax.runs.checkpoint import shape_of
 from moejax.runs.folder import read_config
 from moejax.upcycling import difference
 
@@ -99,7 +100,7 @@ def beginning(config: Config, model: nnx.Module) -> Beginning:
     listed = (
         *_drops(config),
         *_anew(wanted, taken, places, there, config),
-        *(f"  not used: {_short(name)}, {_shape(there[places[name]])}" for name in unused),
+        *(f"  not used: {_short(name)}, {shape_of(there[places[name]])}" for name in unused),
     )
     return Beginning(source, run, folder, taken, listed, len(taken) - same)
 
@@ -134,11 +135,11 @@ def _copies(wanted: Shapes, places: Mapping[str, str], there: Shapes, taken: Map
         elif dense and _alike(array, there[dense], array.shape[1:]):
             found[name] = dense
         else:
-            has = f"{_shape(there[one])} in moe.layer {source.moe.layer}" if one else "nothing"
+            has = f"{shape_of(there[one])} in moe.layer {source.moe.layer}" if one else "nothing"
             raise UserError(
                 f"upcycle is true, which copies the one expert of a dense layer, but for {_short(name)},"
-                f" {_shape(array)}, the run has {has}; give it a run with moe.layer dense and moe.num_experts 1, of the"
-                " same moe.hidden and moe.expert."
+                f" {shape_of(array)}, the run has {has}; give it a run with moe.layer dense and moe.num_experts 1, of"
+                " the same moe.hidden and moe.expert."
             )
     if not found:
         raise UserError("upcycle is true, but the run has as many experts as this one; leave --upcycle out.")
@@ -174,9 +175,9 @@ def _drops(config: Config) -> Iterator[str]:
 def _anew(wanted: Shapes, taken: Mapping, places: Mapping[str, str], there: Shapes, config: Config) -> Iterator[str]:
     for name, array in wanted.items():
         if name not in taken:
-            has = f"the run has {_shape(there[places[name]])}" if name in places else "the run has none"
+            has = f"the run has {shape_of(there[places[name]])}" if name in places else "the run has none"
             frozen = config.train.frozen is not None and _short(name).startswith(config.train.frozen)
-            yield f"  begins anew: {_short(name)}, {_shape(array)}; {has}" + ("; train.frozen keeps it so" * frozen)
+            yield f"  begins anew: {_short(name)}, {shape_of(array)}; {has}" + ("; train.frozen keeps it so" * frozen)
 
 
 def _alike(array: Any, other: Any, shape: tuple[int, ...] | None = None) -> bool:
@@ -186,7 +187,3 @@ def _alike(array: Any, other: Any, shape: tuple[int, ...] | None = None) -> bool
 
 def _short(name: str) -> str:
     return name.removeprefix(f"{checkpoint.MODEL}.").removesuffix(".value")
-
-
-def _shape(array: Any) -> str:
-    return f"{np.dtype(array.dtype).name}{list(array.shape)}"

@@ -17,6 +17,7 @@ from moejax import metrics_log, predictions
 from moejax.config import Config
 from moejax.data.dataset import Dataset, Examples, of_first_task, rows
 from moejax.errors import UserError
+from moejax.files import packed
 from moejax.models import build_model, pretrained
 from moejax.parameters import parameters
 from moejax.predictions import Predictions
@@ -28,7 +29,7 @@ from moejax.training.checkpoint import Checkpoints
 from moejax.training.evaluate import Evaluation, evaluate
 from moejax.training.finite import all_finite, finite_rows, not_finite
 from moejax.training.folder import RunFolder
-from moejax.training.history import RoutingHistory, packed, pictures_of_test
+from moejax.training.history import RoutingHistory, pictures_of_test
 from moejax.training.identity import EPOCHS, check_same, identity
 from moejax.training.information import Kinds, kinds_of_tokens
 from moejax.training.interrupt import StopSignal

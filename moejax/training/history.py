@@ -1,7 +1,7 @@
 """What a run records of its routing: each expert's load over the steps, and at the end the routing of the test set."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -49,13 +49,6 @@ class RoutingHistory:
         return {"step": np.array(self.steps, np.int64)} | {
             name: np.array(rows, np.float32) for name, rows in self.rows.items()
         }
-
-
-def packed(arrays: Mapping[str, ndarray]) -> bytes:
-    """Arrays as the content of an .npz file."""
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
-    return file.getvalue()
 
 
 @jax.jit

@@ -12,8 +12,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from moejax.errors import UserError, path_problem
-from moejax.verbs.parser import Parser
+from moejax.verbs.parser import Parser, path_of
 
 
 def parser() -> Parser:
@@ -28,14 +27,13 @@ def parser() -> Parser:
 def main(words: Sequence[str]) -> None:
     """Print the tables and the path of the page."""
     asked = parser().parse_args(words)
-    if problem := path_problem(asked.out):
-        raise UserError(f"--out is {problem}.")
+    out = path_of("--out", asked.out)
     from moejax.comparison import compare, tables
 
     comparison = compare([Path(run) for run in asked.runs])
     from moejax.comparison.page import draw  # a second of imports, after all that may be wrong
 
-    page = draw(comparison, Path(asked.out) if asked.out else Path(asked.runs[0]).resolve().parent / "comparison.html")
+    page = draw(comparison, out or Path(asked.runs[0]).resolve().parent / "comparison.html")
     if asked.json:
         print(json.dumps(comparison.as_json() | {"page": str(page)}, indent=1))
         return

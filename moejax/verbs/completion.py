@@ -25,6 +25,6 @@ def main(words: Sequence[str]) -> None:
     from moejax.verbs import VERBS, meaning, module
 
     parsers = {verb: module(verb).parser() for verb in VERBS if verb != "run"}
-    parsers = {"run": add_options_of_a_run(Parser("run", f"`moejax run`: {meaning('run')}"))} | parsers
+    parsers = {"run": add_options_of_a_run(Parser("run", None))} | parsers
     add_options_of_a_run(parsers["sweep"])
-    print(script(parsers, asked.shell))
+    print(script(parsers, {verb: meaning(verb) for verb in VERBS}, asked.shell))

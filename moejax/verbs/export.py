@@ -10,10 +10,8 @@ hf: a folder with the MoE layers alone, as blocks of Hugging Face's transformers
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
-from moejax.errors import UserError, path_problem
-from moejax.verbs.parser import Parser
+from moejax.verbs.parser import Parser, path_of
 
 FORMATS = {"stablehlo": "moejax.runs.stablehlo", "safetensors": "moejax.runs.tensors", "hf": "moejax.runs.hf"}
 
@@ -21,12 +19,10 @@ FORMATS = {"stablehlo": "moejax.runs.stablehlo", "safetensors": "moejax.runs.ten
 def parser() -> Parser:
     """A run, a format, and where the file goes."""
     parser = Parser("export", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a folder that moejax run wrote")
+    parser.add_run()
     parser.add_argument("--format", choices=FORMATS, required=True, help="what the file is")
     parser.add_argument("--out", metavar="FILE", help="the file, of hf a folder (default: RUN/model.FORMAT)")
-    parser.add_argument(
-        "--checkpoint", metavar="WHICH", help="best, last or a step (default: the one the run is tested with)"
-    )
+    parser.add_checkpoint()
     parser.add_argument("--json", action="store_true", help="an object: file, format, bytes, step, inputs")
     return parser
 
@@ -34,8 +30,7 @@ def parser() -> Parser:
 def main(words: Sequence[str]) -> None:
     """Print the path of the file and how it is used."""
     asked = parser().parse_args(words)
-    if problem := path_problem(asked.out):
-        raise UserError(f"--out is {problem}.")
+    out = path_of("--out", asked.out)
     import importlib
 
     from moejax.files import write_whole
@@ -44,7 +39,7 @@ def main(words: Sequence[str]) -> None:
 
     model = load(asked.run, asked.checkpoint)
     folder = asked.run if asked.run.is_dir() else asked.run.parent
-    file = Path(asked.out) if asked.out else folder / f"model.{asked.format}"
+    file = out or folder / f"model.{asked.format}"
     content = importlib.import_module(FORMATS[asked.format]).pack(model)
     files = {file / name: part for name, part in content.items()} if isinstance(content, dict) else {file: content}
     if isinstance(content, dict):

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moejax.errors import UserError, path_problem
-from moejax.verbs.parser import Parser
+from moejax.errors import UserError
+from moejax.verbs.parser import Parser, path_of
 
 if TYPE_CHECKING:
     from moejax.runs import Model
@@ -27,11 +27,9 @@ if TYPE_CHECKING:
 def parser() -> Parser:
     """A run, and what its model is asked."""
     parser = Parser("predict", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a folder that moejax run wrote")
+    parser.add_run()
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, folders, sentences, or -")
-    parser.add_argument(
-        "--checkpoint", metavar="WHICH", help="best, last or a step (default: the one the run is tested with)"
-    )
+    parser.add_checkpoint()
     parser.add_argument("--top", type=int, default=3, metavar="N", help="classes to list (default 3)")
     parser.add_argument("--figure", metavar="FILE.png", help="draw the pictures with where each expert looks")
     parser.add_argument("--json", action="store_true", help="a list with an object an input, all weights included")
@@ -41,8 +39,7 @@ def parser() -> Parser:
 def main(words: Sequence[str]) -> None:
     """Print what the model says of each input."""
     asked = parser().parse_args(words)
-    if problem := path_problem(asked.figure):
-        raise UserError(f"--figure is {problem}.")
+    figure = path_of("--figure", asked.figure)
     if asked.top < 1:
         raise UserError(f"--top is {asked.top}; list one class at least.")
     from moejax.runs import load
@@ -58,9 +55,9 @@ def main(words: Sequence[str]) -> None:
     else:
         width = shutil.get_terminal_size((100, 24)).columns
         print("\n\n".join("\n".join(as_text(model, answer, asked.top, width)) for answer in found))
-    if asked.figure:
-        _draw(model, found, Path(asked.figure))
-        print(f"figure: {asked.figure}", file=sys.stderr)
+    if figure:
+        _draw(model, found, figure)
+        print(f"figure: {figure}", file=sys.stderr)
 
 
 def _draw(model: "Model", found: "list[Answer]", file: Path) -> None:

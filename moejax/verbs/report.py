@@ -4,7 +4,6 @@ moejax report runs/mnist_soft-20260101-120000
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from moejax.verbs.parser import Parser
 
@@ -12,7 +11,7 @@ from moejax.verbs.parser import Parser
 def parser() -> Parser:
     """A run's folder."""
     parser = Parser("report", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a folder that moejax run wrote")
+    parser.add_run()
     return parser
 
 

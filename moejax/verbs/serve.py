@@ -8,7 +8,6 @@ can be moved. Only this machine can reach it, unless --host says otherwise. Ctrl
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from moejax.verbs.parser import Parser
 
@@ -16,14 +15,12 @@ from moejax.verbs.parser import Parser
 def parser() -> Parser:
     """A run, and where its page is."""
     parser = Parser("serve", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a folder that moejax run wrote")
+    parser.add_run()
     parser.add_argument(
         "--host", default="127.0.0.1", help="the address to listen on (default 127.0.0.1: this machine)"
     )
     parser.add_argument("--port", type=int, default=8000, help="its port (default 8000; 0 for any that is free)")
-    parser.add_argument(
-        "--checkpoint", metavar="WHICH", help="best, last or a step (default: the one the run is tested with)"
-    )
+    parser.add_checkpoint()
     return parser
 
 

@@ -8,7 +8,6 @@ Exit code 1: something is damaged or missing.
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from moejax.verbs.parser import Parser
 
@@ -16,7 +15,7 @@ from moejax.verbs.parser import Parser
 def parser() -> Parser:
     """A run's folder."""
     parser = Parser("verify", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a folder that moejax run wrote")
+    parser.add_run()
     parser.add_argument("--json", action="store_true", help="a list of objects with name, state and what is said")
     return parser
 

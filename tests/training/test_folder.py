@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from moejax.errors import UserError
+from moejax.files import packed
 from moejax.training.environment import describe_cpu, environment
 from moejax.training.folder import RunFolder
-from moejax.training.history import packed
 
 
 def test_a_run_is_not_overwritten(config, tmp_path):

@@ -39,6 +39,11 @@ jax.config.update("jax_compilation_cache_max_size", 2**33)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def pytest_make_parametrize_id(config, val, argname):
+    """Bytes are not a name: a gzip file holds the second it was made in, and workers must collect the same names."""
+    return f"{argname} of {len(val)} bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _room_for_programs():
     """Each compiled program has memory maps; Linux gives a process 65,530, and XLA crashes where none is left."""

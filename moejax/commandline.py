@@ -52,7 +52,9 @@ def parse(words: Sequence[str]) -> Arguments:
         elif not equals and (not rest or rest[0].startswith("--")) and name in SWITCHES:
             values[name] = "true"
         elif not equals and (not rest or rest[0].startswith("--")):
-            problems.append(f"--{name} needs a value after it.")
+            near = difflib.get_close_matches(name, FLAGS, n=1)
+            there = f"There is no --{name}; did you mean --{near[0].replace('_', '-')}?" if near else None
+            problems.append(there or f"--{name} needs a value after it.")
         else:
             if name in values:
                 problems.append(f"--{name} is given twice; leave one out.")

@@ -43,7 +43,13 @@ def run(main: Callable[[], int | None]) -> int:
 
 
 def prepare() -> None:
-    """Plainer letters where the terminal's encoding lacks ours; figures go to files, whatever is inherited."""
+    """Plainer letters where the terminal's encoding lacks ours; figures go to files, whatever is inherited.
+
+    A stream that the process was started without, as by >&-, is one to nowhere.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (it stays open to the end)
     codecs.register_error("moejax.plain", _plainer)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -49,6 +49,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
         return "".join(word[:1] for word in option.split("_"))
 
     ways = (
+        difflib.get_close_matches(name, last_of, n=1, cutoff=0.92) if "_" in last else [],  # a letter is wrong
         [option for option in last_of if option.startswith(f"{name}.")],
         [option for option, its_last in last_of.items() if its_last == last],
         [option for option, its_last in last_of.items() if words <= set(its_last.split("_"))],

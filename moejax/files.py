@@ -1,5 +1,7 @@
 """Writing files so that whoever looks, or whatever happens, finds the old one or the new one, whole."""
 
+import contextlib
+import errno
 import io
 import os
 import secrets
@@ -7,22 +9,73 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moejax.errors import UserError, of_the_system
+
+_unfinished: set[Path] = set()
+
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write beside `path`, have it on the disk, then put it in its place; text as UTF-8.
 
+    Behind a link the file itself is replaced. What is no file, such as a pipe, is written to.
+
     Raises:
-      OSError: it cannot be written; what was there before stays.
+      OSError: it cannot be written, with `path` as its file; what was there before stays.
     """
+    content = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(content)
+        else:
+            _replace(Path(os.path.realpath(path)), content)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _replace(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")  # another process has its own
+    _unfinished.add(partial)
     try:
         with open(partial, "wb") as file:
-            file.write(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+        _unfinished.discard(partial)
+
+
+def drop_unfinished() -> None:
+    """Delete what is half written, before the process ends in the middle of it."""
+    for partial in tuple(_unfinished):
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def check_place(option: str, path: Path, *, folder: bool = False) -> None:
+    """UserError that names the option if no file, or no folder, can be written there; for before the work."""
+    if problem := _problem(path, folder):
+        code, place = problem
+        reason = of_the_system(OSError(code, os.strerror(code), str(place)))
+        raise UserError(f"Cannot write to {option} {path}: {reason}")
+
+
+def _problem(path: Path, folder: bool) -> tuple[int, Path] | None:
+    """Why not, as the system's number, and where."""
+    place = path if folder else path.parent
+    while folder and not place.exists() and place != place.parent:  # folders are made
+        place = place.parent
+    if not folder and path.is_dir():
+        return errno.EISDIR, path
+    if not place.exists():
+        return errno.ENOENT, place
+    if not place.is_dir():
+        return errno.ENOTDIR, place
+    is_beside = folder or path.is_file() or not path.exists()  # what is written, before it takes the old one's place
+    written = [place] * is_beside + [path] * path.exists()
+    return next(((errno.EACCES, p) for p in written if not os.access(p, os.W_OK)), None)
 
 
 def packed(arrays: Mapping[str, Any]) -> bytes:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from moejax import entry
 from moejax.entry import PROGRAM
 from moejax.errors import UserError, of_the_system
+from moejax.interrupt import StopSignal
 from moejax.training import lifeline
-from moejax.training.interrupt import StopSignal
 
 if TYPE_CHECKING:
     from moejax.commandline import Arguments
@@ -99,6 +99,7 @@ def _train(arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
 
 def _start(config: "Config", arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
     _prepare_jax(arguments)
+    from moejax.files import check_place
     from moejax.training.folder import RunFolder
     from moejax.training.processes import from_first, is_first
     from moejax.training.sizes import check
@@ -108,6 +109,7 @@ def _start(config: "Config", arguments: "Arguments", stop: StopSignal) -> dict[s
     out = Path(from_first(out))
     if is_first():
         RunFolder.check_free(out)
+        check_place("--out", out, folder=True)
     data = _load(config)
     check(config, data)
     with RunFolder.create(out, config) as folder, kept(out):

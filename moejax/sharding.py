@@ -76,7 +76,8 @@ class MeshAxes:
         """
         left = _not_manual(mesh)
         if left and not {*self.tokens} <= {*mesh.axis_names}:
-            fix = MeshAxes(mesh.axis_names, mesh.axis_names[1:][-1:])
+            experts = tuple(name for name in mesh.axis_names if name in self.experts)
+            fix = MeshAxes(mesh.axis_names, experts or mesh.axis_names[1:][-1:])
             raise ValueError(
                 f"The mesh in use has the axes {mesh.axis_names}, but the layer's {self} names others; name the mesh's"
                 f" own, such as mesh_axes={fix}, or none, mesh_axes=MeshAxes((), ())."

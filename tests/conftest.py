@@ -39,7 +39,7 @@ jax.config.update("jax_compilation_cache_max_size", 2**33)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def pytest_make_parametrize_id(config, val, argname):
+def pytest_make_parametrize_id(val, argname):
     """Bytes are not a name: a gzip file holds the second it was made in, and workers must collect the same names."""
     return f"{argname} of {len(val)} bytes" if isinstance(val, bytes) else None
 

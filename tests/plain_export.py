@@ -66,7 +66,7 @@ def test_an_exported_layer_and_its_gradient_are_right_for_any_batch(name):
 
     (b,) = export.symbolic_shape("b")
     call = again(program, jax.ShapeDtypeStruct((b, 5, D), x.dtype), jax.ShapeDtypeStruct((b, 5), bool))
-    for n in (1, 5, 33):
+    for n in (1, 33):
         assert_close(call(x[:n], mask[:n]), program(x[:n], mask[:n]))
 
 

@@ -41,7 +41,10 @@ LAYERS = {
     "expert_choice": partial(SparseMoE, router="expert_choice"),
     "shared": partial(SparseMoE, make_shared=mlp, shared_gate=True),
 }
-everywhere = pytest.mark.parametrize("name", LAYERS)
+SELDOM = ("regrouped", "hash", "sinkhorn", "shared")  # what they add to their dispatch is tested elsewhere too
+everywhere = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SELDOM else name for name in LAYERS]
+)
 in_each_kind = pytest.mark.parametrize("name", ["dense", "soft", "regrouped"])
 
 

@@ -10,13 +10,13 @@ from flax import nnx
 from moejax import metrics_log
 from moejax.config import Config, make_config
 from moejax.data.dataset import Dataset
+from moejax.interrupt import StopSignal
 from moejax.models import build_model
 from moejax.models.bert import weights as bert_weights
 from moejax.parameters import parameters
 from moejax.runs import about
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.folder import RunFolder
-from moejax.training.interrupt import StopSignal
 from moejax.training.loop import TrainState
 from moejax.training.optimizer import make_optimizer
 

@@ -93,6 +93,7 @@ def test_a_word_is_wrong_by_itself_if_no_choice_takes_it():
         ("lr", "3", "There is no option lr; did you mean train.learning_rate?"),
         ("train.lr", "3", "There is no option train.lr; did you mean train.learning_rate?"),
         ("moe.experts", "3", "There is no option moe.experts; did you mean moe.num_experts?"),
+        ("moe.num_expert", "3", "There is no option moe.num_expert; did you mean moe.num_experts?"),
         ("confg", "x", "There is no option confg; did you mean config?"),
         ("qqqqqq", "x", "There is no option qqqqqq; --help lists them all."),
         ("train.epochs", "3.5", "train.epochs is '3.5'; it must be a whole number from 1 to 1,000,000."),

@@ -15,6 +15,24 @@ ROOT = Path(__file__).parent.parent
 UNTYPED = {"doctor", "completion", "serve"}  # doctor judges the machine; the others have tests with what they need
 
 
+def test_an_editable_install_is_found_from_beside_a_clone_that_has_the_librarys_name(tmp_path):
+    """There `import moejax` sees the clone first, a folder without __init__.py; a package in the path wins."""
+    pytest.importorskip("setuptools", minversion="77")
+    clone = tmp_path / "moejax"
+    shutil.copytree(ROOT / "moejax", clone / "moejax", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, clone)
+    build = f"from setuptools import build_meta; build_meta.build_editable({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=clone, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    found = f"import site; site.addsitedir({str(site)!r}); import moejax; print(moejax.__file__)"
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-S", "-c", found], cwd=tmp_path, env=alone, capture_output=True, text=True)
+    assert done.stdout.strip() == str(clone / "moejax" / "__init__.py"), done.stderr
+
+
 def test_every_verb_works_where_only_the_wheel_is(tmp_path):
     pytest.importorskip("setuptools", minversion="77")
     source, site, home = (tmp_path / name for name in ("source", "site", "home"))

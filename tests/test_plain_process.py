@@ -17,7 +17,7 @@ PLAIN = ("layers", "arguments", "extensions", "float64", "export", "mesh", "read
     ("name", "marked"),
     [
         *((f"plain_{name}", "not slow") for name in PLAIN),
-        pytest.param("plain_export", "slow", marks=pytest.mark.slow),
+        *(pytest.param(f"plain_{name}", "slow", marks=pytest.mark.slow) for name in ("export", "layers")),
     ],
 )
 def test_what_a_user_meets(name, marked):

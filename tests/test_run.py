@@ -65,6 +65,7 @@ def test_print_config_prints_with_what_a_run_would_go_on(capsys, tmp_path):
             "--config mnist_soft --moe.k 3 --moe.router sigmoid",
             "moe.k has no effect with moe.layer soft; it belongs to",
         ),
+        ("--config mnist_soft --halp", "There is no --halp; did you mean --help?"),
         ("--help moe.ruoter", "There is no option moe.ruoter; did you mean moe.router?"),
     ],
 )

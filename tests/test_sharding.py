@@ -158,6 +158,14 @@ def test_inside_shard_map_each_device_has_tokens_of_its_own(name, manual):
     assert_close(jax.jit(gradients)(layer, x), want, 1e-5)
 
 
+def test_of_a_mesh_with_one_axis_its_own_name_is_advised():
+    layer, x = make_small("gather", MeshAxes()), draw(0, G, 4, 8)
+    for name, experts in (("expert", r"\('expert',\)"), ("data", r"\(\)")):
+        sentence = rf"such as mesh_axes=MeshAxes\(tokens=\('{name}',\), experts={experts}\)"
+        with jax.set_mesh(make_mesh(name, AUTO, (1,))), pytest.raises(ValueError, match=sentence):
+            jax.eval_shape(layer, jax.ShapeDtypeStruct(x.shape, x.dtype))
+
+
 def test_axes_that_the_mesh_has_not_are_one_sentence():
     layer, x = make_small("gather", MeshAxes()), draw(0, G, 4, 8)
     sentence = r"The mesh in use has the axes \('dp', 'ep'\), but .* such as mesh_axes=MeshAxes\(tokens=\('dp', 'ep'\),"

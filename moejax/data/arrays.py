@@ -141,7 +141,7 @@ def as_bytes(images: Splits, where: str) -> tuple[dict[str, UInt8[ndarray, "n ..
     if wrong := [x.dtype for x in images.values() if x.dtype.kind not in "biuf"]:
         raise UserError(f"{where} has images of type {wrong[0]}, expected numbers: bytes, or 0 to 1.")
     for split, x in images.items():
-        if x.dtype.kind == "f" and not (finite := np.isfinite(x).reshape(len(x), -1).all(1)).all():
+        if x.dtype.kind == "f" and not (finite := np.isfinite(x).all(axis=tuple(range(1, x.ndim)))).all():
             raise UserError(
                 f"{where} ({split}) has NaN or infinity in image {finite.argmin()}: mend it or leave it out."
             )

@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
 from moejax.data.library_errors import said_as
@@ -20,6 +20,7 @@ from moejax.errors import UserError
 
 ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of these endings; others may start a program
+_KINDS = ", ".join(_FORMATS)
 MOST_PIXELS = 2**26  # 67 million: a few megabytes of a file may unpack to far more
 _MOST_BYTES = 2**28
 Side = Annotated[int | None, Field(ge=4, le=512)]  # pixels
@@ -76,10 +77,17 @@ def is_grey(image: UInt8[ndarray, "i j 3"]) -> bool:
 
 def _opened(content: bytes, where: str) -> Image.Image:
     if not content:
-        raise UserError(f"{where} is empty: leave it out, or save it again.")
-    with said_as(_unreadable(where)), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a size that is an error below, of odd metadata
-        picture = Image.open(io.BytesIO(content), formats=_FORMATS)
+        raise UserError(f"{where} is empty: give a picture, or leave it out.")
+    try:
+        with said_as(_unreadable(where)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a size that is an error below, of odd metadata
+            picture = Image.open(io.BytesIO(content), formats=_FORMATS)
+    except UserError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise UserError(f"{where} has more than {MOST_PIXELS:,} pixels: make it smaller.") from error
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            raise UserError(_unreadable(where)(f"it is none of {_KINDS}")) from error
+        raise
     if picture.width * picture.height > MOST_PIXELS:
         raise UserError(
             f"{where} has {picture.width:,} × {picture.height:,} pixels, more than {MOST_PIXELS:,}: make it smaller."

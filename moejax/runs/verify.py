@@ -42,8 +42,15 @@ def verify(run: Path) -> list[Found]:
     folders = sorted((run / "checkpoints").glob("*"), key=lambda p: (not p.name.isdecimal(), len(p.name), p.name))
     of_checkpoints = {folder: list(_checkpoint(folder)) for folder in folders}
     whole = [folder for folder, found in of_checkpoints.items() if found[0].state == "ok"]
+    found = [one for of_one in of_checkpoints.values() for one in of_one] or [_no_checkpoint(run)]
     rest = _of_finished(run) if (run / manifest.NAME).exists() else _of_unfinished(run, whole[-1] if whole else None)
-    return [*(found for of_one in of_checkpoints.values() for found in of_one), *rest]
+    return [*found, *rest]
+
+
+def _no_checkpoint(run: Path) -> Found:
+    finished = (run / "summary.json").exists()
+    said = "there is none, so nothing can be asked of this run" if finished else "there is none yet"
+    return Found("checkpoints", "missing" if finished else "not recorded", said)
 
 
 def _checkpoint(folder: Path) -> Iterator[Found]:

@@ -18,6 +18,7 @@ from moejax.config import Config
 from moejax.data.dataset import Dataset, Examples, of_first_task, rows
 from moejax.errors import UserError
 from moejax.files import packed
+from moejax.interrupt import StopSignal
 from moejax.models import build_model, pretrained
 from moejax.parameters import parameters
 from moejax.predictions import Predictions
@@ -32,7 +33,6 @@ from moejax.training.folder import RunFolder
 from moejax.training.history import RoutingHistory, pictures_of_test
 from moejax.training.identity import EPOCHS, check_same, identity
 from moejax.training.information import Kinds, kinds_of_tokens
-from moejax.training.interrupt import StopSignal
 from moejax.training.log import Log, rounded
 from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, make_update, parameter_key
 from moejax.training.optimizer import learning_rate_schedule, make_optimizer, relayout, stopped_after

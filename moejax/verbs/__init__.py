@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from moejax.errors import UserError, abridged, did_you_mean
+from moejax.interrupt import ends_at_once
 
 VERBS = {
     "run": "moejax.run",
@@ -24,6 +25,7 @@ VERBS = {
     "doctor": "moejax.verbs.doctor",
     "completion": "moejax.verbs.completion",
 }
+HEED_SIGNALS = ("run", "sweep", "serve")  # themselves: they save something first, or end as they should
 
 
 def main(words: Sequence[str]) -> int:
@@ -39,7 +41,10 @@ def main(words: Sequence[str]) -> int:
         return 0
     if verb not in VERBS:
         raise UserError(_not_a_verb(verb))
-    return module(verb).main(rest) or 0
+    if verb in HEED_SIGNALS:
+        return module(verb).main(rest) or 0
+    with ends_at_once():
+        return module(verb).main(rest) or 0
 
 
 def module(verb: str) -> ModuleType:

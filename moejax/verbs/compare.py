@@ -9,10 +9,11 @@ left out.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from moejax.verbs.parser import Parser, path_of
+from moejax.verbs.parser import Parser, place_of
 
 
 def parser() -> Parser:
@@ -27,20 +28,19 @@ def parser() -> Parser:
 def main(words: Sequence[str]) -> None:
     """Print the tables and the path of the page."""
     asked = parser().parse_args(words)
-    out = path_of("--out", asked.out)
+    out = place_of("--out", asked.out)
     from moejax.comparison import compare, tables
 
     comparison = compare([Path(run) for run in asked.runs])
-    from moejax.comparison.page import draw  # a second of imports, after all that may be wrong
+    if not asked.json:
+        from moejax.report.markdown import plain
+
+        for sentence in comparison.remarks:
+            print(f"note: {sentence}")
+        for table in tables(comparison):
+            print(f"\n{table.title}\n\n{plain(table.header, table.lines)}\n{table.note}")
+        sys.stdout.flush()
+    from moejax.comparison.page import draw  # a second of imports, after the answer
 
     page = draw(comparison, out or Path(asked.runs[0]).resolve().parent / "comparison.html")
-    if asked.json:
-        print(json.dumps(comparison.as_json() | {"page": str(page)}, indent=1))
-        return
-    from moejax.report.markdown import plain
-
-    for sentence in comparison.remarks:
-        print(f"note: {sentence}")
-    for table in tables(comparison):
-        print(f"\n{table.title}\n\n{plain(table.header, table.lines)}\n{table.note}")
-    print(f"\npage: {page}")
+    print(json.dumps(comparison.as_json() | {"page": str(page)}, indent=1) if asked.json else f"\npage: {page}")

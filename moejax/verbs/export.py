@@ -11,7 +11,7 @@ hf: a folder with the MoE layers alone, as blocks of Hugging Face's transformers
 import json
 from collections.abc import Sequence
 
-from moejax.verbs.parser import Parser, path_of
+from moejax.verbs.parser import Parser, place_of
 
 FORMATS = {"stablehlo": "moejax.runs.stablehlo", "safetensors": "moejax.runs.tensors", "hf": "moejax.runs.hf"}
 
@@ -30,7 +30,7 @@ def parser() -> Parser:
 def main(words: Sequence[str]) -> None:
     """Print the path of the file and how it is used."""
     asked = parser().parse_args(words)
-    out = path_of("--out", asked.out)
+    out = place_of("--out", asked.out, folder=asked.format == "hf")
     import importlib
 
     from moejax.files import write_whole

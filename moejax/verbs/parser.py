@@ -1,10 +1,13 @@
 """How a verb reads its words: argparse, whose complaints are sentences as everywhere."""
 
 import argparse
+import difflib
+import re
 from pathlib import Path
 from typing import NoReturn
 
 from moejax.errors import UserError, path_problem
+from moejax.files import check_place
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,11 +33,20 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """UserError with what is wrong with the words."""
-        raise UserError(f"{self.prog}: {message}; see  {self.prog} --help")
+        message = re.sub(r"^argument (\S+): invalid int value: (.+)", r"\1 is \2, which is no whole number", message)
+        wrong = re.search(r"(?:unrecognized arguments: |invalid choice: )'?([^\s']+)", message)
+        there = [*self._option_string_actions, *(choice for action in self._actions for choice in action.choices or ())]
+        near = difflib.get_close_matches(wrong[1], there, n=1) if wrong else []
+        raise UserError(
+            f"{self.prog}: {message}; " + (f"did you mean {near[0]}?" if near else f"see  {self.prog} --help")
+        )
 
 
-def path_of(option: str, text: str | None) -> Path | None:
-    """The path that an option gives, if it is given; UserError for what can be none."""
+def place_of(option: str, text: str | None, *, folder: bool = False) -> Path | None:
+    """Where an option, if it is given, wants a file or a folder; UserError if none can be written there."""
     if problem := path_problem(text):
         raise UserError(f"{option} is {problem}.")
-    return None if text is None else Path(text)
+    if text is None:
+        return None
+    check_place(option, Path(text), folder=folder)
+    return Path(text)

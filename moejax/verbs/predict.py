@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moejax.errors import UserError
-from moejax.verbs.parser import Parser, path_of
+from moejax.verbs.parser import Parser, place_of
 
 if TYPE_CHECKING:
     from moejax.runs import Model
@@ -39,7 +39,9 @@ def parser() -> Parser:
 def main(words: Sequence[str]) -> None:
     """Print what the model says of each input."""
     asked = parser().parse_args(words)
-    figure = path_of("--figure", asked.figure)
+    figure = place_of("--figure", asked.figure)
+    if figure and figure.suffix.lower() != ".png":
+        raise UserError(f"--figure is {figure}, but the figure is a PNG; let the name end in .png.")
     if asked.top < 1:
         raise UserError(f"--top is {asked.top}; list one class at least.")
     from moejax.runs import load

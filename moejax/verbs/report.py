@@ -3,6 +3,7 @@
 moejax report runs/mnist_soft-20260101-120000
 """
 
+import sys
 from collections.abc import Sequence
 
 from moejax.verbs.parser import Parser
@@ -19,5 +20,8 @@ def main(words: Sequence[str]) -> None:
     """Print the path of the page."""
     asked = parser().parse_args(words)
     from moejax.report import render
+    from moejax.report.record import read
 
     print(render(asked.run))
+    for sentence in read(asked.run).remarks:
+        print(f"note: {sentence}", file=sys.stderr)

@@ -9,6 +9,7 @@ can be moved. Only this machine can reach it, unless --host says otherwise. Ctrl
 
 from collections.abc import Sequence
 
+from moejax.interrupt import ends_at_once
 from moejax.verbs.parser import Parser
 
 
@@ -37,7 +38,8 @@ def main(words: Sequence[str]) -> None:
         from moejax.serve.service import Service
 
         keep_programs(seconds=0.0)
-        service = Service(load(asked.run, asked.checkpoint), asked.run.absolute().name)
+        with ends_at_once():
+            service = Service(load(asked.run, asked.checkpoint), asked.run.absolute().name)
         print(f"{asked.run} is at {listen.address(sock)} until Ctrl-C", flush=True)
         listen.until_stopped(application(service, listen.names(asked.host)), sock)
     count = service.answered

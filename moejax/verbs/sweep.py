@@ -16,6 +16,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from moejax.interrupt import ends_at_once
 from moejax.verbs.parser import Parser
 
 
@@ -32,9 +33,10 @@ def parser() -> Parser:
 def main(words: Sequence[str]) -> int:
     """Make the runs, print the table; 1 if some failed, 128 and the signal's number if one stopped it."""
     asked, of_the_runs = parser().parse_known_args(words)
-    from moejax.sweep import plan, run_all
+    with ends_at_once():
+        from moejax.sweep import plan, run_all
 
-    sweep = plan(of_the_runs, asked.out)
+        sweep = plan(of_the_runs, asked.out)
     if asked.print:
         for run in sweep.runs:
             if not run.is_finished:

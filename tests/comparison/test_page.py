@@ -90,5 +90,18 @@ def test_what_makes_no_sense_is_a_sentence(words, said, capsys):
 
 def test_a_page_that_cannot_be_written_is_a_sentence(runs, tmp_path, capsys):
     write_run(tmp_path / "run")
-    assert main(["compare", *map(str, runs), "--out", str(tmp_path / "no" / "page.html")]) == 2
-    assert "No such file or directory" in capsys.readouterr().err
+    page = tmp_path / "no" / "page.html"
+    assert main(["compare", *map(str, runs), "--out", str(page)]) == 2
+    err = capsys.readouterr().err
+    assert err == f"moejax: Cannot write to --out {page}: {page.parent}: No such file or directory.\n"
+
+
+def test_a_page_that_the_disk_has_no_room_for_leaves_the_tables(runs, tmp_path, monkeypatch, capsys):
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert main(["compare", *map(str, runs), "--out", str(tmp_path / "page.html")]) == 2
+    out, err = capsys.readouterr()
+    assert "A  B            1             2  1.00" in out
+    assert err == f"moejax: {tmp_path / 'page.html'}: No space left on device.\n"

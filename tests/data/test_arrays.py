@@ -117,6 +117,15 @@ def test_images_that_cannot_be_used(file, x, said):
     refused(said, file(x=x, y=Y))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_splits_without_images(file, dtype):
+    none, x = np.zeros((0, 6, 5), dtype), X.astype(dtype)
+    refused("has 0 classes: a network tells at least 2", file(x=none, y=Y[:0]))
+    refused(
+        "The test split of .+ is empty: fill it, or remove it", file(x_train=x, y_train=Y, x_test=none, y_test=Y[:0])
+    )
+
+
 @pytest.mark.parametrize(
     ("y", "names"),
     [

@@ -12,6 +12,7 @@ from moejax import models
 from moejax.config import make_config
 from moejax.data.dataset import Dataset
 from moejax.data.mrpc_pieces import LENGTH
+from moejax.interrupt import StopSignal
 from moejax.models import build_model
 from moejax.models.bert import weights as bert_weights
 from moejax.models.bert.sentence_order import swap_sentences
@@ -19,7 +20,6 @@ from moejax.routing import TopKRouting
 from moejax.training.evaluate import evaluate
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
-from moejax.training.interrupt import StopSignal
 from moejax.training.progress import Progress
 
 CONFIG = make_config(

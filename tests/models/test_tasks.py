@@ -13,6 +13,7 @@ from small_run import digits
 
 from moejax.config import configured, make_config
 from moejax.data.dataset import Dataset
+from moejax.interrupt import StopSignal
 from moejax.models import build_model
 from moejax.presets import PRESETS
 from moejax.report import render
@@ -21,7 +22,6 @@ from moejax.report.record import read
 from moejax.routing import DenseRouting, SoftRouting, TopKRouting
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
-from moejax.training.interrupt import StopSignal
 from moejax.training.objective import Outputs, make_score
 from moejax.training.progress import Progress
 from moejax.training.summary import majority

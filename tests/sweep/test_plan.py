@@ -97,6 +97,13 @@ def test_one_thing_that_is_wrong(words, said):
     assert sentence.startswith(said)
 
 
+def test_a_file_is_no_folder_of_a_sweep(tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "sweep"):
+        with pytest.raises(UserError, match=f"^Cannot write to --out {out}: {tmp_path / 'file'}: Not a directory"):
+            plan(["--config", "mnist_tiny"], str(out))
+
+
 def test_a_folder_with_another_run_is_not_mixed_in(tmp_path):
     words = ["--config", "mnist_tiny", "--seed", "0..1"]
     (tmp_path / "seed=0").mkdir()

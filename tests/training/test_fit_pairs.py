@@ -6,10 +6,10 @@ import numpy as np
 
 from moejax.config import make_config
 from moejax.data.dataset import Dataset
+from moejax.interrupt import StopSignal
 from moejax.report import render
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
-from moejax.training.interrupt import StopSignal
 from moejax.training.progress import Progress
 
 

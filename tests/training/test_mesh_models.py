@@ -17,11 +17,11 @@ from moejax import models
 from moejax.config import Config, configured
 from moejax.data.dataset import Dataset
 from moejax.data.mrpc_pieces import LENGTH
+from moejax.interrupt import StopSignal
 from moejax.models.bert import weights as bert_weights
 from moejax.presets import PRESETS
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
-from moejax.training.interrupt import StopSignal
 from moejax.training.progress import Progress
 
 EXAMPLES, BATCH = 48, 16

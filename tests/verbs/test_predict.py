@@ -126,6 +126,12 @@ def test_points_are_no_words(tmp_path, capsys):
     assert "The model of this run reads patches, which are no words of a command line" in capsys.readouterr().err
 
 
+def huge(folder):
+    header = b"P5\n90000 90000\n255\n"
+    (folder / "huge.pgm").write_bytes(header + bytes(99))
+    return folder / "huge.pgm"
+
+
 def large(folder):
     Image.new("1", (9000, 9000)).save(folder / "large.png")
     return folder / "large.png"
@@ -154,7 +160,8 @@ def text(folder):
         (lambda folder: folder / "none.png", "none.png cannot be read (No such file or directory)"),
         (large, "has 9,000 × 9,000 pixels, more than 67,108,864: make it smaller"),
         (broken, "broken.png cannot be read as a picture (image file is truncated"),
-        (text, "text.png cannot be read as a picture"),
+        (huge, "huge.pgm has more than 67,108,864 pixels: make it smaller."),
+        (text, "text.png cannot be read as a picture (it is none of PNG, JPEG, BMP, GIF, WEBP, TIFF, PPM): leave"),
         (empty, "empty has no pictures in it; their names end in .bmp, "),
         (lambda folder: "\0", "A picture is '\\x00', which can be no path"),
     ],
@@ -172,9 +179,12 @@ def test_a_picture_that_is_none_is_a_sentence(run, pictures, tmp_path, make, sen
     [
         ([], "moejax predict: the following arguments are required: INPUT"),
         (["x.png", "--top", "0"], "--top is 0; list one class at least"),
-        (["x.png", "--top", "all"], "argument --top: invalid int value: 'all'"),
+        (["x.png", "--top", "all"], "moejax predict: --top is 'all', which is no whole number; see"),
         (["x.png", "--checkpoint", "newest"], "checkpoint is 'newest', but"),
         (["x.png", "--figure", ""], "--figure is '', which can be no path"),
+        (["x.png", "--figure", "x.svg"], "--figure is x.svg, but the figure is a PNG; let the name end in .png"),
+        (["x.png", "--figure", "no/x.png"], "Cannot write to --figure no/x.png: no: No such file or directory."),
+        (["x.png", "--chekpoint", "1"], "unrecognized arguments: --chekpoint 1; did you mean --checkpoint?"),
     ],
 )
 def test_words_that_make_no_sense_are_a_sentence(run, words, sentence, capsys):

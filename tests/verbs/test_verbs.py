@@ -41,12 +41,24 @@ def test_version(capsys):
         (["zzz"], "'zzz' is no verb; the verbs are run, report, "),
         (["--config", "mnist_soft"], "'--config' comes before a verb; to train, write  moejax run --config …"),
         (["report"], "moejax report: the following arguments are required: RUN; see  moejax report --help"),
-        (["presets", "--jsno"], "moejax presets: unrecognized arguments: --jsno; see  moejax presets --help"),
+        (["presets", "--jsno"], "moejax presets: unrecognized arguments: --jsno; did you mean --json?"),
+        (["presets", "--qqqq"], "moejax presets: unrecognized arguments: --qqqq; see  moejax presets --help"),
+        (["data", "fecht"], "moejax data: argument what: invalid choice: 'fecht' (choose from "),
+        (["export", "run", "--format", "stablehol"], "moejax export: argument --format: invalid choice: 'stablehol' "),
+        (["serve", "run", "--port", "abc"], "moejax serve: --port is 'abc', which is no whole number; see  moejax"),
     ],
 )
 def test_words_that_make_no_sense_are_a_sentence(words, said, capsys):
     assert main(words) == 2
     assert capsys.readouterr().err.startswith(f"moejax: {said}")
+
+
+@pytest.mark.parametrize(
+    ("words", "near"), [(["data", "fecht"], "fetch"), (["export", "run", "--format", "stablehol"], "stablehlo")]
+)
+def test_a_choice_that_is_nearly_one_is_named(words, near, capsys):
+    assert main(words) == 2
+    assert capsys.readouterr().err.endswith(f"; did you mean {near}?\n")
 
 
 def test_presets(capsys):

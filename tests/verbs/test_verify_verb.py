@@ -113,6 +113,13 @@ def test_a_configuration_or_a_log_that_cannot_be_read(run, capsys):
     assert state["config.json"][0] == state["metrics.jsonl"][0] == "missing"
 
 
+def test_a_run_without_checkpoints(run, capsys):
+    shutil.rmtree(run / "checkpoints")
+    assert found(run, capsys, 0)["checkpoints"] == ("not recorded", "there is none yet")
+    RunFolder(run).write_summary({"test_accuracy": 0.5})
+    assert found(run, capsys, 1)["checkpoints"] == ("missing", "there is none, so nothing can be asked of this run")
+
+
 def test_no_run_is_a_sentence(tmp_path, capsys):
     assert main(["verify", str(tmp_path)]) == 2
     assert "is not a run folder: it has no config.json" in capsys.readouterr().err

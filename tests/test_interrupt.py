@@ -10,9 +10,9 @@ import time
 import pytest
 from small_run import StopAfter
 
+from moejax.interrupt import StopSignal
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
-from moejax.training.interrupt import StopSignal
 from moejax.training.progress import Progress
 
 
@@ -31,7 +31,7 @@ def start(code: str) -> subprocess.Popen:
 
 WAITS = """
     import hashlib
-    from moejax.training.interrupt import StopSignal
+    from moejax.interrupt import StopSignal
     with StopSignal() as stop:
         {first}
         print("ready")
@@ -68,10 +68,35 @@ def test_a_first_signal_asks_and_handlers_are_given_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_verb_ends_at_once_and_leaves_no_half_a_file(tmp_path, number):
+    code = f"""
+        import os, sys, time, types
+        from pathlib import Path
+        from moejax import verbs
+        from moejax.__main__ import main
+        from moejax.files import write_whole
+        def fsync(_):
+            print("ready")
+            time.sleep(60)
+        os.fsync = fsync
+        sys.modules["slow"] = types.SimpleNamespace(main=lambda _: write_whole(Path({str(tmp_path)!r}, "file"), "new"))
+        verbs.VERBS["slow"] = "slow"
+        main(["slow"])
+    """
+    (tmp_path / "file").write_text("old")
+    with start(code) as process:
+        process.stdout.readline()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (128 + number, "moejax: interrupted\n")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
+
+
 def test_a_signal_that_came_before_the_last_chance_to_stop_is_not_forgotten():
     code = """
         import signal
-        from moejax.training.interrupt import StopSignal
+        from moejax.interrupt import StopSignal
         with StopSignal() as stop:
             signal.raise_signal(signal.SIGTERM)
             stop.ends_with("not forgotten.")

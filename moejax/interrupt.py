@@ -5,6 +5,9 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Iterator
+
+from moejax.files import drop_unfinished
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _SHOW_CURSOR = b"\x1b[?25h"  # which a live panel hides
@@ -70,7 +73,16 @@ class StopSignal:
 
     def _end(self, number: int) -> None:
         _say(self._last_words)
+        drop_unfinished()
         os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def ends_at_once() -> Iterator[None]:
+    """Inside, a signal ends the process with a sentence: as an exception, it could come while a library waits."""
+    with StopSignal() as stop:
+        stop.ends_with("interrupted")
+        yield
 
 
 def _say(sentence: str) -> None:

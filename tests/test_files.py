@@ -1,0 +1,83 @@
+"""Files: the old one or the new one, whole, at the path that was asked for; and what is said where neither can be."""
+
+import os
+import threading
+
+import pytest
+
+from moejax.errors import UserError
+from moejax.files import check_place, write_whole
+
+
+def full(number):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_file_is_on_the_disk_before_it_replaces_another_and_stays_if_it_cannot(tmp_path, monkeypatch):
+    file, calls = tmp_path / "a.txt", []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: calls.append("fsync") or fsync(number))
+    monkeypatch.setattr(os, "replace", lambda *paths: calls.append("replace") or replace(*paths))
+    write_whole(file, "old")
+    write_whole(file, "ä")
+    assert calls == ["fsync", "replace"] * 2
+    assert file.read_bytes() == "ä".encode()
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as raised:
+        write_whole(file, "new")
+    assert raised.value.filename == str(file)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.txt", "ä".encode())]
+
+
+def test_behind_a_link_the_file_itself_is_replaced(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_whole(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe with a name")
+def test_a_pipe_or_a_device_is_written_to_and_stays(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    check_place("--out", pipe)
+    write_whole(pipe, "new")
+    reader.join(10)
+    assert read == [b"new"]
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "problem"),
+    [
+        ("new", False, None),
+        ("file", False, None),
+        ("folder", False, "folder: Is a directory."),
+        ("none/new", False, "none: No such file or directory."),
+        ("file/new", False, "file: Not a directory."),
+        ("locked", False, "locked: Permission denied."),
+        ("none/new", True, None),
+        ("folder", True, None),
+        ("file", True, "file: Not a directory."),
+        ("file/none/new", True, "file: Not a directory."),
+        ("locked_folder/none/new", True, "locked_folder: Permission denied."),
+    ],
+)
+def test_a_place_is_looked_at_before_the_work(tmp_path, monkeypatch, path, folder, problem):
+    for name in ("file", "locked"):
+        (tmp_path / name).write_text("old")
+    for name in ("folder", "locked_folder"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(os, "access", lambda place, mode: "locked" not in str(place))  # root may write everywhere
+    before = sorted(tmp_path.rglob("*"))
+    if problem is None:
+        check_place("--out", tmp_path / path, folder=folder)
+    else:
+        with pytest.raises(UserError) as raised:
+            check_place("--out", tmp_path / path, folder=folder)
+        assert str(raised.value) == f"Cannot write to --out {tmp_path / path}: {tmp_path}/{problem}"
+    assert sorted(tmp_path.rglob("*")) == before

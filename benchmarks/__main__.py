@@ -84,4 +84,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(entry.run(main))
+    entry.end(entry.run(main))

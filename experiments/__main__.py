@@ -69,4 +69,4 @@ def quick() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry.run(main))
+    entry.end(entry.run(main))

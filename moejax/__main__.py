@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from moejax import entry, verbs
 
@@ -11,5 +12,10 @@ def main(words: Sequence[str] | None = None) -> int:
     return entry.run(lambda: verbs.main(sys.argv[1:] if words is None else words))
 
 
+def command() -> NoReturn:
+    """The program `moejax`."""
+    entry.end(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -6,10 +6,12 @@ Imports nothing heavy, so that it is in charge before the imports that take seco
 import codecs
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib import metadata
 from io import TextIOBase
+from typing import NoReturn
 
 from moejax.errors import UserError, of_the_system
 
@@ -40,6 +42,12 @@ def run(main: Callable[[], int | None]) -> int:
     with contextlib.suppress(OSError):
         print(*(f"moejax: {sentence}" for sentence in sentences), sep="\n", file=sys.stderr, flush=True)
     return 2
+
+
+def end(code: int) -> NoReturn:
+    """End the process. What it was asked for is done, and JAX takes its time to go: Ctrl-C comes too late."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def prepare() -> None:

@@ -260,4 +260,4 @@ def _prepare_jax(arguments: "Arguments") -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry.end(main())

@@ -35,6 +35,7 @@ BASE = {
     "train.learning_rate": 4e-3,
     "train.chunk": 500,
 }
+QUICK = ("dense", "oracle", "soft", "upcycled", "top4")
 SPARSE = {"router": "sigmoid", "dispatch": "grouped", "balance_weight": 0.01, "z_weight": 0.001}
 # The table's lines: name, and what the layer has; hidden widths are for an image's full width, and shrink with it.
 Lines = dict[str, tuple[str, dict[str, Any]]]
@@ -173,6 +174,7 @@ def main(arguments: Sequence[str]) -> None:
     more = ["--data.dir", asked.folder] if asked.folder else []
     if asked.quick:
         asked.only, asked.of, asked.seeds = ["table"], ["mnist"], [0]
+        asked.models = [name for name in QUICK if name in asked.models]
         more += [*fewer(2048, 512), "--data.copies", "1"]
     sets = [of for of in asked.of if _found(of, asked.folder)]
     for key in keys(asked.only, sets, asked.seeds):

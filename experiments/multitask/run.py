@@ -32,6 +32,7 @@ TWO = {
     "a gate a task (MMoE)": ("--moe.num_experts", "4", "--moe.hidden", "4"),
     "a network a task": ("--moe.num_experts", "2", "--moe.hidden", "12", "--model.own_expert", "true"),
 }
+QUICK = ("shared bottom", "a gate a task (MMoE)")
 # setting → (the tasks, the numbers of an image that a task gets, the models)
 SETTINGS = {
     "four tasks, 1 number": ("digit,parity,size,slant", 1, FOUR),
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str]) -> None:
             Run({"setting": setting, "model": model, "seed": seed}, [*words(setting, model, seed), *smaller])
             for seed in ([0] if asked.quick else asked.seeds)
             for setting in settings
-            for model in SETTINGS[setting][2]
+            for model in (QUICK if asked.quick else SETTINGS[setting][2])
         ],
         from_folder,
     )

@@ -5,7 +5,7 @@
 
 Times are for two CPU cores. Each run is `python -m moejax.run --config PRESET --seed N`; the sparse one also with
 routers that learn nothing, to see what the choice of experts is worth, and with the layer's own weights of its losses,
-by which the router hardly decides.
+by which the router hardly decides, and with other tokens to balance over.
 """
 
 import json
@@ -21,10 +21,17 @@ from moejax.report.markdown import markdown
 from moejax.report.mean import mean_and_deviation
 
 DEFAULT = ("mnist_dense", "mnist_sparse", "mnist_soft")
+_FOUR_PARTS = ["--train.gradient_accumulation_steps", "4"]
 # Beside the presets: names of rows, the preset that each is of, and the words that it adds.
 BESIDE = {f"mnist_sparse_{router}": ("mnist_sparse", ["--moe.router", router]) for router in ("random", "hash")}
+BALANCE = {  # of which tokens the balance loss wants even shares: all of a batch, in the preset
+    "mnist_sparse_sequence": ("mnist_sparse", ["--moe.balance_over", "sequence"]),
+    "mnist_sparse_micro": ("mnist_sparse", ["--moe.balance_over", "micro_batch", *_FOUR_PARTS]),
+    "mnist_sparse_global": ("mnist_sparse", _FOUR_PARTS),
+}
 _LAYERS_OWN = {"entropy_weight": "0", "z_weight": "0.001", "balance_weight": "0.01"}
 BESIDE[EVEN] = ("mnist_sparse", [word for name, value in _LAYERS_OWN.items() for word in (f"--moe.{name}", value)])
+BESIDE |= BALANCE
 
 
 def table(rows: list[Row]) -> str:

@@ -3,7 +3,7 @@
 Forward and backward (gradients of the tokens and of every parameter), float32, normal tokens, capacity factor 1.25,
 capacity competed for in groups of hidden / 4 tokens. Two questions, two baselines, timed in turns:
 
-- `einsum` and `gather` against `experts`: the experts' own batched matrix products on the same padded buffers, and again
+- `einsum` and `gather` against `experts`: the experts' own batched matrix products on the same buffers, and again
   with the choice given, which leaves out the search for the best k;
 - `grouped`, which drops nothing, against `mlp`: one MLP of hidden width k · h, the same active FLOPs.
 """

@@ -4,34 +4,19 @@
     python -m experiments mnist_presets --presets mnist_best --seeds 0 1 2   the longer preset: 3 hours
 
 Times are for two CPU cores. Each run is `python -m moejax.run --config PRESET --seed N`; the sparse one also with
-routers that learn nothing, to see what the choice of experts is worth, and with the layer's own weights of its losses,
-by which the router hardly decides, and with other tokens to balance over.
+routers that learn nothing, to see what the choice of experts is worth.
 """
 
-import json
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
-
-from experiments.mnist_presets.pictures import EVEN, draw
 from experiments.study import Row, Run, Study, collect, fewer, million, parser_of
 from moejax.report.markdown import markdown
 from moejax.report.mean import mean_and_deviation
 
 DEFAULT = ("mnist_dense", "mnist_sparse", "mnist_soft")
-_FOUR_PARTS = ["--train.gradient_accumulation_steps", "4"]
 # Beside the presets: names of rows, the preset that each is of, and the words that it adds.
-BESIDE = {f"mnist_sparse_{router}": ("mnist_sparse", ["--moe.router", router]) for router in ("random", "hash")}
-BALANCE = {  # of which tokens the balance loss wants even shares: all of a batch, in the preset
-    "mnist_sparse_sequence": ("mnist_sparse", ["--moe.balance_over", "sequence"]),
-    "mnist_sparse_micro": ("mnist_sparse", ["--moe.balance_over", "micro_batch", *_FOUR_PARTS]),
-    "mnist_sparse_global": ("mnist_sparse", _FOUR_PARTS),
-}
-_LAYERS_OWN = {"entropy_weight": "0", "z_weight": "0.001", "balance_weight": "0.01"}
-BESIDE[EVEN] = ("mnist_sparse", [word for name, value in _LAYERS_OWN.items() for word in (f"--moe.{name}", value)])
-BESIDE |= BALANCE
+UNLEARNT = {f"mnist_sparse_{router}": ("mnist_sparse", ["--moe.router", router]) for router in ("random", "hash")}
 
 
 def table(rows: list[Row]) -> str:
@@ -43,7 +28,7 @@ def table(rows: list[Row]) -> str:
 
 def _presets(rows: list[Row]) -> list[str]:
     there = dict.fromkeys(row["preset"] for row in rows)
-    return [preset for preset in dict.fromkeys([*DEFAULT, *BESIDE, *there]) if preset in there]
+    return [preset for preset in dict.fromkeys([*DEFAULT, *UNLEARNT, *there]) if preset in there]
 
 
 def _line(preset: str, rows: list[Row]) -> list[str]:
@@ -52,7 +37,7 @@ def _line(preset: str, rows: list[Row]) -> list[str]:
     def mean(name: str) -> float:
         return statistics.mean(row[name] for row in mine)
 
-    name, words = BESIDE.get(preset, (preset, []))
+    name, words = UNLEARNT.get(preset, (preset, []))
     return [
         f"`{' '.join([name, *words])}`",
         str(len(mine)),
@@ -75,23 +60,8 @@ def _entropies(of_runs: list[list[float]]) -> str:
 
 def words(preset: str) -> list[str]:
     """What follows `python -m moejax.run`."""
-    name, more = BESIDE.get(preset, (preset, []))
+    name, more = UNLEARNT.get(preset, (preset, []))
     return ["--config", name, *more]
-
-
-def from_folder(folder: Path) -> Row:
-    """How a sparse layer's router came to decide, or not: entropies in training, and in the end the larger weights."""
-    with np.load(folder / "routing.npz") as arrays:
-        if json.loads((folder / "config.json").read_text(encoding="utf-8"))["moe"].get("k") != 2:
-            return {}
-        every = max(1, len(arrays["step"]) // 60)
-        larger = arrays["sample_gate"].max(-1)  # of two shares of a token's output: from a half to all
-        shares = [np.histogram(larger[:, layer], 20, (0.5, 1.0))[0] / larger[:, layer].size for layer in (0, 1)]
-        return {
-            "steps": arrays["step"][::every].tolist(),
-            "entropies": arrays["gate_entropy"][::every].round(3).tolist(),
-            "larger_share": np.round(shares, 4).tolist(),
-        }
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -106,10 +76,8 @@ def main(arguments: Sequence[str]) -> None:
         study,
         [
             Run({"preset": preset, "seed": seed}, [*words(preset), "--seed", str(seed), *smaller])
-            for preset in asked.presets or (DEFAULT if asked.quick else (*DEFAULT, *BESIDE))
+            for preset in asked.presets or (DEFAULT if asked.quick else (*DEFAULT, *UNLEARNT))
             for seed in asked.seeds
         ],
-        from_folder,
     )
-    draw(study.rows, study.folder / "decides.png")
     print(table(study.rows))

@@ -9,15 +9,12 @@ import numpy as np
 from experiments.study import Row
 from moejax.report.style import DPI, STYLE
 
-DECIDES, EVEN = "mnist_sparse", "mnist_sparse_even"
-RUNS = {DECIDES: ("#d08c00", "the preset"), EVEN: ("#667080", "the layer's own weights of the losses")}
+RUNS = {"preset": ("#d08c00", "the preset"), "layer's own": ("#667080", "the layer's own weights of the losses")}
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
-    """Two panels of the first seed of both; nothing if no row recorded it."""
-    found = {name: next((r for r in rows if r["preset"] == name and "entropies" in r), None) for name in RUNS}
-    if not any(found.values()):
-        return
+    """Two panels, of the first seed that there is of both."""
+    found = {name: next((row for row in rows if row["line"] == name), None) for name in RUNS}
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.2), layout="constrained")
         for name, row in found.items():

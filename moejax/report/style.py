@@ -26,6 +26,7 @@ PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.4g}%")
 
 WIDTH = 9.0  # inches, of every figure
 HEADING = 0.75  # inches, above everything else
+BESIDE_KEY = 85  # letters of remarks that leave room for a key; more stand in a second line
 DPI = 150
 MOST_LAYERS = 4  # panels of one figure
 MOST_EXPERTS = 8  # rows or columns of pictures
@@ -82,8 +83,12 @@ def portion(shown: int, count: int, what: str) -> str:
 def sheet(height: float, *remarks: str) -> Figure:
     """An empty figure of `height` inches below a heading with room for the title, and remarks on what is shown."""
     figure = Figure(figsize=(WIDTH, height + HEADING))
-    line = "  ·  ".join(filter(None, remarks))
-    figure.text(0.1, height + 0.2, line, size=8.5, color=MUTED, transform=figure.dpi_scale_trans)
+    lines = ["", ""]
+    for remark in filter(None, remarks):
+        place = int(bool(lines[1] or (lines[0] and len(lines[0] + remark) > BESIDE_KEY)))
+        lines[place] += f"  ·  {remark}" if lines[place] else remark
+    for y, line in zip((0.2, 0.04), lines, strict=True):
+        figure.text(0.1, height + y, line, size=8.5, color=MUTED, transform=figure.dpi_scale_trans)
     return figure
 
 

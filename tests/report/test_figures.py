@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from moejax.report import tiles
 from moejax.report.curves import smooth
 from moejax.report.sections import SECTIONS
-from moejax.report.style import expert_colours, portion, spread
+from moejax.report.style import expert_colours, key, portion, sheet, spread
 
 
 def test_smooth_is_a_trailing_mean_that_passes_over_nan():
@@ -56,6 +57,23 @@ def test_ink_is_dark_whatever_the_ground_and_colours_stay():
     red = np.concatenate([stroke, 0 * stroke, 0 * stroke], axis=-1)
     np.testing.assert_allclose(tiles.ink(red), red / 255, atol=1e-12)
     assert (tiles.ink(red, 0.0) == tiles.PAPER).all()
+
+
+@pytest.mark.parametrize("experts", [4, 16])
+def test_remarks_and_the_key_leave_room_for_each_other(experts):
+    figure = sheet(
+        2,
+        "colour: the expert with most weight; fainter: less of it",
+        "no computation: 2–3 zero, 4 copy",
+        "3 of 9 layers",
+    )
+    key(figure, expert_colours(experts), "expert")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    left, right = [], []
+    for text in filter(lambda text: text.get_text(), figure.texts):
+        (left if text.get_position()[0] == 0.1 else right).append(text.get_window_extent(renderer))
+    assert len(left) == 2
+    assert max(box.x1 for box in left) < min(box.x0 for box in right)
 
 
 def test_mosaic_puts_pictures_in_rows():

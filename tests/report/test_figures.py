@@ -62,7 +62,7 @@ def test_ink_is_dark_whatever_the_ground_and_colours_stay():
 @pytest.mark.parametrize("experts", [4, 16])
 def test_remarks_and_the_key_leave_room_for_each_other(experts):
     figure = sheet(
-        2,
+        2.0,
         "colour: the expert with most weight; fainter: less of it",
         "no computation: 2–3 zero, 4 copy",
         "3 of 9 layers",

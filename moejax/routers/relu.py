@@ -31,6 +31,7 @@ class ReLU(Router):
     l1_reg_coeff_multiplier: Annotated[float, Field(ge=1, le=100)] = 1.2
 
     weights_sum_to_1 = False
+    aims_at_k = True
 
     def build(self, d, kernel_init, rngs):
         super().build(d, kernel_init, rngs)

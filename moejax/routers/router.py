@@ -79,6 +79,7 @@ class Router(nnx.Module):
 
     noisy: ClassVar[bool] = False  # whether it draws in training, jitter aside
     token_choice: ClassVar[bool] = True  # whether tokens choose experts
+    aims_at_k: ClassVar[bool] = False  # whether k is what training brings the mean to, and evaluation does not know it
     evens_load: ClassVar[bool] = False  # whether by itself, without a loss, it gives all experts the same load
     initializer: ClassVar[Initializer] = staticmethod(small)  # of the kernel
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from moejax.config import Config
 from moejax.errors import UserError
+from moejax.routers import ROUTERS
 from moejax.runs.model import Model
 from moejax.runs.opening import alone, shapes
 
@@ -60,6 +61,8 @@ class Variants:
                 f for f in _FACTORS if f == own.capacity_factor or _can_be(config, own._replace(capacity_factor=f))
             ],
         }
+        if _aims_at_k(config):
+            del values["k"]
         if own.capacity_factor not in values["capacity_factor"]:
             values["capacity_factor"].insert(0, own.capacity_factor)
         return {name: {"value": getattr(own, name), "values": of_one} for name, of_one in values.items()}
@@ -70,6 +73,10 @@ def _own(config: Config) -> Setting | None:
         return None
     moe = alone(config).moe
     return Setting(moe.k, moe.eval_capacity_factor)
+
+
+def _aims_at_k(config: Config) -> bool:
+    return ROUTERS[config.moe.router].aims_at_k
 
 
 def _config(config: Config, setting: Setting) -> Config:
@@ -91,6 +98,10 @@ def _can_be(config: Config, setting: Setting) -> bool:
 def _changed(model: Model, setting: Setting | None) -> Model:
     if setting is None or _own(model.config) is None:
         raise UserError("k and capacity_factor are for sparse layers, which this run has not; leave them out.")
+    if setting.k != model.config.moe.k and _aims_at_k(model.config):
+        raise UserError(
+            f"k is {setting.k}, but the router {model.config.moe.router} learnt how many to take; leave it out."
+        )
     config = _config(model.config, setting)
     structure = jax.tree.structure(shapes(config, model.about))
     module = jax.tree.unflatten(structure, jax.tree.leaves(model.module))

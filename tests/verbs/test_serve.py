@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from runs.test_model import RUNS, of_images, of_points
+from runs.test_model import IMAGE, RUNS, SPARSE, of_images, of_points
 from serving import MNIST_LIKE, asked, dark, images, pairs, png, run, said, served  # noqa: F401
 from small_run import saved_run
 
@@ -63,6 +63,15 @@ def test_only_so_many_settings_are_kept(run, monkeypatch):
         variants(settings.Setting(k, None))
         assert len(variants._known) <= 2
     assert variants(variants.own) is own
+
+
+def test_a_router_that_learnt_how_many_to_take_is_asked_for_no_other_k(tmp_path):
+    config = make_config(name="relu", model=IMAGE, moe=dict(router="relu", **SPARSE))
+    saved_run(tmp_path / "run", config, of_images(), {1: None})
+    variants = settings.Variants(moejax.runs.load(tmp_path / "run"))
+    assert list(variants.offered) == ["capacity_factor"]
+    with pytest.raises(UserError, match="k is 1, but the router relu learnt how many to take; leave it out"):
+        variants(variants.own._replace(k=1))
 
 
 def test_what_the_run_is(images, pairs):

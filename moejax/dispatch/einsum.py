@@ -43,7 +43,7 @@ def sparse_masks(routing: SparseRouting, capacity: int) -> tuple[Float[Array, "g
         dispatch = jax.nn.one_hot(routing.tokens, routing.probs.shape[1], axis=1, dtype=routing.probs.dtype)
         return dispatch, dispatch * routing.weights[:, None]
     num_experts = routing.probs.shape[-1]
-    chosen = jax.nn.one_hot(routing.experts, num_experts, dtype=jnp.int32)
+    chosen = (routing.experts[..., None] == jnp.arange(num_experts)[None, None, None]).astype(jnp.int32)
     slot = (chosen * (routing.slots[..., None] + 1)).sum(2) - 1
     dispatch = (slot[..., None] == jnp.arange(capacity)[None, None, None]).astype(routing.probs.dtype)
     return dispatch, dispatch * routing.gates[..., None]

@@ -14,6 +14,8 @@ reverse mode the transposes. What computes it may differ by platform, and is cho
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -34,6 +36,17 @@ class Lowering(NamedTuple):
 
 
 _OF_PRIMITIVE: dict[Primitive, "Multilinear"] = {}
+_WRITTEN_OUT = ContextVar("_WRITTEN_OUT", default=False)
+
+
+@contextmanager
+def written_out() -> Iterator[None]:
+    """Inside, programs are traced with what such functions stand for: for a converter that knows JAX's primitives."""
+    before = _WRITTEN_OUT.set(True)
+    try:
+        yield
+    finally:
+        _WRITTEN_OUT.reset(before)
 
 
 class Multilinear:
@@ -53,7 +66,7 @@ class Multilinear:
 
     def __call__(self, *arguments: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
         """The function of these arguments."""
-        return self._bind(*arguments, axes=())
+        return self.f(*arguments) if _WRITTEN_OUT.get() else self._bind(*arguments, axes=())
 
     def on(self, platform: str, f: Callable[..., Array]) -> None:
         """Let `f(lowering, *arguments)` compute it on "cpu", or on "cuda"."""

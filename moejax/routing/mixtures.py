@@ -32,9 +32,13 @@ def soft_routing(logits: Float[Array, "g t e c"], mask: Bool[Array, "g t"] | Non
     """Two softmaxes of one array: over the tokens for dispatch, over all slots of all experts for combine."""
     check_mask(mask, logits)
     if mask is None:
-        return SoftRouting(logits, jax.nn.softmax(logits, axis=1), jax.nn.softmax(logits, axis=(2, 3)))
+        return SoftRouting(logits, jax.nn.softmax(logits, axis=1), _over_all_slots(logits))
     real = mask[:, :, None, None]
     # The lowest finite number, not -inf: a group of nothing but padding keeps finite gradients and empty slots.
     dispatch = jax.nn.softmax(jnp.where(real, logits, jnp.finfo(logits.dtype).min), axis=1)
-    combine = jax.nn.softmax(logits, axis=(2, 3))
-    return SoftRouting(logits, jnp.where(real, dispatch, 0), jnp.where(real, combine, 0), mask)
+    return SoftRouting(logits, jnp.where(real, dispatch, 0), jnp.where(real, _over_all_slots(logits), 0), mask)
+
+
+def _over_all_slots(logits: Float[Array, "g t e c"]) -> Float[Array, "g t e c"]:
+    g, t, e, c = logits.shape
+    return jax.nn.softmax(logits.reshape(g, t, e * c)).reshape(logits.shape)  # ONNX has it along one axis

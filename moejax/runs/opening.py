@@ -56,6 +56,12 @@ def shapes(config: Config, about: About) -> nnx.Module:
     return jax.eval_shape(lambda: make(nnx.Rngs(0)))
 
 
+def under(config: Config, model: Model) -> Model:
+    """The same parameters in the network of another configuration, in which they are alike."""
+    leaves, structure = jax.tree.leaves(model.module), jax.tree.structure(shapes(config, model.about))
+    return Model(config, model.about, jax.tree.unflatten(structure, leaves), model.step)
+
+
 def _of_checkpoint(config: Config, folder: Path) -> Model:
     about = About.read(folder)
     module = empty(config, about)

@@ -6,6 +6,7 @@ answer["probabilities"]               float32 [b, y]; of several tasks [b, tasks
 answer["gates"]                       a tuple with float32 [b, tokens, experts] for each MoE layer
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,15 +21,18 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def pack(model: Model) -> bytes:
     """The program, its parameters within it; an example's answer depends on no other one's (`moejax.runs.model`)."""
-    names = model.read.names
+    return bytes(export.export(jax.jit(answering(model)), platforms=PLATFORMS)(*inputs(model)).serialize())
 
-    @jax.jit
+
+def answering(model: Model) -> Callable[..., dict[str, Any]]:
+    """What is exported: from the arrays that the model reads, in their order, to probabilities and gates."""
+
     def answer(*arrays: Array) -> dict[str, Any]:
-        logits, routings = model.module(dict(zip(names, arrays, strict=True)), train=False)
+        logits, routings = model.module(dict(zip(model.read.names, arrays, strict=True)), train=False)
         gates = tuple(by_example(r, logits.shape[0], model.module.tokens).gates for r in routings)
         return {"probabilities": jax.nn.softmax(logits), "gates": gates}
 
-    return bytes(export.export(answer, platforms=PLATFORMS)(*inputs(model)).serialize())
+    return answer
 
 
 def inputs(model: Model) -> list[jax.ShapeDtypeStruct]:

@@ -10,7 +10,7 @@ from moejax.config import Config
 from moejax.errors import UserError
 from moejax.routers import ROUTERS
 from moejax.runs.model import Model
-from moejax.runs.opening import alone, shapes
+from moejax.runs.opening import alone, under
 
 MOST = 8  # settings whose programs are kept
 _FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, None)  # that a page offers; None: nothing is dropped
@@ -102,10 +102,7 @@ def _changed(model: Model, setting: Setting | None) -> Model:
         raise UserError(
             f"k is {setting.k}, but the router {model.config.moe.router} learnt how many to take; leave it out."
         )
-    config = _config(model.config, setting)
-    structure = jax.tree.structure(shapes(config, model.about))
-    module = jax.tree.unflatten(structure, jax.tree.leaves(model.module))
-    return Model(config, model.about, module, model.step)
+    return under(_config(model.config, setting), model)
 
 
 def _warm(model: Model) -> None:

@@ -1,9 +1,10 @@
-"""`moejax export RUN --format stablehlo|safetensors|hf`: a run's model as a file, for other programs.
+"""`moejax export RUN --format stablehlo|onnx|safetensors|hf`: a run's model as a file, for other programs.
 
 moejax export runs/mnist_soft-20260101-120000 --format stablehlo
 moejax export runs/mnist_soft-20260101-120000 --format safetensors --out digits.safetensors
 
 stablehlo: a program for any number of examples on CPUs, NVIDIA GPUs and TPUs, which needs JAX and not this library.
+onnx: the same for onnxruntime and others, without JAX; needs the extra `onnx`, and not all networks can be written.
 safetensors: the arrays by name, which moejax.runs.load and predict read again.
 hf: a folder with the MoE layers alone, as blocks of Hugging Face's transformers, where they are such blocks.
 """
@@ -13,7 +14,12 @@ from collections.abc import Sequence
 
 from moejax.verbs.parser import Parser, place_of
 
-FORMATS = {"stablehlo": "moejax.runs.stablehlo", "safetensors": "moejax.runs.tensors", "hf": "moejax.runs.hf"}
+FORMATS = {
+    "stablehlo": "moejax.runs.stablehlo",
+    "onnx": "moejax.runs.onnx",
+    "safetensors": "moejax.runs.tensors",
+    "hf": "moejax.runs.hf",
+}
 
 
 def parser() -> Parser:
@@ -59,6 +65,7 @@ def main(words: Sequence[str]) -> None:
 
 _USE = {
     "stablehlo": 'use it by  jax.export.deserialize(open("{file}", "rb").read()).call(…)["probabilities"]',
+    "onnx": 'use it by  onnxruntime.InferenceSession("{file}").run(["probabilities"], …)',
     "hf": 'use it by  moejax.from_huggingface(moejax.huggingface.PublishedFiles("{file}"), config, layer=0)',
     "safetensors": 'use it by  moejax.runs.load("{file}").predict(…)',
 }

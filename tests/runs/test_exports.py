@@ -70,6 +70,51 @@ def test_a_program_runs_for_any_batch_where_moejax_is_not_there(kind, tmp_path):
             np.testing.assert_allclose(found[f"gates{b}"], route.gates[:b], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["grouped", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dense", "soft, averaged", "tasks", "pieces"))],
+)
+def test_onnxruntime_gives_the_answers_for_any_batch(kind, tmp_path):
+    pytest.importorskip("jax2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    make, values = RUNS[kind]
+    data, run, file = make(), tmp_path / "run", tmp_path / "model.onnx"
+    saved_run(run, make_config(name="exported", **values), data, {1: 0.5})
+    words = ["-m", "moejax", "export", str(run), "--format", "onnx", "--out", str(file)]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    model = moejax.runs.load(run)
+    batch = take(data.test, np.arange(33) % 20)
+    prediction, routes = model.answer(batch)
+    session = onnxruntime.InferenceSession(file.read_bytes())
+    for b in (1, 5, 33):
+        got, *gates = session.run(None, {name: batch[name][:b] for name in model.read.names})
+        np.testing.assert_allclose(got, prediction.probabilities[:b], atol=1e-5)
+        for found, route in zip(gates, routes, strict=True):
+            np.testing.assert_allclose(found, route.gates[:b], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_what_onnx_cannot_hold_is_one_sentence(tmp_path):
+    pytest.importorskip("jax2onnx")
+    make, values = RUNS["pairs"]
+    saved_run(tmp_path / "run", make_config(name="exported", **values), make(), {1: 0.5})
+    words = ["-m", "moejax", "export", str(tmp_path / "run"), "--format", "onnx"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("moejax: jax2onnx cannot write this run's network (")
+    assert line.endswith("); use --format stablehlo.")
+    assert not (tmp_path / "run" / "model.onnx").exists()
+
+
+def test_without_its_libraries_onnx_says_what_to_install(run, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["export", str(run), "--format", "onnx"]) == 2
+    said = "moejax: onnx needs jax2onnx and onnxruntime, not installed here; pip install 'moejax[onnx]'."
+    assert capsys.readouterr().err.strip() == said
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"

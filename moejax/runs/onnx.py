@@ -23,6 +23,7 @@ from moejax.runs.model import Model
 from moejax.runs.opening import alone, under
 from moejax.runs.stablehlo import answering
 
+KNOWN = (0, 10)  # the newest jax that jax2onnx 0.13 works with
 LIBRARIES = ("jax2onnx", "onnxruntime")
 _CLOSE = 1e-5  # what the file may be off by, in a probability or a gate
 _BATCHES = (1, 5, 33)
@@ -32,8 +33,13 @@ def pack(model: Model) -> bytes:
     """The file, which onnxruntime has run.
 
     Raises:
-      UserError: a library is missing, the converter does not know a part of the network, or the answers differ.
+      UserError: a library is missing, or knows no jax as new as this; the converter does not know part of the network;
+        or the answers differ.
     """
+    if jax.__version_info__[:2] > KNOWN:
+        raise UserError(
+            f"jax2onnx knows no jax {jax.__version__} yet; install on Python 3.11, or use --format stablehlo."
+        )
     if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
         raise UserError(f"onnx needs {' and '.join(missing)}, not installed here; pip install 'moejax[onnx]'.")
     names, about = list(model.read.names), model.about

@@ -18,7 +18,7 @@ from moejax.data.dataset import take
 from moejax.errors import UserError
 from moejax.huggingface import PublishedFiles
 from moejax.router_updates import moe_layers
-from moejax.runs import tensors
+from moejax.runs import onnx, tensors
 
 KINDS = ["sigmoid", *(pytest.param(name, marks=pytest.mark.slow) for name in RUNS if name != "sigmoid")]
 
@@ -70,12 +70,18 @@ def test_a_program_runs_for_any_batch_where_moejax_is_not_there(kind, tmp_path):
             np.testing.assert_allclose(found[f"gates{b}"], route.gates[:b], atol=1e-5)
 
 
+def skip_without_onnx():
+    if jax.__version_info__[:2] > onnx.KNOWN:
+        pytest.skip("jax2onnx knows no jax as new as this")
+    pytest.importorskip("jax2onnx")
+
+
 @pytest.mark.parametrize(
     "kind",
     ["grouped", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dense", "soft, averaged", "tasks", "pieces"))],
 )
 def test_onnxruntime_gives_the_answers_for_any_batch(kind, tmp_path):
-    pytest.importorskip("jax2onnx")
+    skip_without_onnx()
     onnxruntime = pytest.importorskip("onnxruntime")
     make, values = RUNS[kind]
     data, run, file = make(), tmp_path / "run", tmp_path / "model.onnx"
@@ -96,7 +102,7 @@ def test_onnxruntime_gives_the_answers_for_any_batch(kind, tmp_path):
 
 @pytest.mark.slow
 def test_what_onnx_cannot_hold_is_one_sentence(tmp_path):
-    pytest.importorskip("jax2onnx")
+    skip_without_onnx()
     make, values = RUNS["pairs"]
     saved_run(tmp_path / "run", make_config(name="exported", **values), make(), {1: 0.5})
     words = ["-m", "moejax", "export", str(tmp_path / "run"), "--format", "onnx"]
@@ -110,9 +116,13 @@ def test_what_onnx_cannot_hold_is_one_sentence(tmp_path):
 
 def test_without_its_libraries_onnx_says_what_to_install(run, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
     assert main(["export", str(run), "--format", "onnx"]) == 2
     said = "moejax: onnx needs jax2onnx and onnxruntime, not installed here; pip install 'moejax[onnx]'."
     assert capsys.readouterr().err.strip() == said
+    monkeypatch.setattr(jax, "__version_info__", (0, 12, 0))
+    assert main(["export", str(run), "--format", "onnx"]) == 2
+    assert "install on Python 3.11, or use --format stablehlo" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,11 @@ $("file").addEventListener("change", async event => {
     pen.drawImage(picture, (pad.width - width) / 2, (pad.height - height) / 2, width, height);
     touched = true;
     ask();
-  } catch { complain(`${file.name} cannot be read as a picture; choose another.`); }
+  } catch {
+    asked += 1; // an answer that is on its way would hide the sentence
+    again = false;
+    complain(`${file.name} cannot be read as a picture; choose another.`);
+  }
 });
 function fill(picture) { // the margins have the colour of the picture's corner
   pen.drawImage(picture, 0, 0, 1, 1, 0, 0, pad.width, pad.height);

@@ -68,6 +68,44 @@ def test_a_digit_is_drawn_in_a_browser_and_an_answer_appears(browser, images, tm
     assert 'data-focus="row 1, column 2"' in document
 
 
+CHOOSE = """<script>addEventListener("load", () => {
+  const choose = file => {
+    const chosen = new DataTransfer();
+    chosen.items.add(file);
+    document.getElementById("file").files = chosen.files;
+    document.getElementById("file").dispatchEvent(new Event("change"));
+  };
+  const wait = setInterval(() => {
+    if (!document.getElementById("pad").offsetWidth) return;
+    clearInterval(wait);
+    const picture = Object.assign(document.createElement("canvas"), { width: 60, height: 40 });
+    const pen = picture.getContext("2d");
+    pen.fillStyle = "white";
+    pen.fillRect(0, 0, 60, 40);
+    pen.fillStyle = "black";
+    pen.fillRect(27, 6, 5, 28);
+    picture.toBlob(blob => choose(new File([blob], "one.png", { type: "image/png" })));
+    const done = setInterval(() => {
+      if (!document.querySelector("#answer .class")) return;
+      clearInterval(done);
+      choose(new File(["no picture"], "letter.png", { type: "image/png" }));
+    }, 20);
+  }, 20);
+})</script></body>"""
+
+
+def test_a_picture_is_chosen_in_a_browser_and_what_is_none_is_said(browser, images, tmp_path):
+    html = page("bars", 4).html.replace("</body>", CHOOSE)
+    route = Route("/chosen", lambda _: HTMLResponse(html))
+    with served(images[0], lambda app: app.router.routes.append(route)) as port:
+        # Pictures are read beside virtual time, which must not be over before.
+        flags = ("--window-size=1200,900", "--virtual-time-budget=600000", "--dump-dom")
+        document, console = visit(browser, f"http://127.0.0.1:{port}/chosen", tmp_path / "profile", *flags)
+    assert console == []
+    assert re.search(r'<p class="class">\d<small>\d+\.\d%</small>', document)
+    assert "letter.png cannot be read as a picture; choose another." in document
+
+
 def test_the_page_is_whole_in_itself_under_its_own_policy(browser, images, tmp_path):
     _, port = images
     _, headers, content = asked(port, path="/", method="GET")

@@ -28,7 +28,7 @@ LAYERS |= {
     for dispatch in ("einsum", "gather", "grouped")
     if (router, dispatch) != ("expert_choice", "grouped")
 }
-FEW = [*("dense", "soft", "groups of 7", "expert_choice gather", "sinkhorn gather")]
+FEW = ["soft", "groups of 7", "expert_choice gather"]
 FEW += [f"softmax_top_k {dispatch}" for dispatch in ("einsum", "gather", "grouped")]
 
 

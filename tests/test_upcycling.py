@@ -31,6 +31,7 @@ def test_the_layer_computes_what_the_mlp_did(kind, options):
     np.testing.assert_allclose(y, dense(tokens()), rtol=1e-5, atol=1e-5)
 
 
+FEW = ("softmax_top_k", "sigmoid", "expert_choice", "relu")
 # Every router with options whose weights sum to 1, and with some whose weights do not.
 SAME = {
     "softmax_top_k": ({"k": 2}, {"k": E}, {"k": E, "renormalize": False}),
@@ -58,7 +59,9 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize(
+    "router", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in ROUTERS]
+)
 def test_the_layer_computes_what_the_mlp_did_with_every_router_or_refuses(router):
     dense = trained()
     for options in SAME[router]:

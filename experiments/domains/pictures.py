@@ -51,7 +51,7 @@ def draw(
                 _curves(by_flops, [row for row in mine if row["domains"] == usual], lambda row: row["flops"] / 1e3)
                 by_flops.set(title=f"{usual} {change}", xlabel="kFLOP per image")
                 if by_domains.lines:
-                    by_domains.legend(frameon=False, fontsize=7.5, loc="lower left")
+                    by_domains.legend(frameon=False, fontsize=7, loc="lower left")
                 for panel in of_curves:
                     panel.set_visible(bool(panel.lines))
         figure.savefig(file, dpi=DPI)

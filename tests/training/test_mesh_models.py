@@ -1,6 +1,6 @@
 """Every network of the presets, on all three kinds of data: a mesh of devices gives the numbers of one device.
 
-Each is a preset made small; its routers, experts, losses, noise and optimiser are the preset's. Two are quick; the
+Each is a preset made small; its routers, experts, losses, noise and optimiser are the preset's. One is quick; the
 others, and all presets at their full size:  pytest -n 0 -m slow tests/training/test_mesh_models.py
 """
 
@@ -106,7 +106,7 @@ def weights_made_up(monkeypatch):
     monkeypatch.setitem(models.PRETRAINED, "encoder", (made_up_weights, bert_weights.fill))
 
 
-QUICK = ("clusters_authors_nonlinear", "mnist_flat_sparse")  # half a minute each
+QUICK = ("clusters_authors_nonlinear",)
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,7 @@ def assert_same_run(fit: Fit, other: Fit) -> None:
 
 # By default the layers of most kinds on a mesh of two axes, and the one that has most to say of it in other ways; tests
 # below have it on 2 × 4 and on 1 × 8.
-BY_DEFAULT = {("2 × 4", layer) for layer in ("einsum", "grouped", "soft")} | {
-    (way, "gather") for way in ("8 × 1", "pmap")
-}
+BY_DEFAULT = {("2 × 4", layer) for layer in ("grouped", "soft")} | {(way, "gather") for way in ("8 × 1", "pmap")}
 GRID = [
     pytest.param(*cell, marks=() if cell in BY_DEFAULT else pytest.mark.slow)
     for cell in itertools.product(WAYS, LAYERS)

@@ -1,7 +1,7 @@
 """python -m experiments STUDY [options]: make the runs that are missing, then the table and the pictures of all.
 
 Without a name: which studies there are. With --help after its name a study says its question, its commands and their
-times. --quick makes a small version of everything in under a minute; without a name, of every study, in one process.
+times. --quick makes a few small runs of it in under a minute; without a name, of every study, in one process.
 
 python -m experiments readmes: put the results' tables into the READMEs, which studies do by themselves.
 """

@@ -3,7 +3,7 @@
 A study is a folder beside this file. Its rows stand in its results.json, each under a key (such as preset and seed)
 with what was measured and the machine it was measured on; the table of them in table.md beside it, and in the READMEs.
 A row that is there is not measured again, so a study may be interrupted and goes on where it stopped; delete rows to
-have them measured anew. With `--quick` it makes a small version of every row in runs/quick/STUDY, from nothing, in
+have them measured anew. With `--quick` it makes small versions of a few rows in runs/quick/STUDY, from nothing, in
 under a minute: to see that it works, not what it finds. Give the same command twice and two processes share its runs.
 """
 
@@ -165,6 +165,11 @@ def million(rows: Sequence[Row], name: str) -> str:
     return "–" if None in values else f"{statistics.mean(values) / 1e6:.2f}"
 
 
+def by_layer(of_runs: Iterable[Sequence[float]], form: str = "{:.2f}") -> str:
+    """The mean over runs, a number a layer; a dash if there are no runs."""
+    return ", ".join(form.format(statistics.mean(layer)) for layer in zip(*of_runs, strict=True)) or "–"
+
+
 def parser_of(study: str, doc: str) -> argparse.ArgumentParser:
     """A parser with `--quick` and the study's docstring as its help."""
     parser = argparse.ArgumentParser(
@@ -172,7 +177,7 @@ def parser_of(study: str, doc: str) -> argparse.ArgumentParser:
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="a small version of everything in under a minute")
+    parser.add_argument("--quick", action="store_true", help="a few small runs, in under a minute; keeps nothing")
     return parser
 
 

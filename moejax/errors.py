@@ -1,6 +1,7 @@
 """The one exception for what a user can cause: shown as sentences, never as a traceback; and what they are made of."""
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,17 @@ def of_the_system(error: OSError, place: object = None) -> str:
     """A sentence about a full disk, a missing permission, a folder that is gone; of `place`, if it names no file."""
     reason, place = error.strerror or str(error) or type(error).__name__, error.filename or place
     return f"{place}: {reason}." if place else f"{reason}."
+
+
+def cannot_write(option: str, path: object, error: OSError) -> UserError:
+    """That nothing can be written where an option says."""
+    return UserError(f"Cannot write to {option} {path}: {of_the_system(error)}")
+
+
+def require_libraries(extra: str, *names: str) -> None:
+    """UserError if a library of an extra of this package is not installed; it is of the same name as what needs it."""
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+        raise UserError(f"{extra} needs {' and '.join(missing)}, not installed here; pip install 'moejax[{extra}]'.")
 
 
 def path_problem(path: str | None) -> str:

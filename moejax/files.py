@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moejax.errors import UserError, of_the_system
+from moejax.errors import UserError, cannot_write, path_problem
 
 _unfinished: set[Path] = set()
 
@@ -54,15 +54,18 @@ def drop_unfinished() -> None:
             partial.unlink(missing_ok=True)
 
 
-def check_place(option: str, path: Path, *, folder: bool = False) -> None:
-    """UserError that names the option if no file, or no folder, can be written there; for before the work."""
-    if problem := _problem(path, folder):
-        code, place = problem
-        reason = of_the_system(OSError(code, os.strerror(code), str(place)))
-        raise UserError(f"Cannot write to {option} {path}: {reason}")
+def place_for(option: str, text: str, *, folder: bool = False) -> Path:
+    """Where an option wants a file or a folder; UserError if none can be written there. For before the work."""
+    if problem := path_problem(text):
+        raise UserError(f"{option} is {problem}.")
+    path = Path(text)
+    if obstacle := _obstacle(path, folder):
+        code, place = obstacle
+        raise cannot_write(option, path, OSError(code, os.strerror(code), str(place)))
+    return path
 
 
-def _problem(path: Path, folder: bool) -> tuple[int, Path] | None:
+def _obstacle(path: Path, folder: bool) -> tuple[int, Path] | None:
     """Why not, as the system's number, and where."""
     place = path if folder else path.parent
     while folder and not place.exists() and place != place.parent:  # folders are made

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 # Nothing that takes long to import: a signal that comes in the middle of an import is answered from `main` on.
 from moejax import entry
 from moejax.entry import PROGRAM
-from moejax.errors import UserError, of_the_system
+from moejax.errors import UserError, cannot_write, of_the_system
 from moejax.interrupt import StopSignal
 from moejax.training import lifeline
 
@@ -99,7 +99,7 @@ def _train(arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
 
 def _start(config: "Config", arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
     _prepare_jax(arguments)
-    from moejax.files import check_place
+    from moejax.files import place_for
     from moejax.training.folder import RunFolder
     from moejax.training.processes import from_first, is_first
     from moejax.training.sizes import check
@@ -109,7 +109,7 @@ def _start(config: "Config", arguments: "Arguments", stop: StopSignal) -> dict[s
     out = Path(from_first(out))
     if is_first():
         RunFolder.check_free(out)
-        check_place("--out", out, folder=True)
+        place_for("--out", str(out), folder=True)
     data = _load(config)
     check(config, data)
     with RunFolder.create(out, config) as folder, kept(out):
@@ -151,7 +151,7 @@ def _profile(arguments: "Arguments") -> Path | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"Cannot write to --profile {folder}: {of_the_system(error)}") from None
+        raise cannot_write("--profile", folder, error) from None
     return folder
 
 

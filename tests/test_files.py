@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from moejax.errors import UserError
-from moejax.files import check_place, write_whole
+from moejax.files import place_for, write_whole
 
 
 def full(number):
@@ -44,7 +44,7 @@ def test_a_pipe_or_a_device_is_written_to_and_stays(tmp_path):
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
     reader.start()
-    check_place("--out", pipe)
+    place_for("--out", str(pipe))
     write_whole(pipe, "new")
     reader.join(10)
     assert read == [b"new"]
@@ -75,9 +75,9 @@ def test_a_place_is_looked_at_before_the_work(tmp_path, monkeypatch, path, folde
     monkeypatch.setattr(os, "access", lambda place, mode: "locked" not in str(place))  # root may write everywhere
     before = sorted(tmp_path.rglob("*"))
     if problem is None:
-        check_place("--out", tmp_path / path, folder=folder)
+        place_for("--out", str(tmp_path / path), folder=folder)
     else:
         with pytest.raises(UserError) as raised:
-            check_place("--out", tmp_path / path, folder=folder)
+            place_for("--out", str(tmp_path / path), folder=folder)
         assert str(raised.value) == f"Cannot write to --out {tmp_path / path}: {tmp_path}/{problem}"
     assert sorted(tmp_path.rglob("*")) == before

@@ -79,6 +79,14 @@ def test_words_that_make_no_case_are_a_sentence(words, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
+def test_where_nothing_can_be_written_nothing_is_measured(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(own_case, "rows_of", lambda *_: pytest.fail("measured"))
+    for option, place in (("--csv", tmp_path / "none" / "x.csv"), ("--profile", tmp_path / "file" / "traces")):
+        with pytest.raises(UserError, match=f"^Cannot write to {option} {place}: "):
+            own_case.main([*SMALL, option, str(place)])
+
+
 def test_two_commits_are_measured_in_turns_by_todays_benchmark(monkeypatch, capsys):
     order, milliseconds = [], {"old": itertools.cycle((1.0, 3.0, 2.0)), "new": itertools.cycle((2.0, 3.3, 4.0))}
 

@@ -26,6 +26,7 @@ from benchmarks.harness.interleave import interleave, ratio
 from benchmarks.suite.cases import Case, forward, forward_backward, makers, program, sparse, tokens
 from benchmarks.suite.limit import limit_of, unavoidable
 from moejax.errors import UserError
+from moejax.files import place_for
 from moejax.layers import DISPATCHES, SparseMoE
 from moejax.metrics import dropped, load, max_violation
 from moejax.report.markdown import markdown
@@ -148,6 +149,10 @@ def main(words: Sequence[str]) -> int:
     asked = parser().parse_args(words)
     if asked.given and len(asked.shape) > 1:
         raise UserError("--given is a choice for the tokens of one --shape, but there are several; leave one.")
+    if asked.csv:
+        place_for("--csv", str(asked.csv))
+    if asked.profile:
+        place_for("--profile", str(asked.profile), folder=True)
     asked.side = 512 if asked.quick else None
     rows: list[dict] = []
     for case in cases(asked):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.deciding.pictures import draw
-from experiments.study import Row, Run, Study, collect, fewer, parser_of
+from experiments.study import Row, Run, Study, by_layer, collect, fewer, parser_of
 from moejax.report.markdown import markdown
 from moejax.report.mean import mean_and_deviation
 
@@ -42,17 +42,14 @@ def table(rows: list[Row]) -> str:
 def _line(name: str, rows: list[Row]) -> list[str]:
     mine = [row for row in rows if row["line"] == name]
 
-    def of_layers(values: list[list[float]], form: str) -> str:
-        return ", ".join(form.format(statistics.mean(layer)) for layer in zip(*values, strict=True))
-
     return [
         LINES[name][0],
         str(len(mine)),
         mean_and_deviation([row["test_accuracy"] for row in mine], "{:.2f}%"),
-        of_layers([row["gate_entropy"] for row in mine], "{:.2f}"),
+        by_layer([row["gate_entropy"] for row in mine]),
         f"{statistics.mean(row['max_violation'] for row in mine):.2f}",
         f"{statistics.mean(row['dropped'] for row in mine):.2%}",
-        *(of_layers([row["experts_by"][of] for row in mine], "{:.3f}") for of in ("position", "content", "label")),
+        *(by_layer([row["experts_by"][of] for row in mine], "{:.3f}") for of in ("position", "content", "label")),
     ]
 
 

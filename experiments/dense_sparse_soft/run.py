@@ -89,6 +89,7 @@ def draw(rows: list[Row], file: Path) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
+    from experiments.curves import mean_and_range
     from moejax.report.style import DPI, STYLE
 
     with plt.rc_context(STYLE):
@@ -102,12 +103,9 @@ def draw(rows: list[Row], file: Path) -> None:
                 if not of_layer:
                     continue
                 curves = np.array(of_layer)  # seed, epoch, (epoch, seconds, accuracy)
-                epochs, seconds, accuracy = curves.mean(0).T
+                epochs, seconds, _ = curves.mean(0).T
                 for panel, x in ((by_epoch, epochs), (by_second, seconds)):
-                    panel.plot(x, 100 * accuracy, color=colour, label=UNLEARNT.get(layer, layer), lw=1.5)
-                    if len(curves) > 1:
-                        low, high = (100 * f(curves[..., 2], axis=0) for f in (np.min, np.max))
-                        panel.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+                    mean_and_range(panel, x, 100 * curves[..., 2].T, colour, label=UNLEARNT.get(layer, layer), lw=1.5)
                 last += list(100 * curves[:, -1, 2])
             by_epoch.set(title=f"{data}, {comparison}", xlabel="epoch", ylabel="validation accuracy, %")
             by_epoch.set_ylim(min(last) - 3, max(last) + 0.5)

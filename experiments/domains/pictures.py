@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy import ndarray
 
+from experiments.curves import mean_and_range
 from experiments.study import Row
 from moejax.data import load
 from moejax.report.style import AMOUNT, DPI, STYLE, bare
@@ -79,8 +80,7 @@ def _curves(panel: Axes, rows: Sequence[Row], x: Callable[[Row], float]) -> None
         found = [
             [100 * row["test_accuracy"] for row in rows if row["model"] == model and x(row) == at] for at in places
         ]
-        panel.plot(places, [np.mean(values) for values in found], color=colour, ls=line, marker="o", ms=4, label=name)
-        panel.fill_between(places, [min(v) for v in found], [max(v) for v in found], color=colour, alpha=0.15, lw=0)
+        mean_and_range(panel, places, found, colour, ls=line, marker="o", ms=4, label=name)
 
 
 def _experts(panel: Axes, rows: Sequence[Row]) -> None:

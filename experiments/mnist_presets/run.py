@@ -10,7 +10,7 @@ routers that learn nothing, to see what the choice of experts is worth.
 import statistics
 from collections.abc import Sequence
 
-from experiments.study import Row, Run, Study, collect, fewer, million, parser_of
+from experiments.study import Row, Run, Study, by_layer, collect, fewer, million, parser_of
 from moejax.report.markdown import markdown
 from moejax.report.mean import mean_and_deviation
 
@@ -49,13 +49,8 @@ def _line(preset: str, rows: list[Row]) -> list[str]:
         f"{mean('dropped'):.2%}",
         f"{mean('least_load'):.2f}",
         f"{mean('max_violation'):.2f}" if all("max_violation" in row for row in mine) else "–",
-        _entropies([row["gate_entropy"] for row in mine if "gate_entropy" in row]),
+        by_layer([row["gate_entropy"] for row in mine if "gate_entropy" in row]),
     ]
-
-
-def _entropies(of_runs: list[list[float]]) -> str:
-    """The mean over runs, a number a layer."""
-    return ", ".join(f"{statistics.mean(layer):.2f}" for layer in zip(*of_runs, strict=True)) or "–"
 
 
 def words(preset: str) -> list[str]:

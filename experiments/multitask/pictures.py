@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 
+from experiments.curves import mean_and_range
 from experiments.study import Row
 from moejax.report.style import DPI, STYLE
 
@@ -44,7 +44,4 @@ def _curves(panel: Axes, rows: Sequence[Row], places: Mapping[str, float]) -> No
         }
         found = {at: values for at, values in sorted(found.items()) if values}
         if found:
-            means = [np.mean(values) for values in found.values()]
-            panel.plot(list(found), means, color=colour, ls=line, marker="o", ms=4, label=model)
-            low, high = ([f(values) for values in found.values()] for f in (min, max))
-            panel.fill_between(list(found), low, high, color=colour, alpha=0.15, lw=0)
+            mean_and_range(panel, list(found), list(found.values()), colour, ls=line, marker="o", ms=4, label=model)

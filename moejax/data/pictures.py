@@ -20,7 +20,6 @@ from moejax.errors import UserError
 
 ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of these endings; others may start a program
-_KINDS = ", ".join(_FORMATS)
 MOST_PIXELS = 2**26  # 67 million: a few megabytes of a file may unpack to far more
 _MOST_BYTES = 2**28
 Side = Annotated[int | None, Field(ge=4, le=512)]  # pixels
@@ -78,16 +77,14 @@ def is_grey(image: UInt8[ndarray, "i j 3"]) -> bool:
 def _opened(content: bytes, where: str) -> Image.Image:
     if not content:
         raise UserError(f"{where} is empty: give a picture, or leave it out.")
-    try:
-        with said_as(_unreadable(where)), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a size that is an error below, of odd metadata
+    with said_as(_unreadable(where)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a size that is an error below, of odd metadata
+        try:
             picture = Image.open(io.BytesIO(content), formats=_FORMATS)
-    except UserError as error:
-        if isinstance(error.__cause__, Image.DecompressionBombError):
+        except UnidentifiedImageError as error:
+            raise ValueError(f"it is none of {', '.join(_FORMATS)}") from error
+        except Image.DecompressionBombError as error:
             raise UserError(f"{where} has more than {MOST_PIXELS:,} pixels: make it smaller.") from error
-        if isinstance(error.__cause__, UnidentifiedImageError):
-            raise UserError(_unreadable(where)(f"it is none of {_KINDS}")) from error
-        raise
     if picture.width * picture.height > MOST_PIXELS:
         raise UserError(
             f"{where} has {picture.width:,} × {picture.height:,} pixels, more than {MOST_PIXELS:,}: make it smaller."

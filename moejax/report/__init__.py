@@ -12,5 +12,6 @@ def render(run_dir: Path) -> Path:
     UserError if `run_dir` is no run folder.
     """
     from moejax.report.drawing import draw  # imported here, since that takes a second
+    from moejax.report.record import read
 
-    return draw(run_dir)
+    return draw(run_dir, read(run_dir))

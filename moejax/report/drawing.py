@@ -8,14 +8,13 @@ from matplotlib.figure import Figure
 
 from moejax.files import write_whole
 from moejax.report.page import page
-from moejax.report.record import read
+from moejax.report.record import Record
 from moejax.report.sections import SECTIONS
 from moejax.report.style import DPI, STYLE, entitle
 
 
-def draw(run_dir: Path) -> Path:
-    """Draw the report; see `moejax.report.render`."""
-    record = read(run_dir)
+def draw(run_dir: Path, record: Record) -> Path:
+    """Draw the report of what was read there; see `moejax.report.render`."""
     (run_dir / "figures").mkdir(exist_ok=True)
     pictures: dict[str, bytes] = {}
     for section in SECTIONS:

@@ -7,7 +7,6 @@ probabilities are float32 [b, y], of several tasks [b, tasks, y]; gates, of whic
 gates_1, ...), float32 [b, tokens, experts].
 """
 
-import importlib.util
 import logging
 import warnings
 from collections.abc import Callable
@@ -17,14 +16,14 @@ import numpy as np
 from jaxtyping import Array
 from numpy import ndarray
 
-from moejax.errors import UserError
+from moejax.data.library_errors import said_as
+from moejax.errors import UserError, require_libraries
 from moejax.kernels.multilinear import written_out
 from moejax.runs.model import Model
 from moejax.runs.opening import alone, under
 from moejax.runs.stablehlo import answering
 
 KNOWN = (0, 10)  # the newest jax that jax2onnx 0.13 works with
-LIBRARIES = ("jax2onnx", "onnxruntime")
 _CLOSE = 1e-5  # what the file may be off by, in a probability or a gate
 _BATCHES = (1, 5, 33)
 
@@ -40,24 +39,19 @@ def pack(model: Model) -> bytes:
         raise UserError(
             f"jax2onnx knows no jax {jax.__version__} yet; install on Python 3.11, or use --format stablehlo."
         )
-    if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
-        raise UserError(f"onnx needs {' and '.join(missing)}, not installed here; pip install 'moejax[onnx]'.")
+    require_libraries("onnx", "jax2onnx", "onnxruntime")
     names, about = list(model.read.names), model.about
     shapes = [jax.ShapeDtypeStruct(("b", *about.shapes[name]), about.dtypes[name]) for name in names]
-    own = jax.jit(_in_order(model))
-    outputs = ["probabilities", *(f"gates_{n}" for n in range(len(own(*_arrays(model, 1))) - 1))]
-    try:
+    examples, own = [_examples(model, batch) for batch in _BATCHES], jax.jit(_in_order(model))
+    answers = [own(*arrays) for arrays in examples]
+    outputs = ["probabilities", *(f"gates_{layer}" for layer in range(len(answers[0]) - 1))]
+    with said_as(lambda problem: f"jax2onnx cannot write this run's network ({problem}); use --format stablehlo."):
         content = _converted(_in_order(_by_einsum(model)), shapes, names, outputs)
-        for arrays in (_arrays(model, batch) for batch in _BATCHES):
-            got, want = _run(content, dict(zip(names, arrays, strict=True))), own(*arrays)
+        for arrays, want in zip(examples, answers, strict=True):
+            got = _run(content, dict(zip(names, arrays, strict=True)))
             off = max(float(np.abs(a - b).max()) for a, b in zip(got, want, strict=True))
             if not off <= _CLOSE:
                 raise UserError(f"onnxruntime's answers differ from the model's by {off:.1g}; use --format stablehlo.")
-    except UserError:
-        raise
-    except Exception as error:  # a converter's and a runtime's own, of many kinds
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"jax2onnx cannot write this run's network ({line}); use --format stablehlo.") from error
     return content
 
 
@@ -92,7 +86,7 @@ def _converted(program: Callable, shapes: list, names: list[str], outputs: list[
         logging.disable(before)
 
 
-def _arrays(model: Model, batch: int) -> list[ndarray]:
+def _examples(model: Model, batch: int) -> list[ndarray]:
     """Examples made up: ink, or the first of the words."""
     rng, about = np.random.default_rng(batch), model.about
     return [

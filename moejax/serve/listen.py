@@ -1,18 +1,9 @@
 """A socket, and the server on it until Ctrl-C."""
 
 import contextlib
-import importlib.util
 import socket
 
 from moejax.errors import UserError, abridged
-
-LIBRARIES = ("starlette", "uvicorn")
-
-
-def check() -> None:
-    """UserError if a library of the extra `serve` is not installed."""
-    if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
-        raise UserError(f"serve needs {' and '.join(missing)}, not installed here; pip install 'moejax[serve]'.")
 
 
 def listening(host: str, port: int) -> socket.socket:

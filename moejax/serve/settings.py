@@ -54,15 +54,13 @@ class Variants:
         if self.own is None:
             return {}
         config, own = self._model.config, self.own
-        ks = range(1, min(_MOST_K, config.moe.num_experts) + 1)
-        values: dict[str, list] = {
-            "k": sorted({own.k, *(k for k in ks if _can_be(config, own._replace(k=k)))}),
-            "capacity_factor": [
-                f for f in _FACTORS if f == own.capacity_factor or _can_be(config, own._replace(capacity_factor=f))
-            ],
-        }
-        if _aims_at_k(config):
-            del values["k"]
+        values: dict[str, list] = {}
+        if not _aims_at_k(config):
+            ks = range(1, min(_MOST_K, config.moe.num_experts) + 1)
+            values["k"] = sorted({own.k, *(k for k in ks if _can_be(config, own._replace(k=k)))})
+        values["capacity_factor"] = [
+            f for f in _FACTORS if f == own.capacity_factor or _can_be(config, own._replace(capacity_factor=f))
+        ]
         if own.capacity_factor not in values["capacity_factor"]:
             values["capacity_factor"].insert(0, own.capacity_factor)
         return {name: {"value": getattr(own, name), "values": of_one} for name, of_one in values.items()}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from moejax.commandline import Arguments, configure, parse
-from moejax.errors import UserError, abridged, path_problem
-from moejax.files import check_place
+from moejax.errors import UserError, abridged
+from moejax.files import place_for
 from moejax.sweep.axes import MOST, values_of
 
 if TYPE_CHECKING:
@@ -80,10 +80,8 @@ def plan(words: Sequence[str], out: str | None = None) -> Sweep:
     configs, wrong = _checked(combinations, arguments, axes)
     if problems := problems + wrong:
         raise UserError(*problems)
-    folder = Path(out if out is not None else f"runs/sweep-{'-'.join(dict.fromkeys(c.name for c in configs))[:80]}")
-    if problem := path_problem(str(folder)):
-        raise UserError(f"--out is {problem}.")
-    check_place("--out", folder, folder=True)
+    own = f"runs/sweep-{'-'.join(dict.fromkeys(c.name for c in configs))[:80]}"
+    folder = place_for("--out", own if out is None else out, folder=True)
     runs = tuple(_planned(one, axes, folder) for one in combinations)
     if problems := [s for run, config in zip(runs, configs, strict=True) for s in _another(run.folder, config)]:
         raise UserError(*problems)

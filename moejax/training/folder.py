@@ -13,7 +13,7 @@ import filelock
 
 from moejax import metrics_log
 from moejax.config import Config, to_json
-from moejax.errors import UserError, of_the_system
+from moejax.errors import UserError, cannot_write
 from moejax.files import write_whole
 from moejax.runs import manifest
 from moejax.runs.folder import read_config
@@ -64,7 +64,7 @@ class RunFolder:
                 folder.write(metrics_log.NAME, "")
                 folder.write("config.json", to_json(config))  # last: with it, the folder is a run
         except OSError as error:
-            raise UserError(f"Cannot write to --out {path}: {of_the_system(error)}") from None
+            raise cannot_write("--out", path, error) from None
         return folder
 
     @staticmethod

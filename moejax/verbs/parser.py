@@ -1,13 +1,12 @@
 """How a verb reads its words: argparse, whose complaints are sentences as everywhere."""
 
 import argparse
-import difflib
 import re
 from pathlib import Path
 from typing import NoReturn
 
-from moejax.errors import UserError, path_problem
-from moejax.files import check_place
+from moejax.errors import UserError, did_you_mean
+from moejax.files import place_for
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,17 +35,10 @@ class Parser(argparse.ArgumentParser):
         message = re.sub(r"^argument (\S+): invalid int value: (.+)", r"\1 is \2, which is no whole number", message)
         wrong = re.search(r"(?:unrecognized arguments: |invalid choice: )'?([^\s']+)", message)
         there = [*self._option_string_actions, *(choice for action in self._actions for choice in action.choices or ())]
-        near = difflib.get_close_matches(wrong[1], there, n=1) if wrong else []
-        raise UserError(
-            f"{self.prog}: {message}; " + (f"did you mean {near[0]}?" if near else f"see  {self.prog} --help")
-        )
+        near = did_you_mean(wrong[1], there) if wrong else None
+        raise UserError(f"{self.prog}: {message}; " + (f"did you mean {near}?" if near else f"see  {self.prog} --help"))
 
 
 def place_of(option: str, text: str | None, *, folder: bool = False) -> Path | None:
     """Where an option, if it is given, wants a file or a folder; UserError if none can be written there."""
-    if problem := path_problem(text):
-        raise UserError(f"{option} is {problem}.")
-    if text is None:
-        return None
-    check_place(option, Path(text), folder=folder)
-    return Path(text)
+    return None if text is None else place_for(option, text, folder=folder)

@@ -19,9 +19,11 @@ def parser() -> Parser:
 def main(words: Sequence[str]) -> None:
     """Print the path of the page."""
     asked = parser().parse_args(words)
-    from moejax.report import render
     from moejax.report.record import read
 
-    print(render(asked.run))
-    for sentence in read(asked.run).remarks:
+    record = read(asked.run)
+    from moejax.report.drawing import draw  # a second of imports, after all that may be wrong
+
+    print(draw(asked.run, record))
+    for sentence in record.remarks:
         print(f"note: {sentence}", file=sys.stderr)

@@ -9,6 +9,7 @@ can be moved. Only this machine can reach it, unless --host says otherwise. Ctrl
 
 from collections.abc import Sequence
 
+from moejax.errors import require_libraries
 from moejax.interrupt import ends_at_once
 from moejax.verbs.parser import Parser
 
@@ -28,17 +29,17 @@ def parser() -> Parser:
 def main(words: Sequence[str]) -> None:
     """Serve the page until Ctrl-C."""
     asked = parser().parse_args(words)
+    require_libraries("serve", "starlette", "uvicorn")
     from moejax.serve import listen
 
-    listen.check()
     with listen.listening(asked.host, asked.port) as sock:
-        from moejax.runs import load
-        from moejax.runs.programs import keep_programs
-        from moejax.serve.app import application
-        from moejax.serve.service import Service
-
-        keep_programs(seconds=0.0)
         with ends_at_once():
+            from moejax.runs import load
+            from moejax.runs.programs import keep_programs
+            from moejax.serve.app import application
+            from moejax.serve.service import Service
+
+            keep_programs(seconds=0.0)
             service = Service(load(asked.run, asked.checkpoint), asked.run.absolute().name)
         print(f"{asked.run} is at {listen.address(sock)} until Ctrl-C", flush=True)
         listen.until_stopped(application(service, listen.names(asked.host)), sock)

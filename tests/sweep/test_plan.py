@@ -102,6 +102,8 @@ def test_a_file_is_no_folder_of_a_sweep(tmp_path):
     for out in (tmp_path / "file", tmp_path / "file" / "sweep"):
         with pytest.raises(UserError, match=f"^Cannot write to --out {out}: {tmp_path / 'file'}: Not a directory"):
             plan(["--config", "mnist_tiny"], str(out))
+    with pytest.raises(UserError, match=r"^--out is '', which can be no path"):
+        plan(["--config", "mnist_tiny"], "")
 
 
 def test_a_folder_with_another_run_is_not_mixed_in(tmp_path):

@@ -12,7 +12,21 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from moejax.data import arrays, clusters, domains, idx_files, image_tasks, images, ink, mnist, mrpc, mrpc_pieces, pairs
+from moejax.data import (
+    arrays,
+    clusters,
+    domains,
+    idx_files,
+    image_tasks,
+    images,
+    ink,
+    mnist,
+    mrpc,
+    mrpc_pieces,
+    pairs,
+    python_library,
+    text,
+)
 from moejax.data.dataset import SOURCES, Dataset, Examples, Loader
 from moejax.errors import UserError
 from moejax.options import in_words, no_option, options_of, plain, problems, require
@@ -43,6 +57,8 @@ DATASETS = {
     "arrays": Loader(arrays.load, "image", "images of your own as arrays in an .npz file"),
     "idx": Loader(idx_files.load, "image", "images in files of MNIST's form: KMNIST, EMNIST, your own"),
     "pairs": Loader(pairs.load, "first", "pairs of texts of your own with a label, in a table"),
+    "python": Loader(python_library.load, "tokens", "the sources of Python's own library, to be continued"),
+    "text": Loader(text.load, "tokens", "text of your own, to be continued: a file or a folder of files"),
     "clusters": Loader(clusters.load, "patches", "synthetic clusters of patches (Chen et al. 2022)"),
 }
 

@@ -17,7 +17,7 @@ from moejax.data.ink import Ink, grounds
 from moejax.errors import UserError, path_problem
 from moejax.options import Choice
 
-# {"image": uint8 [n, i, j] or [n, i, j, 3], "label": int32 [n], of several tasks [n, tasks]}
+# {"image": uint8 [n, i, j] or [n, i, j, 3], "label": int32 [n], of several tasks [n, tasks], of text [n, t]}
 Examples = dict[str, np.ndarray]
 
 
@@ -27,7 +27,8 @@ class Dataset:
 
     Attributes:
       name: the name `load` knows it by, e.g. "mnist".
-      source: the kind of source that served it: "dir", "cache", "mirror", "wheel", "embedded", "tfds" or "hf".
+      source: the kind of source that served it: "dir", "cache", "mirror", "wheel", "embedded", "tfds" or "hf"; of text
+        that Python itself brings, "installed".
       origin: where exactly, for people: the folder, the URL, a package with its version.
       sha256: by file name, the checksum of the unpacked content (whether the file was stored as .gz or not);
         empty where no published file was read.
@@ -37,6 +38,7 @@ class Dataset:
       tasks: of a set for several tasks, the number of classes of each by its name, in the order of the labels.
       classes: the names of the classes, by label; empty where they have none.
       tokenizer: the text of the tokenizer.json that its sentences were tokenized with, if they were.
+      token_bytes: of text that is to be continued, the bytes that each token stands for; a label is the next token.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Dataset:
     tasks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     classes: tuple[str, ...] = ()
     tokenizer: str | None = None
+    token_bytes: np.ndarray | None = None
 
     @property
     def to_answer(self) -> int | tuple[int, ...]:

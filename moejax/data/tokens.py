@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +45,7 @@ def trained(name: str, sentences: Sequence[str], vocabulary: int):
     Raises:
       UserError: the letters of the sentences alone are more.
     """
-    version = importlib.metadata.version("tokenizers")  # another one may neither train the same nor read this one's
-    digest = hashlib.sha256("\n".join([version, str(vocabulary), *sentences]).encode()).hexdigest()
-    text = _kept(name, digest)
-    if text is None:
-        text = _train(sentences, vocabulary)
-        find.keep(name, _file_name(digest, text.encode()), text.encode())
+    text = kept_or_trained(name, sentences, str(vocabulary), lambda: _train(sentences, vocabulary))
     tokenizer = of_text(text)
     if len(tokenizer) > vocabulary:  # every letter is a token, however few are asked for
         raise UserError(
@@ -58,6 +53,20 @@ def trained(name: str, sentences: Sequence[str], vocabulary: int):
             f"give that many at least."
         )
     return tokenizer
+
+
+def kept_or_trained(name: str, texts: Sequence[str], what: str, train: Callable[[], str]) -> str:
+    """The text of the tokenizer that `train` makes of the texts, out of the cache if it is there.
+
+    `name` is the data set's, `what` says which tokenizer it is.
+    """
+    version = importlib.metadata.version("tokenizers")  # another one may neither train the same nor read this one's
+    digest = hashlib.sha256("\n".join([version, what, *texts]).encode()).hexdigest()
+    text = _kept(name, digest)
+    if text is None:
+        text = train()
+        find.keep(name, _file_name(digest, text.encode()), text.encode())
+    return text
 
 
 def _kept(name: str, digest: str) -> str | None:

@@ -2,7 +2,8 @@
 
 A model is called as `model(batch, train=…, key=…)` with a dict of arrays that share their leading axis. It returns
 class logits [b, y] in float32 and the routing of each of its MoE layers, in the order in which
-`moejax.router_updates.moe_layers` finds them. One for several tasks returns [b, tasks, y]. Its attributes are
+`moejax.router_updates.moe_layers` finds them. One for several tasks returns [b, tasks, y], one that foretells the next
+token [b, t, y]. Its attributes are
 
     tokens           number of tokens of an example in each MoE layer
     grid             rows and columns of the tokens, where they lie on an image
@@ -17,6 +18,7 @@ and those of its class
     many_tasks       whether it answers several tasks, and so learns from labels [b, tasks]; if not said, it does not
     experts_return_tokens  False where experts return something else, such as logits
     config_problems  sentences on what is wrong in a configuration
+    notes            sentences on what is to be known of one that works; a model may leave both out
 
 A new model is a file here and a line of `MODELS`.
 """
@@ -27,6 +29,7 @@ from numpy import ndarray
 
 from moejax.models import bert
 from moejax.models.clusters import ClusterClassifier
+from moejax.models.decoder import Decoder
 from moejax.models.flat import FlatClassifier
 from moejax.models.image import ImageClassifier
 from moejax.models.lstm import LSTMClassifier
@@ -34,7 +37,7 @@ from moejax.models.pair import PairClassifier
 from moejax.models.tasks import TasksClassifier
 from moejax.options import Options
 
-__all__ = ["MODELS", "PRETRAINED", "build_model", "pretrained"]
+__all__ = ["MODELS", "PRETRAINED", "build_model", "notes", "pretrained"]
 
 # name → (config, number of classes or, of several tasks, of each, rngs) → model; what reads images takes their shape
 # after the classes.
@@ -46,6 +49,7 @@ MODELS: dict[str, type[nnx.Module]] = {
     "tasks": TasksClassifier,
     "pair": PairClassifier,
     "encoder": bert.EncoderClassifier,
+    "decoder": Decoder,
 }
 # name → a function that finds the pre-trained weights, and one that fills a new model with them.
 PRETRAINED = {
@@ -72,6 +76,11 @@ def build_model(
         return model
     _, fill = PRETRAINED[config.model.name]
     return fill(model, weights, noise=config.model.upcycling_noise, rngs=rngs)
+
+
+def notes(config: Options) -> tuple[str, ...]:
+    """What is to be known of a configuration of a model."""
+    return tuple(getattr(MODELS[config.model.name], "notes", lambda _: ())(config))
 
 
 def pretrained(config: Options) -> dict[str, ndarray]:

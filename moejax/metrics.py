@@ -3,12 +3,13 @@
 Padding counts nowhere. Axis letters: g groups, t tokens of a group, e experts; y labels (or clusters) of the examples.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from moejax.losses import distribution, mean_over_tokens, only
 from moejax.routing import ExpertChoiceRouting, Routing, SparseRouting, TopKRouting
@@ -104,7 +105,7 @@ def confidence(routing: Routing) -> Float[Array, ""]:
 
 
 def label_counts(
-    of: Routing | Float[Array, "*n e"], labels: Int[Array, "*#n"], num_labels: int
+    of: Routing | Float[Array, "*n e"], labels: Integer[Array, "*#n"], num_labels: int
 ) -> Float[Array, "{num_labels} e"]:
     """How much of each label's tokens each expert got, the sum of their gates: the table of the next two.
 
@@ -120,6 +121,11 @@ def label_counts(
         )
     one_hot = jax.nn.one_hot(jnp.broadcast_to(labels, tokens), num_labels, dtype=gates.dtype)
     return one_hot.reshape(-1, num_labels).T @ gates.reshape(-1, gates.shape[-1])
+
+
+def bits_per_byte(loss: float, bytes_per_token: float) -> float:
+    """Of a language model's loss, nats a token, what a byte of the text costs; the same for any tokens."""
+    return loss / math.log(2) / bytes_per_token
 
 
 def dispatch_entropy(counts: Float[Array, "y e"]) -> Float[Array, ""]:

@@ -228,10 +228,15 @@ def _run(
     if folder.writes:
         report = _report(folder.path, stop)
         progress.message(
-            f"test accuracy {summary['test_accuracy']:.2%} on {summary['test_examples']:,} examples"
+            f"test {_score(summary)} on {summary['test_examples']:,} examples"
             f"  ({summary['parameters']:,} parameters, {summary['seconds']:.0f} s)\nreport: {report}"
         )
     return summary | {"run": str(folder.path)}
+
+
+def _score(summary: dict[str, Any]) -> str:
+    bits = summary.get("test_bits_per_byte")
+    return f"accuracy {summary['test_accuracy']:.2%}" if bits is None else f"{bits:.3f} bits a byte"
 
 
 def _report(path: Path, stop: StopSignal) -> Path:

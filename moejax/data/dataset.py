@@ -65,6 +65,10 @@ class Dataset:
         """Rows, columns and, in colour, channels of its images; None if it has none."""
         return self.train["image"].shape[1:] if "image" in self.train else None
 
+    def bytes_per_token(self, examples: Examples) -> float | None:
+        """Of text, the bytes that a label stands for on average; else None."""
+        return None if self.token_bytes is None else float(self.token_bytes[examples["label"]].mean())
+
     @property
     def record(self) -> dict[str, Any]:
         """All but the examples and the tokenizer, for JSON: what a run's folder says of its data."""
@@ -150,6 +154,11 @@ class Loader:
 def rows(examples: Mapping[str, Sized]) -> int:
     """The number of examples: the length of the axis that all arrays share."""
     return len(next(iter(examples.values())))
+
+
+def is_text(examples: Mapping[str, Any]) -> bool:
+    """Whether each token has a label, the next one; else there is one an example, or one for each task."""
+    return "tokens" in examples
 
 
 def of_first_task(labels: np.ndarray) -> np.ndarray:

@@ -39,8 +39,8 @@ def load(
     chosen = [name for name in names if not _left_out(name.split("/"))]
     if len(chosen) < _FEWEST:
         raise UserError(
-            f"This Python has {len(chosen)} sources of its library in {root}, expected {_FEWEST} at least: name a folder"
-            " of text by --data.name text --data.dir."
+            f"This Python has {len(chosen)} sources of its library in {root}, expected {_FEWEST} at least: name a"
+            " folder of text by --data.name text --data.dir."
         )
     return text.dataset_of(
         "python",

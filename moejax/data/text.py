@@ -7,7 +7,7 @@ where no files are small enough for that, the end of each file is.
 
 import fnmatch
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path as File
 from typing import Annotated, Any
 
@@ -18,14 +18,14 @@ from pydantic import Field
 
 from moejax.data.dataset import Dataset, Examples, Path, Validation, check_room, own_path
 from moejax.data.text_tokens import END, BytePairs, Bytes, TextTokens
-from moejax.errors import UserError, abridged, of_the_system
+from moejax.errors import UserError, of_the_system
 
 Texts = Mapping[str, str]  # by the file's name
 Length = Annotated[int, Field(ge=2, le=2**16)]
 Pieces = Annotated[int | None, Field(ge=257, le=2**20)]
 HeldOut = Annotated[float, Field(gt=0, lt=0.5)]
 
-_NAMES = "train", "validation", "test"
+_VERBS = {"train": "train", "validation": "validate", "test": "test"}  # by split
 
 
 def load(
@@ -127,7 +127,7 @@ def dataset_of(
     examples = {split: windows(of_split, length) for split, of_split in joined.items()}
     order = np.random.default_rng(0).permutation(len(examples["train"]["label"]))
     examples["train"] = {key: array[order] for key, array in examples["train"].items()}  # some of them are a sample
-    counts = ", ".join(f"{len(splits[s])} files to {v}" for s, v in zip(_NAMES, ("train", "validate", "test")))
+    counts = ", ".join(f"{len(splits[s])} files to {v}" for s, v in _VERBS.items())
     return Dataset(
         name,
         source,
@@ -156,13 +156,13 @@ def divided(texts: Texts, held_out: float) -> tuple[dict[str, dict[str, str]], t
         while there < wanted and (name := next(by_digest, None)) is not None:
             if sizes[name] <= wanted:
                 split_of[name], there = split, there + sizes[name]
-    splits = {split: {name: texts[name] for name in texts if split_of[name] == split} for split in _NAMES}
+    splits = {split: {name: texts[name] for name in texts if split_of[name] == split} for split in _VERBS}
     if all(any(of_split.values()) for of_split in splits.values()):
         return splits, ()
-    parts: dict[str, dict[str, str]] = {split: {} for split in _NAMES}
+    parts: dict[str, dict[str, str]] = {split: {} for split in _VERBS}
     for name, text in texts.items():
         cuts = [0, *(round(len(text) * (1 - share * held_out)) for share in (2, 1)), len(text)]
-        for split, start, stop in zip(_NAMES, cuts, cuts[1:], strict=False):
+        for split, start, stop in zip(_VERBS, cuts, cuts[1:], strict=False):
             parts[split][name] = text[start:stop]
     return parts, ("Files are too few or too large to hold out whole ones: the end of each is held out.",)
 

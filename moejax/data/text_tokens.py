@@ -1,12 +1,16 @@
 """Text as numbers and back: its UTF-8 bytes, or byte pairs that are trained on the spot.
 
-Both begin and end a text with token 0. Nothing is unknown to either: a byte pair is made of bytes.
+Nothing is unknown to either: a byte pair is made of bytes. `END`, token 0, stands between texts. Their attributes are
+
+    vocabulary    number of tokens
+    lengths       bytes that each token stands for; `END` counts as one
+    tokenizer     the text of the tokenizer.json that makes them; None for bytes
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt
+from jaxtyping import UInt
 from numpy import ndarray
 
 from moejax.data import tokens
@@ -16,28 +20,6 @@ END = 0  # between texts
 _END = "<|endoftext|>"
 
 
-class TextTokens(Protocol):
-    """What turns text into tokens 0 … `vocabulary` - 1.
-
-    Attributes:
-      vocabulary: number of tokens.
-      tokenizer: the text of the tokenizer.json that makes them; None for bytes.
-      lengths: bytes that each token stands for; `END` counts as one.
-    """
-
-    vocabulary: int
-    tokenizer: str | None
-    lengths: Int[ndarray, " y"]
-
-    def encode(self, text: str) -> UInt[ndarray, " n"]:
-        """The tokens of a text, which holds no NUL."""
-        ...
-
-    def decode(self, ids: Any) -> bytes:
-        """The bytes of tokens; those of a character may come in several. `END` is a NUL."""
-        ...
-
-
 class Bytes:
     """Each byte of UTF-8 is a token."""
 
@@ -45,9 +27,11 @@ class Bytes:
     lengths = np.ones(256, np.int32)
 
     def encode(self, text: str) -> UInt[ndarray, " n"]:
+        """The tokens of a text, which holds no NUL."""
         return np.frombuffer(text.encode("utf-8"), np.uint8)
 
     def decode(self, ids: Any) -> bytes:
+        """The bytes of tokens; a character may be cut in two, and `END` is a NUL."""
         return np.asarray(ids, np.uint8).tobytes()
 
 
@@ -62,7 +46,7 @@ class BytePairs:
         self._tool.encode_special_tokens = True  # a text may hold the letters that END is written with
         self.vocabulary = self._tool.get_vocab_size()
         byte_of = {letter: byte for byte, letter in _letters().items()}
-        pieces = (self._tool.id_to_token(token) for token in range(1, self.vocabulary))
+        pieces = (self._tool.id_to_token(token) or "" for token in range(1, self.vocabulary))
         self._bytes = [b"\0", *(bytes(byte_of[letter] for letter in piece) for piece in pieces)]
         self.lengths = np.array([len(piece) for piece in self._bytes], np.int32)
 
@@ -77,6 +61,9 @@ class BytePairs:
 
     def decode(self, ids: Any) -> bytes:
         return b"".join(self._bytes[token] for token in np.asarray(ids).tolist())
+
+
+TextTokens = Bytes | BytePairs
 
 
 def text_tokens(tokenizer: str | None) -> TextTokens:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Integer, Key
 from pydantic import Field
 
 from moejax.experts import GLU
@@ -155,18 +155,17 @@ class Decoder(nnx.Module):
         m = config.model
         keys = m.key_heads or m.heads
         if m.width % m.heads or m.width // m.heads % 2:
-            yield f"model.width is {m.width}, of which model.heads {m.heads} make no heads of an even width; change one."
+            yield f"model.width is {m.width}, of which {m.heads} heads (model.heads) get no even part; change one."
         if m.heads % keys:
             yield f"model.key_heads is {keys}, which does not divide model.heads, {m.heads}; use a divisor."
 
     @staticmethod
     def notes(config: Any) -> Iterator[str]:
         """What to tell of a configuration that works."""
-        router = getattr(config.moe, "router", "")
-        if config.moe.layer == "soft" or (router and not ROUTERS[router].token_choice):
+        if culprit := sees_later(config.moe):
             yield (
-                f"{f'moe.router {router}' if router else 'moe.layer soft'} sees tokens that come later, so that the loss"
-                " is less than what the model could foretell, and no text can be generated."
+                f"{culprit} sees tokens that come later, so that the loss is less than that of what the model could"
+                " foretell, and no text can be generated."
             )
 
     def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
@@ -182,12 +181,12 @@ class Decoder(nnx.Module):
     def __call__(
         self, batch: dict[str, Array], *, train: bool, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "b t y"], tuple[Routing, ...]]:
-        """`batch["tokens"]`: whole numbers [b, t]; `key`: for dropout and routers with noise. The logits are float32."""
+        """`batch["tokens"]`: whole numbers [b, t]; `key`: for dropout and noisy routers. The logits are float32."""
         logits, routings, _ = self._read(batch["tokens"], None, train, key)
         return logits, routings
 
     def go_on(
-        self, tokens: Int[Array, "b t"], cache: Cache
+        self, tokens: Integer[Array, "b t"], cache: Cache
     ) -> tuple[Float[Array, "b t y"], tuple[Routing, ...], Cache]:
         """The same of tokens that follow those that `cache` holds, and the cache of all."""
         return self._read(tokens, cache, False, None)
@@ -200,9 +199,10 @@ class Decoder(nnx.Module):
         return Cache(empty, empty, jnp.zeros((), jnp.int32))
 
     def _read(
-        self, tokens: Int[Array, "b t"], cache: Cache | None, train: bool, key: Key[Array, ""] | None
+        self, tokens: Integer[Array, "b t"], cache: Cache | None, train: bool, key: Key[Array, ""] | None
     ) -> tuple[Float[Array, "b t y"], tuple[Routing, ...], Cache | None]:
         keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(self.blocks) + 1)]
+        tokens = tokens.astype(jnp.int32)
         x = dropout(keys[-1], self.embeddings[...].astype(self.dtype)[tokens], self.rate)
         pasts = [None] * len(self.blocks) if cache is None else zip(cache.keys, cache.values, strict=True)
         start = 0 if cache is None else cache.length
@@ -219,6 +219,13 @@ class Decoder(nnx.Module):
         x = self.norm(x)
         logits = x @ self.embeddings[...].astype(x.dtype).T if self.head is None else self.head(x)
         return logits.astype(jnp.float32), tuple(routings), None if cache is None else kept(cache, news)
+
+
+def sees_later(moe: Options) -> str:
+    """What lets a token see later ones; empty for layers in which each is by itself."""
+    if moe.layer == "soft":
+        return "moe.layer soft"
+    return f"moe.router {moe.router}" if moe.layer == "sparse" and not ROUTERS[moe.router].token_choice else ""
 
 
 def active_width(moe: Options) -> int:

@@ -1,6 +1,6 @@
 """The named runs, one file a family. Each states its data, its time on two CPU cores and the accuracy to expect."""
 
-from moejax.presets import clusters, mnist, mnist_flat, mnist_lstm, mnist_tasks, mrpc, mrpc_minilm
+from moejax.presets import clusters, mnist, mnist_flat, mnist_lstm, mnist_tasks, mrpc, mrpc_minilm, text
 from moejax.presets.preset import Preset
 
 __all__ = ["PRESETS", "Preset", "listed"]
@@ -13,6 +13,7 @@ PRESETS: dict[str, Preset] = {
     **clusters.PRESETS,
     **mrpc.PRESETS,
     **mrpc_minilm.PRESETS,
+    **text.PRESETS,
 }
 
 

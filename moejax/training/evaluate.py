@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
 
 from moejax import metrics
-from moejax.data.dataset import Examples, of_first_task, rows
+from moejax.data.dataset import Examples, is_text, rows
 from moejax.inputs import ungroup
 from moejax.kernels import cpu_blas
 from moejax.routing import Routing, ZeroComputation
@@ -25,7 +25,8 @@ from moejax.training.objective import Batch
 class BatchResult(NamedTuple):
     """Results of one batch: by example, or one for the batch; layers are stacked."""
 
-    logits: Float[Array, "b *tasks y"]
+    prediction: Int[Array, " b *tasks"]
+    classes: Int[Array, ""]  # how many there are
     loss: Float[Array, " b *tasks"]  # cross-entropy, nats
     gates: Float[Array, "b l e"]  # each expert's share of the example's output
     token_shares: Float[Array, "b l t e"]  # and of each token's
@@ -41,7 +42,7 @@ class Evaluation(NamedTuple):
     """Results of a whole split."""
 
     loss: float  # mean cross-entropy, nats, over examples and tasks
-    accuracy: float  # 0 to 1, the mean of the tasks
+    accuracy: float  # 0 to 1, the mean of the tasks, or of the tokens of text
     f1: float | None  # of class 1, where there are two classes
     prediction: Int[ndarray, " n *tasks"]
     gates: Float[ndarray, "n l e"]
@@ -68,7 +69,8 @@ def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
         return jnp.abs(ungroup(routing.gates, (examples, model.tokens)))
 
     return BatchResult(
-        logits,
+        logits.argmax(-1),
+        jnp.int32(logits.shape[-1]),
         optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
         jnp.stack([metrics.token_shares(gates(r).sum(1)) for r in routings], axis=1),
         jnp.stack([metrics.token_shares(gates(r)) for r in routings], axis=1),
@@ -96,25 +98,24 @@ def evaluate(
         results.append(result._replace(token_shares=None))  # too large to keep
     sizes = np.array([len(r.loss) for r in results])
     of_example = functools.partial(_gather, results)
-    logits, label = of_example("logits"), np.asarray(data["label"])
-    prediction = logits.argmax(-1)
+    prediction, label = of_example("prediction"), np.asarray(data["label"])
     right = prediction == label
     names = ["load", "dropped", "gate_entropy", "experts_per_token"]
     names += [] if results[0].experts_computed is None else ["experts_computed"]
     return Evaluation(
         loss=float(of_example("loss").mean()),
         accuracy=float(right.mean()),
-        f1=f1(prediction == 1, label == 1) if logits.shape[1:] == (2,) else None,
+        f1=f1(prediction == 1, label == 1) if label.ndim == 1 and results[0].classes == 2 else None,
         prediction=prediction,
         gates=of_example("gates"),
         zero_computation=results[0].zero_computation,
         **{name: np.average([getattr(r, name) for r in results], axis=0, weights=sizes) for name in names},
-        of_tasks=() if right.ndim == 1 else tuple(right.mean(0).tolist()),
+        of_tasks=() if right.ndim == 1 or is_text(data) else tuple(right.mean(0).tolist()),
         tables=add(tables) if tables else None,
     )
 
 
-def routing_facts(result: Evaluation, data: Examples, num_classes: int) -> dict[str, Any]:
+def routing_facts(result: Evaluation, data: Examples) -> dict[str, Any]:
     """A few numbers on how the routers treated a split.
 
     `dropped` is the mean over layers, `dead_experts` the sum; `least_load` and `max_violation` are the worst layer's.
@@ -124,9 +125,8 @@ def routing_facts(result: Evaluation, data: Examples, num_classes: int) -> dict[
     share of each layer's routing that a token's position, label and content tell. The gates of a multi-gate layer count
     as layers. For examples in clusters, `dispatch_entropy` says how mixed the clusters of each expert are.
     """
-    labels, load = jnp.asarray(of_first_task(data["label"])), jnp.asarray(result.load)
-    gates = jnp.asarray(result.gates.swapaxes(0, 1))
-    tables = [metrics.label_counts(of_layer, labels, num_classes) for of_layer in gates]
+    load, gates = jnp.asarray(result.load), jnp.asarray(result.gates.swapaxes(0, 1))
+    tables = jnp.asarray(result.tables.shares["label"]) if result.tables else ()
     if result.zero_computation:
         load = load[:, : -result.zero_computation.total]
         load = load / jnp.maximum(load.sum(-1, keepdims=True), 1e-9)

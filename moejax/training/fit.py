@@ -19,7 +19,7 @@ from moejax.data.dataset import Dataset, Examples, of_first_task, rows
 from moejax.errors import UserError
 from moejax.files import packed
 from moejax.interrupt import StopSignal
-from moejax.models import build_model, pretrained
+from moejax.models import build_model, notes, pretrained
 from moejax.parameters import parameters
 from moejax.predictions import Predictions
 from moejax.runs import about
@@ -39,7 +39,7 @@ from moejax.training.optimizer import learning_rate_schedule, make_optimizer, re
 from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress, Status
 from moejax.training.sizes import check_done, check_sizes
-from moejax.training.summary import facts_of_data, facts_of_network, facts_of_test
+from moejax.training.summary import facts_of_data, facts_of_network, facts_of_test, in_words, scores
 from moejax.training.tables import activations_table
 
 _IDENTITY, _ROUTING = "identity.json", "routing.npz"  # what a checkpoint has beside the state and metrics.jsonl
@@ -60,8 +60,8 @@ class Fit:
         self.history, self.log = RoutingHistory(), Log(folder, config, self.steps_per_epoch)
 
         self.parallel = Parallel.of(config, data.image_shape)
-        if self.parallel.note:
-            progress.message(f"note: {self.parallel.note}")
+        for note in (*notes(config), *filter(None, [self.parallel.note])):
+            progress.message(f"note: {note}")
         make = partial(make_optimizer, train, self.steps)
         optimizer, self.other_optimizer = (make(flat=self.parallel.splits_experts == other) for other in (False, True))
         self.learning_rate = learning_rate_schedule(train, self.steps)
@@ -178,7 +178,7 @@ class Fit:
         with self.parallel.in_use():
             kinds = kinds_of_tokens(model, data.test, data.num_classes, self.config.train.evaluation_batch)
         result = self._evaluate(data.test, kinds)
-        self.log.evaluation("test", int(self.state.step), result, self._of_tasks(result))
+        self.log.evaluation("test", int(self.state.step), result, scores(result, data.test, data))
         self.log.tables("train", "validation", "test")
         with self.parallel.in_use():
             pictures = pictures_of_test(model, data.test, result, data.num_classes)
@@ -192,11 +192,11 @@ class Fit:
             **({"init": begun} if begun else {}),
             **facts_of_data(data),
             "tested_step": int(self.state.step),
-            **facts_of_test(result, self._of_tasks(result), data),
+            **facts_of_test(result, data),
             "seconds": round(self.log.seconds, 2),
             "examples_per_second": self.log.rate(),
             **facts_of_network(model, data, self.config.train.evaluation_batch),
-            "notes": list(data.notes),
+            "notes": [*data.notes, *notes(self.config)],
         }
         self.folder.write_summary(summary)
         self.log.close()
@@ -243,15 +243,15 @@ class Fit:
         if not rows(self.data.validation):
             return self._save(None)
         result = self._evaluate(self.data.validation)
-        self.log.evaluation("validation", int(self.state.step), result, self._of_tasks(result))
+        beside = scores(result, self.data.validation, self.data)
+        self.log.evaluation("validation", int(self.state.step), result, beside)
         self.log.tables("train", "validation")
         if self.config.train.activations:
             self._write_activations(result)
-        beside = "" if result.f1 is None else f"  F1 {result.f1:.2%}"
-        beside += "".join(f"  {task} {accuracy:.2%}" for task, accuracy in self._of_tasks(result).items())
         self.progress.message(
             f"epoch {int(self.state.step) // self.steps_per_epoch}: validation loss {result.loss:.4f}"
-            f"  accuracy {result.accuracy:.2%}{beside}  dropped {result.dropped.mean():.2%}  ({self.log.seconds:.0f} s)"
+            f"  accuracy {result.accuracy:.2%}{in_words(beside)}  dropped {result.dropped.mean():.2%}"
+            f"  ({self.log.seconds:.0f} s)"
         )
         self._save(result.accuracy)
 
@@ -302,10 +302,6 @@ class Fit:
             **about.files(self.data),
         }
         self.checkpoints.save(self.state, accuracy, files)
-
-    def _of_tasks(self, result: Evaluation) -> dict[str, float]:
-        """The accuracy of each task by name; empty where there is one alone."""
-        return dict(zip(self.data.tasks, result.of_tasks, strict=True))
 
     def _write_activations(self, result: Evaluation) -> None:
         epoch = int(self.state.step) // self.steps_per_epoch

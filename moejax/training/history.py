@@ -6,12 +6,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jaxtyping import Array
 from numpy import ndarray
 
 from moejax import metrics
-from moejax.data.dataset import Examples, of_first_task
+from moejax.data.dataset import Examples, is_text, of_first_task
 from moejax.inputs import ungroup
 from moejax.routing import Routing, SoftRouting
 from moejax.sharding import replicated
@@ -20,6 +21,7 @@ from moejax.training.objective import Batch, StepMetrics
 
 _KEPT = ("load", "dropped", "gate_entropy")
 _IMAGES_PER_EXPERT = 8
+_WINDOWS = 16  # of text
 
 
 class RoutingHistory:
@@ -73,22 +75,24 @@ def _routing_of_samples(model: nnx.Module, batch: Batch) -> dict[str, Array]:
 def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_classes: int) -> dict[str, ndarray]:
     """The report's arrays about the test set.
 
-    `label_expert` [layer, label, expert] sums the experts' shares over the examples of a label, `position_expert` and
-    `content_expert` over the tokens of a position and of a content; `experts_by_*` [layer] is how much of the routing
+    `label_expert` [layer, label, expert] sums the experts' shares over the tokens of a label, `position_expert` and
+    `content_expert` over those of a position and of a content; `experts_by_*` [layer] is how much of the routing
     each of the three tells; `confusion` [true, predicted] counts; `top_*` [layer, expert, image, ...] are the images
     with the largest share of each expert; `sample_*` is the first image of each label, with the routing of its tokens
     if they lie on a grid. Labels and predictions of several tasks are those of the first.
+
+    Of text `sample_tokens` [window, t] is the beginning, `sample_nats` what each of them cost, from those before it in
+    its window (of the first token NaN), and `sample_gate` [window, layer, t, expert] who took them.
     """
+    tables = {}
+    if result.tables:
+        tables = {f"{name}_expert": np.asarray(table) for name, table in result.tables.shares.items()}
+        tables |= {f"experts_by_{name}": values for name, values in result.tables.explained().items()}
+    if is_text(test):
+        return tables | _pictures_of_text(model, test)
     labels, prediction = of_first_task(np.asarray(test["label"])), of_first_task(result.prediction)
     one_hot = np.eye(num_classes)[labels]
-    tables = {
-        "label_expert": np.einsum("ny,nle->lye", one_hot, result.gates),
-        "confusion": (one_hot.T @ np.eye(num_classes)[prediction]).astype(np.int64),
-    }
-    if result.tables:
-        shares = result.tables.shares
-        tables |= {f"{name}_expert": shares[name] for name in ("position", "content") if name in shares}
-        tables |= {f"experts_by_{name}": values for name, values in result.tables.explained().items()}
+    tables["confusion"] = (one_hot.T @ np.eye(num_classes)[prediction]).astype(np.int64)
     if "image" not in test:
         return tables
     images = np.asarray(test["image"])
@@ -108,3 +112,21 @@ def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_
         replicated(_routing_of_samples)(model, {name: array[samples] for name, array in test.items()})
     )
     return pictures | {"token_grid": np.array(model.grid)} | samples_routing
+
+
+def _pictures_of_text(model: nnx.Module, test: Examples) -> dict[str, ndarray]:
+    sample = {name: array[:_WINDOWS] for name, array in test.items()}
+    gate, nats = map(np.asarray, replicated(_routing_of_text)(model, sample))
+    first = np.full((len(nats), 1), np.nan, np.float32)
+    return {
+        "sample_tokens": np.asarray(sample["tokens"]),
+        "sample_nats": np.concatenate([first, nats[:, :-1]], axis=1),
+        "sample_gate": gate,
+    }
+
+
+@jax.jit
+def _routing_of_text(model: nnx.Module, batch: Batch) -> tuple[Array, Array]:
+    logits, routings = model(batch, train=False)
+    gates = [ungroup(r.gates, (len(logits), model.tokens)) for r in routings]
+    return jnp.stack(gates, axis=1), optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])

@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 from numpy import ndarray
 
 from moejax import metrics
-from moejax.data.dataset import Examples, of_first_task, rows
+from moejax.data.dataset import Examples, is_text, of_first_task, rows
+from moejax.inputs import AnyArray
 from moejax.sharding import replicated
 from moejax.training.k_means import k_means, nearest
 from moejax.training.objective import Batch
@@ -30,15 +31,15 @@ _SAMPLE = 4096  # tokens, or a few more, of which they are made
 class Kinds(NamedTuple):
     """What kind each token is of, in one respect: -1 for none."""
 
-    of: Int[ndarray, "n t"]
+    of: Integer[ndarray, "n t"]
     number: int
 
 
 class Tables(NamedTuple):
     """Tokens' shares summed over examples, by each respect, and the entropy of each token's own experts, in nats."""
 
-    shares: dict[str, Float[Array, "l y e"]]
-    entropy: Float[Array, " l"]
+    shares: dict[str, Float[AnyArray, "l y e"]]
+    entropy: Float[AnyArray, " l"]
 
     def explained(self) -> dict[str, Float[ndarray, " l"]]:
         """By respect, the share of each layer's decision that it tells, 0 to 1: see `uncertainty_coefficient`."""
@@ -54,14 +55,17 @@ def kinds_of_tokens(model: nnx.Module, data: Examples, num_classes: int, batch_s
     """The position, the label and, where the model says what a token is made of, the content of a split's tokens.
 
     Contents are clusters by k-means: the same for every layer, and for all models that cut the data alike. Of several
-    tasks the label is the first one's.
+    tasks the label is the first one's. Of text the label is the next token, and the content the token itself.
     """
-    n, t, label = rows(data), model.tokens, of_first_task(np.asarray(data["label"]))
+    n, t, label = rows(data), model.tokens, np.asarray(data["label"])
+    of_token = label if is_text(data) else of_first_task(label)[:, None]
     kinds = {
         "position": Kinds(np.broadcast_to(np.arange(t), (n, t)), t),
-        "label": Kinds(np.broadcast_to(label[:, None], (n, t)), num_classes),
+        "label": Kinds(np.broadcast_to(of_token, (n, t)), num_classes),
     }
-    if hasattr(model, "content"):
+    if is_text(data):
+        kinds["content"] = Kinds(np.asarray(data["tokens"]), num_classes)
+    elif hasattr(model, "content"):
         kinds["content"] = Kinds(_clusters(model, data, batch_size), CONTENTS)
     return kinds
 
@@ -79,7 +83,7 @@ def add(tables: Sequence[Tables]) -> Tables:
 
 @partial(jax.jit, static_argnames="numbers")
 def _tables(
-    shares: Float[Array, "b l t e"], of: dict[str, Int[Array, "b t"]], numbers: tuple[tuple[str, int], ...]
+    shares: Float[Array, "b l t e"], of: dict[str, Integer[Array, "b t"]], numbers: tuple[tuple[str, int], ...]
 ) -> Tables:
     counts = jax.vmap(metrics.label_counts, in_axes=(1, None, None))
     return Tables(

@@ -44,13 +44,11 @@ class Log:
         if self._writer is not None:
             self._writer.write(record)
 
-    def evaluation(self, kind: str, step: int, result: Evaluation, of_tasks: dict[str, float]) -> None:
-        """A line on a split."""
+    def evaluation(self, kind: str, step: int, result: Evaluation, scores: dict[str, Any]) -> None:
+        """A line on a split; `scores`: what it has beside loss and accuracy."""
         names = ("load", "dropped", "gate_entropy", "experts_per_token")
         lists = {name: rounded(getattr(result, name)) for name in names}
-        beside: dict[str, Any] = {} if result.f1 is None else {"f1": result.f1}
-        beside |= {"accuracy_of": of_tasks} if of_tasks else {}
-        self.write(kind, step, loss=result.loss, accuracy=result.accuracy, **beside, **lists)
+        self.write(kind, step, loss=result.loss, accuracy=result.accuracy, **scores, **lists)
 
     def rate(self) -> float:
         """Examples per second, the median over the chunks of all of the run."""

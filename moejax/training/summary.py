@@ -1,12 +1,14 @@
 """What a run found, for its summary.json: on its data, on the test examples, on its network."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from moejax.data.dataset import Dataset, Examples, rows
+from moejax import metrics
+from moejax.data.dataset import Dataset, Examples, is_text, rows
 from moejax.parameters import parameters
 from moejax.training.environment import describe_device
 from moejax.training.evaluate import Evaluation, flops_per_example, routing_facts
@@ -25,16 +27,35 @@ def facts_of_data(data: Dataset) -> dict[str, Any]:
     }
 
 
-def facts_of_test(result: Evaluation, of_tasks: dict[str, float], data: Dataset) -> dict[str, Any]:
+def scores(result: Evaluation, examples: Examples, data: Dataset) -> dict[str, Any]:
+    """Scores of a split beside loss and accuracy: each task's accuracy, F1, bits a byte; those that there are."""
+    of_tasks = dict(zip(data.tasks, result.of_tasks, strict=True))
+    size = data.bytes_per_token(examples)
+    return {
+        **({"accuracy_of": of_tasks} if of_tasks else {}),
+        **({} if result.f1 is None else {"f1": result.f1}),
+        **({} if size is None else {"bits_per_byte": metrics.bits_per_byte(result.loss, size)}),
+    }
+
+
+def in_words(beside: Mapping[str, Any]) -> str:
+    """Such scores in a line, each with two blanks before it."""
+    f1, bits = beside.get("f1"), beside.get("bits_per_byte")
+    said = [] if f1 is None else [f"F1 {f1:.2%}"]
+    said += [] if bits is None else [f"{bits:.3f} bits a byte"]
+    said += [f"{task} {accuracy:.2%}" for task, accuracy in beside.get("accuracy_of", {}).items()]
+    return "".join(f"  {one}" for one in said)
+
+
+def facts_of_test(result: Evaluation, data: Dataset) -> dict[str, Any]:
     """How well it does on the test examples beside the most frequent answer, and how its experts are used."""
     return {
         "test_accuracy": result.accuracy,
-        **({"test_accuracy_of": of_tasks} if of_tasks else {}),
         "test_loss": result.loss,
-        **({} if result.f1 is None else {"test_f1": result.f1}),
+        **{f"test_{name}": value for name, value in scores(result, data.test, data).items()},
         "majority": majority(data.test),
         **({"validation_majority": majority(data.validation)} if rows(data.validation) else {}),
-        **routing_facts(result, data.test, data.num_classes),
+        **routing_facts(result, data.test),
     }
 
 
@@ -49,6 +70,6 @@ def facts_of_network(model: nnx.Module, data: Dataset, batch_size: int) -> dict[
 
 def majority(examples: Examples) -> float:
     """The accuracy of always giving the most frequent label; of several tasks the mean."""
-    count = rows(examples)
-    of_tasks = examples["label"].reshape(count, -1).T
-    return float(np.mean([np.bincount(labels).max() / count for labels in of_tasks]))
+    label = examples["label"]
+    of_tasks = [label.ravel()] if is_text(examples) else label.reshape(len(label), -1).T
+    return float(np.mean([np.bincount(labels).max() / len(labels) for labels in of_tasks]))

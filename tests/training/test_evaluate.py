@@ -4,6 +4,7 @@ import numpy as np
 
 from moejax.routing import ZeroComputation
 from moejax.training.evaluate import Evaluation, f1, routing_facts
+from moejax.training.information import Tables
 
 
 def test_f1():
@@ -19,12 +20,13 @@ def test_facts_of_a_routing():
     load = np.array([[0.5, 0.5, 0], [0.25, 0.75, 0]], np.float32)
     result = Evaluation(
         0.0, 1.0, None, np.array([0, 1]), gates, load, np.array([0.1, 0.3]), np.zeros(2), np.array([2.0, 1.5])
-    )
+    )._replace(tables=Tables(dict.fromkeys(("label", "position"), gates.swapaxes(0, 1)), np.zeros(2, np.float32)))
     data = {"label": np.array([0, 1]), "cluster": np.array([0, 1])}
-    facts = routing_facts(result, data, 2)
+    facts = routing_facts(result, data)
+    assert set(facts.pop("experts_by")) == {"label", "position"}
     # Layer 0 sends each cluster to its own expert; layer 1 mixes both in either.
     np.testing.assert_allclose(facts.pop("dispatch_entropy"), [0, np.log(2)], atol=1e-6)
-    assert "dispatch_entropy" not in routing_facts(result, {"label": data["label"]}, 2)
+    assert "dispatch_entropy" not in routing_facts(result, {"label": data["label"]})
     assert facts == {
         "dropped": 0.2,
         "experts_per_token": [2.0, 1.5],
@@ -36,6 +38,6 @@ def test_facts_of_a_routing():
     }
     # The last expert computes nothing: no dead expert, and a load among two.
     result = result._replace(experts_computed=np.array([0.5, 1.0]), zero_computation=ZeroComputation(zero=1))
-    facts = routing_facts(result, data, 2)
+    facts = routing_facts(result, data)
     assert facts["experts_computed"] == [0.5, 1.0]
     assert (facts["dead_experts"], facts["least_load"], facts["max_violation"]) == (0, 0.5, 0.5)

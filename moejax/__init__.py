@@ -32,6 +32,7 @@ _HOME = {
     "kernels.groups": ("Groups",),
     "sharding": ("MeshAxes",),
     "huggingface": ("from_huggingface", "to_huggingface"),
+    "huggingface.decoder": ("decoder_from_huggingface", "decoder_to_huggingface"),
     "upcycling": ("upcycle", "upcycle_moments", "upcycle_state"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

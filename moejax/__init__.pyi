@@ -14,6 +14,10 @@ from moejax.experts import (
     stack_experts as stack_experts,
 )
 from moejax.huggingface import from_huggingface as from_huggingface, to_huggingface as to_huggingface
+from moejax.huggingface.decoder import (
+    decoder_from_huggingface as decoder_from_huggingface,
+    decoder_to_huggingface as decoder_to_huggingface,
+)
 from moejax.inputs import ungroup as ungroup
 from moejax.layers import DenseMoE as DenseMoE, SoftMoE as SoftMoE, SparseMoE as SparseMoE
 from moejax.losses import (

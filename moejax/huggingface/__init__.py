@@ -5,7 +5,8 @@
     weights = to_huggingface(layer, "mixtral")       the block's state dict, as NumPy arrays
 
 The layer computes what the block of transformers 5 does at evaluation; jitter and dropout, which some blocks add in
-training, are left out. Neither torch nor transformers is needed. `FAMILIES` names the models.
+training, are left out. Neither torch nor transformers is needed. `FAMILIES` names the models; some of them are read
+whole by `moejax.huggingface.decoder`.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from moejax.huggingface.arrays import as_numpy, names_of, parts
+from moejax.huggingface.arrays import as_numpy, check_names, fill, names_of, parts
 from moejax.huggingface.blocks import block_prefix
 from moejax.huggingface.families import FAMILIES, Entries
 from moejax.huggingface.files import PublishedFiles
@@ -64,14 +65,8 @@ def from_huggingface(
         return sum(name in arrays and arrays[name].shape == part.shape for part in way for name in part.names)
 
     way = max(ways, key=fitting)
-    _check_names("weights", set(arrays), names_of(way), read.model_type)
-    for part in way:
-        for name in part.names:
-            if arrays[name].shape != part.shape:
-                raise ValueError(
-                    f"{prefix}{name} has the shape {arrays[name].shape}; the configuration makes it {part.shape}."
-                )
-        part.variable.set_value(part.join([arrays[name] for name in part.names]))
+    check_names("weights", set(arrays), names_of(way), f"{read.model_type} block")
+    fill(way, arrays, prefix)
     return moe
 
 
@@ -84,19 +79,7 @@ def to_huggingface(layer: SparseMoE, model_type: str) -> dict[str, np.ndarray]:
         raise ValueError(f"model_type is {model_type!r}; the names are {', '.join(FAMILIES)}.")
     family = FAMILIES[model_type]
     have = {".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(layer))}
-    _check_names("layer's parameters", have, set(family.names), model_type)
+    check_names("layer's parameters", have, set(family.names), f"{model_type} block")
     return {
         name: array for part in parts(layer, family.names, family.input_first) for name, array in part.split().items()
     }
-
-
-def _check_names(what: str, have: set[str], want: set[str], model_type: str) -> None:
-    if missing := want - have:
-        raise ValueError(f"the {what} have no {_listed(missing)}, which a {model_type} block needs.")
-    if unknown := have - want:
-        raise ValueError(f"the {what} have {_listed(unknown)}, for which a {model_type} block has no place.")
-
-
-def _listed(names: set[str], most: int = 6) -> str:
-    shown = ", ".join(sorted(names)[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

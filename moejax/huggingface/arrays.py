@@ -1,6 +1,6 @@
 """The arrays of a block and those of a layer: which of theirs make up which of ours."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -10,7 +10,6 @@ import numpy as np
 from flax import nnx
 
 from moejax.huggingface.families import Names
-from moejax.layers import SparseMoE
 
 
 class Part(NamedTuple):
@@ -45,8 +44,8 @@ class Part(NamedTuple):
         return {name: np.array(array, order="C") for name, array in zip(self.names, arrays, strict=True)}
 
 
-def parts(layer: SparseMoE, names: Names, input_first: bool) -> list[Part]:
-    """The parts of a layer by their names in a block; `input_first`: stacked experts are [e, in, out] there."""
+def parts(layer: Any, names: Names, input_first: bool = False) -> list[Part]:
+    """The parts of a module by their names there; `input_first`: stacked experts are [e, in, out] there."""
     found = []
     for path, theirs in names.items():
         each = "{}" in theirs[0]
@@ -58,9 +57,33 @@ def parts(layer: SparseMoE, names: Names, input_first: bool) -> list[Part]:
     return found
 
 
+def fill(parts: Iterable[Part], arrays: Mapping[str, np.ndarray], prefix: str = "") -> None:
+    """Put their arrays in place of ours; ValueError if one has another shape. `prefix`: what their names began with."""
+    for part in parts:
+        for name in part.names:
+            if arrays[name].shape != part.shape:
+                raise ValueError(
+                    f"{prefix}{name} has the shape {arrays[name].shape}; the configuration makes it {part.shape}."
+                )
+        part.variable.set_value(part.join([arrays[name] for name in part.names]))
+
+
 def names_of(parts: Iterable[Part]) -> set[str]:
     """Of all their arrays."""
     return {name for part in parts for name in part.names}
+
+
+def check_names(what: str, have: set[str], want: set[str], whose: str) -> None:
+    """ValueError, in one sentence, if names are missing or unknown; `whose`: such as "mixtral block"."""
+    if missing := want - have:
+        raise ValueError(f"the {what} have no {_listed(missing)}, which a {whose} needs.")
+    if unknown := have - want:
+        raise ValueError(f"the {what} have {_listed(unknown)}, for which a {whose} has no place.")
+
+
+def _listed(names: set[str], most: int = 6) -> str:
+    shown = ", ".join(sorted(names)[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def as_numpy(array: Any) -> np.ndarray:

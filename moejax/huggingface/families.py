@@ -31,19 +31,27 @@ ACTIVATIONS = {
 class Entries:
     """A configuration, read by its entries' names."""
 
-    def __init__(self, config: Any):
-        """`config`: transformers' object or a dict; of a model with images, the part on text is read."""
+    def __init__(self, config: Any, what: str = "block"):
+        """`config`: transformers' object or a dict; of a model with images, the part on text is read.
+
+        `what`: what it is read for.
+        """
+        self.what = what
         entries = config.to_dict() if hasattr(config, "to_dict") else config
         self.entries = entries.get("text_config") or entries
         self.model_type = str(self.entries.get("model_type")).removesuffix("_text")
         if self.model_type not in FAMILIES:
             raise ValueError(f"config's model_type is {self.model_type!r}; the names are {', '.join(FAMILIES)}.")
         self.family = FAMILIES[self.model_type]
-        for name, values in self.family.only.items():
+        self.require(self.family.only)
+
+    def require(self, only: Mapping[str, tuple]) -> None:
+        """ValueError if one of these entries has another value; one that is missing or None is fine."""
+        for name, values in only.items():
             if self.entries.get(name) not in (None, *values):
                 raise ValueError(
-                    f"config's {name} is {self.entries[name]!r}; a {self.model_type} block is computed here for"
-                    f" {' and '.join(map(repr, values))} alone."
+                    f"config's {name} is {self.entries[name]!r}; a {self.model_type} {self.what} is computed here for"
+                    f" {' and '.join(map(repr, values or (None,)))} alone."
                 )
 
     def __call__(self, *names: str, default: Any = None) -> Any:
@@ -53,7 +61,7 @@ class Entries:
                 return self.entries[name]
         if default is None:
             names = " or ".join(map(repr, names))
-            raise ValueError(f"config has no {names}, which a {self.model_type} block needs.")
+            raise ValueError(f"config has no {names}, which a {self.model_type} {self.what} needs.")
         return default
 
     def activation(self) -> Callable:
@@ -97,8 +105,25 @@ def _shared(name: str) -> dict[str, tuple[str, ...]]:
     }
 
 
+AROUND = {"embeddings": ("model.embed_tokens.weight",), "norm.scale": ("model.norm.weight",)}
+HEAD = {"head.kernel": ("lm_head.weight",)}  # of models that are not tied
+LAYER = "model.layers.{}."  # what the names of a layer's arrays begin with
+IN_LAYER = {
+    "attention_norm.scale": ("input_layernorm.weight",),
+    "attention.query.kernel": ("self_attn.q_proj.weight",),
+    "attention.key.kernel": ("self_attn.k_proj.weight",),
+    "attention.value.kernel": ("self_attn.v_proj.weight",),
+    "attention.output.kernel": ("self_attn.o_proj.weight",),
+    "norm.scale": ("post_attention_layernorm.weight",),
+}
+QUERY_NORMS = {
+    "attention.query_norm.scale": ("self_attn.q_norm.weight",),
+    "attention.key_norm.scale": ("self_attn.k_norm.weight",),
+}
+
+
 class Family(NamedTuple):
-    """One family's block.
+    """One family's block and, where its whole models are those of `moejax.models.decoder`, what is around it.
 
     `names`: of all arrays in transformers' memory; `published`: of those that files call otherwise.
     """
@@ -112,6 +137,10 @@ class Family(NamedTuple):
     input_first: bool = False  # stacked experts are [e, in, out] in transformers' memory, not [e, out, in]
     shared_width: tuple[str, ...] = ()  # configuration: width of the expert of every token, the product of these
     only: Mapping[str, tuple] = {}  # configuration: values of an entry beside which the block would be another one
+    in_layer: Mapping[
+        str, tuple[str, ...]
+    ] = {}  # of the arrays of a layer beside its block; none: the blocks alone are computed here
+    whole_only: Mapping[str, tuple] = {}  # as `only`, of the whole model
 
 
 _RENORMALIZE = {"renormalize": "norm_topk_prob"}
@@ -141,8 +170,15 @@ FAMILIES: dict[str, Family] = {
             "experts.gate_up.kernel": ("experts.{}.w1.weight", "experts.{}.w3.weight"),
             "experts.down.kernel": ("experts.{}.w2.weight",),
         },
+        in_layer=IN_LAYER,
     ),
-    "olmoe": Family(SoftmaxTopK, _RENORMALIZE, hidden="intermediate_size"),
+    "olmoe": Family(
+        SoftmaxTopK,
+        _RENORMALIZE,
+        hidden="intermediate_size",
+        in_layer=IN_LAYER | QUERY_NORMS,
+        whole_only={"attention_bias": (False,), "clip_qkv": (), "sliding_window": ()},
+    ),
     "qwen2_moe": _QWEN2,
     "qwen3_moe": Family(SoftmaxTopK, _RENORMALIZE),
     "qwen3_next": _QWEN2,

@@ -30,6 +30,14 @@ CASES = {
     "switch": ("switch_transformers", 1, {"expert_capacity": 2}),
 }
 
+# Name of a whole model: model type, and what else its configuration says.
+WHOLE = {
+    "mixtral": ("mixtral", {"num_key_value_heads": 2, "tie_word_embeddings": False}),
+    "mixtral_tied": ("mixtral", {"num_key_value_heads": 4, "tie_word_embeddings": True, "sliding_window": 6}),
+    "olmoe": ("olmoe", RAW | {"num_key_value_heads": 4, "tie_word_embeddings": False}),
+    "olmoe_tied": ("olmoe", NORM | {"num_key_value_heads": 2, "tie_word_embeddings": True}),
+}
+
 # What the names of its classes begin with; and its block.
 BLOCKS = {
     "mixtral": ("Mixtral", "SparseMoeBlock"),
@@ -144,6 +152,30 @@ def huggingface_case(name):
     block, config = huggingface_block(kind, k, more, **TINY)
     arrays = answer(block, tokens(block, (2, 10, TINY["d"])))
     return {"config": config, "weights": weights_of(block)} | arrays
+
+
+def whole_model(name):
+    """A small language model with random weights, those of its norms around 1, and its whole configuration."""
+    kind, more = WHOLE[name]
+    entries = huggingface_config(kind, 2, more, d=16, h=12, experts=4)
+    entries |= {"vocab_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 16}
+    entries |= {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": None}
+    config = huggingface_class(kind, "Config")(**entries)
+    model = randomise(huggingface_class(kind, "ForCausalLM")(config), seed=9)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.add_(value.ndim == 1)
+    return model, config
+
+
+def whole_case(name):
+    """Its configuration and weights, the logits of two texts, and what it writes after their first 5 tokens."""
+    model, config = whole_model(name)
+    tokens = torch.randint(0, 24, (2, 14), generator=draw(10))
+    written = model.generate(tokens[:, :5], attention_mask=torch.ones(2, 5), max_new_tokens=9, do_sample=False)
+    arrays = {"tokens": tokens.int(), "logits": model(tokens).logits, "written": written.int()}
+    entries = json.loads(config.to_json_string())
+    return {"config": entries, "weights": weights_of(model)} | {n: a.numpy() for n, a in arrays.items()}
 
 
 def soft_case():

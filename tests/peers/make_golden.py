@@ -1,14 +1,26 @@
 """Record what the peers answer, for test suites without torch:  python tests/peers/make_golden.py
 
 Needs the extra `peers`, soft-moe-pytorch==0.1.9 and st-moe-pytorch==0.1.8. Seeded: a second run on the same machine
-gives the same arrays. `make_golden.py bert FOLDER` records BERT alone, the real one from a folder with MiniLM's files.
+gives the same arrays. `make_golden.py bert FOLDER` records BERT alone, the real one from a folder with MiniLM's files;
+`make_golden.py whole` records whole language models alone.
 """
 
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from live_peers import CASES, bert_case, huggingface_case, lstm_case, minilm_case, save, soft_case, st_case
+from live_peers import (
+    CASES,
+    WHOLE,
+    bert_case,
+    huggingface_case,
+    lstm_case,
+    minilm_case,
+    save,
+    soft_case,
+    st_case,
+    whole_case,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -16,6 +28,10 @@ GOLDEN = Path(__file__).parent / "golden"
 def main():
     if sys.argv[1:2] == ["bert"]:
         record_bert(sys.argv[2])
+        return
+    for name in WHOLE:
+        save(GOLDEN / f"{name}_model_pytorch.npz", whole_case(name) | {"versions": versions("torch", "transformers")})
+    if sys.argv[1:2] == ["whole"]:
         return
     for name in CASES:
         save(GOLDEN / f"{name}.npz", huggingface_case(name) | {"versions": versions("torch", "transformers")})

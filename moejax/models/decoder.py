@@ -15,11 +15,12 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, Integer, Key
+from jaxtyping import Array, DTypeLike, Float, Int, Integer, Key
 from pydantic import Field
 
 from moejax.experts import GLU
 from moejax.layers import SparseMoE
+from moejax.models.attention import attend, rotated, visible
 from moejax.models.dropout import dropout
 from moejax.models.layer import EXPERTS, SharedExpertOptions, layer_maker
 from moejax.options import Choice, Options, Positive, Share, Width
@@ -102,7 +103,7 @@ class Attention(nnx.Module):
             of_keys = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), past, new)
             places = jnp.concatenate([positions_of_slots(past[0].shape[1], start), at])
         seen = visible(at, places, self.window)
-        y = jax.nn.dot_product_attention(queries, *of_keys, mask=seen[None, None])
+        y = attend(queries, *of_keys, seen)
         return self.output(y.reshape(*x.shape[:2], -1)), new
 
     def heads(self, x: Float[Array, "b t n"]) -> Float[Array, "b t a c"]:
@@ -232,24 +233,6 @@ def active_width(moe: Options) -> int:
     """The hidden width of one expert with as many FLOPs as those that a token goes to."""
     of_token = moe.k if moe.layer == "sparse" else moe.num_experts
     return moe.hidden * of_token + getattr(moe, "shared", 0)
-
-
-def rotated(x: Float[Array, "b t a c"], at: Int[Array, " t"], theta: float) -> Float[Array, "b t a c"]:
-    """Rotary positions: numbers i and i + c / 2 of a head, turned as a pair by at · theta^(-2i / c).
-
-    Su et al. 2021, "RoFormer", equation 34, with the pairs of Hugging Face's models.
-    """
-    half = x.shape[-1] // 2
-    angles = at[:, None] * theta ** (-jnp.arange(half) / half)[None]
-    cos, sin = (f(angles)[None, :, None].astype(x.dtype) for f in (jnp.cos, jnp.sin))
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-
-
-def visible(at: Int[Array, " t"], places: Int[Array, " s"], window: int) -> Bool[Array, "t s"]:
-    """Which keys, by their positions, a query sees: those of the last `window` tokens, its own among them."""
-    behind = at[:, None] - places[None]
-    return (behind >= 0) & (behind < window) & (places >= 0)[None]
 
 
 def positions_of_slots(slots: int, length: Int[Array, ""] | int) -> Int[Array, " slots"]:

@@ -12,7 +12,8 @@ from flax import nnx
 from moejax.config import make_config
 from moejax.errors import UserError
 from moejax.models import build_model, notes
-from moejax.models.decoder import Decoder, positions_of_slots, rotated, visible
+from moejax.models.attention import attend, rotated, visible
+from moejax.models.decoder import Decoder, positions_of_slots
 
 VOCABULARY, LENGTH = 11, 12
 SPARSE = dict(layer="sparse", num_experts=4, hidden=8, k=2, dispatch="grouped")
@@ -108,6 +109,26 @@ def test_an_attention_is_that_of_a_loop():
             weights = np.exp(scores - scores.max())
             out[t, head] = weights / weights.sum() @ np.array([v[s, head // 2] for s in at])
     np.testing.assert_allclose(y[0], out.reshape(15, 16) @ np.asarray(attention.output.kernel[...]), atol=1e-5)
+
+
+@pytest.mark.parametrize("heads_of_keys", [4, 2])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_derivative_of_attention_is_jax_s_own(dtype, heads_of_keys):
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, y = (jax.random.normal(key, (2, 9, 4, 6), dtype) for key in keys[:2])
+    k, v = (jax.random.normal(key, (2, 13, heads_of_keys, 6), dtype) for key in keys[2:])
+    seen = visible(4 + jnp.arange(9), jnp.arange(13), 7)
+
+    def plain(q, k, v, seen):
+        return jax.nn.dot_product_attention(q, k, v, mask=seen[None, None])
+
+    of = [jax.vjp(lambda *x, f=f: f(*x, seen), q, k, v) for f in (attend, plain)]
+    np.testing.assert_array_equal(of[0][0], of[1][0])
+    for own, jaxs in zip(of[0][1](y), of[1][1](y), strict=True):
+        assert own.dtype == dtype
+        np.testing.assert_allclose(
+            np.float32(own), np.float32(jaxs), **dict(atol=1e-5) if dtype == "float32" else dict(atol=0.05)
+        )
 
 
 def test_activations_computed_again_give_the_same_gradient():

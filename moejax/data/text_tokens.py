@@ -15,6 +15,7 @@ from numpy import ndarray
 
 from moejax.data import tokens
 from moejax.data.library_errors import importing
+from moejax.pieces import letters_of_bytes, pieces
 
 END = 0  # between texts
 _END = "<|endoftext|>"
@@ -45,9 +46,7 @@ class BytePairs:
         self.tokenizer, self._tool = tokenizer, Tokenizer.from_str(tokenizer)
         self._tool.encode_special_tokens = True  # a text may hold the letters that END is written with
         self.vocabulary = self._tool.get_vocab_size()
-        byte_of = {letter: byte for byte, letter in _letters().items()}
-        pieces = (self._tool.id_to_token(token) or "" for token in range(1, self.vocabulary))
-        self._bytes = [b"\0", *(bytes(byte_of[letter] for letter in piece) for piece in pieces)]
+        self._bytes = pieces(tokenizer)
         self.lengths = np.array([len(piece) for piece in self._bytes], np.int32)
 
     @classmethod
@@ -79,15 +78,8 @@ def _train(texts: list[str], vocabulary: int) -> str:
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[_END],
-        initial_alphabet=sorted(_letters().values()),
+        initial_alphabet=sorted(letters_of_bytes().values()),
         show_progress=False,
     )
     tool.train_from_iterator(texts, trainer)
     return tool.to_str()
-
-
-def _letters() -> dict[int, str]:
-    """The letter that stands for each byte in a tokenizer.json: itself if it is printed, else one from 256 on."""
-    printed = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    others = (byte for byte in range(256) if byte not in printed)
-    return {byte: chr(byte) for byte in printed} | {byte: chr(256 + n) for n, byte in enumerate(others)}

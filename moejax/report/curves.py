@@ -1,5 +1,7 @@
 """Loss and accuracy against the step."""
 
+import math
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -8,16 +10,33 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from moejax.report.record import Record
 from moejax.report.style import PERCENT, TEST, THOUSANDS, TRAIN, VALIDATION, panels
 
+THICK = "thin: training as recorded; thick: smoothed"
+
 
 def curves(record: Record) -> Figure:
     """Training (raw and smoothed), validation and the final test, loss on the left and accuracy on the right."""
-    figure, (loss, accuracy) = panels(2, 2, 2.7, "thin: training as recorded; thick: smoothed")
+    figure, (loss, accuracy) = panels(2, 2, 2.7, THICK)
     for axes, quantity in ((loss, "loss"), (accuracy, "accuracy")):
         _trace(axes, record, quantity)
         axes.set(title=quantity.capitalize(), xlabel="step", ylabel=quantity)
         axes.xaxis.set_major_formatter(THOUSANDS)
     loss_scale(loss, finite(record, "loss"))
     accuracy_scale(accuracy, finite(record, "accuracy"))
+    accuracy.legend(loc="lower right", frameon=False, labelcolor="linecolor")
+    return figure
+
+
+def curves_of_text(record: Record) -> Figure:
+    """The same of text: bits a byte, or a token where it has several bytes, and how often the next token is right."""
+    figure, (loss, accuracy) = panels(2, 2, 2.7, THICK)
+    unit = "byte" if record.in_bytes else "token"
+    _trace(loss, record, "loss", 1 / math.log(2))
+    _trace(accuracy, record, "accuracy")
+    loss.set(title=f"Bits a {unit}", xlabel="step", ylabel=f"bits a {unit}")
+    accuracy.set(title="Next token right", xlabel="step", ylabel="accuracy")
+    for axes in (loss, accuracy):
+        axes.xaxis.set_major_formatter(THOUSANDS)
+    accuracy.yaxis.set_major_formatter(PERCENT)
     accuracy.legend(loc="lower right", frameon=False, labelcolor="linecolor")
     return figure
 
@@ -30,19 +49,19 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
 
 
-def _trace(axes: Axes, record: Record, quantity: str) -> None:
+def _trace(axes: Axes, record: Record, quantity: str, scale: float = 1.0) -> None:
     if record.train:
-        step, values = record.train["step"], record.train[quantity]
+        step, values = record.train["step"], scale * record.train[quantity]
         axes.plot(step, values, color=TRAIN, lw=0.7, alpha=0.35)
         axes.plot(step, smooth(values, max(1, len(values) // 40)), color=TRAIN, lw=2, label="train")
     if record.validation:
-        step, values = record.validation["step"], record.validation[quantity]
+        step, values = record.validation["step"], scale * record.validation[quantity]
         axes.plot(step, values, color=VALIDATION, lw=1.2, marker="o", ms=3.5, label="validation")
     test = record.tested(quantity)
     if np.isfinite(test):
         ends = [columns["step"][-1] for columns in (record.train, record.validation) if columns]
         star = {"marker": "*", "ms": 11, "mec": "white", "zorder": 5, "label": f"test, {test:.2%}"}
-        axes.plot([max(ends)], [test], color=TEST, lw=0, **star)
+        axes.plot([max(ends)], [scale * test], color=TEST, lw=0, **star)
 
 
 def finite(record: Record, quantity: str) -> np.ndarray:

@@ -10,23 +10,27 @@ from moejax.files import write_whole
 from moejax.report.page import page
 from moejax.report.record import Record
 from moejax.report.sections import SECTIONS
+from moejax.report.sections_of_text import sections_of
 from moejax.report.style import DPI, STYLE, entitle
 
 
 def draw(run_dir: Path, record: Record) -> Path:
     """Draw the report of what was read there; see `moejax.report.render`."""
     (run_dir / "figures").mkdir(exist_ok=True)
-    pictures: dict[str, bytes] = {}
-    for section in SECTIONS:
-        path = run_dir / "figures" / f"{section.name}.png"
-        if section.missing(record) or not section.speaks_of(record):
+    parts: dict[str, bytes | str] = {}
+    with matplotlib.rc_context(STYLE):
+        for section in sections_of(record):
+            if section.speaks_of(record) and not section.missing(record):
+                drawn = section.draw(record)
+                parts[section.name] = drawn if isinstance(drawn, str) else png(drawn, section.title)
+    for name in {section.name for section in SECTIONS} | parts.keys():
+        path = run_dir / "figures" / f"{name}.png"
+        if isinstance(part := parts.get(name), bytes):
+            write_whole(path, part)
+        else:
             path.unlink(missing_ok=True)  # an earlier report may have drawn it
-            continue
-        with matplotlib.rc_context(STYLE):
-            pictures[section.name] = png(section.draw(record), section.title)
-        write_whole(path, pictures[section.name])
     report = run_dir / "report.html"
-    write_whole(report, page(record, pictures))
+    write_whole(report, page(record, parts))
     return report
 
 

@@ -12,6 +12,7 @@ RESPECTS = ("position", "content", "label")
 def experts_by(record: Record) -> Figure:
     """A panel for each layer, with a bar for each respect."""
     known = [name for name in RESPECTS if record.has(f"experts_by_{name}")]
+    names = [record.respect_name(name).replace(" ", "\n") for name in known]
     shares = np.nan_to_num([record.routing[f"experts_by_{name}"] for name in known])  # respect, layer
     shown = spread(shares.shape[1], MOST_LAYERS)
     figure, axes = panels(
@@ -22,7 +23,7 @@ def experts_by(record: Record) -> Figure:
         portion(len(shown), shares.shape[1], "layers"),
     )
     for panel, layer in zip(axes, shown, strict=True):
-        panel.barh(known, shares[:, layer], height=0.62, color=TRAIN)
+        panel.barh(names, shares[:, layer], height=0.62, color=TRAIN)
         panel.set(title=f"Layer {layer}", xlim=(0, 1.0), xlabel="of the routing")
         panel.invert_yaxis()
         panel.grid(False, axis="y")

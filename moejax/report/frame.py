@@ -9,11 +9,11 @@ from string import Template
 HERE = Path(__file__).parent
 
 
-def framed(title: str, body: str) -> str:
-    """The HTML of a page; `title` is text, `body` HTML."""
+def framed(title: str, body: str, more: str = "") -> str:
+    """The HTML of a page; `title` is text, `body` HTML, `more` CSS beyond that of all pages."""
     frame = Template((HERE / "frame.html").read_text(encoding="utf-8"))
     style = (HERE / "page.css").read_text(encoding="utf-8")
-    return frame.substitute(title=escape(title), style=style, body=body)
+    return frame.substitute(title=escape(title), style=style + more, body=body)
 
 
 def plate(title: str, picture: bytes) -> str:

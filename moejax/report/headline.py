@@ -17,6 +17,31 @@ def kind(record: Record) -> str:
     return f"{layer} of {experts}" if layer else experts
 
 
+def headline(record: Record) -> tuple[str, str, str]:
+    """The figure of the whole run, its unit, and what it is: of text bits a byte, else the accuracy in per cent."""
+    if record.is_text:
+        return bits(record)
+    accuracy, meaning = score(record)
+    return ("?", "", meaning) if math.isnan(accuracy) else (f"{100 * accuracy:.2f}", "%", meaning)
+
+
+def bits(record: Record) -> tuple[str, str, str]:
+    """The same of text: of the test, else of the last validation where a token is a byte."""
+    found = number(record.summary.get("test_bits_per_byte", record.test.get("bits_per_byte")))
+    if math.isfinite(found):
+        right, majority = record.tested("accuracy"), number(record.summary.get("majority"))
+        meaning = "on held-out text"
+        if math.isfinite(right):
+            meaning += f"; the next token is right {right:.1%} of the time"
+        if math.isfinite(majority):
+            meaning += f", the most frequent one {majority:.1%}"
+        return f"{found:.3f}", " bits a byte", meaning
+    if record.validation and record.in_bytes and math.isfinite(nats := float(record.validation["loss"][-1])):
+        step = record.validation["step"][-1]
+        return f"{nats / math.log(2):.3f}", " bits a byte", f"on validation text at step {step:,.0f}; not tested yet"
+    return "?", "", "not tested yet"
+
+
 def score(record: Record) -> tuple[float, str]:
     """Accuracy of the test, else of the last validation, in 0..1 (NaN if there is neither), and which of them it is."""
     accuracy = record.tested("accuracy")
@@ -36,9 +61,11 @@ def facts(record: Record) -> list[tuple[str, str]]:
     rate = number(summary.get("examples_per_second"))
     if math.isnan(rate) and record.train:
         rate = float(record.train["examples_per_second"][-1])
+    of_text = [("test accuracy, next token", _text(record.tested("accuracy"), "{:.2%}"))] if record.is_text else []
     found = [
         *((f"{task}, test accuracy", _text(value, "{:.2%}")) for task, value in record.of_tasks.items()),
-        ("test loss", _text(record.tested("loss"), "{:.4f}")),
+        *of_text,
+        (f"test loss{', nats a token' if record.is_text else ''}", _text(record.tested("loss"), "{:.4f}")),
         ("training time", _duration(number(summary.get("seconds")))),
         ("examples per second", _text(rate, "{:,.0f}")),
         ("parameters", _text(number(summary.get("parameters")), "{:,.0f}")),
@@ -47,7 +74,10 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("dropped on test", _text(number(summary.get("dropped")), "{:.2%}")),
         ("largest load", _text(1 + number(summary.get("max_violation")), "{:.2f} of an equal share")),
         ("dead experts", _text(number(summary.get("dead_experts")), "{:.0f}")),
-        *((f"experts by {name}", _shares(record, name)) for name in ("position", "content", "label")),
+        *(
+            (f"experts by {record.respect_name(name)}", _shares(record, name))
+            for name in ("position", "content", "label")
+        ),
         ("training examples", _text(number(summary.get("train_examples")), "{:,.0f}")),
         ("data", ", ".join(str(summary[key]) for key in ("dataset", "data_source") if summary.get(key))),
         ("began from", _beginning(summary.get("init"))),

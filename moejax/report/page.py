@@ -1,46 +1,65 @@
 """The page: one HTML file with its style and pictures inside, built from a record and its figures."""
 
-import math
 import shlex
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from string import Template
 
+from matplotlib.colors import to_hex
+
 from moejax.report.frame import framed, plate, please_note
-from moejax.report.headline import facts, kind, score
+from moejax.report.headline import facts, headline, kind
+from moejax.report.in_words import in_words
 from moejax.report.record import Record, flat
-from moejax.report.sections import SECTIONS, Section
+from moejax.report.section import Section
+from moejax.report.sections_of_text import sections_of, style_of
+from moejax.report.style import expert_colours
 
 HERE = Path(__file__).parent
 
 
-def page(record: Record, pictures: Mapping[str, bytes]) -> str:
+def page(record: Record, parts: Mapping[str, bytes | str]) -> str:
     """HTML of the whole report.
 
     Args:
         record: the run.
-        pictures: PNG bytes by section name, for the sections that could be drawn.
+        parts: PNG bytes or HTML by section name, for the sections that could be drawn.
     """
-    drawn = [section for section in SECTIONS if section.name in pictures]
-    absent = [section for section in SECTIONS if section.name not in pictures and section.speaks_of(record)]
-    accuracy, meaning = score(record)
+    sections = sections_of(record)
+    drawn = [section for section in sections if section.name in parts]
+    absent = [section for section in sections if section.name not in parts and section.speaks_of(record)]
+    figure, unit, meaning = headline(record)
     body = Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
         name=escape(record.name),
         kind=escape(kind(record)),
-        score="?" if math.isnan(accuracy) else f"{100 * accuracy:.2f}<small>%</small>",
+        score=f"{figure}<small>{unit}</small>",
         meaning=escape(meaning),
+        words=_words(in_words(record)),
         facts="\n".join(f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>" for what, value in facts(record)),
         notes=_notes(record),
         contents="\n".join(f'<a href="#{section.name}">{escape(section.title)}</a>' for section in drawn),
-        sections="\n".join(_section(section, pictures[section.name]) for section in drawn),
+        sections="\n".join(_section(section, parts[section.name]) for section in drawn),
         absent=_absent(absent, record),
         config=_table(flat(record.config), "config.json is empty."),
         environment=_table(flat(record.environment), "The run recorded no environment."),
         command=escape(f"python -m moejax.run --config {shlex.quote(record.folder.name)}/config.json"),
         again=escape(f"python -m moejax report {shlex.quote(record.folder.name)}"),
     )
-    return framed(f"{record.name}: moejax report", body)
+    return framed(f"{record.name}: moejax report", body, _style(record))
+
+
+def _style(record: Record) -> str:
+    """What the page of a text needs beyond the house's style."""
+    if not record.is_text:
+        return ""
+    colours = "".join(f"--expert-{n}:{to_hex(colour)};" for n, colour in enumerate(expert_colours(record.experts or 1)))
+    return f"{(HERE / 'text.css').read_text(encoding='utf-8')}:root{{{colours}}}\n{style_of(record)}"
+
+
+def _words(sentences: list[str]) -> str:
+    items = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+    return f'<div class="words">{items}</div>' if items else ""
 
 
 def _notes(record: Record) -> str:
@@ -48,9 +67,10 @@ def _notes(record: Record) -> str:
     return please_note([*(notes if isinstance(notes, list) else [notes]), *record.remarks])
 
 
-def _section(section: Section, picture: bytes) -> str:
+def _section(section: Section, part: bytes | str) -> str:
+    seen = part if isinstance(part, str) else plate(section.title, part)
     return (
-        f'<section id="{section.name}"><h2>{escape(section.title)}</h2><figure>{plate(section.title, picture)}'
+        f'<section id="{section.name}"><h2>{escape(section.title)}</h2><figure>{seen}'
         f"<figcaption><p><b>Good</b> {escape(section.good)}</p><p><b>Bad</b> {escape(section.bad)}</p></figcaption>"
         "</figure></section>"
     )

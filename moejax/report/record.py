@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from moejax import metrics_log
 from moejax.errors import UserError
+from moejax.pieces import pieces
 
 # The arrays of `routing.npz` and their axes. Axes of one name have one size; n counts records, s sample images.
 AXES = {
@@ -35,6 +37,8 @@ AXES = {
     "sample_gate": "s layer token expert",  # share of each token's output, sums to 1 over experts
     "sample_computed": "s layer token",  # experts that computed something; where tokens may differ in that
     "sample_dispatch": "s layer token expert slot",  # soft only: sums to 1 over tokens
+    "sample_tokens": "s token",  # of text: windows of it that follow each other
+    "sample_nats": "s token",  # what each of them cost; NaN for the first of a window
     "token_grid": "2",
     "top_image": "layer expert m row column channel",  # uint8: test images with most weight on the expert
     "top_share": "layer expert m",
@@ -55,6 +59,30 @@ class Record:
     test: dict[str, Any]
     routing: dict[str, np.ndarray]
     remarks: tuple[str, ...]
+    tokenizer: str | None = None  # the text of a tokenizer.json
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the run foretells the next token of a text."""
+        model = self.config.get("model")
+        return isinstance(model, dict) and model.get("name") == "decoder"
+
+    @property
+    def in_bytes(self) -> bool:
+        """Of text, whether each byte of it is a token."""
+        return self.tokenizer is None and self.data.get("num_classes", 256) == 256
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """Of text, what each token stands for; empty if that is not known."""
+        try:
+            return pieces(self.tokenizer) if self.tokenizer or self.in_bytes else []
+        except (ValueError, KeyError, TypeError, AttributeError):  # of a file that is no tokenizer
+            return []
+
+    def respect_name(self, respect: str) -> str:
+        """What `position`, `content` or `label` of a token is."""
+        return {"content": "token", "label": "next token"}.get(respect, respect) if self.is_text else respect
 
     @property
     def name(self) -> str:
@@ -138,7 +166,18 @@ def read(folder: Path) -> Record:
         test=next((line for line in reversed(lines) if line["kind"] == "test"), {}),
         routing=_read_routing(folder / "routing.npz", remarks),
         remarks=tuple(remarks),
+        tokenizer=_read_tokenizer(folder),
     )
+
+
+def _read_tokenizer(folder: Path) -> str | None:
+    """That of any checkpoint: they are all the same."""
+    for file in folder.glob("checkpoints/*/tokenizer.json"):
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            continue
+    return None
 
 
 def number(value: object) -> float:

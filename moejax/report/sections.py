@@ -1,43 +1,11 @@
-"""The figures of a report, in the order of the page. A new figure is one function and one row here."""
-
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from matplotlib.figure import Figure
+"""The figures of a report on labelled examples, in the order of the page. A new figure is one function and one row."""
 
 from moejax.report.balance import gate, load
 from moejax.report.curves import curves
 from moejax.report.experts_by import experts_by
 from moejax.report.pictures import computed, dispatch, favourites, places, positions
-from moejax.report.record import Record
+from moejax.report.section import Section
 from moejax.report.tables import confusion, labels
-
-
-@dataclass(frozen=True)
-class Section:
-    """A figure and its words. `name` is its file under `figures/` and its anchor on the page."""
-
-    name: str
-    title: str
-    good: str  # what the figure of a healthy run looks like
-    bad: str  # and that of an ailing one
-    draw: Callable[[Record], Figure]
-    needs: tuple[str, ...]  # keys of the record without which it cannot be drawn
-    one_of: tuple[str, ...] = ()  # at least one of these too
-    only: tuple[str, ...] = ()  # kinds of MoE layer it speaks of; all if empty
-    optional: bool = False  # of few runs: where something is missing, the page says nothing
-
-    def missing(self, record: Record) -> list[str]:
-        """What the record lacks for this figure."""
-        missing = [key for key in self.needs if not record.has(key)]
-        return missing if any(map(record.has, self.one_of)) else [*missing, *self.one_of]
-
-    def speaks_of(self, record: Record) -> bool:
-        """Whether the figure means anything for the run's kind of layer."""
-        if self.optional and self.missing(record):
-            return False
-        return not self.only or not record.layer or record.layer in self.only
-
 
 SECTIONS = (
     Section(

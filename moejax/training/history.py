@@ -12,7 +12,7 @@ from jaxtyping import Array
 from numpy import ndarray
 
 from moejax import metrics
-from moejax.data.dataset import Examples, is_text, of_first_task
+from moejax.data.dataset import Examples, is_text, of_first_task, rows
 from moejax.inputs import ungroup
 from moejax.routing import Routing, SoftRouting
 from moejax.sharding import replicated
@@ -81,8 +81,8 @@ def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_
     with the largest share of each expert; `sample_*` is the first image of each label, with the routing of its tokens
     if they lie on a grid. Labels and predictions of several tasks are those of the first.
 
-    Of text `sample_tokens` [window, t] is the beginning, `sample_nats` what each of them cost, from those before it in
-    its window (of the first token NaN), and `sample_gate` [window, layer, t, expert] who took them.
+    Of text `sample_tokens` [window, t] is from the middle, `sample_nats` what each of them cost, from those before it
+    in its window (of the first token NaN), and `sample_gate` [window, layer, t, expert] who took them.
     """
     tables = {}
     if result.tables:
@@ -115,7 +115,8 @@ def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_
 
 
 def _pictures_of_text(model: nnx.Module, test: Examples) -> dict[str, ndarray]:
-    sample = {name: array[:_WINDOWS] for name, array in test.items()}
+    start = max(0, rows(test) - _WINDOWS) // 2
+    sample = {name: array[start : start + _WINDOWS] for name, array in test.items()}
     gate, nats = map(np.asarray, replicated(_routing_of_text)(model, sample))
     first = np.full((len(nats), 1), np.nan, np.float32)
     return {

@@ -97,7 +97,7 @@ def _of_pairs(model: Model, words: Sequence[str], stdin: BinaryIO | None) -> lis
     if STANDARD_INPUT in words:
         if len(words) > 1:
             raise UserError("- stands for all pairs, of standard input; give it alone, or sentences.")
-        pairs = _pairs_of(_read(stdin))
+        pairs = _pairs_of(text_of(stdin))
     elif len(words) % 2:
         raise UserError(
             f"{abridged(repr(words[-1]))}, the last sentence, has no other one; a pair is two, each a word of its own."
@@ -109,14 +109,10 @@ def _of_pairs(model: Model, words: Sequence[str], stdin: BinaryIO | None) -> lis
     return [answer._replace(tokens=model.read.token_names(batch, n)) for n, answer in enumerate(found)]
 
 
-def _pairs_of(content: bytes) -> list[tuple[str, str]]:
+def _pairs_of(text: str) -> list[tuple[str, str]]:
     """The pairs of lines `a<TAB>b`."""
-    try:
-        lines = content.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"Standard input is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
     pairs = []
-    for number, line in enumerate((line.removesuffix("\r") for line in lines), start=1):
+    for number, line in enumerate((line.removesuffix("\r") for line in text.split("\n")), start=1):
         if not line.strip():
             continue
         first, tab, second = line.partition("\t")
@@ -126,6 +122,14 @@ def _pairs_of(content: bytes) -> list[tuple[str, str]]:
     if not pairs:
         raise UserError("Standard input has no pairs; write two sentences a line, a<TAB>b.")
     return pairs
+
+
+def text_of(stdin: BinaryIO | None) -> str:
+    """All of standard input; UserError if it is no text."""
+    try:
+        return _read(stdin).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"Standard input is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
 
 
 def _read(stdin: BinaryIO | None) -> bytes:

@@ -1,6 +1,7 @@
-"""From what a user has to the arrays of a batch: images, pairs of sentences, points; or a sentence on what is wrong."""
+"""From what a user has to the arrays of a batch: images, pairs of sentences, text, points; or what is wrong with it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +11,11 @@ from moejax.config import Config
 from moejax.data import mrpc_pieces, tokens
 from moejax.data.dataset import Examples, rows
 from moejax.data.minilm import read_tokenizer
+from moejax.data.text_tokens import TextTokens, text_tokens
 from moejax.errors import UserError, abridged
 from moejax.models import MODELS
+from moejax.models.decoder import sees_later
+from moejax.runs import text
 from moejax.runs.about import About
 
 _ENCODED = {"first": ("first", "second"), "pieces": ("pieces", "second")}
@@ -34,9 +38,12 @@ class Reader:
     def __call__(self, x: Any) -> Examples:
         """A batch of all that `x` holds: one example or many.
 
-        `x`: uint8 images or floating-point points, one or many; a pair of sentences or several pairs; or a mapping of
-        the arrays that the model reads, by name, as the data set has them. UserError for anything else.
+        `x`: uint8 images or floating-point points, one or many; a pair of sentences or several pairs; a text or several
+        (`moejax.runs.text.batch_of`); or a mapping of the arrays that the model reads, by name, as the data set has
+        them. UserError for anything else.
         """
+        if self.names == ("tokens",):
+            return self._text(x)
         if isinstance(x, Mapping):
             if missing := [name for name in self.names if name not in x]:
                 raise UserError(f"The batch has no {missing[0]!r}; this model reads {', '.join(self.names)}.")
@@ -53,8 +60,26 @@ class Reader:
         _refuse_none(rows(batch))
         return batch
 
+    def _text(self, x: Any) -> Examples:
+        if isinstance(x, Mapping):
+            if "tokens" not in x:
+                raise UserError("The batch has no 'tokens'; this model reads tokens.")
+            x = x["tokens"]
+        length = self.about.shapes["tokens"][0]
+        batch = text.batch_of(self.text_tokens, x, length)
+        if (culprit := sees_later(self.config.moe)) and (batch["length"] != length).any():
+            raise UserError(f"{culprit} sees tokens that come later; give texts of {length} tokens, as it has learnt.")
+        return batch
+
+    @cached_property
+    def text_tokens(self) -> TextTokens:
+        """Of a model of text, what makes tokens of it and text of them."""
+        return text_tokens(self.about.tokenizer)
+
     def token_names(self, batch: Examples, n: int) -> list[str]:
-        """What the tokens of the n-th pair of sentences of a batch are called: word pieces, or the sentences."""
+        """What the tokens of the n-th example of a batch are called: those of text, word pieces, or both sentences."""
+        if self.names == ("tokens",):
+            return [text.shown(self.text_tokens, token) for token in batch["tokens"][n, : batch["length"][n]]]
         if self.names[0] == "pieces" and self._tokenizer is not None:
             return [self._tokenizer.id_to_token(piece) for piece in batch["pieces"][n] if piece != mrpc_pieces.PADDING]
         return ["first sentence", "second sentence"]

@@ -16,6 +16,7 @@ VERBS = {
     "report": "moejax.verbs.report",
     "presets": "moejax.verbs.presets",
     "predict": "moejax.verbs.predict",
+    "generate": "moejax.verbs.generate",
     "data": "moejax.verbs.data",
     "verify": "moejax.verbs.verify",
     "export": "moejax.verbs.export",

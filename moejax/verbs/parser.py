@@ -32,7 +32,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """UserError with what is wrong with the words."""
-        message = re.sub(r"^argument (\S+): invalid int value: (.+)", r"\1 is \2, which is no whole number", message)
+        for kind, what in (("int", "whole number"), ("float", "number")):
+            message = re.sub(rf"^argument (\S+): invalid {kind} value: (.+)", rf"\1 is \2, which is no {what}", message)
         wrong = re.search(r"(?:unrecognized arguments: |invalid choice: )'?([^\s']+)", message)
         there = [*self._option_string_actions, *(choice for action in self._actions for choice in action.choices or ())]
         near = did_you_mean(wrong[1], there) if wrong else None

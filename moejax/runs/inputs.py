@@ -15,6 +15,7 @@ from moejax.data.text_tokens import TextTokens, text_tokens
 from moejax.errors import UserError, abridged
 from moejax.models import MODELS
 from moejax.models.decoder import sees_later
+from moejax.pieces import as_name
 from moejax.runs import text
 from moejax.runs.about import About
 
@@ -79,7 +80,7 @@ class Reader:
     def token_names(self, batch: Examples, n: int) -> list[str]:
         """What the tokens of the n-th example of a batch are called: those of text, word pieces, or both sentences."""
         if self.names == ("tokens",):
-            return [text.shown(self.text_tokens, token) for token in batch["tokens"][n, : batch["length"][n]]]
+            return [as_name(self.text_tokens.decode([id])) for id in batch["tokens"][n, : batch["length"][n]]]
         if self.names[0] == "pieces" and self._tokenizer is not None:
             return [self._tokenizer.id_to_token(piece) for piece in batch["pieces"][n] if piece != mrpc_pieces.PADDING]
         return ["first sentence", "second sentence"]

@@ -81,15 +81,6 @@ def _encoded(tool: TextTokens, text: str) -> Integer[ndarray, " t"]:
         raise UserError(f"The text {abridged(ascii(text))} is not Unicode that can be written as UTF-8.") from None
 
 
-def shown(tool: TextTokens, token: int) -> str:
-    """A token in quotes, in which blanks and line ends can be seen; bytes of a character that is cut in hexadecimal."""
-    content = tool.decode([token])
-    try:
-        return "END" if token == END else repr(content.decode("utf-8"))
-    except UnicodeDecodeError:
-        return repr(content)[1:]
-
-
 class Written:
     """What a model writes, as it comes: a character is told once it is whole, and what is none is U+FFFD.
 

@@ -23,7 +23,7 @@ from moejax.layers import SparseMoE
 from moejax.models.attention import attend, rotated, visible
 from moejax.models.dropout import dropout
 from moejax.models.layer import EXPERTS, SharedExpertOptions, layer_maker
-from moejax.options import Choice, Options, Positive, Share, Width
+from moejax.options import Choice, Options, Positive, Share
 from moejax.routers import ROUTERS
 from moejax.routing import Routing
 
@@ -41,7 +41,7 @@ class DecoderOptions(Options):
     """Heads of keys and values, each for as many heads of queries; none: as many as these."""
     moe_every: Annotated[int, Field(ge=1, le=256)] = 1
     """An MoE layer in every n-th block, counted from the last; the others have one expert that all tokens go to."""
-    hidden: Width | None = None
+    hidden: Annotated[int | None, Field(ge=1, le=2**20)] = None
     """Hidden width of blocks without MoE; none: that of all experts of a token together."""
     tied: bool = True
     """Whether the logits are products with the embeddings, or have a matrix of their own."""

@@ -1,9 +1,11 @@
-"""A run's MoE layers as blocks of Hugging Face's transformers: config.json and model.safetensors.
+"""A run as Hugging Face's transformers has it: config.json and model.safetensors.
 
-    from_huggingface(PublishedFiles(folder), json.loads((folder / "config.json").read_text()), layer=0)
+    AutoModelForCausalLM.from_pretrained(folder)                       a language model
+    from_huggingface(PublishedFiles(folder), config, layer=0)          the MoE layers of any other network
 
-The rest of the network is in no family of transformers and is left out. A layer is a block where its experts are gated
-units (`moe.expert glu`) and its router is the block's; every block is read back and compared before it is written.
+A decoder is a whole Mixtral or OLMoE. Of another network the layers are blocks, and the rest, which is in no family of
+transformers, is left out. A layer is a block where its experts are gated units (`moe.expert glu`) and its router is the
+block's. All is read back and compared before it is written.
 """
 
 import json
@@ -12,12 +14,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from moejax.config import Config
+from moejax.data.text_tokens import END
 from moejax.errors import UserError
 from moejax.huggingface import from_huggingface, to_huggingface
+from moejax.huggingface.decoder import decoder_from_huggingface, decoder_to_huggingface
 from moejax.layers import SparseMoE
+from moejax.models.decoder import Decoder
 from moejax.router_updates import moe_layers
 from moejax.runs.model import Model
 
@@ -27,11 +32,39 @@ _FIT = (
     " sigmoid with moe.shared a multiple of moe.hidden"
 )
 
+_WHOLE = (
+    "a Mixtral has moe.layer sparse in every block (model.moe_every 1), moe.expert glu, moe.router softmax_top_k with"
+    " moe.renormalize true and moe.k of 2 or more; an OLMoE the same with model.normalize_queries true, renormalised or"
+    " not"
+)
+
 
 def pack(model: Model) -> dict[str, bytes]:
-    """The files' contents by name; UserError if the layers are the block of no family."""
+    """The files' contents by name; UserError if the network or its layers are those of no family."""
     from safetensors.numpy import save
 
+    config, arrays = (_whole if isinstance(model.module, Decoder) else _blocks)(model)
+    files = {"config.json": (json.dumps(config, indent=1) + "\n").encode()}
+    files["model.safetensors"] = save(arrays, metadata={"format": "pt"})
+    return files
+
+
+def _whole(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Configuration and arrays of a language model."""
+    config = decoder_config(model)
+    try:
+        arrays = decoder_to_huggingface(model.module, config["model_type"])
+        again = decoder_from_huggingface(arrays, config)
+    except ValueError as error:
+        raise UserError(f"This run is no {config['model_type']} of Hugging Face: {error}") from None
+    tokens = jax.random.randint(jax.random.key(0), (2, model.module.tokens), 0, config["vocab_size"])
+    if not jnp.allclose(_logits(model.module, tokens), _logits(again, tokens), atol=1e-4):
+        raise UserError(f"This run has options that a {config['model_type']} of Hugging Face has not; {_WHOLE}.")
+    return config, arrays
+
+
+def _blocks(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Those of the MoE layers alone."""
     found = block_config(model.config)
     arrays: dict[str, np.ndarray] = {}
     for n, layer in enumerate(moe_layers(model.module)):
@@ -45,13 +78,51 @@ def pack(model: Model) -> dict[str, bytes]:
         if not jnp.allclose(_output(layer, x), _output(again, x), atol=1e-5):
             raise UserError(f"Layer {n} of this run has options that a block of {found['model_type']} has not; {_FIT}.")
         arrays |= {NAME.format(layer=n) + name: array for name, array in block.items()}
-    config = entries | {"num_hidden_layers": n + 1}
-    return {"config.json": (json.dumps(config, indent=1) + "\n").encode(), "model.safetensors": save(arrays)}
+    return entries | {"num_hidden_layers": n + 1}, arrays
+
+
+@jax.jit
+def _logits(model: Decoder, tokens: Int[Array, "b t"]) -> Float[Array, "b t y"]:
+    return model({"tokens": tokens}, train=False)[0]
 
 
 @jax.jit
 def _output(layer: SparseMoE, x: Float[Array, "g t d"]) -> Float[Array, "g t d"]:
     return layer(x)[0]
+
+
+def decoder_config(model: Model) -> dict[str, Any]:
+    """What the config.json of transformers says of such a language model."""
+    config: Any = model.config
+    m, found = config.model, block_config(config)
+    kind = "olmoe" if m.normalize_queries else "mixtral"
+    if found["model_type"] not in ("mixtral", "olmoe") or (kind == "mixtral" and not config.moe.renormalize):
+        raise UserError(f"This run is no language model of Hugging Face; {_WHOLE}.")
+    of_kind = {
+        "mixtral": {"num_local_experts": config.moe.num_experts, "sliding_window": config.data.length},
+        "olmoe": {"num_experts": config.moe.num_experts, "norm_topk_prob": config.moe.renormalize},
+    }
+    return (
+        {name: found[name] for name in ("hidden_act", "num_experts_per_tok", "intermediate_size")}
+        | {"model_type": kind, "architectures": [f"{kind.title()}ForCausalLM"]}
+        | of_kind[kind]
+        | {
+            "hidden_size": m.width,
+            "num_hidden_layers": m.depth,
+            "num_attention_heads": m.heads,
+            "num_key_value_heads": m.key_heads or m.heads,
+            "rms_norm_eps": m.epsilon,
+            "rope_parameters": {"rope_type": "default", "rope_theta": m.theta},
+            "rope_theta": m.theta,  # where transformers before 5 looks for it
+            "tie_word_embeddings": m.tied,
+            "max_position_embeddings": config.data.length,
+            "vocab_size": model.about.num_classes,
+            "bos_token_id": END,
+            "eos_token_id": END,
+            "pad_token_id": None,
+            "dtype": "float32",
+        }
+    )
 
 
 def block_config(config: Config) -> dict[str, Any]:

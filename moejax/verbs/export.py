@@ -6,7 +6,8 @@ moejax export runs/mnist_soft-20260101-120000 --format safetensors --out digits.
 stablehlo: a program for any number of examples on CPUs, NVIDIA GPUs and TPUs, which needs JAX and not this library.
 onnx: the same for onnxruntime and others, without JAX; needs the extra `onnx`, and not all networks can be written.
 safetensors: the arrays by name, which moejax.runs.load and predict read again.
-hf: a folder with the MoE layers alone, as blocks of Hugging Face's transformers, where they are such blocks.
+hf: a folder for Hugging Face's transformers: a language model as a Mixtral or an OLMoE, where it is one; of any other
+network the MoE layers alone, where they are blocks of transformers.
 """
 
 import json
@@ -60,12 +61,14 @@ def main(words: Sequence[str]) -> None:
         print(json.dumps(facts, indent=1))
         return
     print(f"{file}: {size:,} bytes, step {model.step}, reads {', '.join(said)}")
-    print(_USE[asked.format].format(file=file))
+    use = "hf, whole" if asked.format == "hf" and model.config.model.name == "decoder" else asked.format
+    print(_USE[use].format(file=file))
 
 
 _USE = {
     "stablehlo": 'use it by  jax.export.deserialize(open("{file}", "rb").read()).call(…)["probabilities"]',
     "onnx": 'use it by  onnxruntime.InferenceSession("{file}").run(["probabilities"], …)',
     "hf": 'use it by  moejax.from_huggingface(moejax.huggingface.PublishedFiles("{file}"), config, layer=0)',
+    "hf, whole": 'use it by  transformers.AutoModelForCausalLM.from_pretrained("{file}")',
     "safetensors": 'use it by  moejax.runs.load("{file}").predict(…)',
 }

@@ -29,7 +29,7 @@ WAYS = {
     "activations twice": dict(model=dict(remat=True)),
     "4 micro-batches": dict(train=dict(gradient_accumulation_steps=4)),
     "all at once": dict(
-        parallel=dict(data=4, expert=2), model=dict(remat=True), train=dict(gradient_accumulation_steps=4)
+        parallel=dict(data=4, expert=2), model=dict(remat=True), train=dict(gradient_accumulation_steps=2)
     ),
 }
 BY_DEFAULT = ("all at once",)
@@ -50,7 +50,7 @@ def text() -> Dataset:
 
 def configured(moe: dict = SPARSE, **changes: dict) -> Config:
     train = dict(epochs=EPOCHS, batch_size=BATCH, evaluation_batch=BATCH, chunk=3, learning_rate=3e-3)
-    model = dict(name="decoder", width=16, depth=2, heads=2)
+    model = dict(name="decoder", width=16, depth=1, heads=2)
     sections = dict(data=dict(name="text", length=LENGTH), model=model, train=train, moe=moe)
     for section, values in changes.items():
         sections[section] = sections.get(section, {}) | values
@@ -118,7 +118,7 @@ REFUSED = {"expert_choice, grouped": "which sorts tokens by the expert they chos
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", [layer for layer in LAYERS if layer not in REFUSED])
 def test_every_layer_trains(layer, text, tmp_path):
-    fit = begun(tmp_path / "run", configured(LAYERS[layer], model=dict(depth=1)), text)
+    fit = begun(tmp_path / "run", configured(LAYERS[layer]), text)
     assert fit.train(StopSignal())
     assert log(fit)[-1]["loss"] < log(fit)[0]["loss"]
 

@@ -9,7 +9,7 @@ block's. All is read back and compared before it is written.
 """
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -51,14 +51,14 @@ def pack(model: Model) -> dict[str, bytes]:
 
 def _whole(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Configuration and arrays of a language model."""
-    config = decoder_config(model)
+    config, module = decoder_config(model), cast(Decoder, model.module)
     try:
-        arrays = decoder_to_huggingface(model.module, config["model_type"])
+        arrays = decoder_to_huggingface(module, config["model_type"])
         again = decoder_from_huggingface(arrays, config)
     except ValueError as error:
         raise UserError(f"This run is no {config['model_type']} of Hugging Face: {error}") from None
-    tokens = jax.random.randint(jax.random.key(0), (2, model.module.tokens), 0, config["vocab_size"])
-    if not jnp.allclose(_logits(model.module, tokens), _logits(again, tokens), atol=1e-4):
+    tokens = jax.random.randint(jax.random.key(0), (2, module.tokens), 0, config["vocab_size"])
+    if not jnp.allclose(_logits(module, tokens), _logits(again, tokens), atol=1e-4):
         raise UserError(f"This run has options that a {config['model_type']} of Hugging Face has not; {_WHOLE}.")
     return config, arrays
 

@@ -87,6 +87,8 @@ MODELS = {
     "clusters_moe_nonlinear": {"patches": ((4, 50), "float32")},
     "mrpc_cnn": {"first": ((40,), "int32"), "second": ((40,), "int32")},
     "mrpc_rnn": {"first": ((40,), "int32"), "second": ((40,), "int32")},
+    "text_dense": {"tokens": ((96,), "uint8")},
+    "text_sparse": {"tokens": ((96,), "uint8")},
     "mrpc_minilm": {"pieces": ((96,), "int32"), "second": ((96,), "bool")},
 }
 
@@ -95,7 +97,8 @@ MODELS = {
 def test_an_exported_model_gives_the_same_numbers_for_any_batch(preset):
     config = PRESETS[preset].config
     config = config.replace(train=dict(dtype="float32"))
-    model = build_model(config, 10 if "mnist" in preset else 2, nnx.Rngs(0))
+    classes = {"mnist": 10, "text": 256}.get(preset.partition("_")[0], 2)
+    model = build_model(config, classes, nnx.Rngs(0))
     program = jax.jit(lambda batch: model(batch, train=False)[0])
 
     def inputs(b):

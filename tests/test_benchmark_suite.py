@@ -11,16 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from benchmarks.harness import compare, draw
 from benchmarks.harness.interleave import interleave
 from benchmarks.peers.grouped_products import forward_with, ragged_dot, relative_error
-from benchmarks.suite import convergence, gpu_layers, peers, pictures, scaling, training
+from benchmarks.suite import convergence, gpu_layers, gpu_text, peers, pictures, scaling, training
 from benchmarks.suite.cases import Case, forward, sparse, tokens, with_gradients
 from benchmarks.suite.layers import BASE, cases
 from benchmarks.suite.loops import make_loops, random_images
 from moejax.data.dataset import Dataset
 from moejax.errors import UserError
+from moejax.models import build_model
 from moejax.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
@@ -205,6 +207,28 @@ def test_what_fails_on_the_gpu_says_so_in_its_place():
     _, _, forward_line, backward = gpu_layers.table([row]).splitlines()
     assert forward_line == "| 64, 8, 16, 4, 2 | 4 | 0.0% | forward | 2.0 ms, 70% | failed | wrong | wrong |"
     assert backward == "|  |  |  | and backward |  |  |  |  |"
+
+
+def test_the_language_model_on_the_gpu_is_large_and_its_work_is_counted():
+    config = PRESETS["text_sparse"].config.replace(**gpu_text.LARGE)
+    model = jax.eval_shape(lambda: build_model(config, gpu_text.BYTES, nnx.Rngs(0)))
+    met = all_of_them = 0.0
+    for path, leaf in jax.tree.leaves_with_path(model):
+        of_token = config.moe.k / config.moe.num_experts if "experts" in jax.tree_util.keystr(path) else 1
+        met += of_token * leaf.size * (leaf.ndim > 1)  # norms multiply no matrix
+        all_of_them += leaf.size
+    assert round(all_of_them / 1e6) == 368
+    assert round(met / 1e6) == 114
+    keys = 12 * 768 * (512 + 1)
+    assert gpu_text.flops_per_token(config) == 6 * (met + keys)
+
+
+def test_the_language_model_on_the_gpu_in_small():
+    (row,) = gpu_text.run(quick=True)
+    assert row["tokens_per_second"] > 0
+    assert 0 < row["of_rate"] < 1
+    line = gpu_text.table([row]).splitlines()[2]
+    assert line.startswith(f"| {row['parameters'] / 1e6:.2f} M | 2 × 8 | ")
 
 
 def test_without_a_gpu_the_gpu_s_command_is_one_sentence():

@@ -1,4 +1,4 @@
-"""Every network of the presets, on all three kinds of data: a mesh of devices gives the numbers of one device.
+"""Every network of the presets, on all kinds of data: a mesh of devices gives the numbers of one device.
 
 Each is a preset made small; its routers, experts, losses, noise and optimiser are the preset's. One is quick; the
 others, and all presets at their full size:  pytest -n 0 -m slow tests/training/test_mesh_models.py
@@ -44,6 +44,11 @@ def pieces(rng, config):
     return {"pieces": ids, "second": second}
 
 
+def texts(rng, config):
+    text = rng.integers(0, 256, (EXAMPLES, config.data.length + 1), np.uint8)
+    return {"tokens": text[:, :-1], "label": text[:, 1:]}
+
+
 def images(rng, config):
     return {"image": digits(EXAMPLES, 0)["image"]}
 
@@ -51,6 +56,7 @@ def images(rng, config):
 # preset → (its examples, what makes it small, how many devices may share its experts)
 ENCODER = {"model.width": 8, "model.depth": 2, "model.heads": 2, "model.room": 12, "moe.hidden": 12}
 PAIR = {"model.width": 8, "model.embedding": 4, "data.vocabulary": WORDS, "data.length": 6, "moe.hidden": 8}
+TEXT = {"data.length": 8, "model.width": 8, "model.depth": 1, "model.heads": 2, "moe.hidden": 8}
 FLAT = {"moe.hidden": 8, "model.second_hidden": 8}
 # Adam divides next to nothing by next to nothing at pixels that are all but blank, and at the bias of attention's keys,
 # which moves no attention: a low rate keeps what follows close.
@@ -62,16 +68,16 @@ SMALL = {
     "mnist_lstm": (images, {"model.width": 8, "moe.hidden": 8, "train.dtype": "float32"}, 2),
     "mrpc_cnn": (sentences, PAIR, 4),
     "mrpc_rnn": (sentences, PAIR, 2),
+    "text_sparse": (texts, TEXT | LOW, 4),
     "mrpc_minilm": (pieces, {**ENCODER, **LOWEST, "data.vocabulary": WORDS, "train.dtype": "float32"}, 4),
 }
 
 
 def data_of(make, config: Config) -> Dataset:
     rng = np.random.default_rng(0)
-    parts = [{**make(rng, config), "label": rng.integers(0, 2, EXAMPLES).astype(np.int32)} for _ in range(3)]
-    return Dataset(
-        config.name, "dir", "made on the spot", {}, *parts, num_classes=10 if make is images else 2, notes=()
-    )
+    parts = [{"label": rng.integers(0, 2, EXAMPLES).astype(np.int32), **make(rng, config)} for _ in range(3)]
+    classes, lengths = {images: 10, texts: 256}.get(make, 2), np.ones(256, np.int32) if make is texts else None
+    return Dataset(config.name, "dir", "made on the spot", {}, *parts, num_classes=classes, token_bytes=lengths)
 
 
 def changed(preset: str, changes: dict[str, object]) -> Config:
@@ -122,7 +128,7 @@ def test_a_mesh_gives_the_numbers_of_one_device(preset, tmp_path):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_mesh_gives_the_numbers_of_one_device_at_full_size(preset, tmp_path):
     dataset = PRESETS[preset].config.data.name
-    make = {"clusters": clusters, "mrpc": sentences, "mrpc_pieces": pieces}.get(dataset, images)
+    make = {"clusters": clusters, "mrpc": sentences, "mrpc_pieces": pieces, "python": texts}.get(dataset, images)
     steady = {**LOW, "train.dtype": "float32", "train.activations": False}
     if dataset == "clusters":
         steady |= {"train.stop_rise": None, "train.stop_below": None}

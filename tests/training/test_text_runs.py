@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from small_run import StopAfter
 from test_parallel import devices
 
@@ -14,10 +15,15 @@ from moejax.data.dataset import Dataset
 from moejax.data.text import windows
 from moejax.errors import UserError
 from moejax.interrupt import StopSignal
+from moejax.models import build_model
 from moejax.parameters import parameters
+from moejax.presets import PRESETS
 from moejax.routers import ROUTERS
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
+from moejax.training.loop import make_init, make_update, parameter_key
+from moejax.training.objective import make_objective
+from moejax.training.optimizer import make_optimizer
 from moejax.training.progress import Progress
 
 VOCABULARY, LENGTH, BATCH, EPOCHS = 11, 8, 16, 2
@@ -139,3 +145,22 @@ def test_a_run_in_bfloat16_learns_parameters_of_float32(layer, text, tmp_path):
     learnt = {leaf.dtype for leaf in jax.tree.leaves(parameters(fit.state.model))}
     assert learnt == {jnp.dtype("float32")}
     assert np.isfinite(fit.test()["test_bits_per_byte"])
+
+
+@pytest.mark.parametrize(
+    "preset",
+    [
+        name if name == "text_sparse" else pytest.param(name, marks=pytest.mark.slow)
+        for name in PRESETS
+        if name.startswith("text_")
+    ],
+)
+def test_a_preset_s_step_is_lowered_for_gpus_and_tpus(preset):
+    config = PRESETS[preset].config
+    optimizer = make_optimizer(config.train, 10)
+    state = jax.eval_shape(make_init(lambda rngs: build_model(config, 256, rngs), optimizer), parameter_key(0))
+    tokens = jax.ShapeDtypeStruct((config.train.batch_size, config.data.length), jnp.uint8)
+    update = jax.jit(make_update(make_objective(config), optimizer, 10))
+    batch = {"tokens": tokens, "label": tokens}
+    exported = export.export(update, platforms=("cuda", "tpu"))(state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    assert exported.platforms == ("cuda", "tpu")

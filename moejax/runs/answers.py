@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from moejax.runs import blocks
+from moejax.runs import blocks, text_answers
 from moejax.runs.model import Model, Prediction
 from moejax.runs.routes import Route
 
@@ -25,6 +25,7 @@ class Answer(NamedTuple):
     image: ndarray | None = None  # as the network saw it, if it is one
     notes: Sequence[str] = ()  # what was done to the input or looks odd about it
     tokens: Sequence[str] = ()  # what its tokens are called; of an encoder those of one order of the sentences
+    text: ndarray | None = None  # the tokens, if it is a text that a language model has read
 
 
 def answers(model: Model, x: Any, names: Sequence[str]) -> list[Answer]:
@@ -62,6 +63,12 @@ def class_name(model: Model, label: int) -> str:
 
 def as_json(model: Model, answer: Answer, top: int) -> dict[str, Any]:
     """The answer as an object: classes, probabilities, notes, and each layer's experts."""
+    layers = [
+        {"shares": _rounded(shares(route)), **{n: _rounded(a) for n, a in route._asdict().items() if a is not None}}
+        for route in answer.routes
+    ]
+    if answer.text is not None:
+        return text_answers.as_json(model, answer.name, answer.text, answer.prediction, top) | {"layers": layers}
     tasks = list(model.about.tasks)
     of_tasks = [
         {
@@ -72,16 +79,15 @@ def as_json(model: Model, answer: Answer, top: int) -> dict[str, Any]:
         }
         for n, best in enumerate(ranked(model, answer.prediction, top))
     ]
-    layers = [
-        {"shares": _rounded(shares(route)), **{n: _rounded(a) for n, a in route._asdict().items() if a is not None}}
-        for route in answer.routes
-    ]
     said = {"tasks": of_tasks} if tasks else of_tasks[0]
     return {"input": answer.name, **said, "notes": list(answer.notes), "layers": layers}
 
 
 def as_text(model: Model, answer: Answer, top: int, width: int) -> Iterator[str]:
     """The answer as lines, for a terminal of so many columns."""
+    if answer.text is not None:
+        yield from text_answers.as_text(model, answer.name, answer.text, *answer[1:3], top, width)
+        return
     tasks = list(model.about.tasks)
     for n, ((name, share), *others) in enumerate(ranked(model, answer.prediction, top)):
         which = f"{tasks[n]} " if tasks else ""

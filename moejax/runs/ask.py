@@ -22,8 +22,8 @@ def ask(model: Model, words: Sequence[str], stdin: BinaryIO | None = None) -> li
     """What the model says of each input that the words name.
 
     Args:
-      words: of a model of images, paths of pictures and folders; of one of sentence pairs, sentences, two a pair. `-`:
-        one picture, or lines `a<TAB>b`, of `stdin`.
+      words: of a model of images, paths of pictures and folders; of one of sentence pairs, sentences, two a pair; of a
+        language model texts. `-`: one picture, lines `a<TAB>b`, or a text, of `stdin`.
 
     Raises:
       UserError: a sentence for each input that cannot be read.
@@ -33,6 +33,8 @@ def ask(model: Model, words: Sequence[str], stdin: BinaryIO | None = None) -> li
         return _of_pictures(model, words, stdin)
     if reads in ("first", "pieces"):
         return _of_pairs(model, words, stdin)
+    if reads == "tokens":
+        return [_of_text(model, word, stdin) for word in words]
     raise UserError(
         f"The model of this run reads {reads}, which are no words of a command line; in Python, give"
         " moejax.runs.load(…).predict an array."
@@ -107,6 +109,14 @@ def _of_pairs(model: Model, words: Sequence[str], stdin: BinaryIO | None) -> lis
     batch = model.read(pairs)
     found = answers(model, batch, [" | ".join(pair) for pair in pairs])
     return [answer._replace(tokens=model.read.token_names(batch, n)) for n, answer in enumerate(found)]
+
+
+def _of_text(model: Model, word: str, stdin: BinaryIO | None) -> Answer:
+    text = text_of(stdin) if word == STANDARD_INPUT else word
+    batch = model.read(text)
+    name = "standard input" if word == STANDARD_INPUT else abridged(repr(text))
+    (answer,) = answers(model, text, [name])
+    return answer._replace(text=batch["tokens"][0, : batch["length"][0]])
 
 
 def _pairs_of(text: str) -> list[tuple[str, str]]:

@@ -1,12 +1,14 @@
-"""`moejax predict RUN INPUT …`: what a run's model says of pictures or sentences, and which experts took them.
+"""`moejax predict RUN INPUT …`: what a run's model says of pictures, sentences or text, and which experts took them.
 
 moejax predict runs/mnist_soft-20260101-120000 three.png photo.jpg
 moejax predict runs/mnist_soft-20260101-120000 folder/ --figure experts.png
 moejax predict runs/mrpc_mlp-20260101-120000 "He bought a car." "A car was bought by him."
+moejax predict runs/text_sparse-20260101-120000 "def f(x):"
 cat three.png | moejax predict runs/mnist_soft-20260101-120000 - --json
 
 Of a run on images, INPUT are pictures of any size and kind, folders of pictures, or - for one picture on standard
-input. Of a run on sentence pairs, INPUT are two sentences, or more pairs of them, or - for lines `a<TAB>b`.
+input. Of a run on sentence pairs, INPUT are two sentences, or more pairs of them, or - for lines `a<TAB>b`. Of a
+language model, INPUT are texts, or - for one on standard input: each token is shown with its probability and experts.
 """
 
 import json
@@ -28,9 +30,9 @@ def parser() -> Parser:
     """A run, and what its model is asked."""
     parser = Parser("predict", __doc__)
     parser.add_run()
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, folders, sentences, or -")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, folders, sentences, texts, or -")
     parser.add_checkpoint()
-    parser.add_argument("--top", type=int, default=3, metavar="N", help="classes to list (default 3)")
+    parser.add_argument("--top", type=int, default=3, metavar="N", help="classes, or next tokens, to list (default 3)")
     parser.add_argument("--figure", metavar="FILE.png", help="draw the pictures with where each expert looks")
     parser.add_argument("--json", action="store_true", help="a list with an object an input, all weights included")
     return parser

@@ -1,5 +1,6 @@
 """Runs side by side as one value: scores, pairs, and the options that differ."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -22,6 +23,13 @@ class Key(str):
     """The letter that stands for a run."""
 
 
+class TextScore(NamedTuple):
+    """Of a language model on test. Tokens of one text are no independent examples, so there is no interval and no p."""
+
+    bits_per_byte: float
+    accuracy: float  # of the next token
+
+
 @dataclass(frozen=True)
 class Run:
     """One of the runs, and its answers to the test examples if it kept them."""
@@ -35,6 +43,13 @@ class Run:
     def dataset(self) -> str:
         data = self.record.config.get("data")
         return str(self.record.summary.get("dataset") or (data.get("name", "") if isinstance(data, dict) else ""))
+
+    @property
+    def text_score(self) -> TextScore | None:
+        """That of a language model that was tested."""
+        bits = number(self.record.summary.get("test_bits_per_byte"))
+        known = self.record.is_text and not math.isnan(bits)
+        return TextScore(bits, self.record.tested("accuracy")) if known else None
 
     @property
     def examples(self) -> int | None:
@@ -71,9 +86,15 @@ class Comparison:
 
     runs: tuple[Run, ...]
     scores: dict[str, list[Score]]
+    text_scores: dict[str, TextScore]
     pairs: tuple[Pair, ...]
     differences: dict[str, list[str]]  # the value of each run, in their order
     remarks: tuple[str, ...]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether they are runs of language models."""
+        return self.runs[0].record.is_text
 
     def as_json(self) -> dict[str, Any]:
         """All of it but the curves."""
@@ -84,11 +105,12 @@ class Comparison:
                     "folder": str(run.record.folder),
                     "name": run.name,
                     "scores": [score._asdict() for score in self.scores.get(run.key, [])],
+                    **({"text_score": self.text_scores[run.key]._asdict()} if run.key in self.text_scores else {}),
                     "summary": run.record.summary,
                 }
                 for run in self.runs
             ],
-            "interval": "Wilson, 95 %",
+            "interval": None if self.is_text else "Wilson, 95 %",
             "pairs": [pair._asdict() for pair in self.pairs],
             "differences": self.differences,
             "remarks": list(self.remarks),
@@ -112,6 +134,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
     return Comparison(
         runs,
         {run.key: scores for run in runs if (scores := list(_scores(run)))},
+        {run.key: score for run in runs if (score := run.text_score)},
         tuple(pair for first, second in combinations(runs, 2) for pair in _pairs(first, second)),
         differences([run.record.config for run in runs]),
         (*left_out, *dict.fromkeys(_remarks(runs))),
@@ -172,7 +195,9 @@ def _other_data(run: Run, basis: Run) -> str:
 
 
 def _scores(run: Run) -> Iterator[Score]:
-    """A score a task; nothing if the run was not tested."""
+    """A score a task; nothing of text, and if the run was not tested."""
+    if run.record.is_text:
+        return
     of_tasks = run.record.of_tasks
     for task, accuracy in (of_tasks if len(of_tasks) > 1 else {"": run.record.tested("accuracy")}).items():
         if run.examples and 0 <= accuracy <= 1:
@@ -181,8 +206,8 @@ def _scores(run: Run) -> Iterator[Score]:
 
 
 def _pairs(first: Run, second: Run) -> Iterator[Pair]:
-    """A pair a task; nothing unless both kept their answers."""
-    if not (first.predictions and second.predictions):
+    """A pair a task; nothing unless both kept their answers, and nothing of text."""
+    if first.record.is_text or not (first.predictions and second.predictions):
         return
     a, b = (p.right.reshape(len(p.right), -1) for p in (first.predictions, second.predictions))
     tasks = list(first.record.of_tasks) if a.shape[1] > 1 else [""]
@@ -200,7 +225,7 @@ def _remarks(runs: Sequence[Run]) -> Iterator[str]:
         notes = run.record.summary.get("notes")
         yield from (str(note) for note in (notes if isinstance(notes, list) else []))
     for run in runs:
-        if run.examples and not run.predictions:
+        if run.examples and not run.predictions and not run.record.is_text:
             yield (
                 f"{run.key} did not keep its answers to the test examples, as older runs did not, so no p is told of"
                 f" it: delete {run.record.folder / 'summary.json'}, and moejax run --resume {run.record.folder} tests"

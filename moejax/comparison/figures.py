@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from moejax.comparison.comparison import Comparison
+from moejax.comparison.comparison import Comparison, Run
 from moejax.report.curves import accuracy_scale, finite, loss_scale, smooth
 from moejax.report.record import Record
 from moejax.report.style import (
@@ -23,26 +23,37 @@ from moejax.report.style import (
     spread,
 )
 
+_DOTS = {
+    "text": "dot: bits a byte of the test's text, the less the better",
+    "others": "dot: accuracy on test; line: its 95 % interval (Wilson)",
+}
 UNIFORM = (0, (4, 3))  # dashes of a line that is a reference, not a measurement
 
 
-def accuracy(comparison: Comparison) -> Figure | None:
-    """A dot and its interval for each run and task; None if no run was tested."""
-    rows = [(run, score) for run in comparison.runs for score in comparison.scores.get(run.key, [])]
-    if not rows:
+def scores(comparison: Comparison) -> Figure | None:
+    """A dot for each run and task, with the interval of an accuracy; None if no run was tested."""
+    colours = _colours(comparison)
+    dots: list[tuple[Run, str, float, tuple[float, float] | None]] = []
+    for run in comparison.runs:
+        if text := comparison.text_scores.get(run.key):
+            dots.append((run, "", text.bits_per_byte, None))
+        dots += [(run, s.task, s.accuracy, (s.low, s.high)) for s in comparison.scores.get(run.key, [])]
+    if not dots:
         return None
-    height = max(0.34 * len(rows), 0.6)
-    figure = sheet(height + 0.6, "dot: accuracy on test; line: its 95 % interval (Wilson)")
-    names = [f"{run.key}  {_short(run.name)}" + (f", {score.task}" if score.task else "") for run, score in rows]
+    height = max(0.34 * len(dots), 0.6)
+    figure = sheet(height + 0.6, _DOTS["text" if comparison.is_text else "others"])
+    names = [f"{run.key}  {_short(run.name)}" + (f", {task}" if task else "") for run, task, _, _ in dots]
     left = 0.5 + 0.068 * max(map(len, names))
     axes = place(figure, left, 0.1, 8.7 - left, height)
-    colours = _colours(comparison)
-    for y, (run, score) in enumerate(rows):
-        axes.plot([score.low, score.high], [y, y], color=colours[run.key], lw=2)
-        axes.plot([score.accuracy], [y], color=colours[run.key], lw=0, marker="o", ms=6)
-    axes.set(ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)), yticklabels=names, xlabel="accuracy")
+    for y, (run, _, score, interval) in enumerate(dots):
+        if interval:
+            axes.plot(interval, [y, y], color=colours[run.key], lw=2)
+        axes.plot([score], [y], color=colours[run.key], lw=0, marker="o", ms=6)
+    axes.set(ylim=(len(dots) - 0.5, -0.5), yticks=range(len(dots)), yticklabels=names)
+    axes.set_xlabel("bits a byte" if comparison.is_text else "accuracy")
     axes.grid(False, axis="y")
-    axes.xaxis.set_major_formatter(PERCENT)
+    if not comparison.is_text:
+        axes.xaxis.set_major_formatter(PERCENT)
     return figure
 
 
@@ -131,7 +142,7 @@ def _short(name: str) -> str:
 
 
 FIGURES: dict[str, tuple[str, Callable[[Comparison], Figure | None]]] = {
-    "accuracy": ("Test accuracy", accuracy),
+    "accuracy": ("Test scores", scores),
     "curves": ("Loss and accuracy", curves),
     "load": ("Load of the experts", load),
 }

@@ -40,6 +40,10 @@ COST = (
     Fact("seconds", "training, s", "{:,.1f}"),
 )
 _ACCURACY = "95 %: Wilson's interval, where the accuracy on other examples of this kind lies with 95 % confidence."
+_BITS = (
+    "Bits a byte: what the test's text costs to foretell, the less the better; accuracy: how often the most probable "
+    "token is the next. No interval and no p: tokens of one text are no independent examples. Other seeds tell chance."
+)
 _FEW = 4  # runs, of which every pair has a line
 _LINES = "Test examples that one of the two alone got right, and p."
 _SQUARE = "p of the run of the line and that of the column; --json has the examples that each alone got right."
@@ -58,7 +62,7 @@ def tables(comparison: Comparison) -> list[Table]:
     """All that there is to say in words."""
     runs, several = comparison.runs, any(len(scores) > 1 for scores in comparison.scores.values())
     found = [
-        Table("accuracy", "Test accuracy", *_scores(comparison, several), _ACCURACY),
+        Table("accuracy", "Test scores", *_first(comparison, several)),
         Table("pairs", "The same test examples", *_pairs(comparison, several)),
         Table("load", "Load of the experts", *_facts(runs, LOAD), _LOAD),
         Table("cost", "Size and speed", *_facts(runs, COST), _COST),
@@ -76,6 +80,19 @@ def tables(comparison: Comparison) -> list[Table]:
 def p_text(p: float) -> str:
     """Two digits, of very small ones that they are."""
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def _first(comparison: Comparison, several: bool) -> tuple[list[str], list[list[str]], str]:
+    return (*_bits(comparison), _BITS) if comparison.is_text else (*_scores(comparison, several), _ACCURACY)
+
+
+def _bits(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    lines = []
+    for run in comparison.runs:
+        score = comparison.text_scores.get(run.key)
+        said = [f"{score.bits_per_byte:.3f}", f"{score.accuracy:.2%}"] if score else ["not tested", ABSENT]
+        lines.append([run.key, run.name, *said])
+    return ["", "run", "bits a byte", "accuracy"], lines
 
 
 def _scores(comparison: Comparison, several: bool) -> tuple[list[str], list[list[str]]]:

@@ -1,7 +1,7 @@
 """What came out of a sweep: a row for each combination of its options but the seed, over its seeds."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from moejax.files import write_whole
@@ -14,6 +14,7 @@ _NONE = "–"
 
 # By name in summary.json: the heading, how it is written, and in what unit.
 MEASURED: dict[str, tuple[str, str, float]] = {
+    "test_bits_per_byte": ("bits a byte", "{:.3f}", 1),
     "test_accuracy": ("test accuracy", "{:.2f}%", 1),
     "test_loss": ("test loss", "{:.4f}", 1),
     "max_violation": ("MaxVio", "{:.2f}", 1),
@@ -23,6 +24,7 @@ MEASURED: dict[str, tuple[str, str, float]] = {
     "examples_per_second": ("examples/s", "{:,.0f}", 1),
     "seconds": ("training, s", "{:,.0f}", 1),
 }
+_OF_TEXT = "test_bits_per_byte"
 _SAME = ("parameters", "flops_per_example")  # of all seeds
 
 
@@ -50,13 +52,19 @@ def rows(sweep: Sweep) -> list[Row]:
     ]
 
 
+def score(found: Sequence[Row]) -> str:
+    """The name of what runs are judged by: bits a byte if any measured it, else accuracy."""
+    return _OF_TEXT if any(row.measured(_OF_TEXT) for row in found) else "test_accuracy"
+
+
 def tabulate(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     """Header and lines: mean ± standard deviation over the seeds."""
-    lines = []
-    for row in rows(sweep):
+    lines, found = [], rows(sweep)
+    measured = [name for name in MEASURED if name != _OF_TEXT or score(found) == _OF_TEXT]
+    for row in found:
         finished = f"{len(row.summaries)} of {row.planned}"
-        lines.append([*(row.values[name] for name in sweep.varied), finished, *map(_over_seeds(row), MEASURED)])
-    return [*sweep.varied, "runs", *(title for title, _, _ in MEASURED.values())], lines
+        lines.append([*(row.values[name] for name in sweep.varied), finished, *map(_over_seeds(row), measured)])
+    return [*sweep.varied, "runs", *(MEASURED[name][0] for name in measured)], lines
 
 
 def _over_seeds(row: Row) -> Callable[[str], str]:

@@ -8,7 +8,7 @@ from comparison.side_by_side import change, write
 from report.synthetic import write_run
 
 from moejax import predictions
-from moejax.comparison import compare, tables
+from moejax.comparison import compare, figures, tables
 from moejax.comparison.comparison import differences
 from moejax.errors import UserError
 from moejax.predictions import Predictions
@@ -144,3 +144,21 @@ def test_many_runs_have_their_p_in_a_square(tmp_path):
     # A alone is right on 1, 5, 6, 8 examples, and nothing alone is right: twice 1/2, 1/32, 1/64, 1/256.
     assert table.lines[0] == ["A", "", "1.00", "0.062", "0.031", "0.0078"]
     assert table.lines[-1] == ["E", "", "", "", "", ""]
+
+
+def test_language_models_are_compared_by_bits_and_without_an_interval(tmp_path):
+    runs = [write(tmp_path / name, [0], test_bits_per_byte=bits) for name, bits in (("one", 2.5), ("two", 2.25))]
+    for run in runs:
+        change(run / "config.json", model={"name": "decoder"})
+    found = compare(runs)
+    assert found.text_scores == {"A": (2.5, 0.9), "B": (2.25, 0.9)}
+    assert (found.scores, found.pairs) == ({}, ())  # tokens of one text are no independent examples
+    first, *others = tables(found)
+    assert first.header == ["", "run", "bits a byte", "accuracy"]
+    assert first.lines == [["A", "one", "2.500", "90.00%"], ["B", "two", "2.250", "90.00%"]]
+    assert "no interval and no p" in first.note.lower()
+    assert "pairs" not in {table.name for table in others}
+    said = found.as_json()
+    assert said["interval"] is None
+    assert said["runs"][1]["text_score"] == {"bits_per_byte": 2.25, "accuracy": 0.9}
+    assert figures.scores(found).axes[0].get_xlabel() == "bits a byte"

@@ -1,6 +1,7 @@
 """The runs of a sweep as processes: one after the other or several, failures, Ctrl-C, going on; with a stand-in."""
 
 import functools
+import json
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import pytest
 from moejax.__main__ import main
 from moejax.presets import PRESETS
 from moejax.sweep import plan, results, run_all
+from moejax.sweep.plot import plot
 
 # Makes a folder as the main job does; seed 3 fails, seed 8 is killed, seed 5 waits for a signal and keeps what it has.
 STAND_IN = """
@@ -65,6 +67,21 @@ def test_a_run_that_fails_keeps_no_other_from_its_own(stand_in, tmp_path):
     assert [run.values["seed"] for run in failed] == ["3"]
     assert came is None
     assert results.tabulate(sweep)[1][0][:2] == ["2 of 3", "93.00 ± 1.41 %"]
+
+
+def test_language_models_are_judged_by_bits_a_byte(tmp_path):
+    sweep = plan(["--config", "text_dense,text_sparse", "--seed", "0..1"], str(tmp_path / "sweep"))
+    for n, run in enumerate(sweep.runs):
+        run.folder.mkdir(parents=True)
+        (run.folder / "summary.json").write_text(json.dumps({"test_accuracy": 0.5, "test_bits_per_byte": 2 + n / 4}))
+    header, lines = results.tabulate(sweep)
+    assert header[:4] == ["config", "runs", "bits a byte", "test accuracy"]
+    assert [line[2] for line in lines] == ["2.125 ± 0.177", "2.625 ± 0.177"]
+    figure = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("moejax.sweep.plot.png", lambda made, title: figure.update(title=title, axes=made.axes[0]))
+        plot(sweep)
+    assert (figure["title"], figure["axes"].get_ylabel()) == ("Bits a byte on test by config", "bits a byte on test")
 
 
 def test_a_run_that_the_system_kills_is_said(stand_in, tmp_path):

@@ -38,10 +38,10 @@ def batch_of(tool: TextTokens, x: Any, length: int) -> Examples:
     return {"tokens": tokens, "length": lengths}
 
 
-def _texts(x: Any) -> Sequence:
+def _texts(x: Any) -> list:
     """Several texts, each a string or tokens; `x` itself if it is one."""
     several = isinstance(x, _MANY) and not isinstance(x, str) and all(isinstance(one, _MANY) for one in x[:1])
-    return x if several else [x]
+    return list(x) if several else [x]
 
 
 def cut(found: Any, lengths: Integer[ndarray, " n"]) -> Any:

@@ -8,6 +8,7 @@ however many others are written with it, for no tokens compete (`moejax.runs.ope
 Axis letters: b samples, t tokens of a part of the prompt, y vocabulary.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -108,15 +109,22 @@ class Writer:
     def _go_on(
         self, given: ndarray, tokens: int, samples: int, seed: Key[Array, ""], how: tuple[Array, Array]
     ) -> Iterator[Int[ndarray, " b"]]:
-        logits, cache = self._prompted(given, samples)
         over = np.zeros(samples, bool)
-        for _ in range(tokens):
-            found, logits, cache = self.step(self._arrays, logits, cache, seed, how)
-            new = np.where(over, END, np.asarray(found))
+        for found in itertools.islice(self.endless(given, samples, seed, how), tokens):
+            new = np.where(over, END, found)
             over |= new == END
             yield new
             if over.all():
                 return
+
+    def endless(
+        self, given: Integer[ndarray, " n"], samples: int, seed: Key[Array, ""], how: tuple[Array, Array]
+    ) -> Iterator[Int[ndarray, " b"]]:
+        """Tokens behind those that are given, whether a text has ended or not; `how`: temperature and top_p."""
+        logits, cache = self._prompted(given, samples)
+        while True:
+            found, logits, cache = self.step(self._arrays, logits, cache, seed, how)
+            yield np.asarray(found)
 
     def _prompted(self, given: Integer[ndarray, " n"], samples: int) -> tuple[Float[Array, "b y"], Cache]:
         """The logits after a prompt, and its cache, for each sample.

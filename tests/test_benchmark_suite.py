@@ -16,7 +16,7 @@ from flax import nnx
 from benchmarks.harness import compare, draw
 from benchmarks.harness.interleave import interleave
 from benchmarks.peers.grouped_products import forward_with, ragged_dot, relative_error
-from benchmarks.suite import convergence, gpu_layers, gpu_text, peers, pictures, scaling, training
+from benchmarks.suite import convergence, generation, gpu_layers, gpu_text, peers, pictures, scaling, training
 from benchmarks.suite.cases import Case, forward, sparse, tokens, with_gradients
 from benchmarks.suite.layers import BASE, cases
 from benchmarks.suite.loops import make_loops, random_images
@@ -255,6 +255,21 @@ def test_every_sweep_gets_its_panel(tmp_path):
 
 def test_peers_are_drawn(tmp_path, peer_rows):
     assert draw.draw(results(tmp_path / "peers.json", peer_rows)).exists()
+
+
+def test_a_step_reads_the_experts_that_its_tokens_go_to():
+    size = generation.Size(16, 1, (4,))
+    dense, sparse_model = (build_model(config, 256, nnx.Rngs(0)) for config in generation.configs(size))
+    others = 4 * (256 * 16 + 3 * 16 + 4 * 16 * 16)  # embeddings, norms, attention
+    assert generation.bytes_of_step(dense, 1) == generation.bytes_of_step(dense, 8) == others + 4 * (3 * 16 * 64 + 16)
+    for samples, read in {1: 2, 2: 3}.items():  # 4 (1 - (1 / 2)^2)
+        assert generation.bytes_of_step(sparse_model, samples) == others + 4 * (16 * 4 + read * 3 * 16 * 32)
+
+
+def test_a_row_of_generation_is_told_against_its_limit():
+    case = dict(width=64, depth=3, experts=8, k=2, samples=8)
+    row = dict(case=case, tokens_per_second=1500.0, bytes_of_step=2.5e6, bandwidth=1e10, limit=6000.0, share=0.25)
+    assert generation.table([row]).splitlines()[2] == "| 64, 3, 8, 2 | 8 | 1,500 | 2.5 | 10.0 | 6,000 | 25% |"
 
 
 def test_peers_in_pytorch_have_our_slots_flops_and_choices():

@@ -22,7 +22,7 @@ TOLERANCE = 1.2
 SETTINGS = ("case", "preset", "layer", "batch_size", "dtype", "what", "seed")
 # What a number under such a name is; the others (ratios, drops, sizes) are not compared.
 TIMES = {"ms", "ms_per_step", "seconds", "compile_seconds"}
-RATES = {"flops", "bandwidth", "routers", "examples_per_second"}
+RATES = {"flops", "bandwidth", "routers", "examples_per_second", "tokens_per_second"}
 
 
 class Change(NamedTuple):

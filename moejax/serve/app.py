@@ -1,7 +1,11 @@
-"""The addresses: GET / is the page, GET /api/run what the run is, POST /api/predict an answer; nothing is on disk."""
+"""The addresses: GET / is the page, GET /api/run what the run is, POST /api/predict an answer; nothing is on disk.
+
+POST /api/generate is text that follows, a line of JSON for each token.
+"""
 
 import asyncio
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from starlette.applications import Starlette
@@ -9,14 +13,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from moejax.errors import UserError, abridged
 from moejax.serve.guard import HEADERS, refusal
 from moejax.serve.page import page
-from moejax.serve.question import question
+from moejax.serve.question import question, to_go_on
 from moejax.serve.service import Service
 
 MOST_BYTES = 2**20  # of a body
@@ -37,11 +41,17 @@ def application(service: Service, names: Collection[str]) -> Starlette:
         body = await _body(request)
         return JSONResponse(await run_in_threadpool(_answer, service, body), headers=HEADERS)
 
+    async def generate(request: Request) -> Response:
+        body = await _body(request)
+        lines = await run_in_threadpool(_lines, service, body)
+        return StreamingResponse(lines, media_type="application/x-ndjson", headers=HEADERS)
+
     app = Starlette(
         routes=[
             Route("/", show),
             Route("/api/run", about),
             Route("/api/predict", predict, methods=["POST"]),
+            Route("/api/generate", generate, methods=["POST"]),
         ],
         middleware=[Middleware(_Guard, names=names)],
         exception_handlers={
@@ -57,6 +67,11 @@ def application(service: Service, names: Collection[str]) -> Starlette:
 
 def _answer(service: Service, body: bytes) -> dict:
     return service.answer(question(body, service.reads, service.variants.own))
+
+
+def _lines(service: Service, body: bytes) -> Iterator[str]:
+    steps = service.go_on(to_go_on(body, service.variants.own))
+    return (json.dumps(step) + "\n" for step in steps)
 
 
 async def _body(request: Request) -> bytes:
@@ -109,7 +124,7 @@ def _not_there(request: Request, error: Any) -> Response:
     return _sentence(error.status_code, sentence.get(error.status_code, error.detail), error.headers)
 
 
-_ALL = "there are GET /, GET /api/run and POST /api/predict."
+_ALL = "there are GET /, GET /api/run, POST /api/predict and POST /api/generate."
 
 
 def _gone(request: Request, error: Exception) -> Response:

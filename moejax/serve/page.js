@@ -9,7 +9,7 @@ let run, waiting = false, again = false, asked = 0;
 // ——— Asking: one question at a time, the newest after it.
 async function ask() {
   if (waiting) { again = true; return; }
-  const question = run.reads === "image" ? drawn() : written();
+  const question = { image: drawn, texts: written, text: typed }[run.reads]();
   const mine = asked;
   if (!question) return;
   waiting = true;
@@ -172,11 +172,12 @@ function sliders() {
 function show(said, roundTrip) {
   complain("");
   $("nothing").hidden = true;
-  $("answer").replaceChildren(...(said.tasks ?? [said]).flatMap(bars));
-  $("notes").replaceChildren(...said.notes.map(note => make("li", note)));
+  const text = run.reads === "text";
+  $("answer").replaceChildren(...(text ? following(said) : (said.tasks ?? [said]).flatMap(bars)));
+  $("notes").replaceChildren(...(said.notes ?? []).map(note => make("li", note)));
   $("time").textContent = `${said.milliseconds.toFixed(1)} ms in the network, ${roundTrip.toFixed(0)} ms in all`;
-  $("layers-section").hidden = !said.layers.length;
-  $("layers").replaceChildren(...said.layers.map(layer => drawnLayer(layer, said)));
+  $("layers-section").hidden = !(text ? said.tokens : said.layers).length;
+  $("layers").replaceChildren(...(text ? [drawnText(said)] : said.layers.map(layer => drawnLayer(layer, said))));
 }
 function bars(task) {
   const best = make("p", task.class, "class"), list = make("dl", "", "bars");
@@ -291,6 +292,13 @@ async function begin() {
     $("drawing").hidden = false;
     clear();
     if (run.digits) examples();
+  } else if (run.reads === "text") {
+    document.body.classList.add("of-text");
+    $("said-title").textContent = "What comes next";
+    $("how").textContent = "The colour and the number below a token are those of the expert with most weight, paler where that is less.";
+    $("typing").hidden = false;
+    if (run.data === "python") beginnings();
+    ask();
   } else $("writing").hidden = false;
   sliders();
 }

@@ -26,9 +26,10 @@ def page(run: str, num_experts: int) -> Page:
     """The page of a run with so many experts a layer."""
     frame = Template((HERE / "page.html").read_text(encoding="utf-8"))
     colours = [f"--expert-{n}: {to_hex(colour)};" for n, colour in enumerate(expert_colours(num_experts))]
-    house, own = (file.read_text(encoding="utf-8") for file in (HERE.parent / "report" / "page.css", HERE / "page.css"))
-    style = f"{house}{own}:root {{ {' '.join(colours)} }}\n"
-    script = (HERE / "page.js").read_text(encoding="utf-8")
+    report = HERE.parent / "report"
+    sheets = (report / "page.css", report / "text.css", HERE / "page.css")
+    style = f"{''.join(file.read_text(encoding='utf-8') for file in sheets)}:root {{ {' '.join(colours)} }}\n"
+    script = "".join((HERE / name).read_text(encoding="utf-8") for name in ("page.js", "text.js"))
     html = frame.substitute(title=escape(run), style=style, script=script)
     return Page(html, POLICY.format(style=_named(style), script=_named(script)))
 

@@ -1,7 +1,9 @@
 """The answers of one run, as objects for JSON."""
 
+import itertools
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,27 +15,32 @@ from moejax.runs.answers import answers, as_json, grid_of, layer_name
 from moejax.runs.ask import image_of
 from moejax.runs.model import Model
 from moejax.serve.question import Question
+from moejax.serve.reading import going_on, reading
 from moejax.serve.settings import Variants
 
 MOST_PIXELS = 2**22  # of a picture: 4 million, which take some 60 MB while they are made into an image
-_READS = {"image": "image", "first": "texts", "pieces": "texts"}
+_READS = {"image": "image", "first": "texts", "pieces": "texts", "tokens": "text"}
 
 
 class Service:
     """A model, asked by one at a time.
 
     Attributes:
-      reads: `image` or `texts`.
+      reads: `image`, `texts` or `text`.
       answered: how many questions had an answer.
     """
 
     def __init__(self, model: Model, name: str):
         what = MODELS[model.config.model.name].reads
         if what not in _READS:
-            raise UserError(f"The model of this run reads {what}; a page can ask for images and sentence pairs only.")
+            raise UserError(
+                f"The model of this run reads {what}; a page can ask for images, sentence pairs and text only."
+            )
         self.reads, self.name, self.answered = _READS[what], name, 0
         if self.reads == "texts":
             model.read(("a", "b"))  # which says so where the run has no tokenizer
+        if self.reads == "text":
+            _ = model.writer  # which says so where no text can be written
         self._model, self._lock = model, threading.Lock()
         self.variants = Variants(model)
 
@@ -56,16 +63,25 @@ class Service:
             "router": getattr(config.moe, "router", None),
             "num_experts": config.moe.num_experts,
             "classes": list(about.classes),
-            "settings": self.variants.offered,
+            "settings": self._offered(),
         }
+
+    def _offered(self) -> dict[str, Any]:
+        """What a page may change; not the capacity of layers that read text, where nothing is dropped."""
+        dropped = ("capacity_factor",) if self.reads == "text" else ()
+        return {name: of_one for name, of_one in self.variants.offered.items() if name not in dropped}
 
     def answer(self, asked: Question) -> dict[str, Any]:
         """As `moejax predict --json`, with the image that the network saw, the layers' names, and the time it took.
 
-        Raises UserError for a picture that is none, sentences without a word, and a setting that cannot be.
+        Of text as `moejax.serve.reading.reading`. Raises UserError for a picture that is none, sentences without a
+        word, and a setting that cannot be.
         """
         with self._lock:
             model = self.variants(asked.setting)
+            if self.reads == "text":
+                self.answered += 1
+                return reading(model, asked.content) | ({} if asked.setting is None else {"k": asked.setting.k})
             image: np.ndarray | None = None
             notes: list[str] = []
             tokens: list[str] = []
@@ -89,6 +105,24 @@ class Service:
             "milliseconds": round(milliseconds, 2),
             **({} if asked.setting is None else asked.setting._asdict()),
         }
+
+    def go_on(self, asked: Question) -> Iterator[dict[str, Any]]:
+        """What follows a text, as `moejax.serve.reading.going_on`; others are answered between two tokens."""
+        if self.reads != "text":
+            raise UserError(f"This run reads {self.reads}, and writes no text; ask /api/predict.")
+        with self._lock:
+            steps = going_on(self.variants(asked.setting), asked.content, **asked.options)
+            first = next(steps)  # raises what is wrong with the prompt
+        return itertools.chain([first], self._one_by_one(steps))
+
+    def _one_by_one(self, steps: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        while True:
+            with self._lock:
+                step = next(steps, None)
+            if step is None:
+                self.answered += 1
+                return
+            yield step
 
     def _image(self, content: bytes | list) -> tuple[np.ndarray, list[str]]:
         if isinstance(content, list):

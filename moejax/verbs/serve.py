@@ -1,10 +1,11 @@
-"""`moejax serve RUN`: a live page of a run: draw a digit, or type two sentences, and see who takes it.
+"""`moejax serve RUN`: a live page of a run: draw a digit, or type sentences or code, and see who takes it.
 
 moejax serve runs/mnist_soft-20260101-120000
 moejax serve runs/mnist_sparse-20260101-120000 --port 9000 --checkpoint best
 
 It shows the probabilities and which experts take which part of the input; for sparse layers k and the capacity factor
-can be moved. Only this machine can reach it, unless --host says otherwise. Ctrl-C ends it, with exit code 0.
+can be moved. A language model goes on with what is typed. Only this machine can reach it, unless --host says otherwise.
+Ctrl-C ends it, with exit code 0.
 """
 
 from collections.abc import Sequence

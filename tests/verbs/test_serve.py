@@ -113,7 +113,7 @@ def test_other_layers_have_no_settings(tmp_path):
 
 def test_points_can_not_be_served(tmp_path):
     saved_run(tmp_path / "run", make_config(name="points", **RUNS["points"][1]), of_points(), {1: None})
-    with pytest.raises(UserError, match="reads patches; a page can ask for images and sentence pairs only"):
+    with pytest.raises(UserError, match="reads patches; a page can ask for images, sentence pairs and text only"):
         Service(moejax.runs.load(tmp_path / "run"), "points")
 
 

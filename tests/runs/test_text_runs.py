@@ -106,9 +106,9 @@ def test_predict_shows_each_token_with_its_probability_and_experts(run, model, c
     best = int(route.experts[0, 1, 0])
     assert f"{best}:{route.gates[0, 1, best]:.2f}" in lines[1]
     bits = -np.log2([p[0, 32], p[1, 0xC3], p[2, 0xB6], p[3, 10]]).sum() / 4
-    assert text_answers.bits_per_byte(model, np.array([*"a ö\n".encode()]), jax.tree.map(lambda a: a[0], prediction)) == (
-        pytest.approx(bits, rel=1e-5)
-    )
+    assert text_answers.bits_per_byte(
+        model, np.array([*"a ö\n".encode()]), jax.tree.map(lambda a: a[0], prediction)
+    ) == (pytest.approx(bits, rel=1e-5))
     monkeypatch.setenv("COLUMNS", "30")
     assert main(["predict", str(run), "ab"]) == 0
     assert "  1 more layers are in --json, or in a wider terminal" in capsys.readouterr().out.splitlines()

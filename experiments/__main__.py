@@ -18,6 +18,7 @@ STUDIES = {
     "deciding": "what makes a router decide, and over which tokens to balance it",
     "dense_sparse_soft": "which layer wins, at equal parameters and at equal FLOPs",
     "understanding_moe": "when experts find the clusters in their data",
+    "language": "whether experts pay in a language model, and which",
     "domains": "where experts pay: images in domains, by networks too small to learn all of them",
     "guided_moe": "an expert for each label, with and without guidance",
     "multitask": "a gate for each task, where tasks conflict",

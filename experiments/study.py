@@ -72,7 +72,7 @@ class Run(NamedTuple):
 
 
 KEPT = (
-    *("test_accuracy", "test_f1", "test_loss", "majority", "dropped", "least_load"),
+    *("test_accuracy", "test_f1", "test_bits_per_byte", "test_loss", "majority", "dropped", "least_load"),
     *("max_violation", "gate_entropy", "experts_by"),
     *("parameters", "flops_per_example", "examples_per_second"),
     *("dataset", "data_source", "train_examples", "test_examples"),

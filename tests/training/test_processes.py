@@ -179,6 +179,23 @@ def test_processes_are_one_run_and_go_on_where_they_stopped(alone, tmp_path, cou
     assert_same(path, alone)
 
 
+@pytest.mark.slow
+def test_two_processes_are_one_run_of_a_language_model(tmp_path):
+    letters = np.random.default_rng(0).choice(list("abc \n"), 8000)
+    (tmp_path / "text.txt").write_text("".join(letters))
+    words = [
+        *("--config", "text_sparse", "--data.name", "text", "--data.dir", str(tmp_path / "text.txt")),
+        *("--data.length", "8", "--data.limit", "160", "--model.width", "16", "--model.depth", "1"),
+        *("--moe.num_experts", "4", "--moe.hidden", "8", "--train.batch_size", "16", "--train.evaluation_batch", "16"),
+        *("--train.epochs", "2", "--train.chunk", "5"),
+    ]
+    [(code, _, err)] = finish(launch(1, *words, "--out", str(tmp_path / "one"), devices=1))
+    assert code == 0, err
+    results = finish(launch(2, *words, "--parallel.expert", "2", "--out", str(tmp_path / "two")))
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert_same(tmp_path / "two", tmp_path / "one")
+
+
 def test_a_difference_ends_both_processes_before_anything_is_made(tmp_path):
     path = tmp_path / "run"
     rates = ("1e-3", "2e-3")

@@ -2,7 +2,7 @@
 
 moejax generate runs/text_sparse-20260101-120000 --prompt "def "
 moejax generate runs/text_sparse-20260101-120000 --temperature 0 --tokens 50
-moejax generate runs/text_sparse-20260101-120000 --prompt - --samples 4 --json < beginning.py
+cat beginning.py | moejax generate runs/text_sparse-20260101-120000 --prompt - --samples 4 --json
 
 The prompt is printed, too. Several samples are written at once: the first is printed as it is made, then the others.
 How fast it was is told on standard error.

@@ -1,10 +1,13 @@
 """A language model that is asked: each token's answer, whatever else is in the batch; its exports; what is refused."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+from runs.test_exports import skip_without_onnx
 from runs.test_generate import SPARSE, of_text, text_config
 from small_run import saved_run
 
@@ -153,3 +156,13 @@ def test_the_data_of_text_cannot_be_fetched(capsys):
     for name in ("python", "text"):
         assert main(["data", "fetch", name]) == 2
         assert capsys.readouterr().err.startswith(f"moejax: Nothing of {name} can be fetched (")
+
+
+@pytest.mark.slow
+def test_a_language_model_is_exported_as_onnx_or_a_sentence_says_why_not(run, tmp_path):
+    skip_without_onnx()
+    words = ["-m", "moejax", "export", str(run), "--format", "onnx", "--out", str(tmp_path / "x.onnx")]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, (tmp_path / "x.onnx").exists()) == (2, False)
+    assert line.startswith("moejax: jax2onnx cannot write this run's network (")

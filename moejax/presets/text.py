@@ -10,7 +10,7 @@ from moejax.presets.preset import Preset
 def _text(name: str, **moe) -> dict:
     return dict(
         name=f"text_{name}",
-        data=dict(name="python", length=96),
+        data=dict(name="python", length=96, limit=76_800),
         model=dict(name="decoder", width=32, depth=3, heads=2),
         moe=moe,
         train=dict(epochs=2, batch_size=32, evaluation_batch=50, learning_rate=1e-2, weight_decay=0.1, chunk=50),

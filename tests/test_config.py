@@ -33,6 +33,7 @@ def with_choices(name):
     words = [part.split() for part in brought.split(" with ")] if brought else []
     values = dict(words)
     models = {"clusters": "clusters", "mnist_tasks": "tasks", "mrpc": "pair", "mrpc_pieces": "encoder"}
+    models |= {"python": "decoder"}
     sets = {model: data for data, model in models.items()}
     if "model.name" in values:
         values |= {"data.name": sets.get(values["model.name"], "mnist")}

@@ -66,7 +66,7 @@ QUICK = ("dense", "e4")
 
 def table(rows: list[Row]) -> str:
     """A line a network: means over its seeds."""
-    header = ["network", "seeds", "bits a byte", "to dense", "parameters", "kFLOP/byte", "seconds"]
+    header = ["network", "seeds", "bits a byte", "to dense", "parameters", "kFLOP/byte", "windows/s"]
     header += ["entropy, nats", "MaxVio", "token", "next", "position"]
     return markdown(header, [_line(name, rows) for name in LINES if any(row["line"] == name for row in rows)])
 
@@ -83,7 +83,7 @@ def _line(name: str, rows: list[Row]) -> list[str]:
         mean_and_deviation(gains, "{:+.3f}") if gains and name != _compared_with(name) else "–",
         f"{mine[0]['parameters']:,}",
         f"{mine[0]['flops_per_byte'] / 1e3:.0f}",
-        f"{statistics.mean(row['seconds'] for row in mine):.0f}",
+        f"{statistics.mean(row['examples_per_second'] for row in mine):.0f}",
         by_layer([row["gate_entropy"] for row in mine]) if routed else "–",
         f"{statistics.mean(row['max_violation'] for row in mine):.2f}" if routed else "–",
         *(

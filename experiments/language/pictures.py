@@ -24,6 +24,7 @@ ON_THE_WAY = {
     "e16": ("16 experts", "#d08c00"),
     "wide": ("dense, 16 experts' parameters", "#a23b72"),
 }
+_TICKS = [50_000, 100_000, 200_000, 400_000, 800_000]
 _BYTES, _BACK = 32 * 96, 3  # bytes of a step; FLOPs of a step for one of its forward pass
 
 
@@ -44,13 +45,15 @@ def draw(rows: Sequence[Row], file: Path) -> None:
                 mean = np.mean([row["test_bits_per_byte"] for row in mine])
                 left.plot(mine[0]["parameters"], mean, marker, color=colour, label=label, ls="")
         left.set(title="Held-out text, by number of experts", xlabel="parameters", ylabel="bits a byte", xscale="log")
+        left.set_xticks(_TICKS, [f"{x // 1000}k" for x in _TICKS])
+        left.minorticks_off()
         left.legend(frameon=False, fontsize=8)
         for name, (label, colour) in ON_THE_WAY.items():
             if mine := by_line[name]:
                 row = mine[0]
                 teraflops = np.array(row["steps"]) * _BYTES * _BACK * row["flops_per_byte"] / 1e12
                 right.plot(teraflops, _smooth(row["losses"]), color=colour, label=label)
-        right.set(title="On the way", xlabel="training TFLOP", ylabel="bits a byte, text not seen yet", xscale="log")
+        right.set(title="On the way", xlabel="training TFLOP", ylabel="bits a byte, training", xscale="log")
         right.legend(frameon=False, fontsize=8)
         figure.savefig(file, dpi=DPI)
         plt.close(figure)

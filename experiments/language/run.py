@@ -45,7 +45,7 @@ LINES: dict[str, Line] = {
     "e16": Line("experts", "top-2 of 16", _top_2(16)),
     "e32": Line("experts", "top-2 of 32", _top_2(32)),
     "top1": Line("kinds", "top-1 of 16", _top_2(16, **{"moe.k": 1, "moe.hidden": 128, "moe.router": "switch"})),
-    "fine": Line("kinds", "1 shared and top-6 of 64, fine-grained", {"config": "text_sigmoid"}),
+    "fine": Line("kinds", "1 shared and top-3 of 32, fine-grained", {"config": "text_sigmoid", "data.limit": 76_800}),
     "wide": Line("kinds", "dense, equal parameters", {"config": "text_dense", "moe.hidden": 1024}),
     "random": Line("kinds", "top-2 of 16 at random", _top_2(16, **{"moe.router": "random"})),
     "hash": Line("kinds", "top-2 of 16 by the token's hash", _top_2(16, **{"moe.router": "hash"})),
@@ -99,7 +99,7 @@ def _compared_with(name: str) -> str:
 
 
 def from_folder(folder: Path) -> Row:
-    """What the loss was on the way: each window is new to the network, so that it is that of text not yet learnt."""
+    """What the loss was on the way."""
     config, records = read_config(folder), log(folder, "train")
     return {
         "num_experts": config.moe.num_experts,

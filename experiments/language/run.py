@@ -80,7 +80,7 @@ def _line(name: str, rows: list[Row]) -> list[str]:
         LINES[name].name,
         str(len(mine)),
         mean_and_deviation([row["test_bits_per_byte"] for row in mine], "{:.3f}"),
-        mean_and_deviation(gains, "{:+.3f}") if gains and name != _compared_with(name) else "–",
+        mean_and_deviation(gains, "{:.3f}") if gains and name != _compared_with(name) else "–",
         f"{mine[0]['parameters']:,}",
         f"{mine[0]['flops_per_byte'] / 1e3:.0f}",
         f"{statistics.mean(row['examples_per_second'] for row in mine):.0f}",

@@ -15,7 +15,7 @@ from benchmarks.harness.interleave import interleave
 from benchmarks.suite.limit import limit_of
 from benchmarks.suite.loops import compiled
 from moejax.config import Config
-from moejax.models import build_model
+from moejax.models import build_model, decoder
 from moejax.parameters import parameters
 from moejax.presets import PRESETS
 from moejax.report.markdown import markdown
@@ -42,11 +42,7 @@ SMALL = {
 
 def flops_per_token(config: Config) -> float:
     """Of a step of training: three times those of the way forward, without anything computed twice."""
-    m, moe, d = config.model, config.moe, config.model.width
-    of_keys = (m.key_heads or m.heads) / m.heads
-    attention = 2 * d * d * (1 + of_keys) + d * (config.data.length + 1)  # a token sees half of the keys on average
-    experts = moe.k * 3 * d * moe.hidden + d * moe.num_experts
-    return 3 * 2 * (m.depth * (attention + experts) + d * BYTES)
+    return 3 * decoder.flops_per_token(config, BYTES, keys=(config.data.length + 1) / 2)  # half of them on average
 
 
 def row_of(config: Config, steps: int, turns: int, side: int | None = None) -> dict:

@@ -1,7 +1,7 @@
 """Do experts pay in a language model? Bits a byte on held-out sources of Python's library.
 
     python -m experiments language                              all of it, 3 seeds: 6 hours
-    python -m experiments language --only experts --seeds 0     1 to 32 experts, one seed: 40 minutes
+    python -m experiments language --only experts --seeds 0     1 to 32 experts, one seed: 30 minutes
 
 Times are for one CPU core. Each run is `python -m moejax.run` with the words that its row holds. Expect more experts of
 as many FLOPs a token to be better, a choice of experts that is learnt to be better than a random one, and no gain where
@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.study import Row, Run, Study, by_layer, collect, fewer, log, parser_of
-from moejax.config import Config
-from moejax.models.decoder import active_width
+from moejax.models.decoder import flops_per_token
 from moejax.report.markdown import markdown
 from moejax.report.mean import mean_and_deviation
 from moejax.runs.folder import read_config
@@ -33,8 +32,8 @@ def _top_2(experts: int, **options: Any) -> dict[str, Any]:
     return {"config": "text_sparse", "moe.num_experts": experts} | options
 
 
-# Networks for which the text is the limit rather than their size: of 64 numbers with all of the text once, of 128 with
-# a fifth of it.
+# Networks for which the text is the limit rather than their size: of 64 numbers with the text once, of 128 with a
+# quarter of it.
 _MEDIUM = {"model.width": 64, "model.heads": 4, "train.epochs": 1}
 _LARGE = {"model.width": 128, "model.heads": 8, "model.depth": 4, "data.limit": 19_200, "train.epochs": 1}
 _ONCE = {"train.epochs": 1}
@@ -51,7 +50,7 @@ LINES: dict[str, Line] = {
     "hash": Line("kinds", "top-2 of 16 by the token's hash", _top_2(16, **{"moe.router": "hash"})),
     "unbalanced": Line("balance", "top-2 of 16, no balance", _top_2(16, **{"moe.balance_weight": 0})),
     "bias": Line("balance", "top-2 of 16, balance by a bias", _top_2(16, **{"moe.router": "sigmoid"})),
-    "half": Line("upcycling", "dense, all text once", {"config": "text_dense"} | _ONCE),
+    "half": Line("upcycling", "dense, the text once", {"config": "text_dense"} | _ONCE),
     "upcycled": Line(
         "upcycling", "top-2 of 16 for another time, from that dense one", _top_2(16, upcycle="true") | _ONCE
     ),
@@ -60,6 +59,7 @@ LINES: dict[str, Line] = {
     "large dense": Line("larger", "width 128: dense", {"config": "text_dense", "moe.hidden": 512} | _LARGE),
     "large e16": Line("larger", "width 128: top-2 of 16", _top_2(16, **{"moe.hidden": 256}) | _LARGE),
 }
+BYTES = 256
 PARTS = tuple(dict.fromkeys(line.part for line in LINES.values()))
 QUICK = ("dense", "e4")
 
@@ -103,18 +103,10 @@ def from_folder(folder: Path) -> Row:
     config, records = read_config(folder), log(folder, "train")
     return {
         "num_experts": config.moe.num_experts,
-        "flops_per_byte": flops_of_token(config),
+        "flops_per_byte": flops_per_token(config, BYTES, keys=config.data.length),  # a window is computed whole
         "steps": [record["step"] for record in records],
         "losses": [round(record["loss"], 4) for record in records],  # nats a byte, means over so many steps
     }
-
-
-def flops_of_token(config: Config) -> int:
-    """Of its forward pass in a window, which reads all of it for each token: two for each number of a matrix."""
-    d, t, experts = config.model.width, config.data.length, config.moe.num_experts
-    routed = experts if experts > 1 and getattr(config.moe, "router", "") not in ("random", "hash") else 0
-    block = 4 * d * d + 2 * t * d + 3 * d * active_width(config.moe) + d * routed
-    return 2 * (config.model.depth * block + 256 * d)
 
 
 def words(name: str, seed: int, runs: Path) -> list[str]:

@@ -235,6 +235,19 @@ def active_width(moe: Options) -> int:
     return moe.hidden * of_token + getattr(moe, "shared", 0)
 
 
+def flops_per_token(config: Options, vocabulary: int, keys: float) -> float:
+    """Of a token's way forward: two for each weight that it meets and, in scores and values, for each of its keys."""
+    m, moe, d = config.model, config.moe, config.model.width
+    of_keys = (m.key_heads or m.heads) / m.heads
+    attention = 2 * d * d * (1 + of_keys) + 2 * keys * d
+    matrices = {"glu": 3, "mlp": 2}
+    learns = moe.num_experts > 1 and getattr(moe, "router", "") not in ("random", "hash")
+    with_moe = matrices[moe.expert] * d * active_width(moe) + d * moe.num_experts * learns
+    without = matrices["glu"] * d * (m.hidden or active_width(moe))
+    layers = -(-m.depth // m.moe_every)
+    return 2 * (m.depth * attention + layers * with_moe + (m.depth - layers) * without + vocabulary * d)
+
+
 def positions_of_slots(slots: int, length: Int[Array, ""] | int) -> Int[Array, " slots"]:
     """The position of the token in each slot of a cache that has read so many; negative for an empty slot."""
     last = length - 1

@@ -26,11 +26,6 @@ def load(
 ) -> Dataset:
     """Loads the sources; arguments, examples and errors as of `moejax.data.text.load`.
 
-    Args:
-      held_out: share of the bytes that are held out for the test, and as much again for validation, in whole files.
-      length: tokens of a window.
-      vocabulary: tokens of byte pairs trained on what is learnt from; none: the 256 bytes.
-
     Raises:
       UserError: this Python came without its sources.
     """

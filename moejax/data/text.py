@@ -21,9 +21,21 @@ from moejax.data.text_tokens import END, BytePairs, Bytes, TextTokens
 from moejax.errors import UserError, of_the_system
 
 Texts = Mapping[str, str]  # by the file's name
-Length = Annotated[int, Field(ge=2, le=2**16)]
-Pieces = Annotated[int | None, Field(ge=257, le=2**20)]
-HeldOut = Annotated[float, Field(gt=0, lt=0.5)]
+Length = Annotated[int, Field(ge=2, le=2**16, description="Tokens of a window.")]
+Pieces = Annotated[
+    int | None,
+    Field(
+        ge=257,
+        le=2**20,
+        description="Tokens of byte pairs trained on what is learnt from; none: the 256 bytes.",
+    ),
+]
+HeldOut = Annotated[
+    float,
+    Field(
+        gt=0, lt=0.5, description="Share of the bytes held out for the test, and as much again for validation, by file."
+    ),
+]
 
 _VERBS = {"train": "train", "validation": "validate", "test": "test"}  # by split
 
@@ -42,9 +54,6 @@ def load(
     Args:
       dir: a file of UTF-8 text, or a folder of such files.
       pattern: names of the files of a folder, such as *.md.
-      held_out: share of the bytes that are held out for the test, and as much again for validation.
-      length: tokens of a window.
-      vocabulary: tokens of byte pairs trained on what is learnt from; none: the 256 bytes.
 
     Returns:
       train, validation, test: {"tokens", "label": [n, length]}: windows, and the token after each of their tokens.

@@ -10,35 +10,35 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from moejax.report.record import Record
 from moejax.report.style import PERCENT, TEST, THOUSANDS, TRAIN, VALIDATION, panels
 
-THICK = "thin: training as recorded; thick: smoothed"
-
 
 def curves(record: Record) -> Figure:
     """Training (raw and smoothed), validation and the final test, loss on the left and accuracy on the right."""
-    figure, (loss, accuracy) = panels(2, 2, 2.7, THICK)
-    for axes, quantity in ((loss, "loss"), (accuracy, "accuracy")):
-        _trace(axes, record, quantity)
-        axes.set(title=quantity.capitalize(), xlabel="step", ylabel=quantity)
-        axes.xaxis.set_major_formatter(THOUSANDS)
+    figure, loss, accuracy = _two_panels(record, ("Loss", "loss", 1.0), "Accuracy")
     loss_scale(loss, finite(record, "loss"))
     accuracy_scale(accuracy, finite(record, "accuracy"))
-    accuracy.legend(loc="lower right", frameon=False, labelcolor="linecolor")
     return figure
 
 
 def curves_of_text(record: Record) -> Figure:
     """The same of text: bits a byte, or a token where it has several bytes, and how often the next token is right."""
-    figure, (loss, accuracy) = panels(2, 2, 2.7, THICK)
     unit = "byte" if record.in_bytes else "token"
-    _trace(loss, record, "loss", 1 / math.log(2))
+    figure, _, accuracy = _two_panels(record, (f"Bits a {unit}", f"bits a {unit}", 1 / math.log(2)), "Next token right")
+    accuracy.yaxis.set_major_formatter(PERCENT)
+    return figure
+
+
+def _two_panels(record: Record, of_loss: tuple[str, str, float], of_accuracy: str) -> tuple[Figure, Axes, Axes]:
+    """Loss, with its title, its name and what it is times, and accuracy with its title."""
+    figure, (loss, accuracy) = panels(2, 2, 2.7, "thin: training as recorded; thick: smoothed")
+    title, name, scale = of_loss
+    _trace(loss, record, "loss", scale)
     _trace(accuracy, record, "accuracy")
-    loss.set(title=f"Bits a {unit}", xlabel="step", ylabel=f"bits a {unit}")
-    accuracy.set(title="Next token right", xlabel="step", ylabel="accuracy")
+    loss.set(title=title, xlabel="step", ylabel=name)
+    accuracy.set(title=of_accuracy, xlabel="step", ylabel="accuracy")
     for axes in (loss, accuracy):
         axes.xaxis.set_major_formatter(THOUSANDS)
-    accuracy.yaxis.set_major_formatter(PERCENT)
     accuracy.legend(loc="lower right", frameon=False, labelcolor="linecolor")
-    return figure
+    return figure, loss, accuracy
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:

@@ -44,6 +44,12 @@ def pytest_make_parametrize_id(val, argname):
     return f"{argname} of {len(val)} bytes" if isinstance(val, bytes) else None
 
 
+@pytest.fixture
+def programs_stay_where_tests_keep_them(monkeypatch):
+    """For verbs, which keep their programs in a place of the user's."""
+    monkeypatch.setattr("moejax.runs.programs.keep_programs", lambda seconds: None)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _room_for_programs():
     """Each compiled program has memory maps; Linux gives a process 65,530, and XLA crashes where none is left."""

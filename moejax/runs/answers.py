@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from moejax.runs import blocks, text_answers
 from moejax.runs.model import Model, Prediction
-from moejax.runs.routes import Route
+from moejax.runs.routes import Route, leading
 
 
 class Answer(NamedTuple):
@@ -127,11 +127,7 @@ def _by_token(route: Route, names: Sequence[str]) -> Iterator[str]:
     """For each token its experts with their weights, the largest first."""
     width = max(map(len, names), default=0)
     for name, gates in zip(names or ["all of it"], route.gates, strict=False):
-        order = [e for e in np.argsort(-np.abs(gates), kind="stable") if gates[e]][:_EACH]
-        yield f"{name:<{width}}  {', '.join(f'expert {e} {gates[e]:.2f}' for e in order) or 'no expert'}"
-
-
-_EACH = 4  # experts of a token that are named
+        yield f"{name:<{width}}  {', '.join(f'expert {e} {gates[e]:.2f}' for e in leading(gates)) or 'no expert'}"
 
 
 def _rounded(array: ndarray) -> list:

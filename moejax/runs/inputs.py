@@ -15,7 +15,6 @@ from moejax.data.text_tokens import TextTokens, text_tokens
 from moejax.errors import UserError, abridged
 from moejax.models import MODELS
 from moejax.models.decoder import sees_later
-from moejax.pieces import as_name
 from moejax.runs import text
 from moejax.runs.about import About
 
@@ -78,9 +77,7 @@ class Reader:
         return text_tokens(self.about.tokenizer)
 
     def token_names(self, batch: Examples, n: int) -> list[str]:
-        """What the tokens of the n-th example of a batch are called: those of text, word pieces, or both sentences."""
-        if self.names == ("tokens",):
-            return [as_name(self.text_tokens.decode([id])) for id in batch["tokens"][n, : batch["length"][n]]]
+        """What the tokens of the n-th pair of sentences of a batch are called: word pieces, or the sentences."""
         if self.names[0] == "pieces" and self._tokenizer is not None:
             return [self._tokenizer.id_to_token(piece) for piece in batch["pieces"][n] if piece != mrpc_pieces.PADDING]
         return ["first sentence", "second sentence"]

@@ -5,6 +5,7 @@ Axis letters: n examples, t tokens of an example, e experts, k choices of a toke
 
 from typing import NamedTuple
 
+import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy import ndarray
 
@@ -12,6 +13,7 @@ from moejax.inputs import ungroup
 from moejax.routing import Routing, SoftRouting, TopKRouting
 
 AnyArray = Array | ndarray
+MOST = 4  # experts of a token that are named
 
 
 class Route(NamedTuple):
@@ -37,3 +39,8 @@ def by_example(routing: Routing, examples: int, tokens: int) -> Route:
     if isinstance(routing, SoftRouting):
         names += ("dispatch", "combine")
     return Route(**{name: of_examples(getattr(routing, name)) for name in names})
+
+
+def leading(gates: Float[ndarray, " e"]) -> list[int]:
+    """The experts with most weight in a token's output, the largest first; none that has no weight."""
+    return [int(e) for e in np.argsort(-np.abs(gates), kind="stable")[:MOST] if gates[e]]

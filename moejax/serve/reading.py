@@ -10,12 +10,13 @@ import numpy as np
 from moejax.data.text_tokens import END
 from moejax.pieces import as_name, as_text
 from moejax.runs.answers import layer_name, shares
-from moejax.runs.model import Model
+from moejax.runs.model import Model, Prediction
+from moejax.runs.routes import Route, leading
 from moejax.runs.text import Written, tokens_of
+from moejax.runs.text_answers import foretold, most_probable
 
 MOST_TOKENS = 2048  # that are read; of longer texts the last ones
 _MOST_NEXT = 12
-_EACH = 4  # experts of a token that are named
 
 
 def reading(model: Model, text: str) -> dict[str, Any]:
@@ -29,18 +30,18 @@ def reading(model: Model, text: str) -> dict[str, Any]:
     asked = ids if ids.size else np.array([END], ids.dtype)
     prediction, routes = model.answer(_of_few_sizes(asked, model.about.shapes["tokens"][0]))
     milliseconds = 1000 * (time.perf_counter() - begun)
-    probabilities = prediction.probabilities[0, : len(asked)]
-    found = probabilities[np.arange(len(ids) - 1), ids[1:]] if len(ids) > 1 else np.empty(0)
+    of_text = Prediction(*(np.asarray(array)[0, : len(asked)] for array in prediction))
+    chances = foretold(asked, of_text)[1:].tolist()
     parts = [tool.decode([token]) for token in ids.tolist()]
-    order = np.argsort(-probabilities[-1], kind="stable")[:_MOST_NEXT].tolist()
-    best = [{**_named(tool.decode([y])), "probability": round(float(probabilities[-1, y]), 6)} for y in order]
+    followers = most_probable(of_text.probabilities[-1], _MOST_NEXT)
+    best = [{**_named(tool.decode([token])), "probability": p} for token, p in followers]
     return {
         "class": best[0]["class"],
         "probability": best[0]["probability"],
         "top": best,
         "tokens": [as_name(part) for part in parts],
         "texts": as_text(parts),
-        "bits": [None, *(round(-math.log2(max(p, 1e-30)), 3) for p in found.tolist())][: len(ids)],
+        "bits": [None, *(round(-math.log2(max(p, 1e-30)), 3) for p in chances)][: len(ids)],
         "layers": [
             {"name": layer_name(model, n), **_layer(route._replace(gates=route.gates[0, : len(ids)]))}
             for n, route in enumerate(routes)
@@ -82,11 +83,7 @@ def _named(piece: bytes) -> dict[str, str]:
     return {"class": as_name(piece), **({} if "\0" in text else {"text": text})}
 
 
-def _layer(route: Any) -> dict[str, list]:
+def _layer(route: Route) -> dict[str, list]:
     """Each expert's share of the text, and of each token the experts with most weight."""
-    gates = np.abs(route.gates)
-    order = np.argsort(-gates, axis=1, kind="stable")[:, :_EACH]
-    of_tokens = [
-        [[e, round(float(g[e]), 3)] for e in of if g[e] > 0] for of, g in zip(order.tolist(), gates, strict=True)
-    ]
+    of_tokens = [[[e, round(float(abs(gates[e])), 3)] for e in leading(gates)] for gates in route.gates]
     return {"shares": np.round(shares(route).astype(np.float64), 4).tolist(), "experts": of_tokens}

@@ -5,7 +5,6 @@ real models. All in float32: max |Δ|, as a share of the largest value where tha
 blocks 5e-6.
 """
 
-import importlib
 import json
 import re
 import subprocess
@@ -27,12 +26,6 @@ from moejax.routers.top_k import SoftmaxTopK
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz") if not path.stem.endswith("_pytorch"))
 SMALL_TOLERANCE = 1e-6
 LARGE = {"d": 1024, "h": 2816, "experts": 64}
-
-
-@pytest.fixture
-def live():
-    pytest.importorskip("torch", reason="the peers need torch: pip install moejax[peers]")
-    return importlib.import_module("live_peers")
 
 
 def layer_of(case, **options):

@@ -4,7 +4,6 @@ Against recorded answers everywhere; against live models where torch is installe
 at most 1e-5.
 """
 
-import importlib
 import json
 import re
 
@@ -21,12 +20,6 @@ from moejax.models import build_model
 
 NAMES = sorted(path.stem for path in GOLDEN.glob("*_model_pytorch.npz"))
 TOLERANCE = 1e-5
-
-
-@pytest.fixture
-def live():
-    pytest.importorskip("torch", reason="the peers need torch: pip install moejax[peers]")
-    return importlib.import_module("live_peers")
 
 
 def model_of(case, **options):

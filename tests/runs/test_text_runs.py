@@ -19,10 +19,7 @@ from moejax.runs.about import About
 from moejax.runs.inputs import Reader
 from moejax.runs.text import batch_of, cut
 
-
-@pytest.fixture(autouse=True)
-def programs_stay_where_tests_keep_them(monkeypatch):
-    monkeypatch.setattr("moejax.runs.programs.keep_programs", lambda seconds: None)
+pytestmark = pytest.mark.usefixtures("programs_stay_where_tests_keep_them")
 
 
 @pytest.fixture(scope="module")

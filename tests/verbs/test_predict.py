@@ -15,10 +15,7 @@ from moejax.config import make_config
 from moejax.runs import blocks
 from moejax.runs.ask import image_of
 
-
-@pytest.fixture(autouse=True)
-def programs_stay_where_tests_keep_them(monkeypatch):
-    monkeypatch.setattr("moejax.runs.programs.keep_programs", lambda seconds: None)
+pytestmark = pytest.mark.usefixtures("programs_stay_where_tests_keep_them")
 
 
 @pytest.fixture(scope="module")

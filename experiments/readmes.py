@@ -17,7 +17,7 @@ TABLE = re.compile(r"^<!-- (\S+\.md) -->\n(?:\|.*\n)*", re.MULTILINE)
 
 def readmes(root: Path) -> list[Path]:
     """All of the project at `root`."""
-    rooms = (root / name for name in ("moejax", "experiments", "benchmarks"))
+    rooms = (root / name for name in ("moejax", "experiments", "benchmarks", "tests"))
     return [*root.glob("README.md"), *(file for room in rooms for file in sorted(room.rglob("README.md")))]
 
 

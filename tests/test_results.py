@@ -10,6 +10,7 @@ from experiments.study import ROOT
 
 STUDIES = sorted((ROOT / "experiments").glob("*/results.json"))
 BENCHMARKS = sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))
+TORTURE = ROOT / "tests" / "torture"
 READMES = readmes(ROOT)
 
 
@@ -31,8 +32,14 @@ def test_a_benchmark_s_table_is_made_of_its_rows(file):
     assert file.with_suffix(".md").read_text() == script.table(json.loads(file.read_text())["rows"])
 
 
+def test_the_table_of_what_the_torture_found_is_made_of_its_rows():
+    script = importlib.import_module("tests.torture.__main__")
+    assert (TORTURE / "table.md").read_text() == script.table(json.loads((TORTURE / "results.json").read_text()))
+
+
 def test_every_table_is_shown():
     shown = {file.parent / found[1] for file in READMES for found in TABLE.finditer(file.read_text())}
+    assert TORTURE / "table.md" in shown
     assert {file.parent / "table.md" for file in STUDIES} <= shown
     assert {file.with_suffix(".md") for file in BENCHMARKS} <= shown
 

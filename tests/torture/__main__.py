@@ -1,0 +1,80 @@
+"""python -m tests.torture [PART ...]: end runs at every moment, damage their files, and see that nothing is lost.
+
+--quick tries a sample of each part in seconds, and keeps nothing. Otherwise each part's rows are kept in results.json,
+and the README's table is written anew. What goes wrong is printed, with how to make it again; the exit code is then 1.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from moejax import entry
+from moejax.files import write_whole
+from moejax.report.markdown import markdown
+
+# By part, a module of this folder, what it shows. It has `torture(quick) -> Iterator[Figure]`.
+PARTS: dict[str, str] = {}
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+HEADER = ("part", "what was tried", "cases", "found", "as it has to be")
+
+
+def main() -> int:
+    """Try the parts that are asked for; the exit status."""
+    listing = "\n".join(f"  {name:<12} {line}" for name, line in PARTS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.torture",
+        description=f"{__doc__}\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help="which; without: all")
+    parser.add_argument("--quick", action="store_true", help="a sample of each; keeps nothing")
+    asked = parser.parse_args()
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    results = {name: tried(name, asked.quick) for name in asked.parts or PARTS}
+    print(f"\n{table(results)}")
+    if not asked.quick:
+        keep(results)
+    return 0 if all(row["good"] for rows in results.values() for row in rows) else 1
+
+
+def tried(name: str, quick: bool) -> list[dict]:
+    """A part's rows, each printed as soon as it is there."""
+    start, rows = time.perf_counter(), []
+    for figure in importlib.import_module(f"tests.torture.{name}").torture(quick):
+        rows.append(figure._asdict())
+        print(f"{name}: {figure.what}: {figure.cases} cases, {figure.found}{'' if figure.good else ', WRONG'}")
+        sys.stdout.flush()
+    print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    return rows
+
+
+def table(results: dict[str, list[dict]]) -> str:
+    """A line for each figure."""
+    lines = [
+        (name, row["what"], f"{row['cases']:,}", row["found"], "yes" if row["good"] else "**no**")
+        for name, rows in results.items()
+        for row in rows
+    ]
+    return markdown(HEADER, lines)
+
+
+def keep(results: dict[str, list[dict]]) -> None:
+    """Put these parts' rows in place of older ones, and the table into the README."""
+    from experiments import readmes
+
+    file = HERE / "results.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    merged = before | results
+    kept = {name: merged[name] for name in PARTS if name in merged}
+    write_whole(file, json.dumps(kept, indent=1) + "\n")
+    write_whole(HERE / "table.md", table(kept))
+    readmes.write(ROOT)
+
+
+if __name__ == "__main__":
+    entry.end(entry.run(main))

@@ -50,10 +50,11 @@ LINES: dict[str, Line] = {
     "hash": Line("kinds", "top-2 of 16 by the token's hash", _top_2(16, **{"moe.router": "hash"})),
     "unbalanced": Line("balance", "top-2 of 16, no balance", _top_2(16, **{"moe.balance_weight": 0})),
     "bias": Line("balance", "top-2 of 16, balance by a bias", _top_2(16, **{"moe.router": "sigmoid"})),
-    "half": Line("upcycling", "dense, the text once", {"config": "text_dense"} | _ONCE),
-    "upcycled": Line(
-        "upcycling", "top-2 of 16 for another time, from that dense one", _top_2(16, upcycle="true") | _ONCE
+    # An expert is a copy of the dense layer, so that the dense network of the first half has half as wide a one.
+    "half": Line(
+        "upcycling", "dense, hidden width 64, the text once", {"config": "text_dense", "moe.hidden": 64} | _ONCE
     ),
+    "upcycled": Line("upcycling", "top-2 of 16 from that one, the text once more", _top_2(16, upcycle="true") | _ONCE),
     "medium dense": Line("larger", "width 64: dense", {"config": "text_dense", "moe.hidden": 256} | _MEDIUM),
     "medium e16": Line("larger", "width 64: top-2 of 16", _top_2(16, **{"moe.hidden": 128}) | _MEDIUM),
     "large dense": Line("larger", "width 128: dense", {"config": "text_dense", "moe.hidden": 512} | _LARGE),

@@ -25,9 +25,8 @@ Shapes = Mapping[str, Any]  # shapes and dtypes, or arrays, by name
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps that were saved to their end in a folder `checkpoints/`, in their order."""
-    of_steps = [p for p in folder.iterdir() if p.name.isdecimal()] if folder.exists() else []
-    return sorted(int(p.name) for p in of_steps if (p / manifest.NAME).exists())
+    """The steps that were saved to their end in a folder `checkpoints/`, damaged or not, in their order."""
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal()) if folder.exists() else []
 
 
 def best(folder: Path, *, among: Iterable[int]) -> int | None:

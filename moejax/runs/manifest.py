@@ -54,7 +54,7 @@ def verify(folder: Path) -> None:
     """UserError unless the folder's files are what was written."""
     manifest = read(folder)
     if manifest is None:
-        raise UserError(f"The checkpoint {folder} has no readable {NAME}; it was not written to its end.")
+        raise UserError(f"The checkpoint {folder} has no readable {NAME}, so that nothing tells whether it is whole.")
     if found := damages(folder, manifest["files"], digests(folder)):
         raise UserError(found[0])
 

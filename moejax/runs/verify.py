@@ -92,6 +92,8 @@ def _of_finished(run: Path) -> Iterator[Found]:
 
 def _of_unfinished(run: Path, last: Path | None) -> Iterator[Found]:
     names = {path.relative_to(run).as_posix() for path in own_files(run)} | {"config.json", metrics_log.NAME}
+    if "summary.json" in names:
+        yield Found(manifest.NAME, "missing", "nothing else tells whether the files of a finished run are whole")
     why = "by a run of an older version" if "summary.json" in names else "the run is not finished"
     for name in sorted(names):
         if name == "config.json":

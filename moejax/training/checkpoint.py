@@ -36,8 +36,7 @@ class Checkpoints:
         self._checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
         self._verified: set[int] = set()  # steps whose files are known to be what was written
         if is_first() and self.folder.exists():
-            whole = {self.folder / str(step) for step in self.steps()}
-            for left in {*self.folder.glob("*.partial"), *self._folders()} - whole:
+            for left in self.folder.glob("*.partial"):
                 shutil.rmtree(left)
 
     def save(self, state: TrainState, accuracy: float | None, files: Mapping[str, bytes] | None = None) -> None:
@@ -108,9 +107,6 @@ class Checkpoints:
         checkpoint.check(folder, expected, saved, expected.keys() | saved.keys())
         restored = checkpoint.restore(folder, expected)
         return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(restored[name]) for name in expected])
-
-    def _folders(self) -> list[Path]:
-        return [p for p in self.folder.iterdir() if p.name.isdecimal()] if self.folder.exists() else []
 
     def _verify(self, step: int) -> None:
         """UserError unless the files of that step are what was written; they are read once."""

@@ -10,6 +10,7 @@ from moejax.errors import UserError
 
 # The devices, the places of the data, which state is tested at the end, and where metrics go as well.
 _MAY_CHANGE = ("parallel.", "data.dir", "data.source", "train.tested", "log")
+_TOLD = 5  # so many changed options are told each by a sentence
 EPOCHS = "train.epochs"  # may change too, but has to be known: the schedule goes by it
 
 
@@ -22,12 +23,17 @@ def identity(config: Config, data: Dataset) -> dict[str, Any]:
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:
     """UserError if the run in the folder `run` was begun with another configuration or other data."""
     then, fields = before["config"], now["config"]
+    names = [n for n in sorted((then.keys() | fields.keys()) - {EPOCHS}) if then.get(n) != fields.get(n)]
     changed = [
         f"{name} is {fields.get(name)}, but the checkpoints of {run} were made with {then.get(name)}; set it back in"
         f" {run / 'config.json'}, or start another run."
-        for name in sorted((then.keys() | fields.keys()) - {EPOCHS})
-        if then.get(name) != fields.get(name)
+        for name in names
     ]
+    if len(names) > _TOLD:
+        changed = [
+            f"The checkpoints of {run} are those of another run: {len(names)} options are not those of"
+            f" {run / 'config.json'}, among them {', '.join(names[:_TOLD])}; put its own back, or start another run."
+        ]
     if not changed and before["data"] != now["data"]:
         changed = [
             f"The examples are not those that the checkpoints of {run} learnt from; give it the same data again."

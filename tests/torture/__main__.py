@@ -17,7 +17,9 @@ from moejax.files import write_whole
 from moejax.report.markdown import markdown
 
 # By part, a module of this folder, what it shows. It has `torture(quick) -> Iterator[Figure]`.
-PARTS: dict[str, str] = {}
+PARTS: dict[str, str] = {
+    "checkpoints": "every file of a checkpoint and of a run damaged: noticed, or nothing depends on it",
+}
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 HEADER = ("part", "what was tried", "cases", "found", "as it has to be")

@@ -12,6 +12,7 @@ import pytest
 
 from moejax.errors import UserError
 from moejax.runs import manifest
+from moejax.runs.checkpoint import chosen
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.loop import TrainState
 
@@ -64,12 +65,17 @@ def test_a_missing_file_is_noticed(tmp_path):
         Checkpoints(tmp_path).restore(1, state(0))
 
 
-def test_one_that_was_not_written_to_its_end_does_not_count(tmp_path):
+def test_one_whose_manifest_is_gone_does_not_count_and_is_not_passed_over_without_a_word(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state(1), 0.9)
     checkpoints.save(state(2), 0.5)
     (tmp_path / "2" / "sha256.json").unlink()
-    assert Checkpoints(tmp_path).latest() == 1
+    with pytest.raises(UserError, match=r"2 has no readable sha256\.json, .*; choose another step: 1\."):
+        chosen(tmp_path, "last")
+    warnings = []
+    assert Checkpoints(tmp_path).latest(warnings.append) == 1
+    [warning] = warnings
+    assert warning.startswith(f"The checkpoint {tmp_path / '2'} has no readable sha256.json")
 
 
 def test_another_shape_or_dtype_is_refused_by_name(tmp_path):

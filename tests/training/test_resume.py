@@ -13,6 +13,7 @@ from moejax.errors import UserError
 from moejax.runs import manifest
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
+from moejax.training.identity import check_same
 from moejax.training.progress import Progress
 
 NEVER = 10**9
@@ -231,3 +232,12 @@ def test_nothing_to_validate_on_cannot_have_a_best_epoch(run_config, dataset, tm
     nothing = {name: array[:0] for name, array in dataset.validation.items()}
     with pytest.raises(UserError, match=r"train\.tested is best, but there are no validation examples"):
         Fit(run_config, dataclasses.replace(dataset, validation=nothing), RunFolder(tmp_path), Progress())
+
+
+def test_another_runs_checkpoint_is_one_sentence_whatever_the_number_of_options_that_differ(tmp_path):
+    then, now = ({"config": {f"train.{letter}": n for letter in "abcdefgh"}, "data": []} for n in (1, 2))
+    with pytest.raises(UserError) as error:
+        check_same(then, now, tmp_path)
+    [sentence] = error.value.sentences
+    assert "8 options are not those of" in sentence
+    assert "train.a, train.b, train.c, train.d, train.e;" in sentence

@@ -95,6 +95,11 @@ def test_a_manifest_that_cannot_be_read_records_nothing(finished, capsys):
     assert state["summary.json"] == ("not recorded", "")
 
 
+def test_a_finished_run_whose_manifest_is_gone_is_not_said_to_be_whole(finished, capsys):
+    (finished / "sha256.json").unlink()
+    assert found(finished, capsys, 1)["sha256.json"][0] == "missing"
+
+
 def test_a_run_that_goes_on_has_no_manifest_until_it_ends(finished):
     assert (finished / "sha256.json").exists()
     RunFolder(finished).rewind(b"")

@@ -1,5 +1,6 @@
-"""From the words of a command line to a model's answers: pictures, folders, sentences, standard input."""
+"""From the words of a command line to a model's answers: pictures, folders, sentences, texts, standard input."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from moejax.runs.answers import Answer, answers
 from moejax.runs.model import Model
 
 STANDARD_INPUT = "-"
-_MOST_BYTES = 2**26  # of standard input: 67 MB
+_MOST_BYTES = 2**26  # of standard input or a text: 67 MB
 
 
 def ask(model: Model, words: Sequence[str], stdin: BinaryIO | None = None) -> list[Answer]:
@@ -23,7 +24,7 @@ def ask(model: Model, words: Sequence[str], stdin: BinaryIO | None = None) -> li
 
     Args:
       words: of a model of images, paths of pictures and folders; of one of sentence pairs, sentences, two a pair; of a
-        language model texts. `-`: one picture, lines `a<TAB>b`, or a text, of `stdin`.
+        language model texts, or files of text. `-`: one picture, lines `a<TAB>b`, or a text, of `stdin`.
 
     Raises:
       UserError: a sentence for each input that cannot be read.
@@ -112,11 +113,23 @@ def _of_pairs(model: Model, words: Sequence[str], stdin: BinaryIO | None) -> lis
 
 
 def _of_text(model: Model, word: str, stdin: BinaryIO | None) -> Answer:
-    text = text_of(stdin) if word == STANDARD_INPUT else word
+    name, text = _named(word, stdin)
     batch = model.read(text)
-    name = "standard input" if word == STANDARD_INPUT else abridged(repr(text))
     (answer,) = answers(model, text, [name])
     return answer._replace(text=batch["tokens"][0, : batch["length"][0]])
+
+
+def _named(word: str, stdin: BinaryIO | None) -> tuple[str, str]:
+    """The name and the text of a word: standard input's, a file's, or the word itself."""
+    if word == STANDARD_INPUT:
+        return "standard input", text_of(stdin)
+    if not os.path.isfile(word):
+        return abridged(repr(word)), word
+    try:
+        with open(word, "rb") as file:
+            return word, _decoded(_read(file, word), word)
+    except OSError as error:
+        raise UserError(of_the_system(error, word)) from None
 
 
 def _pairs_of(text: str) -> list[tuple[str, str]]:
@@ -136,17 +149,21 @@ def _pairs_of(text: str) -> list[tuple[str, str]]:
 
 def text_of(stdin: BinaryIO | None) -> str:
     """All of standard input; UserError if it is no text."""
+    return _decoded(_read(stdin), "Standard input")
+
+
+def _decoded(content: bytes, name: str) -> str:
     try:
-        return _read(stdin).decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"Standard input is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
+        raise UserError(f"{name} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
 
 
-def _read(stdin: BinaryIO | None) -> bytes:
+def _read(file: BinaryIO | None, name: str = "Standard input") -> bytes:
     try:
-        content = (stdin or sys.stdin.buffer).read(_MOST_BYTES + 1)
+        content = (file or sys.stdin.buffer).read(_MOST_BYTES + 1)
     except OSError as error:
-        raise UserError(of_the_system(error, "standard input")) from None
+        raise UserError(of_the_system(error, name)) from None
     if len(content) > _MOST_BYTES:
-        raise UserError(f"Standard input is longer than {_MOST_BYTES:,} bytes; give less at once.")
+        raise UserError(f"{name} is longer than {_MOST_BYTES:,} bytes; give less at once.")
     return content

@@ -16,12 +16,15 @@ from moejax.data.dataset import Examples
 from moejax.data.text_tokens import END, TextTokens
 from moejax.errors import UserError, abridged
 
+MOST_TOKENS = 2**13  # of a text that is answered as a whole, each of whose tokens is compared with all before it
+
 
 def batch_of(tool: TextTokens, x: Any, length: int) -> Examples:
     """One text or several as an array: `tokens` [n, t], filled up behind their ends, and the `length` [n] of each.
 
     `x`: a string or a list of strings, whole numbers [t] or [n, t]. `length`: of a window of the model's data; t is
-    that, or another of few sizes. UserError for anything else, and for a text without a token.
+    that, or another of few sizes. UserError for anything else, for a text without a token, and for a longer one than
+    `MOST_TOKENS`.
     """
     texts = [tokens_of(tool, one) for one in _texts(x)]
     if not texts:
@@ -30,6 +33,8 @@ def batch_of(tool: TextTokens, x: Any, length: int) -> Examples:
     if not lengths.all():
         raise UserError("A text is empty; give texts of one token at least.")
     longest = int(lengths.max())
+    if longest > MOST_TOKENS:
+        raise UserError(f"A text has {longest:,} tokens, more than {MOST_TOKENS:,} that are read at once; cut it up.")
     power = 1 << (longest - 1).bit_length()
     size = min(power, length) if longest <= length else power
     tokens = np.full((len(texts), size), END, texts[0].dtype)

@@ -8,7 +8,8 @@ cat three.png | moejax predict runs/mnist_soft-20260101-120000 - --json
 
 Of a run on images, INPUT are pictures of any size and kind, folders of pictures, or - for one picture on standard
 input. Of a run on sentence pairs, INPUT are two sentences, or more pairs of them, or - for lines `a<TAB>b`. Of a
-language model, INPUT are texts, or - for one on standard input: each token is shown with its probability and experts.
+language model, INPUT are texts or files of text, or - for one on standard input: each token is shown with its
+probability and experts.
 """
 
 import json

@@ -62,12 +62,27 @@ def test_a_token_s_answer_is_that_of_its_window(model):
     np.testing.assert_array_equal(model.predict(text).classes[0], model.predict(list(text.encode())).classes[0])
 
 
+def test_a_word_that_names_a_file_is_the_text_in_it(run, tmp_path, capsys):
+    """Not the letters of its name."""
+    file, other = tmp_path / "a.txt", tmp_path / "b.txt"
+    file.write_text("dög ran")
+    other.write_bytes(b"a\xff")
+    assert main(["predict", str(run), str(file), "dög ran", "--json"]) == 0
+    of_file, of_word = json.loads(capsys.readouterr().out)
+    assert of_file.pop("input") == str(file)
+    assert of_word.pop("input") == "'dög ran'"
+    assert of_file == of_word
+    assert main(["predict", str(run), str(other)]) == 2
+    assert capsys.readouterr().err == f"moejax: {other} is not UTF-8 text (byte 1); save it as UTF-8.\n"
+
+
 @pytest.mark.parametrize(
     ("x", "sentence"),
     [
         (7, "The text is 7; give a string, or tokens as whole numbers"),
         (None, "The text is None"),
         ([], "The batch is empty; give one text at least."),
+        ("a" * 10_000, r"A text has 10,000 tokens, more than 8,192 that are read at once; cut it up"),
         ("", "A text is empty; give texts of one token at least."),
         (["a", ""], "A text is empty"),
         (["a", 3], "The text is 3"),

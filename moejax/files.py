@@ -27,7 +27,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
         if path.exists() and not path.is_file() and not path.is_dir():
             path.write_bytes(content)
         else:
-            _replace(Path(os.path.realpath(path)), content)
+            file = Path(os.path.realpath(path))
+            try:
+                _replace(file, content)
+            except FileNotFoundError:  # swept away by another process, unless the folder is gone
+                _replace(file, content)
     except OSError as error:
         error.filename, error.filename2 = str(path), None
         raise
@@ -52,6 +56,12 @@ def drop_unfinished() -> None:
     for partial in tuple(_unfinished):
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a process that was killed left half written in a folder."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink(missing_ok=True)
 
 
 def place_for(option: str, text: str, *, folder: bool = False) -> Path:

@@ -135,6 +135,7 @@ def _resume(arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
     with folder, kept(path):
         summary = folder.read_summary()
         if summary is not None and config.train.epochs == before.train.epochs:
+            folder.seal()
             print(f"{path} is finished; its report is {_report(path, stop)}")
             return summary | {"run": str(path)}
         if summary is not None and not checkpoint.steps(folder.checkpoints):

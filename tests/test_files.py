@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from moejax.errors import UserError
-from moejax.files import place_for, write_whole
+from moejax.files import place_for, sweep, write_whole
 
 
 def full(number):
@@ -81,3 +81,16 @@ def test_a_place_is_looked_at_before_the_work(tmp_path, monkeypatch, path, folde
             place_for("--out", str(tmp_path / path), folder=folder)
         assert str(raised.value) == f"Cannot write to --out {tmp_path / path}: {tmp_path}/{problem}"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_a_killed_process_left_is_swept_away_and_a_write_meanwhile_is_made_again(tmp_path, monkeypatch):
+    (tmp_path / ".file.0a1b2c3d.partial").write_text("ha", encoding="utf-8")
+    fsync = os.fsync
+
+    def swept(descriptor):
+        monkeypatch.setattr(os, "fsync", fsync)
+        sweep(tmp_path)
+
+    monkeypatch.setattr(os, "fsync", swept)
+    write_whole(tmp_path / "file", "whole")
+    assert [(path.name, path.read_text(encoding="utf-8")) for path in tmp_path.iterdir()] == [("file", "whole")]

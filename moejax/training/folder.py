@@ -14,7 +14,7 @@ import filelock
 from moejax import metrics_log
 from moejax.config import Config, to_json
 from moejax.errors import UserError, cannot_write
-from moejax.files import write_whole
+from moejax.files import sweep, write_whole
 from moejax.runs import manifest
 from moejax.runs.folder import read_config
 from moejax.runs.verify import own_files
@@ -39,6 +39,8 @@ class RunFolder:
         try:
             if self.writes:
                 self._lock.acquire()
+                for folder in (self.path, self.path / "activations", self.path / "figures"):
+                    sweep(folder)
         except filelock.Timeout:
             raise UserError(
                 f"Another process is writing {self.path}; wait until it ends, or stop it and continue with"
@@ -133,7 +135,11 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The run's results; its presence says that the run is finished. Then the manifest of the run's files."""
         self.write("summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-        if self.writes:
+        self.seal()
+
+    def seal(self) -> None:
+        """Write the manifest of a finished run's files, unless it is there: a kill may have come before it."""
+        if self.writes and not (self.path / manifest.NAME).exists():
             manifest.write(self.path, own_files(self.path))
 
     def read_summary(self) -> dict[str, Any] | None:

@@ -130,3 +130,14 @@ def test_a_cpu_is_told_from_others_of_its_name():
     assert describe_cpu(said("fpu avx avx2")) == "AMD EPYC, AVX2"
     assert describe_cpu(said("fpu")) == "AMD EPYC"
     assert describe_cpu("processor : 0\nFeatures : fp asimd\n") == ""
+
+
+def test_what_a_killed_run_left_undone_is_done_when_it_goes_on(tmp_path, config):
+    folder = RunFolder.create(tmp_path / "run", config)
+    folder.write_summary({})
+    (folder.path / "sha256.json").unlink()
+    (folder.path / ".metrics.jsonl.0a1b2c3d.partial").write_text("", encoding="utf-8")
+    with folder:
+        folder.seal()
+    assert (folder.path / "sha256.json").exists()
+    assert not list(folder.path.glob(".*.partial"))

@@ -1,0 +1,76 @@
+"""Runs of moejax in forks of a process that has imported it: each is a process of its own, and starts in no time.
+
+A line of JSON asks for one (`words`, `environment`, `arm`, `seconds`); a line says how it ended.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    """Answer until standard input ends."""
+    import moejax.training.fit
+    from moejax import run
+    from moejax.runs import load  # noqa: F401
+
+    for line in sys.stdin:
+        asked = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            os.environ.update(asked["environment"])
+            with open(asked["said"], "wb") as said:
+                os.dup2(said.fileno(), 1)
+                os.dup2(said.fileno(), 2)
+            if not asked["report"]:
+                import moejax.report
+
+                moejax.report.render = lambda path: path / "report.html"
+            _arm(**asked["arm"])
+            code = run.main(asked["words"])
+            if code == 0 and asked["digest"]:
+                Path(asked["digest"]).write_text(_digest(Path(asked["folder"])), encoding="utf-8")
+            os._exit(code)
+        print(json.dumps(_ended(pid, asked["seconds"])), flush=True)
+
+
+def _arm(folder: str, number: int, half: bool, list_to: str | None) -> None:
+    file = -1 if list_to is None else os.open(list_to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    ctypes.CDLL(None).arm(folder.encode(), ctypes.c_long(number), int(half), file)
+
+
+def _ended(pid: int, seconds: float) -> int:
+    """The exit code; a process that takes longer than this is killed, as one is that hangs."""
+    end = time.monotonic() + seconds
+    while (found := os.waitpid(pid, os.WNOHANG))[0] == 0:
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        time.sleep(0.005)
+    return os.waitstatus_to_exitcode(found[1])
+
+
+def _digest(folder: Path) -> str:
+    """The sha256 of all arrays of the last checkpoint, parameters and the optimiser's alike."""
+    import hashlib
+
+    import jax
+    import numpy as np
+
+    from moejax.runs import checkpoint
+
+    last = checkpoint.chosen(folder.absolute() / "checkpoints", "last")
+    saved = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in checkpoint.saved(last).items()}
+    arrays = checkpoint.restore(last, saved)
+    whole = hashlib.sha256()
+    for name in sorted(arrays):
+        whole.update(name.encode() + np.asarray(arrays[name]).tobytes())
+    return whole.hexdigest()
+
+
+if __name__ == "__main__":
+    main()

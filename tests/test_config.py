@@ -198,6 +198,15 @@ def test_what_a_new_choice_has_no_option_for_is_left_and_the_rest_kept():
     assert cnn.replace(data={"name": "mnist"}, model={"name": "image"}).moe.expert == "mlp"
 
 
+def test_what_has_no_effect_beside_a_new_choice_is_not_kept():
+    sparse = SPARSE.replace(moe={"z_weight": 0.25})
+    dense = sparse.replace(moe={"layer": "dense"})
+    assert from_json(to_json(dense), "config.json") == (dense, [])
+    assert dense == make_config(moe={"layer": "dense"})
+    grouped = sparse.replace(moe={"dispatch": "grouped", "capacity_factor": None})
+    assert from_json(to_json(grouped), "config.json") == (grouped, [])
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_what_is_just_out_of_bounds_is_one_sentence(name):
     config, problems = with_choices(name)

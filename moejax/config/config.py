@@ -1,5 +1,6 @@
 """A run's configuration, made of values by name, or one sentence for each thing that is wrong with them."""
 
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from moejax.config.training import ParallelOptions, TrainOptions
 from moejax.data import DATASETS
 from moejax.errors import UserError
 from moejax.models import MODELS
-from moejax.options import Options, conflicts, from_text, in_words, plain, refusals
+from moejax.options import Declared, Needs, Options, conflicts, from_text, in_words, plain, refusals
 
 
 class Config(RunOptions):
@@ -102,13 +103,22 @@ def _part(section: Section, given: Mapping, kept: Mapping, words: bool, sentence
     new = {name: value for name, value in given.items() if name in fields}
     new = {name: from_text(fields[name], v) if words and isinstance(v, str) else plain(v) for name, v in new.items()}
     values = {name: value for name, value in kept.items() if name in fields} | new
+    idle = _idle(fields, values)
+    values = {name: value for name, value in values.items() if name in new or name not in idle}
     refused = refusals(fields, values)
     values = {name: value for name, value in values.items() if name not in refused}
     wrong = {name: sentence for name, sentence in refused.items() if name in new}
     right = [name for name in new if name not in wrong]
     said = [*wrong.values(), *conflicts(fields, values, right, wrong, section.contradictions)]
     sentences += [in_words(sentence, section.prefix) for sentence in said]
-    return values
+    return {name: value for name, value in values.items() if name not in idle}
+
+
+def _idle(fields: Declared, values: Mapping) -> set[str]:
+    """Those that have no effect beside the others: config.json holds none of them."""
+    options = types.SimpleNamespace(**{name: values.get(name, field.default) for name, field in fields.items()})
+    notes = ((name, note) for name in values for note in fields[name].metadata)
+    return {name for name, note in notes if isinstance(note, Needs) and not note.met(options)}
 
 
 def _values(config: Config | None, name: str) -> dict[str, Any]:

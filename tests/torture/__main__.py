@@ -21,6 +21,7 @@ PARTS: dict[str, str] = {
     "kills": "runs killed at every file operation and at random moments: they go on to the same bits",
     "checkpoints": "every file of a checkpoint and of a run damaged: noticed, or nothing depends on it",
     "data": "data files of every kind damaged, and hostile ones: read right or a sentence",
+    "configs": "fuzzed configurations and command lines: a step that can be traced, or sentences",
 }
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -185,8 +185,9 @@ def test_a_guided_model_needs_a_dense_layer_of_two_experts_or_more():
         make_config(model=flat)
     with pytest.raises(UserError, match=r"model.guided is true, but moe.num_experts is 1; guide to one of at least 2"):
         make_config(model=flat, moe={"layer": "dense", "num_experts": 1})
-    with pytest.raises(UserError, match=r"moe.assignment_weight is 0.5, but model.guided is false"):
-        make_config(model={"name": "flat"}, moe={"layer": "dense", "assignment_weight": 0.5})
+    for model in ("flat", "image"):
+        with pytest.raises(UserError, match=r"moe.assignment_weight is 0.5, but nothing is assigned to experts"):
+            make_config(model={"name": model}, moe={"layer": "dense", "assignment_weight": 0.5})
 
 
 def test_what_a_new_choice_has_no_option_for_is_left_and_the_rest_kept():

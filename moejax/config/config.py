@@ -149,6 +149,11 @@ def _together(config: Config) -> Iterator[str]:
                 f"moe.{name} is {count}, which add a token, but with model.name {config.model.name} experts return"
                 " something else; use moe.zero_experts or moe.null_experts."
             )
+    if (weight := getattr(config.moe, "assignment_weight", 0)) and not getattr(config.model, "guided", False):
+        yield (
+            f"moe.assignment_weight is {weight:g}, but nothing is assigned to experts; use model.name flat with"
+            " model.guided true, or leave it out."
+        )
     yield from (in_words(sentence) for sentence in getattr(model, "config_problems", lambda _: ())(config))
     if config.train.tested == "best" and config.data.validation == 0:
         yield (

@@ -119,11 +119,6 @@ class FlatClassifier(nnx.Module):
             yield f"model.oracle is true, but moe.num_experts is {moe.num_experts}; the data have {needed} domains."
         if m.guided and moe.num_experts < 2:
             yield f"model.guided is true, but moe.num_experts is {moe.num_experts}; guide to one of at least 2."
-        if moe.assignment_weight and not m.guided:
-            yield (
-                f"moe.assignment_weight is {moe.assignment_weight:g}, but model.guided is false, so nothing is"
-                " assigned; set it to true."
-            )
 
     def __init__(self, config: Options, num_classes: int, image_shape: tuple[int, ...], *, rngs: nnx.Rngs):
         m, moe, dtype = config.model, config.moe, jnp.dtype(config.train.dtype)

@@ -39,7 +39,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
             parameters = [by_line[name][0]["parameters"] for name in there]
             mean_and_range(left, parameters, bits, "#d08c00", marker="o", label="as many FLOPs a byte")
             for name, x, y in zip(there, parameters, bits, strict=True):
-                left.annotate(str(EXPERTS[name]), (x, np.mean(y)), (0, 7), textcoords="offset points", ha="center")
+                left.annotate(str(EXPERTS[name]), (x, np.mean(y)), (0, -17), textcoords="offset points", ha="center")
         for name, (label, marker, colour) in BESIDE.items():
             if mine := by_line[name]:
                 mean = np.mean([row["test_bits_per_byte"] for row in mine])
@@ -47,6 +47,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
         left.set(title="Held-out text, by number of experts", xlabel="parameters", ylabel="bits a byte", xscale="log")
         left.set_xticks(_TICKS, [f"{x // 1000}k" for x in _TICKS])
         left.minorticks_off()
+        left.margins(y=0.12)
         left.legend(frameon=False, fontsize=8)
         for name, (label, colour) in ON_THE_WAY.items():
             if mine := by_line[name]:

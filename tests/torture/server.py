@@ -1,6 +1,6 @@
 """Runs of moejax in forks of a process that has imported it: each is a process of its own, and starts in no time.
 
-A line of JSON asks for one (`words`, `environment`, `arm`, `seconds`); a line says how it ended.
+A line of JSON asks for one (`words`, `arm`, `seconds`, and where files go); a line says how it ended.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ from pathlib import Path
 
 def main() -> None:
     """Answer until standard input ends."""
+    import moejax.report
     import moejax.training.fit
     from moejax import run
     from moejax.runs import load  # noqa: F401
@@ -22,24 +23,20 @@ def main() -> None:
         asked = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            os.environ.update(asked["environment"])
             with open(asked["said"], "wb") as said:
                 os.dup2(said.fileno(), 1)
                 os.dup2(said.fileno(), 2)
-            if not asked["report"]:
-                import moejax.report
-
-                moejax.report.render = lambda path: path / "report.html"
+            moejax.report.render = lambda path: path / "report.html"  # it only reads the run, and takes as long
             _arm(**asked["arm"])
             code = run.main(asked["words"])
-            if code == 0 and asked["digest"]:
+            if code == 0:
                 Path(asked["digest"]).write_text(_digest(Path(asked["folder"])), encoding="utf-8")
             os._exit(code)
         print(json.dumps(_ended(pid, asked["seconds"])), flush=True)
 
 
-def _arm(folder: str, number: int, half: bool, list_to: str | None) -> None:
-    file = -1 if list_to is None else os.open(list_to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+def _arm(folder: str, number: int, half: bool, list_to: str) -> None:
+    file = os.open(list_to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     ctypes.CDLL(None).arm(folder.encode(), ctypes.c_long(number), int(half), file)
 
 

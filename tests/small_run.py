@@ -1,5 +1,6 @@
 """A data set and a network small enough to train in a blink, and a signal that stops it where a test wants."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -15,8 +16,10 @@ from moejax.models import build_model
 from moejax.models.bert import weights as bert_weights
 from moejax.parameters import parameters
 from moejax.runs import about
+from moejax.runs.checkpoint import IDENTITY
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.folder import RunFolder
+from moejax.training.identity import identity
 from moejax.training.loop import TrainState
 from moejax.training.optimizer import make_optimizer
 
@@ -78,6 +81,7 @@ def saved_run(path: Path, config: Config, dataset: Dataset, accuracies: dict[int
         rng = np.random.default_rng(step)
         states.append(jax.tree.map(lambda a, rng=rng: a + _noise(rng, a), state))
         files = about.files(dataset) | {metrics_log.NAME: (path / metrics_log.NAME).read_bytes()}
+        files[IDENTITY] = json.dumps(identity(config, dataset)).encode()
         checkpoints.save(states[-1], accuracy, files)
     return states
 

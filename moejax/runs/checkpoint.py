@@ -19,6 +19,7 @@ from moejax.errors import UserError
 from moejax.runs import manifest
 
 ARRAYS = "state"  # orbax's folder in a checkpoint
+IDENTITY = "identity.json"  # beside it: the configuration and data that it was made with
 MODEL = ".model"  # what the names of a model's arrays begin with
 _AVERAGE = ".parameters"  # what those of averaged parameters have before the rest of the name
 Shapes = Mapping[str, Any]  # shapes and dtypes, or arrays, by name

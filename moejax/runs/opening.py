@@ -1,5 +1,6 @@
 """From a run's folder, or from a file that `moejax export` wrote, to its model."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.config import Config
+from moejax.config import Config, flatten
 from moejax.errors import UserError
 from moejax.models import build_model
 from moejax.routers import ROUTERS
@@ -25,7 +26,8 @@ def load(run: str | Path, checkpoint: str | int | None = None) -> Model:
       checkpoint: `best` on the validation examples, `last`, or a step; by default the one that the run is tested with,
         `train.tested`. Its files are compared with their sha256 before they are used.
 
-    Raises UserError, in one sentence, for a folder that is no run, and a checkpoint that is missing or damaged.
+    Raises UserError, in one sentence, for a folder that is no run, a checkpoint that is missing or damaged, and one of
+    another network than config.json has.
     """
     path = Path(run)
     if path.suffix == tensors.SUFFIX:
@@ -62,7 +64,20 @@ def under(config: Config, model: Model) -> Model:
     return Model(config, model.about, jax.tree.unflatten(structure, leaves), model.step)
 
 
+def _check_own(config: Config, checkpoint: Path) -> None:
+    """UserError if config.json has another network than the one that a verified checkpoint is of."""
+    file = checkpoint / checkpoints.IDENTITY
+    then = json.loads(file.read_text(encoding="utf-8"))["config"] if file.exists() else {}  # none: an older version's
+    for name, value in flatten(config).items():
+        if name.startswith(("model.", "moe.", "data.name")) and name in then and then[name] != value:
+            raise UserError(
+                f"{name} is {value}, but the checkpoint {checkpoint} was made with {then[name]}; set it back in"
+                f" {checkpoint.parent.parent / 'config.json'}."
+            )
+
+
 def _of_checkpoint(config: Config, folder: Path) -> Model:
+    _check_own(config, folder)
     about = About.read(folder)
     module = empty(config, about)
     expected, there = checkpoints.named(module, checkpoints.MODEL), checkpoints.saved(folder)

@@ -23,6 +23,7 @@ from moejax.models import build_model, notes, pretrained
 from moejax.parameters import parameters
 from moejax.predictions import Predictions
 from moejax.runs import about
+from moejax.runs.checkpoint import IDENTITY
 from moejax.training import frozen, processes, trace
 from moejax.training.average import averaged
 from moejax.training.beginning import beginning, filled
@@ -42,7 +43,7 @@ from moejax.training.sizes import check_done, check_sizes
 from moejax.training.summary import facts_of_data, facts_of_network, facts_of_test, in_words, scores
 from moejax.training.tables import activations_table
 
-_IDENTITY, _ROUTING = "identity.json", "routing.npz"  # what a checkpoint has beside the state and metrics.jsonl
+_ROUTING = "routing.npz"  # what a checkpoint has beside the state, its identity and metrics.jsonl
 
 
 class Fit:
@@ -107,7 +108,7 @@ class Fit:
         step, log, epochs = int(processes.from_first(str(latest or 0))), b"", self.config.train.epochs
         if step:
             identity, log, routing = (
-                self.checkpoints.read(step, name) for name in (_IDENTITY, metrics_log.NAME, _ROUTING)
+                self.checkpoints.read(step, name) for name in (IDENTITY, metrics_log.NAME, _ROUTING)
             )
             before = json.loads(identity)
             check_same(before, self.identity, self.folder.path)
@@ -296,7 +297,7 @@ class Fit:
         routing = packed(self.history.to_arrays())
         self.folder.write(_ROUTING, routing)
         files = {
-            _IDENTITY: json.dumps(self.identity).encode(),
+            IDENTITY: json.dumps(self.identity).encode(),
             metrics_log.NAME: (self.folder.path / metrics_log.NAME).read_bytes() if self.folder.writes else b"",
             _ROUTING: routing,
             **about.files(self.data),

@@ -211,8 +211,10 @@ def refusals(tmp_path, path):
     (copy("unsealed") / "checkpoints" / "2" / "sha256.json").write_text("{}")
     yield tmp_path / "unsealed", "best", "Which checkpoint of .* is the best cannot be told"
     config = json.loads((copy("other") / "config.json").read_text())
-    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"moe": config["moe"] | {"hidden": 5}}))
-    yield tmp_path / "other", None, r"holds float32\[2, 4, 8\] for .* where this configuration needs float32\[2, 5, 8\]"
+    for name, value in (("hidden", 5), ("temperature", 2.0)):  # one with other shapes, one with the same
+        (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"moe": config["moe"] | {name: value}}))
+        sentence = rf"moe\.{name} is {value}, but the checkpoint .* was made with {config['moe'][name]}; set it back in"
+        yield tmp_path / "other", None, sentence
 
 
 def test_what_cannot_be_loaded_is_a_sentence(run, tmp_path):

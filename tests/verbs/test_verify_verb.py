@@ -66,7 +66,6 @@ def test_what_is_not_what_was_written_is_said_of_that_file(finished, capsys):
     array = next(p for p in (finished / "checkpoints" / "12").rglob("d/*") if p.is_file())
     array.write_bytes(array.read_bytes()[:-1])
     (finished / "checkpoints" / "12" / "new").write_text("")
-    (finished / "checkpoints" / "12" / "identity.json").unlink(missing_ok=True)
     (finished / "checkpoints" / "12" / "data.json").unlink()
     (finished / "checkpoints" / "1" / "sha256.json").write_text("{}")
     (finished / "checkpoints" / "13.partial").mkdir()

@@ -11,7 +11,8 @@ from moejax.presets import PRESETS
 if TYPE_CHECKING:
     from moejax.config import Config
 
-FLAGS = ("help", "print_config")
+DEBUG_NANS = "debug.nans"
+FLAGS = ("help", "print_config", DEBUG_NANS)
 SWITCHES = ("upcycle",)  # options that may stand without `true`
 PROCESSES = ("coordinator", "processes", "process")
 PATHS = ("config", "out", "resume", "profile")
@@ -124,12 +125,13 @@ def check_resume(arguments: Arguments) -> None:
     if arguments.problems:
         raise UserError(*arguments.problems)
     given = (*arguments.options, *arguments.fields)
-    may = ("resume", "profile", *PROCESSES, "train.epochs")
+    may = ("resume", "profile", *PROCESSES, "train.epochs", "train.skip_nonfinite")
     others = [n for n in given if n not in may and not n.startswith("parallel.")]
     if others:
         raise UserError(
-            f"--resume takes no other argument than --parallel.… and --train.epochs, but there is --{others[0]}: a run"
-            " continues with the configuration it began with; to begin another one from its parameters, use --init."
+            "--resume takes no other argument than --parallel.…, --train.epochs and --train.skip_nonfinite, but there"
+            f" is --{others[0]}: a run continues with the configuration it began with; to begin another one from its"
+            " parameters, use --init."
         )
 
 

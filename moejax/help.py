@@ -14,7 +14,7 @@ from moejax.presets import listed
 _USAGE = f"""\
 usage: {PROGRAM} --config NAME|FILE|RUN [--OPTION VALUE ...] [--out DIR]
        {PROGRAM} --init RUN [--upcycle] [--config NAME|FILE|RUN] [--OPTION VALUE ...] [--out DIR]
-       {PROGRAM} --resume RUN [--train.epochs N] [--parallel.OPTION VALUE ...]
+       {PROGRAM} --resume RUN [--train.epochs N] [--train.skip_nonfinite N] [--parallel.OPTION VALUE ...]
        {PROGRAM} --help [OPTION ...]
 
   --config NAME       a preset, a config.json, or the folder of a run that has one
@@ -24,6 +24,8 @@ usage: {PROGRAM} --config NAME|FILE|RUN [--OPTION VALUE ...] [--out DIR]
   --resume RUN        continue the run in that folder where it stopped, on these devices; also a finished run, with
                       more --train.epochs: its learning rate is from then on that of a run of so many
   --profile DIR       trace ten steps into DIR by JAX's profiler, once the programs are compiled and warm
+  --debug.nans        where a step is not finite, take it again operation by operation, and name the first that makes a
+                      NaN, with its line; on one device. Costs nothing before that, then seconds to minutes
   --print-config      print the configuration as JSON and stop
   --coordinator HOST:PORT --processes N --process I
                       this is process I of N, of which number 0 listens there; or --coordinator auto

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 NAME = "metrics.jsonl"
-KINDS = ("train", "validation", "test")
-NUMBERS = ("epoch", "seconds", "loss", "accuracy")  # what each line of a run has
+KINDS = ("train", "validation", "test", "skipped")
+NUMBERS = ("epoch", "seconds", "loss", "accuracy")  # what each line of a run has but those on skipped steps
+_OF_SKIPPED = ("epoch", "seconds", "count", "in_a_row")
 
 
 def read(file: Path, numbers: Sequence[str] = NUMBERS) -> tuple[list[dict[str, Any]], list[str]]:
@@ -30,6 +31,11 @@ def read(file: Path, numbers: Sequence[str] = NUMBERS) -> tuple[list[dict[str, A
     return records, problems
 
 
+def parsed(content: bytes) -> list[dict[str, Any]]:
+    """The records among the lines of a content that was checked before."""
+    return [record for line in content.splitlines() if (record := _record(line, NUMBERS))]
+
+
 def tests(content: bytes) -> bytes:
     """The lines on the test examples alone."""
     lines = ((line, _record(line, NUMBERS)) for line in content.splitlines(keepends=True))
@@ -43,4 +49,6 @@ def _record(line: bytes, numbers: Sequence[str]) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or record.get("kind") not in KINDS or type(record.get("step")) is not int:
         return None
+    if record["kind"] == "skipped":
+        numbers = _OF_SKIPPED
     return record if all(type(record.get(name)) in (int, float) for name in numbers) else None

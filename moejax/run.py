@@ -44,14 +44,14 @@ def train(what: "Config | str | Sequence[str]", out: str | Path | None = None) -
     Raises UserError, with a sentence for each thing that is wrong. Signals are left to the caller: what was saved
     before a KeyboardInterrupt stays, and `train(["--resume", folder])` goes on from there.
     """
-    from moejax.commandline import Arguments, parse
+    from moejax.commandline import DEBUG_NANS, Arguments, parse
 
     heeds_none = StopSignal()
     into = {} if out is None else {"out": str(out)}
     if isinstance(what, str | Sequence):
         arguments = parse(shlex.split(what) if isinstance(what, str) else what)
-        if arguments.flags:
-            raise UserError(f"--{min(arguments.flags)} trains nothing; leave it out, or call moejax.run.main.")
+        if others := arguments.flags - {DEBUG_NANS}:
+            raise UserError(f"--{min(others)} trains nothing; leave it out, or call moejax.run.main.")
         summary = _train(arguments._replace(options={**arguments.options, **into}), heeds_none)
     else:
         summary = _start(what, Arguments(frozenset(), (), into, {}, ()), heeds_none)
@@ -113,7 +113,7 @@ def _start(config: "Config", arguments: "Arguments", stop: StopSignal) -> dict[s
     data = _load(config)
     check(config, data)
     with RunFolder.create(out, config) as folder, kept(out):
-        return _run(config, folder, data, stop, resume=False, profile=profile)
+        return _run(config, folder, data, stop, resume=False, profile=profile, debug_nans=_debugs_nans(arguments))
 
 
 def _opened(arguments: "Arguments") -> "tuple[RunFolder, Config]":
@@ -141,7 +141,8 @@ def _resume(arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
         if summary is not None and not checkpoint.steps(folder.checkpoints):
             raise UserError(f"{path} is finished, and its checkpoints are gone, so that it cannot go on; begin anew.")
         stop.ends_with(f"stopped before another step; continue with  {PROGRAM} --resume {path}")
-        return _run(config, folder, _load(config), stop, resume=True, profile=profile)
+        data, debug_nans = _load(config), _debugs_nans(arguments)
+        return _run(config, folder, data, stop, resume=True, profile=profile, debug_nans=debug_nans)
 
 
 def _profile(arguments: "Arguments") -> Path | None:
@@ -154,6 +155,12 @@ def _profile(arguments: "Arguments") -> Path | None:
     except OSError as error:
         raise cannot_write("--profile", folder, error) from None
     return folder
+
+
+def _debugs_nans(arguments: "Arguments") -> bool:
+    from moejax.commandline import DEBUG_NANS
+
+    return DEBUG_NANS in arguments.flags
 
 
 @contextmanager
@@ -189,6 +196,7 @@ def _run(
     *,
     resume: bool,
     profile: Path | None,
+    debug_nans: bool,
 ) -> dict[str, Any] | None:
     from jax import process_count
 
@@ -217,7 +225,7 @@ def _run(
     ends_with = stop.ends_with if count == 1 else stop.asks
     ends_with(f"stopped before another step; {go_on}")
     with together(folder.path):
-        fit = Fit(config, data, folder, progress)
+        fit = Fit(config, data, folder, progress, debug_nans=debug_nans)
         if resume:
             fit.resume()
         stop.asks(f"stopped at once; from what was saved last, {go_on}")

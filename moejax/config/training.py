@@ -77,6 +77,8 @@ class TrainOptions(Options):
     that takes a weight decay: its own kind of decay, of all matrices."""
     clip_norm: PositiveOrNone = 1.0
     """AdamW and optax: gradients are scaled down to this global norm; none leaves them as they are."""
+    skip_nonfinite: Annotated[int, Field(ge=0, le=10**6)] = 0
+    """Steps in a row whose loss or gradient may be NaN or infinite: each changes nothing, and one more ends the run."""
     average: Share = 0.0
     """Evaluate an exponential moving average of the parameters, of this decay; 0: the last ones."""
     frozen: Annotated[str | None, AfterValidator(_of_some)] = None

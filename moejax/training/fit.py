@@ -24,7 +24,7 @@ from moejax.parameters import parameters
 from moejax.predictions import Predictions
 from moejax.runs import about
 from moejax.runs.checkpoint import IDENTITY
-from moejax.training import frozen, processes, trace
+from moejax.training import diagnosis, frozen, processes, trace
 from moejax.training.average import averaged
 from moejax.training.beginning import beginning, filled
 from moejax.training.checkpoint import Checkpoints
@@ -36,10 +36,12 @@ from moejax.training.identity import EPOCHS, check_same, identity
 from moejax.training.information import Kinds, kinds_of_tokens
 from moejax.training.log import Log, rounded
 from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, make_update, parameter_key
+from moejax.training.objective import StepMetrics
 from moejax.training.optimizer import learning_rate_schedule, make_optimizer, relayout, stopped_after
 from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress, Status
 from moejax.training.sizes import check_done, check_sizes
+from moejax.training.skipping import Skipping
 from moejax.training.summary import facts_of_data, facts_of_network, facts_of_test, in_words, scores
 from moejax.training.tables import activations_table
 
@@ -49,8 +51,11 @@ _ROUTING = "routing.npz"  # what a checkpoint has beside the state, its identity
 class Fit:
     """One run in progress. `train` may end early on a signal; `test` finishes the run."""
 
-    def __init__(self, config: Config, data: Dataset, folder: RunFolder, progress: Progress):
+    def __init__(
+        self, config: Config, data: Dataset, folder: RunFolder, progress: Progress, *, debug_nans: bool = False
+    ):
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
+        self.debug_nans, self.skipping = debug_nans, Skipping(config.train.skip_nonfinite)
         folder.write(about.NAME, about.files(data)[about.NAME])
         train = config.train
         check_sizes(config, data)
@@ -68,20 +73,28 @@ class Fit:
         self.learning_rate = learning_rate_schedule(train, self.steps)
         build = partial(build_model, config, data.to_answer, image_shape=data.image_shape)
         init = make_init(lambda rngs, weights, taken: filled(build(rngs, weights), taken), optimizer)
-        update = make_update(self.parallel.objective(config), optimizer, self.steps)
+        update = partial(
+            make_update, self.parallel.objective(config), optimizer, self.steps, skips=train.skip_nonfinite > 0
+        )
         self.keys = self.parallel.made(make_keys, config.seed)
-        feed, self.examples = self.parallel.feed(data.train, self.keys.order, train.batch_size, train.chunk)
-        chunk = make_chunk(update, feed, train.chunk)
+        self.feed, self.examples = self.parallel.feed(data.train, self.keys.order, train.batch_size, train.chunk)
 
         # Two programs compiled at once: a chunk needs only the shapes of the state that the other one makes.
         given = self.parallel.made(parameter_key, config.seed), pretrained(config), self._taken(build)
         shapes = jax.eval_shape(init, *given)
         frozen.check(shapes.model, train.frozen)
         init_lowered = self.parallel.over_devices(init, shapes).lower(*given)
+
+        def program(**watching: Any) -> Callable:
+            chunk = make_chunk(update(**watching), self.feed, train.chunk)
+            return self.parallel.compile(chunk, self.parallel.shapes(shapes), self.examples(0, 0), self.keys, 0)
+
         with ThreadPoolExecutor(1) as pool:
             init_program = pool.submit(init_lowered.compile)
-            self.chunk = self.parallel.compile(chunk, self.parallel.shapes(shapes), self.examples(0, 0), self.keys, 0)
+            self.chunk = program()
             self.state = init_program.result()(*given)
+        self.watching = partial(program, watch=diagnosis.watch)
+        self.begin = lambda: init_program.result()(*given)
 
     def _taken(self, build: Callable[[nnx.Rngs], nnx.Module]) -> dict[str, np.ndarray]:
         """The arrays that the network begins with, of another run; none where this one has a checkpoint."""
@@ -113,12 +126,13 @@ class Fit:
             before = json.loads(identity)
             check_same(before, self.identity, self.folder.path)
             epochs = before["config"][EPOCHS]
-            self.state = self._restore(step)
+            self.state = self.restore(step)
+            self.skipping.go_on(metrics_log.parsed(log), step)
             self.history = RoutingHistory.from_bytes(routing)
             self.log.started -= json.loads(log.splitlines()[-1])["seconds"]
         if not self.folder.rewind(log, keep_tests=epochs != self.config.train.epochs):
             self.progress.message(f"{metrics_log.NAME} was damaged; it is again what it was at step {step}.")
-        self.folder.extend(self.config.train.epochs)
+        self.folder.go_on_as(self.config.train)
         self.progress.message(f"resuming after step {step} of {self.steps}")
         if epochs != self.config.train.epochs:
             self.progress.message(self._schedule_from(step, epochs))
@@ -147,21 +161,19 @@ class Fit:
             self.progress.message(shown)
         with self.progress.live():
             while (step := int(self.state.step)) < self.steps:
-                epoch_end = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
-                n = min(self.config.train.chunk, epoch_end - step)
+                n = self.chunk_at(step, self.steps)
                 traces = profile is not None and (step > first or step + n == self.steps)
                 n = min(n, trace.STEPS) if traces else n
                 start = time.perf_counter()
                 with trace.traced(profile) if traces else nullcontext():
-                    self.state, metrics = self.chunk(self.state, self.examples(step, step + n), self.keys, step + n)
-                    metrics = jax.tree.map(lambda rows, n=n: rows[:n], jax.device_get(metrics))
+                    metrics = self.take(self.chunk, n)
                     seconds = time.perf_counter() - start
                 self._report_chunk(metrics, n, seconds)
                 if traces:
                     self.progress.message(trace.how_to_open(profile, n))
                     profile = None
                 asked = processes.any_of(stop.requested)  # once a turn: saved and stopped, or neither
-                if step + n == epoch_end and self._is_evaluated(epoch_end):
+                if (step + n) % self.steps_per_epoch == 0 and self._is_evaluated(step + n):
                     self._end_epoch()
                 elif asked:
                     self._save(None)
@@ -174,7 +186,7 @@ class Fit:
         """Evaluate the last state, or the best, on all test examples, once, and write the run's summary."""
         if self.config.train.tested == "best":
             best = self._best_step() if processes.is_first() else None
-            self.state = self._restore(int(processes.from_first(str(best))))
+            self.state = self.restore(int(processes.from_first(str(best))))
         model, data = self._model(), self.data
         with self.parallel.in_use():
             kinds = kinds_of_tokens(model, data.test, data.num_classes, self.config.train.evaluation_batch)
@@ -197,18 +209,33 @@ class Fit:
             "seconds": round(self.log.seconds, 2),
             "examples_per_second": self.log.rate(),
             **facts_of_network(model, data, self.config.train.evaluation_batch),
+            **({"skipped_steps": self.skipping.total} if self.skipping.total else {}),
             "notes": [*data.notes, *notes(self.config)],
         }
         self.folder.write_summary(summary)
         self.log.close()
         return summary
 
-    def _report_chunk(self, metrics: Any, n: int, seconds: float) -> None:
+    def chunk_at(self, step: int, until: int) -> int:
+        """How many steps to take at once after so many, within one epoch."""
+        return min(self.config.train.chunk, self.steps_per_epoch - step % self.steps_per_epoch, until - step)
+
+    def take(self, chunk: Callable, n: int) -> StepMetrics:
+        """Take n more steps; their metrics."""
         step = int(self.state.step)
-        finite = finite_rows(metrics)
-        if not finite.all():
-            first = step - n + 1 + int(np.argmin(finite))
-            raise self._not_finite(f"The loss is not a finite number from step {first} on", first - 1)
+        self.state, metrics = chunk(self.state, self.examples(step, step + n), self.keys, step + n)
+        return jax.tree.map(lambda rows: rows[:n], jax.device_get(metrics))
+
+    def _report_chunk(self, metrics: StepMetrics, n: int, seconds: float) -> None:
+        step = int(self.state.step)
+        good = finite_rows(metrics) if metrics.applied is None else metrics.applied
+        if (bad := self.skipping.see(good)) is not None:
+            raise self._not_finite(self.skipping.too_many(step - n + bad + 1), step - n + bad, until=step - n + bad + 1)
+        if not good.all():
+            self._report_skipped(step, int(n - good.sum()))
+            metrics = jax.tree.map(lambda rows: rows[good], metrics)
+        if not good.any():
+            return
         rate = n * self.config.train.batch_size / seconds
         loss, accuracy = float(metrics.loss.mean()), float(metrics.accuracy.mean())
         self.history.append(step, metrics)
@@ -220,7 +247,7 @@ class Fit:
             auxiliary=float(metrics.auxiliary.mean()),
             load=rounded(metrics.load.mean(0)),
             experts_per_token=rounded(metrics.experts_per_token.mean(0)),
-            learning_rate=float(self.learning_rate(step - 1)),
+            learning_rate=float(self.learning_rate(step - 1 - self.skipping.total)),
             examples_per_second=round(rate, 1),
         )
         self.progress.update(
@@ -235,6 +262,13 @@ class Fit:
                 dropped=float(metrics.dropped.mean()),
                 load=metrics.load.mean(0),
             )
+        )
+
+    def _report_skipped(self, step: int, count: int) -> None:
+        self.log.write("skipped", step, count=count, in_a_row=self.skipping.in_a_row)
+        self.progress.message(
+            f"{count} of the steps up to {step} changed nothing, since their loss or gradient was not finite;"
+            f" {self.skipping.total} so far, and train.skip_nonfinite allows {self.skipping.allowed} in a row"
         )
 
     def _is_evaluated(self, epoch_end: int) -> bool:
@@ -272,18 +306,19 @@ class Fit:
             result = evaluate(self._model(), examples, self.config.train.evaluation_batch, kinds=kinds)
         if not np.isfinite([result.loss, result.gates.sum(), result.gate_entropy.sum()]).all():
             step = int(self.state.step)
-            raise self._not_finite(f"After step {step} an evaluation's loss is not a finite number", step)
+            raise self._not_finite(f"After step {step} an evaluation's loss is not a finite number", step, until=step)
         return result
 
-    def _not_finite(self, what: str, steps: int) -> UserError:
-        """The sentence for what went wrong after so many steps."""
+    def _not_finite(self, what: str, steps: int, *, until: int) -> UserError:
+        """The sentences for what went wrong after so many steps, and was to be seen in those up to `until`."""
         learnt = steps > 0 and float(self.learning_rate(steps - 1)) > 0
-        return not_finite(what, self.config, learnt=learnt, kept=self.folder.path)
+        found = diagnosis.sentences(self, until)
+        return not_finite(what, *found, config=self.config, learnt=learnt, kept=self.folder.path)
 
     def _model(self) -> nnx.Module:
         return self.parallel.place(averaged(self.state))
 
-    def _restore(self, step: int) -> TrainState:
+    def restore(self, step: int) -> TrainState:
         """The checkpoint of that step, whatever devices it was made on."""
         other = self.state._replace(optimizer=jax.eval_shape(self.other_optimizer.init, parameters(self.state.model)))
         saved = self.checkpoints.restore(step, self.state, self.parallel.shapes(other))
@@ -293,7 +328,7 @@ class Fit:
     def _save(self, accuracy: float | None) -> None:
         if not all_finite(self.state):
             step = int(self.state.step)
-            raise self._not_finite(f"After step {step} not all parameters are finite numbers", step)
+            raise self._not_finite(f"After step {step} not all parameters are finite numbers", step, until=step)
         routing = packed(self.history.to_arrays())
         self.folder.write(_ROUTING, routing)
         files = {

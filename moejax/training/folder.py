@@ -13,6 +13,7 @@ import filelock
 
 from moejax import metrics_log
 from moejax.config import Config, to_json
+from moejax.config.training import TrainOptions
 from moejax.errors import UserError, cannot_write
 from moejax.files import sweep, write_whole
 from moejax.runs import manifest
@@ -110,12 +111,14 @@ class RunFolder:
         self.write(metrics_log.NAME, log + later)
         return whole
 
-    def extend(self, epochs: int) -> None:
-        """Let config.json say so many epochs; a run that goes on for longer, or stops sooner, is not finished."""
+    def go_on_as(self, train: TrainOptions) -> None:
+        """Let config.json say so many epochs, and skipped steps; a run that goes on for longer is not finished."""
         _, config = self.open(self.path)
-        if self.writes and config.train.epochs != epochs:
+        if self.writes and config.train.epochs != train.epochs:
             (self.path / "summary.json").unlink(missing_ok=True)  # first: a kill in between leaves the shorter run
-            self.write("config.json", to_json(config.replace(train={"epochs": epochs})))
+        now = config.replace(train={"epochs": train.epochs, "skip_nonfinite": train.skip_nonfinite})
+        if now != config:
+            self.write("config.json", to_json(now))
 
     def begins_from(self, record: Mapping[str, Any]) -> None:
         """Write init.json; UserError if it says that the run began from something else."""

@@ -8,8 +8,8 @@ from moejax.config import Config, flatten
 from moejax.data.dataset import Dataset, digest
 from moejax.errors import UserError
 
-# The devices, the places of the data, which state is tested at the end, and where metrics go as well.
-_MAY_CHANGE = ("parallel.", "data.dir", "data.source", "train.tested", "log")
+# The devices, the places of the data, which state is tested at the end, what is skipped, and where metrics go as well.
+_MAY_CHANGE = ("parallel.", "data.dir", "data.source", "train.tested", "train.skip_nonfinite", "log")
 _TOLD = 5  # so many changed options are told each by a sentence
 EPOCHS = "train.epochs"  # may change too, but has to be known: the schedule goes by it
 

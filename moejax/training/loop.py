@@ -18,6 +18,7 @@ from moejax.parameters import parameters, with_parameters
 from moejax.router_updates import update_routers
 from moejax.sharding import TOKENS, constrain
 from moejax.training.feed import Feed
+from moejax.training.finite import finite
 from moejax.training.objective import Batch, Objective, StepMetrics
 
 
@@ -37,6 +38,7 @@ class Keys(NamedTuple):
 
 
 Update = Callable[[TrainState, Batch, Array], tuple[TrainState, StepMetrics]]
+Watch = Callable[[PyTree[Array], PyTree[Array]], PyTree[Array]]  # what to report of a gradient and the new parameters
 
 
 def make_keys(seed: int) -> Keys:
@@ -68,11 +70,15 @@ def make_update(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     steps: int | None = None,
+    *,
+    skips: bool = False,
+    watch: Watch | None = None,
 ) -> Update:
     """One step of gradient descent as a pure function (state, batch, key) → (state, metrics).
 
     Gradients change the model's parameters alone (`moejax.parameters`). Then routers update their own state from the
-    step's load and the share of all `steps` done; `steps` None: they do not.
+    step's load and the share of all `steps` done; `steps` None: they do not. `skips`: a step whose loss, metrics or
+    gradient are not all finite changes nothing but the number of steps.
     """
 
     optimizer = optax.with_extra_args_support(optimizer)  # some need the loss
@@ -83,12 +89,25 @@ def make_update(
 
         learnt = parameters(state.model)
         (loss, metrics), gradient = jax.value_and_grad(with_these, has_aux=True)(learnt)
-        change, optimizer_state = optimizer.update(gradient, state.optimizer, learnt, value=loss)
-        model, step = with_parameters(state.model, optax.apply_updates(learnt, change)), state.step + 1
-        if steps is not None:
-            model = jax.tree.map(lambda leaf: leaf, model)  # a copy: the caller's state stays as it is
-            load = metrics.load * metrics.experts_per_token[:, None]
-            update_routers(model, load, progress=step / steps)
+        step = state.step + 1
+
+        def learn() -> tuple[nnx.Module, PyTree[Array]]:
+            change, optimizer_state = optimizer.update(gradient, state.optimizer, learnt, value=loss)
+            model = with_parameters(state.model, optax.apply_updates(learnt, change))
+            if steps is not None:
+                model = jax.tree.map(lambda leaf: leaf, model)  # a copy: the caller's state stays as it is
+                load = metrics.load * metrics.experts_per_token[:, None]
+                update_routers(model, load, progress=step / steps)
+            return model, optimizer_state
+
+        if skips:
+            applied = finite((loss, metrics, gradient))
+            model, optimizer_state = jax.lax.cond(applied, learn, lambda: (state.model, state.optimizer))
+            metrics = metrics._replace(applied=applied)
+        else:
+            model, optimizer_state = learn()
+        if watch is not None:
+            metrics = metrics._replace(watched=watch(gradient, parameters(model)))
         return TrainState(step, model, optimizer_state), metrics
 
     return update

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from moejax import losses, metrics
 from moejax.config import Config
@@ -33,6 +33,8 @@ class StepMetrics(NamedTuple):
     dropped: Float[Array, "*n l"]  # share of token choices dropped
     gate_entropy: Float[Array, "*n l"]  # nats
     experts_per_token: Float[Array, "*n l"]  # chosen by a token on average
+    applied: Bool[Array, "*n"] | None = None  # whether the step learnt; None: the update skips nothing
+    watched: PyTree[Array] | None = None  # what a watch saw of the gradient; None: nothing watches
 
 
 def disagreement(first: Float[Array, "b *tasks y"], second: Float[Array, "b *tasks y"]) -> Float[Array, ""]:

@@ -89,4 +89,4 @@ def test_the_learning_rate_is_not_blamed_for_what_another_option_did(config, dat
 def test_the_sentence_names_the_likely_cause(config, learnt, cause):
     from moejax.training.finite import not_finite
 
-    assert cause in str(not_finite("It is not finite", config, learnt=learnt, kept="runs/x"))
+    assert cause in str(not_finite("It is not finite", config=config, learnt=learnt, kept="runs/x"))

@@ -81,7 +81,7 @@ def bad_steps(fit: Fit, images) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("in_gradient", [False, True])
+@pytest.mark.parametrize("in_gradient", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(config, dataset, tmp_path, poison, in_gradient):
     poison(dataset.train["image"][:1], in_gradient=in_gradient)
     train = {"skip_nonfinite": 1, "chunk": 1, "average": 0.5}
@@ -158,6 +158,5 @@ def test_an_operation_that_makes_a_nan_is_named_with_its_line(config, dataset, t
     with pytest.raises(UserError) as raised:
         fit.train(StopAfter(NEVER))
     assert "step 2 on; lower train.weight_decay (1e+30)" in raised.value.sentences[0]
-    print(raised.value.sentences)
     assert "--debug.nans: invalid value (nan) encountered in " in raised.value.sentences[2]
     assert "moejax/" in raised.value.sentences[2]

@@ -5,14 +5,9 @@ disturbed, bit for bit but for times, and its folder must hold the same files.
 """
 
 import contextlib
-import json
-import os
 import queue
 import random
-import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,87 +17,15 @@ from typing import Any
 
 from moejax.kernels.blas_threads import cores
 from tests.torture.figure import Figure
+from tests.torture.lab import RUN, Lab, goes_on, undisturbed
 
-HERE = Path(__file__).parent
 SEED = 23
-RUN = [
-    *("--config", "text_tiny", "--data.name", "text", "--data.length", "16", "--data.limit", "64"),
-    *("--data.evaluation_limit", "16", "--data.dir", str(HERE.parent.parent / "README.md")),
-    *("--model.width", "8", "--model.depth", "1", "--moe.hidden", "8", "--moe.num_experts", "2"),
-    *("--train.epochs", "3", "--train.batch_size", "16", "--train.chunk", "2", "--train.evaluation_batch", "16"),
-    *("--moe.dispatch", "gather"),  # JAX keeps no program that calls Python, as those of grouped products do
-]
 KINDS = {
     "the latest and the best kept": [],
     "all kept, averaged, the best tested": [
         *("--train.checkpoints", "all", "--train.average", "0.5", "--train.tested", "best")
     ],
 }
-TIMES = ("seconds", "examples_per_second")
-
-
-class Lab:
-    """A folder for runs, and the server that makes them; labs in one place share their programs."""
-
-    def __init__(self, place: Path, number: int):
-        self.room, library = place / str(number), place / f"operations{number}.so"
-        self._run = self.room / "run"
-        self.room.mkdir()
-        built = ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(HERE / "operations.c"), "-ldl"]
-        subprocess.run(built, check=True)
-        here = {"LD_PRELOAD": str(library), "JAX_COMPILATION_CACHE_DIR": str(place / "programs")}
-        quiet = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONWARNINGS": "ignore"}
-        self.server = subprocess.Popen(
-            [sys.executable, "-m", "tests.torture.server"],
-            env=os.environ | here | quiet,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            encoding="utf-8",
-        )
-
-    def __enter__(self) -> "Lab":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.stdin.close()
-        self.server.wait()
-
-    def begin(self, words: list[str], **how: Any) -> int:
-        """A new run; otherwise as `run`."""
-        shutil.rmtree(self._run, ignore_errors=True)
-        return self.run(words, **how)
-
-    def run(self, words: list[str], *, number: int = 0, half: bool = False, seconds: float = 300) -> int:
-        """Begin the run, or go on with it; the exit code, -9 for one that was killed."""
-        words = ["--resume", str(self._run)] if (self._run / "config.json").exists() else [*words, "--out", self._run]
-        counted = {"folder": self._run, "number": number, "half": half, "list_to": self.room / "operations"}
-        asked = {"words": words, "arm": counted, "seconds": seconds, "folder": self._run}
-        asked |= {"digest": self.room / "digest", "said": self.room / "said"}
-        (self.room / "digest").unlink(missing_ok=True)
-        print(json.dumps(asked, default=str), file=self.server.stdin, flush=True)
-        return int(self.server.stdout.readline())
-
-    def operations(self) -> list[str]:
-        """What the last run did, each as `NUMBER NAME PATH`."""
-        return (self.room / "operations").read_text(encoding="utf-8").splitlines()
-
-    def found(self) -> dict[str, Any]:
-        """What a finished run has to have in common with another one."""
-        log = (self._run / "metrics.jsonl").read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in log.splitlines()]
-        metrics = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
-        files = {re.sub(r"checkpoints/(\d+)/state/.*", r"checkpoints/\1/state", name) for name in _files(self._run)}
-        state = (self.room / "digest").read_text(encoding="utf-8")
-        return {"state": state, "metrics": metrics, "files": sorted(files)}
-
-    def said(self) -> str:
-        """What the last run printed."""
-        return (self.room / "said").read_text(encoding="utf-8", errors="replace")
-
-    def problem(self, what: str) -> int:
-        """Say it, with what the last run printed; 1."""
-        print(f"  {what}\n{self.said()[-1500:]}", flush=True)
-        return 1
 
 
 def torture(quick: bool) -> Iterator[Figure]:
@@ -136,7 +59,7 @@ def _each(labs: list[Lab], cases: Iterable, attempt: Callable[[Lab, Any], tuple[
 
 
 def _at_operations(labs: list[Lab], kind: str, words: list[str], quick: bool) -> Figure:
-    expected, operations = _undisturbed(labs[0], words)
+    expected, operations = undisturbed(labs[0], words)
     cases = [(n, half) for n, op in enumerate(operations, 1) for half in [False] + [True] * (" write " in op)]
     if quick:
         cases = random.Random(SEED).sample(cases, 6)
@@ -147,7 +70,7 @@ def _at_operations(labs: list[Lab], kind: str, words: list[str], quick: bool) ->
         where = f"{'half-way in' if half else 'before'} {number}, {operations[number - 1]}"
         if ended not in (0, -9):  # 0: threads made it one operation less, so that none had this number
             wrong += lab.problem(f"exit code {ended} {where}")
-        return ended == -9, wrong + _goes_on(lab, words, expected, f"killed {where}")
+        return ended == -9, wrong + goes_on(lab, words, expected, f"killed {where}")
 
     killed, wrong = _each(labs, cases, attempt)
     what = f"killed at each file operation ({kind}; {len(operations)} of them, and half-way in writes)"
@@ -157,7 +80,7 @@ def _at_operations(labs: list[Lab], kind: str, words: list[str], quick: bool) ->
 def _at_random(labs: list[Lab], words: list[str], pairs: int) -> Figure:
     """Two kills in a row: the second as the run goes on."""
     begun = time.monotonic()
-    expected, _ = _undisturbed(labs[0], words)
+    expected, _ = undisturbed(labs[0], words)
     longest = (time.monotonic() - begun) / 2
     draw = random.Random(SEED)
     cases = [[round(draw.uniform(0.1, longest), 3) for _ in range(2)] for _ in range(pairs)]
@@ -165,35 +88,12 @@ def _at_random(labs: list[Lab], words: list[str], pairs: int) -> Figure:
     def attempt(lab: Lab, moments: list[float]) -> tuple[int, int]:
         killed = lab.begin(words, seconds=moments[0]) == -9
         killed += lab.run(words, seconds=moments[1]) == -9
-        return killed, _goes_on(lab, words, expected, f"killed after {moments} s")
+        return killed, goes_on(lab, words, expected, f"killed after {moments} s")
 
     killed, wrong = _each(labs, cases, attempt)
     what = "killed twice at random moments, of training and of going on"
     return Figure(what, killed, _in_words(wrong), not wrong and killed > 0)
 
 
-def _undisturbed(lab: Lab, words: list[str]) -> tuple[dict, list[str]]:
-    for _ in range(2):  # the first one compiles
-        if lab.begin(words):
-            raise RuntimeError(f"a run that nobody disturbed failed: {lab.said()}")
-    return lab.found(), lab.operations()
-
-
-def _goes_on(lab: Lab, words: list[str], expected: dict, case: str) -> int:
-    """1 if it does not, or to another end; says so."""
-    if code := lab.run(words):
-        return lab.problem(f"{case}, then exit code {code}")
-    found = lab.found()
-    differs = [name for name, value in expected.items() if found[name] != value]
-    if differs:
-        extra = sorted(set(found["files"]) ^ set(expected["files"]))
-        return lab.problem(f"{case}, then other {' and '.join(differs)} {extra}")
-    return 0
-
-
 def _in_words(wrong: int) -> str:
     return f"{wrong} went on to another end" if wrong else "all went on to the same state, lines and files"
-
-
-def _files(run: Path) -> list[str]:
-    return [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]

@@ -1,0 +1,113 @@
+"""A place for small runs that are disturbed, go on by the ordinary command, and have to reach the undisturbed end."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RUN = [
+    *("--config", "text_tiny", "--data.name", "text", "--data.length", "16", "--data.limit", "64"),
+    *("--data.evaluation_limit", "16", "--data.dir", str(HERE.parent.parent / "README.md")),
+    *("--model.width", "8", "--model.depth", "1", "--moe.hidden", "8", "--moe.num_experts", "2"),
+    *("--train.epochs", "3", "--train.batch_size", "16", "--train.chunk", "2", "--train.evaluation_batch", "16"),
+    *("--moe.dispatch", "gather"),  # JAX keeps no program that calls Python, as those of grouped products do
+]
+TIMES = ("seconds", "examples_per_second")
+
+
+class Lab:
+    """A folder for runs, and the server that makes them; labs in one place share their programs."""
+
+    def __init__(self, place: Path, number: int):
+        self.room, library = place / str(number), place / f"operations{number}.so"
+        self.folder, self.programs = self.room / "run", place / "programs"
+        self.room.mkdir()
+        built = ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(HERE / "operations.c"), "-ldl"]
+        subprocess.run(built, check=True)
+        here = {"LD_PRELOAD": str(library), "JAX_COMPILATION_CACHE_DIR": str(self.programs)}
+        quiet = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONWARNINGS": "ignore"}
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "tests.torture.server"],
+            env=os.environ | here | quiet,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+        )
+
+    def __enter__(self) -> "Lab":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.stdin.close()
+        self.server.wait()
+
+    def begin(self, words: list[str], **how: Any) -> int:
+        """A new run; otherwise as `run`."""
+        self.clear()
+        return self.run(words, **how)
+
+    def clear(self) -> None:
+        """Forget the run."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run(self, words: list[str], *, number: int = 0, half: bool = False, seconds: float = 300) -> int:
+        """Begin the run, or go on with it; the exit code, -9 for one that was killed."""
+        words = (
+            ["--resume", str(self.folder)] if (self.folder / "config.json").exists() else [*words, "--out", self.folder]
+        )
+        counted = {"folder": self.folder, "number": number, "half": half, "list_to": self.room / "operations"}
+        asked = {"words": words, "arm": counted, "seconds": seconds, "folder": self.folder}
+        asked |= {"digest": self.room / "digest", "said": self.room / "said"}
+        (self.room / "digest").unlink(missing_ok=True)
+        print(json.dumps(asked, default=str), file=self.server.stdin, flush=True)
+        return int(self.server.stdout.readline())
+
+    def operations(self) -> list[str]:
+        """What the last run did, each as `NUMBER NAME PATH`."""
+        return (self.room / "operations").read_text(encoding="utf-8").splitlines()
+
+    def found(self) -> dict[str, Any]:
+        """What a finished run has to have in common with another one."""
+        log = (self.folder / "metrics.jsonl").read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in log.splitlines()]
+        metrics = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+        files = {re.sub(r"checkpoints/(\d+)/state/.*", r"checkpoints/\1/state", name) for name in _files(self.folder)}
+        state = (self.room / "digest").read_text(encoding="utf-8")
+        return {"state": state, "metrics": metrics, "files": sorted(files)}
+
+    def said(self) -> str:
+        """What the last run printed."""
+        return (self.room / "said").read_text(encoding="utf-8", errors="replace")
+
+    def problem(self, what: str) -> int:
+        """Say it, with what the last run printed; 1."""
+        print(f"  {what}\n{self.said()[-1500:]}", flush=True)
+        return 1
+
+
+def undisturbed(lab: Lab, words: list[str]) -> tuple[dict, list[str]]:
+    for _ in range(2):  # the first one compiles
+        if lab.begin(words):
+            raise RuntimeError(f"a run that nobody disturbed failed: {lab.said()}")
+    return lab.found(), lab.operations()
+
+
+def goes_on(lab: Lab, words: list[str], expected: dict, case: str) -> int:
+    """1 if it does not, or to another end; says so."""
+    if code := lab.run(words):
+        return lab.problem(f"{case}, then exit code {code}")
+    found = lab.found()
+    differs = [name for name, value in expected.items() if found[name] != value]
+    if differs:
+        extra = sorted(set(found["files"]) ^ set(expected["files"]))
+        return lab.problem(f"{case}, then other {' and '.join(differs)} {extra}")
+    return 0
+
+
+def _files(run: Path) -> list[str]:
+    return [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]

@@ -9,11 +9,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from io import TextIOBase
 from typing import NoReturn
 
 from moejax.errors import UserError, of_the_system
+from moejax.interrupt import SIGNALS
 
 PROGRAM = "python -m moejax.run"
 _PLAIN = str.maketrans("▁▂▃▄▅▆▇█░▒▓━─│×±–—·→’", "12345678:+#=-|x~--.>'") | dict.fromkeys(map(ord, "╭╮╰╯┌┐└┘"), "+")
@@ -45,8 +45,9 @@ def run(main: Callable[[], int | None]) -> int:
 
 
 def end(code: int) -> NoReturn:
-    """End the process. What it was asked for is done, and JAX takes its time to go: Ctrl-C comes too late."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End the process. What it was asked for is done, and JAX takes its time to go: a signal comes too late."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
@@ -67,6 +68,8 @@ def prepare() -> None:
 
 def compile_quickly() -> None:
     """Let this process's programs compile in the least time, however they run: what is small compiles far longer."""
+    from importlib import metadata  # which takes longer than the rest of this file
+
     flags = ["--xla_backend_optimization_level=0"]
     if metadata.version("jaxlib").startswith("0.10."):  # whose newer emitters double the time; later ones have no flag
         flags.append("--xla_cpu_use_fusion_emitters=false")

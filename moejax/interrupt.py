@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from moejax.files import drop_unfinished
 
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _SHOW_CURSOR = b"\x1b[?25h"  # which a live panel hides
 
 
@@ -40,7 +40,7 @@ class StopSignal:
         self._at_once, self._last_words = False, last_words
 
     def __enter__(self) -> "StopSignal":
-        heeded = [s for s in _SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+        heeded = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
         self._before = {s: signal.signal(s, self._note) for s in heeded}
         # Python calls a handler only after the compiler or a chunk returns, but writes a byte to this socket at once.
         ours, self._theirs = socket.socketpair()

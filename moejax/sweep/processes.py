@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from moejax.interrupt import SIGNALS
 from moejax.sweep.plan import Planned
 
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 MAIN_JOB = (sys.executable, "-m", "moejax.run")
 _LOOK = 0.1  # seconds between two looks at the processes
 
@@ -117,7 +117,7 @@ def _ended_with(running: Iterable[subprocess.Popen]) -> Iterator[None]:
 @contextmanager
 def _heeding(stop: Callable[[int, object], None]) -> Iterator[None]:
     """Inside, signals call it; those that the process was told to ignore, as by nohup, stay ignored."""
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in heeded}
     try:
         yield

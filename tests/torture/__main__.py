@@ -19,6 +19,7 @@ from moejax.report.markdown import markdown
 # By part, a module of this folder, what it shows. It has `torture(quick) -> Iterator[Figure]`.
 PARTS: dict[str, str] = {
     "kills": "runs killed at every file operation and at random moments: they go on to the same bits",
+    "signals": "SIGINT, SIGTERM and SIGHUP in every phase, once and twice: said, saved, gone on",
     "checkpoints": "every file of a checkpoint and of a run damaged: noticed, or nothing depends on it",
     "data": "data files of every kind damaged, and hostile ones: read right or a sentence",
     "configs": "fuzzed configurations and command lines: a step that can be traced, or sentences",

@@ -72,11 +72,12 @@ class Lab:
         return (self.room / "operations").read_text(encoding="utf-8").splitlines()
 
     def found(self) -> dict[str, Any]:
-        """What a finished run has to have in common with another one."""
+        """What a finished run has to have in common with another one: all but its report, which only reads it."""
         log = (self.folder / "metrics.jsonl").read_text(encoding="utf-8")
         lines = [json.loads(line) for line in log.splitlines()]
         metrics = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
         files = {re.sub(r"checkpoints/(\d+)/state/.*", r"checkpoints/\1/state", name) for name in _files(self.folder)}
+        files = {name for name in files if not name.startswith(("report.html", "figures/"))}
         state = (self.room / "digest").read_text(encoding="utf-8")
         return {"state": state, "metrics": metrics, "files": sorted(files)}
 

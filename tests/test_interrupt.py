@@ -10,7 +10,7 @@ import time
 import pytest
 from small_run import StopAfter
 
-from moejax.interrupt import StopSignal
+from moejax.interrupt import SIGNALS, StopSignal
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.progress import Progress
@@ -39,7 +39,7 @@ WAITS = """
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_before_training_a_signal_ends_the_process_at_once_with_a_sentence(number):
     with start(WAITS.format(first="stop.ends_with('nothing was saved.')")) as process:
         process.stdout.readline()
@@ -115,6 +115,19 @@ def test_what_is_ignored_stays_ignored():
             assert not stop.requested
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_comes_when_all_is_done_changes_nothing(number):
+    code = f"""
+        import atexit, signal
+        from moejax import entry
+        atexit.register(lambda: signal.raise_signal({int(number)}))  # as JAX goes
+        entry.end(0)
+    """
+    with start(code) as process:
+        _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (0, "")
 
 
 class OneLook(StopAfter):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import filelock
 
 from experiments import readmes
-from moejax import metrics_log
+from moejax import manifest, metrics_log
 from moejax.errors import UserError
 from moejax.files import write_whole
 
@@ -150,9 +150,10 @@ def log(folder: Path, kind: str) -> list[Row]:
 
 
 def _read(file: Path, kind: type) -> Any:
+    found, problem = manifest.content(file)
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        value = None if problem else json.loads((found or b"").decode("utf-8"))
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, kind):
         raise UserError(f"{file} is not what was written; delete it, or the run that it belongs to, and start again.")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from moejax import manifest
 from moejax.errors import UserError, abridged, path_problem
 from moejax.presets import PRESETS
 
@@ -111,13 +112,13 @@ def _from_path(path: str) -> tuple["Config | None", list[str]]:
         near = difflib.get_close_matches(path, PRESETS, n=1)
         mean = f"; did you mean {near[0]}?" if near else f" ({', '.join(PRESETS)})."
         return None, [f"--config {path} is neither a config.json, nor a run's folder, nor a preset{mean}"]
-    try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"--config {path} cannot be read: {error.strerror or error}.") from None
     from moejax.config import from_json
 
-    return from_json(text, path)
+    content, problem = manifest.content(file)
+    if content is None:
+        copy = "; if you have changed it on purpose, give a copy of it that lies in another folder"
+        raise UserError(f"--config {file} {problem}{copy * (problem == manifest.CHANGED)}.")
+    return from_json(content.decode("utf-8", errors="replace"), path)
 
 
 def check_resume(arguments: Arguments) -> None:

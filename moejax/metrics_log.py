@@ -5,30 +5,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from moejax import manifest
+
 NAME = "metrics.jsonl"
 KINDS = ("train", "validation", "test", "skipped")
 NUMBERS = ("epoch", "seconds", "loss", "accuracy")  # what each line of a run has but those on skipped steps
 _OF_SKIPPED = ("epoch", "seconds", "count", "in_a_row")
 
 
-def read(file: Path, numbers: Sequence[str] = NUMBERS) -> tuple[list[dict[str, Any]], list[str]]:
-    """The records in their order, and a sentence for each line that is none; those have the named numbers.
+def read(file: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """As `records`; where the file is damaged or missing, no records and a sentence."""
+    content, problem = manifest.content(file)
+    return ([], [f"{file} {problem or 'is missing'}."]) if content is None else records(content, file)
 
-    A last line that was cut short, when the run was killed while it wrote, is left out without a word.
+
+def records(content: bytes, file: Path, numbers: Sequence[str] = NUMBERS) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records in the content of a file, in their order, and a sentence for each line that is none.
+
+    Records have the named numbers. A last line that was cut short, when the run was killed while it wrote, is left out
+    without a word.
     """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        return [], [f"{file} cannot be read: {error.strerror}."]
-    records, problems = [], []
+    found, problems = [], []
     whole, _, last = content.rpartition(b"\n")
     for number, line in enumerate([*whole.split(b"\n"), last], start=1):
         record = _record(line, numbers)
         if record is not None:
-            records.append(record)
+            found.append(record)
         elif line.strip() and line is not last:
             problems.append(f"{file}, line {number}, is not what was written: {line[:40].decode(errors='replace')!r}.")
-    return records, problems
+    return found, problems
 
 
 def parsed(content: bytes) -> list[dict[str, Any]]:

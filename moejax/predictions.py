@@ -1,6 +1,6 @@
 """A run's predictions.npz: its answer to each test example; written by the run, read where runs are compared."""
 
-from pathlib import Path
+import io
 from typing import NamedTuple
 
 import numpy as np
@@ -29,10 +29,10 @@ def pack(predictions: Predictions) -> bytes:
     return packed({"label": label, "prediction": prediction, "test_sha256": np.array(predictions.test_sha256)})
 
 
-def read(folder: Path) -> Predictions | None:
-    """The predictions of the run in `folder`; None if it has none that can be read."""
+def unpack(content: bytes) -> Predictions | None:
+    """The predictions that such a file holds; None if they cannot be read."""
     try:
-        with open(folder / NAME, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             label, prediction, sha256 = (arrays[name] for name in Predictions._fields)
     except Exception:  # a damaged archive raises what its damage leads to: of zip, zlib, NumPy's headers, memory
         return None

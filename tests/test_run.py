@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from moejax import run
+from moejax import manifest, run
 from moejax.config import make_config, to_json
 from moejax.data.dataset import first
 from moejax.errors import UserError
@@ -54,6 +54,11 @@ def test_print_config_prints_with_what_a_run_would_go_on(capsys, tmp_path):
     assert "takes no other argument than --parallel" in said
     assert "nothing is not a run folder" in said
     assert run.main(["--config", str(tmp_path), "--print-config"]) == 0
+    manifest.write(tmp_path)
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"seed": 0', '"seed": 1'))
+    capsys.readouterr()
+    assert run.main(["--config", str(tmp_path), "--print-config"]) == 2
+    assert "config.json is not what was written; if you have changed it on purpose" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

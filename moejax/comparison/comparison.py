@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moejax import predictions
 from moejax.comparison.statistics import interval, mcnemar
 from moejax.errors import UserError
 from moejax.predictions import Predictions
@@ -32,12 +31,15 @@ class TextScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One of the runs, and its answers to the test examples if it kept them."""
+    """One of the runs."""
 
     key: Key
     name: str
     record: Record
-    predictions: Predictions | None
+
+    @property
+    def predictions(self) -> Predictions | None:
+        return self.record.predictions
 
     @property
     def dataset(self) -> str:
@@ -164,7 +166,7 @@ def _read(folders: Sequence[Path]) -> list[Run]:
     if problems:
         raise UserError(*problems)
     return [
-        Run(_key(i), name if names.count(name) == 1 else str(folder), record, predictions.read(folder))
+        Run(_key(i), name if names.count(name) == 1 else str(folder), record)
         for i, (name, folder, record) in enumerate(zip(names, folders, records, strict=True))
     ]
 
@@ -227,9 +229,9 @@ def _remarks(runs: Sequence[Run]) -> Iterator[str]:
     for run in runs:
         if run.examples and not run.predictions and not run.record.is_text:
             yield (
-                f"{run.key} did not keep its answers to the test examples, as older runs did not, so no p is told of"
-                f" it: delete {run.record.folder / 'summary.json'}, and moejax run --resume {run.record.folder} tests"
-                " it again."
+                f"{run.key} has no answers to the test examples, as older runs kept none, so no p is told of it:"
+                f" delete {run.record.folder / 'summary.json'}, and moejax run --resume {run.record.folder} tests it"
+                " again."
             )
     machines = [(r.record.environment.get("device"), r.record.environment.get("device_count", 1)) for r in runs]
     if len(set(map(str, machines))) > 1:

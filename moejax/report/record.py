@@ -1,9 +1,10 @@
 """A run folder as one value, from which the whole report is made.
 
 A run may have been interrupted at any moment, so every file but `config.json` may be missing or cut short. What could
-not be read is a sentence in `remarks`, not an error.
+not be read, or is not what was written (`moejax.manifest`), is left out, with a sentence in `remarks`.
 """
 
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -14,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from moejax import metrics_log
+from moejax import manifest, metrics_log, predictions
 from moejax.errors import UserError
 from moejax.pieces import pieces
+from moejax.predictions import Predictions
 
 # The arrays of `routing.npz` and their axes. Axes of one name have one size; n counts records, s sample images.
 AXES = {
@@ -60,6 +62,7 @@ class Record:
     routing: dict[str, np.ndarray]
     remarks: tuple[str, ...]
     tokenizer: str | None = None  # the text of a tokenizer.json
+    predictions: Predictions | None = None  # its answers to the test examples
 
     @property
     def is_text(self) -> bool:
@@ -146,38 +149,66 @@ def read(folder: Path) -> Record:
     """Read a finished or interrupted run.
 
     Raises:
-        UserError: `folder` is no run folder: it has no readable `config.json`.
+        UserError: `folder` is no run folder: it has no `config.json`, or none that is what was written.
     """
     remarks: list[str] = []
     config = _read_config(folder)
-    lines = _read_lines(folder / "metrics.jsonl", remarks)
-    summary = read_object(folder / "summary.json", remarks)
-    if not summary:
+    if (folder / manifest.NAME).exists() and manifest.read(folder) is None:
+        remarks.append(
+            f"{manifest.NAME} cannot be read, so nothing tells whether the other files are what was written."
+        )
+    lines = _read_lines(folder / metrics_log.NAME, remarks)
+    broken: list[str] = []
+    summary = _read_object(folder / "summary.json", broken)
+    remarks += broken
+    if not summary and not broken:
         last = max((line["step"] for line in lines), default=0)
         remarks.append(f"This run has no summary: it was interrupted or is still going. Last step recorded: {last:,}.")
     return Record(
         folder=folder.resolve(),
         config=config,
-        environment=read_object(folder / "env.json", remarks),
-        data=read_object(folder / "data.json", remarks),
+        environment=_read_object(folder / "env.json", remarks),
+        data=_read_object(folder / "data.json", remarks),
         summary=summary,
         train=_columns(lines, "train"),
         validation=_columns(lines, "validation"),
         test=next((line for line in reversed(lines) if line["kind"] == "test"), {}),
         routing=_read_routing(folder / "routing.npz", remarks),
-        remarks=tuple(remarks),
-        tokenizer=_read_tokenizer(folder),
+        tokenizer=_read_tokenizer(folder, remarks),
+        predictions=_read_predictions(folder / predictions.NAME, remarks),
+        remarks=tuple(remarks),  # last: what is above adds to them
     )
 
 
-def _read_tokenizer(folder: Path) -> str | None:
+def _read_tokenizer(folder: Path, remarks: list[str]) -> str | None:
     """That of any checkpoint: they are all the same."""
-    for file in folder.glob("checkpoints/*/tokenizer.json"):
+    problems: list[str] = []
+    for file in sorted(folder.glob("checkpoints/*/tokenizer.json")):
+        found = _content(file, problems)
         try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, ValueError):
+            if found is not None:
+                return found.decode("utf-8")
+        except ValueError:
             continue
+    remarks += problems[:1]
     return None
+
+
+def _content(path: Path, remarks: list[str]) -> bytes | None:
+    """What is in a file; None if it is missing, and with a remark if it is damaged."""
+    found, problem = manifest.content(path)
+    if problem:
+        remarks.append(f"{path.name} {problem}; it is left out.")
+    return found
+
+
+def _read_predictions(path: Path, remarks: list[str]) -> Predictions | None:
+    if (content := _content(path, remarks)) is None:
+        return None
+    found = predictions.unpack(content)
+    if found is None:
+        remarks.append(f"{path.name} cannot be read; it is left out.")
+    return found
 
 
 def number(value: object) -> float:
@@ -200,32 +231,24 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} is not a run folder: it has no config.json; give a folder that moejax.run wrote.")
-    broken: list[str] = []
-    config = read_object(path, broken)
-    if broken:
-        raise UserError(f"{path} is not a JSON object; restore it, or run again to get a whole run folder.")
+    config, problem = manifest.object_in(path)
+    if problem:
+        raise UserError(f"{path} {problem}; restore it, or run again to get a whole run folder.")
     return config
 
 
-def read_object(path: Path, remarks: list[str]) -> dict[str, Any]:
-    """A JSON object; empty if the file is missing, and with a remark if it is broken."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        value = None
-    if isinstance(value, dict):
-        return value
-    remarks.append(f"{path.name} could not be read and was left out.")
-    return {}
+def _read_object(path: Path, remarks: list[str]) -> dict[str, Any]:
+    found, problem = manifest.object_in(path)
+    if problem:
+        remarks.append(f"{path.name} {problem}; it is left out.")
+    return found
 
 
 def _read_lines(path: Path, remarks: list[str]) -> list[dict[str, Any]]:
     """The records; a last line that a crash cut short is left out without a remark."""
-    if not path.is_file():
+    if (content := _content(path, remarks)) is None:
         return []
-    lines, broken = metrics_log.read(path, numbers=())
+    lines, broken = metrics_log.records(content, path, numbers=())
     if broken:
         remarks.append(f"{len(broken)} unreadable line(s) of {path.name} were left out.")
     return lines
@@ -241,13 +264,13 @@ def _columns(lines: list[dict[str, Any]], kind: str) -> dict[str, np.ndarray]:
 
 def _read_routing(path: Path, remarks: list[str]) -> dict[str, np.ndarray]:
     """The arrays of `AXES` that are there, are not empty and agree on their axes."""
-    if not path.is_file():
+    if (content := _content(path, remarks)) is None:
         return {}
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             found = {key: arrays[key] for key in AXES if key in arrays}
     except Exception:  # a damaged archive raises what its damage leads to: of zip, zlib, NumPy's headers, memory
-        remarks.append(f"{path.name} could not be read; the pictures of the routing are left out.")
+        remarks.append(f"{path.name} cannot be read; the pictures of the routing are left out.")
         return {}
 
     routing: dict[str, np.ndarray] = {}

@@ -2,7 +2,7 @@
 
     model = moejax.runs.load("runs/mnist_soft-…")
 
-`opening` has `load`, `checkpoint` and `manifest` read what `moejax.training` wrote. `model` is what is asked: `inputs`
+`opening` has `load`, `checkpoint` reads what `moejax.training` wrote. `model` is what is asked: `inputs`
 takes what a user has, `routes` says what the layers did; `ask`, `answers` and `blocks` are the command line's.
 `tensors` and `stablehlo` are the model as one file, `verify` tells whether a run's files are what was written.
 """

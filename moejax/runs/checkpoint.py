@@ -15,8 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree
 
+from moejax import manifest
 from moejax.errors import UserError
-from moejax.runs import manifest
 
 ARRAYS = "state"  # orbax's folder in a checkpoint
 IDENTITY = "identity.json"  # beside it: the configuration and data that it was made with

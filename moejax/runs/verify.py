@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from moejax import metrics_log
+from moejax import manifest, metrics_log
 from moejax.errors import UserError
-from moejax.runs import manifest
 from moejax.runs.folder import read_config
 
 # The files of a run that do not change once it is finished: no report or figure, which may be drawn anew.

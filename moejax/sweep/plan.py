@@ -132,13 +132,16 @@ def _folder_name(values: Mapping[str, str]) -> str:
 
 def _another(folder: Path, config: "Config") -> Iterator[str]:
     """A sentence if the folder holds a run of another configuration; the devices may be other ones."""
-    from moejax.config import flatten, from_json
+    from moejax.config import flatten
+    from moejax.runs.folder import read_config
 
-    file = folder / "config.json"
-    if not file.exists():
+    if not (folder / "config.json").exists():
         return
-    there, problems = from_json(file.read_text(encoding="utf-8", errors="replace"), str(file))
-    yield from problems
+    try:
+        there = read_config(folder)
+    except UserError as error:
+        yield from error.sentences
+        return
     then, now = flatten(there), flatten(config)
     other = [n for n in then.keys() | now.keys() if then.get(n) != now.get(n) and not n.startswith("parallel.")]
     for name in sorted(other)[:1]:

@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from moejax import manifest
 from moejax.files import write_whole
 from moejax.report.markdown import markdown
 from moejax.report.mean import mean_and_deviation
-from moejax.report.record import number, read_object
+from moejax.report.record import number
 from moejax.sweep.plan import Planned, Sweep
 
 _NONE = "–"
@@ -101,5 +102,15 @@ def as_json(sweep: Sweep) -> list[dict[str, Any]]:
     ]
 
 
+def problems(sweep: Sweep) -> list[str]:
+    """A sentence for each run whose summary is damaged, so that it is in no table."""
+    files = {run.name: run.folder / "summary.json" for run in sweep.runs if run.is_finished}
+    wrong = {name: problem for name, file in files.items() if (problem := manifest.object_in(file)[1])}
+    return [
+        f"{name} is left out: {files[name]} {problem}; delete it, and the same command writes it again."
+        for name, problem in wrong.items()
+    ]
+
+
 def _summary(run: Planned) -> dict[str, Any]:
-    return read_object(run.folder / "summary.json", [])
+    return manifest.object_in(run.folder / "summary.json")[0]

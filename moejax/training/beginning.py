@@ -17,16 +17,18 @@ from flax import nnx
 from jaxtyping import Array
 from numpy import ndarray
 
+from moejax import manifest
 from moejax.config import Config
 from moejax.errors import UserError
 from moejax.options import in_words
 from moejax.router_updates import moe_layers
-from moejax.runs import checkpoint, manifest
+from moejax.runs import checkpoint
 from moejax.runs.checkpoint import shape_of
 from moejax.runs.folder import read_config
 from moejax.upcycling import difference
 
 NAME = "init.json"  # what a run's folder has of it
+KEYS = {"run", "step", "sha256"}
 _OF_ONE = ("dense", "multi_gate")  # layers of one expert, which compute what that does
 Shapes = Mapping[str, Any]  # an array or its shape and type, by name
 

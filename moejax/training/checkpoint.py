@@ -19,8 +19,9 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
+from moejax import manifest
 from moejax.errors import UserError
-from moejax.runs import checkpoint, manifest
+from moejax.runs import checkpoint
 from moejax.training.loop import TrainState
 from moejax.training.processes import is_first
 

@@ -81,6 +81,7 @@ class Fit:
 
         # Two programs compiled at once: a chunk needs only the shapes of the state that the other one makes.
         given = self.parallel.made(parameter_key, config.seed), pretrained(config), self._taken(build)
+        self.begun = folder.beginning()
         shapes = jax.eval_shape(init, *given)
         frozen.check(shapes.model, train.frozen)
         init_lowered = self.parallel.over_devices(init, shapes).lower(*given)
@@ -198,11 +199,10 @@ class Fit:
         self.folder.write(_ROUTING, packed(self.history.to_arrays() | pictures))
         answers = Predictions(np.asarray(data.test["label"]), result.prediction, self.identity["data"][-1])
         self.folder.write(predictions.NAME, predictions.pack(answers))
-        begun = self.folder.beginning()
         summary = {
             "config": self.config.name,
             "seed": self.config.seed,
-            **({"init": begun} if begun else {}),
+            **({"init": self.begun} if self.begun else {}),
             **facts_of_data(data),
             "tested_step": int(self.state.step),
             **facts_of_test(result, data),

@@ -11,12 +11,11 @@ from typing import Any
 
 import filelock
 
-from moejax import metrics_log
+from moejax import manifest, metrics_log
 from moejax.config import Config, to_json
 from moejax.config.training import TrainOptions
 from moejax.errors import UserError, cannot_write
 from moejax.files import sweep, write_whole
-from moejax.runs import manifest
 from moejax.runs.folder import read_config
 from moejax.runs.verify import own_files
 from moejax.training import beginning
@@ -113,8 +112,10 @@ class RunFolder:
 
     def go_on_as(self, train: TrainOptions) -> None:
         """Let config.json say so many epochs, and skipped steps; a run that goes on for longer is not finished."""
-        _, config = self.open(self.path)
-        if self.writes and config.train.epochs != train.epochs:
+        if not self.writes:
+            return
+        config = read_config(self.path)
+        if config.train.epochs != train.epochs:
             (self.path / "summary.json").unlink(missing_ok=True)  # first: a kill in between leaves the shorter run
         now = config.replace(train={"epochs": train.epochs, "skip_nonfinite": train.skip_nonfinite})
         if now != config:
@@ -131,9 +132,15 @@ class RunFolder:
         self.write(beginning.NAME, json.dumps(record, indent=2) + "\n")
 
     def beginning(self) -> dict[str, Any] | None:
-        """The run, step and digest that this one began from; None if it began anew."""
+        """The run, step and digest that this one began from; None if it began anew. UserError if it is damaged."""
         file = self.path / beginning.NAME
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        record, problem = manifest.object_in(file) if file.exists() else (None, "")
+        if problem or (record is not None and record.keys() != beginning.KEYS):
+            raise UserError(
+                f"{file} {problem or manifest.CHANGED}; delete it, and the run goes on without saying what it"
+                " began from."
+            )
+        return record
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The run's results; its presence says that the run is finished. Then the manifest of the run's files."""
@@ -148,14 +155,9 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any] | None:
         """None while the run is unfinished; UserError if it cannot be read."""
         file = self.path / "summary.json"
-        if not file.exists():
-            return None
-        try:
-            summary = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
-            summary = None
-        if not isinstance(summary, dict):
-            raise UserError(f"{file} is not what was written; delete it, and --resume {self.path} writes it again.")
+        summary, problem = manifest.object_in(file) if file.exists() else (None, "")
+        if problem:
+            raise UserError(f"{file} {problem}; delete it, and --resume {self.path} writes it again.")
         return summary
 
     def write(self, name: str, content: str | bytes) -> None:

@@ -31,10 +31,10 @@ def parser() -> Parser:
 
 
 def main(words: Sequence[str]) -> int:
-    """Make the runs, print the table; 1 if some failed, 128 and the signal's number if one stopped it."""
+    """Make the runs, print the table; 1 if some failed or are lost, 128 and the signal's number if one stopped it."""
     asked, of_the_runs = parser().parse_known_args(words)
     with ends_at_once():
-        from moejax.sweep import plan, run_all
+        from moejax.sweep import plan, results, run_all
 
         sweep = plan(of_the_runs, asked.out)
     if asked.print:
@@ -56,7 +56,10 @@ def main(words: Sequence[str]) -> int:
         print("note: runs shared the machine, so their speeds say nothing.", file=_beside(asked.json))
     for run in outcome.failed:
         print(f"moejax: {run.name} failed, see above; the same command tries again.", file=sys.stderr)
-    return 1 if outcome.failed else 0
+    damaged = results.problems(sweep)
+    for sentence in damaged:
+        print(f"moejax: {sentence}", file=sys.stderr)
+    return 1 if outcome.failed or damaged else 0
 
 
 def _show(sweep, as_json: bool) -> None:

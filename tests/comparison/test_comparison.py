@@ -7,7 +7,7 @@ import pytest
 from comparison.side_by_side import change, write
 from report.synthetic import write_run
 
-from moejax import predictions
+from moejax import manifest, predictions
 from moejax.comparison import compare, figures, tables
 from moejax.comparison.comparison import differences
 from moejax.errors import UserError
@@ -54,7 +54,19 @@ def test_an_older_run_has_a_score_and_no_p(tmp_path):
     assert list(found.scores) == ["A", "B"]
     assert found.pairs == ()
     (remark,) = found.remarks
-    assert remark.startswith("A did not keep its answers to the test examples")
+    assert remark.startswith("A has no answers to the test examples")
+
+
+def test_answers_that_are_not_what_was_written_are_said_and_left_out(tmp_path):
+    runs = [write(tmp_path / name, [0]) for name in ("one", "two")]
+    for run in runs:
+        manifest.write(run)
+    answers = Predictions(np.arange(10), np.arange(10), "digest")
+    (runs[0] / predictions.NAME).write_bytes(predictions.pack(answers))
+    found = compare(runs)
+    assert found.pairs == ()
+    assert found.remarks[0] == "A: predictions.npz is not what was written; it is left out."
+    assert found.remarks[1].startswith("A has no answers to the test examples")
 
 
 def test_an_unfinished_run_shows_what_there_is(tmp_path):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from synthetic import metrics, write_run
 
+from moejax import manifest, predictions
 from moejax.errors import UserError
+from moejax.predictions import Predictions
 from moejax.report.record import read
 
 
@@ -57,7 +59,7 @@ def test_a_damaged_line_in_the_middle_is_remarked_on(tmp_path, line):
 def test_a_damaged_object_is_remarked_on(tmp_path, name, content):
     run = write_run(tmp_path / "run")
     (run / name).write_bytes(content)
-    assert f"{name} could not be read and was left out." in read(run).remarks
+    assert f"{name} is not what was written; it is left out." in read(run).remarks
 
 
 def test_an_archive_damaged_inside_is_remarked_on(tmp_path):
@@ -68,7 +70,65 @@ def test_an_archive_damaged_inside_is_remarked_on(tmp_path):
         (run / "routing.npz").write_bytes(good[:place] + bytes([good[place] ^ 0xFF]) + good[place + 1 :])
         read(run)
     (run / "routing.npz").write_bytes(good[:200] + bytes(200) + good[400:])
-    assert "routing.npz could not be read; the pictures of the routing are left out." in read(run).remarks
+    assert "routing.npz cannot be read; the pictures of the routing are left out." in read(run).remarks
+
+
+def changed(file):
+    """The last digit of the file is another one: what was JSON still is."""
+    content = bytearray(file.read_bytes())
+    at = max(n for n, byte in enumerate(content) if chr(byte).isdecimal())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+LEFT_OUT = {
+    "metrics.jsonl": "train",
+    "summary.json": "summary",
+    "env.json": "environment",
+    "routing.npz": "routing",
+    "predictions.npz": "predictions",
+}
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+@pytest.mark.parametrize("gone", [False, True])
+def test_of_a_finished_run_what_is_not_what_was_written_is_left_out(tmp_path, name, gone):
+    run = write_run(tmp_path / "run")
+    answers = Predictions(np.arange(3), np.arange(3), "of the test")
+    (run / "predictions.npz").write_bytes(predictions.pack(answers))
+    manifest.write(run)
+    assert read(run).remarks == ()
+    (run / name).unlink() if gone else changed(run / name)
+    record = read(run)
+    assert record.remarks == (f"{name} {'is missing' if gone else 'is not what was written'}; it is left out.",)
+    assert not getattr(record, LEFT_OUT[name])
+
+
+def test_of_a_finished_run_the_configuration_and_the_manifest_are_held_to_what_was_written(tmp_path):
+    run = write_run(tmp_path / "run")
+    manifest.write(run)
+    changed(run / "config.json")
+    with pytest.raises(UserError, match=r"config\.json is not what was written"):
+        read(run)
+    changed(run / "config.json")
+    changed(run / "sha256.json")
+    (remark,) = read(run).remarks
+    assert remark.startswith("sha256.json cannot be read, so nothing tells")
+
+
+def test_a_tokenizer_is_of_a_checkpoint_that_is_what_was_written(tmp_path):
+    run = write_run(tmp_path / "run")
+    for step in "12":
+        (run / "checkpoints" / step).mkdir(parents=True)
+        (run / "checkpoints" / step / "tokenizer.json").write_text("[1]")
+        manifest.write(run / "checkpoints" / step)
+    changed(run / "checkpoints" / "1" / "tokenizer.json")
+    assert (read(run).tokenizer, read(run).remarks) == ("[1]", ())
+    changed(run / "checkpoints" / "2" / "tokenizer.json")
+    assert (read(run).tokenizer, read(run).remarks) == (
+        None,
+        ("tokenizer.json is not what was written; it is left out.",),
+    )
 
 
 def test_a_resumed_run_counts_a_repeated_step_once(tmp_path):
@@ -112,5 +172,5 @@ def test_no_run_folder_is_one_sentence(tmp_path):
         with pytest.raises(UserError, match=r"is not a run folder: it has no config\.json"):
             read(folder)
     (tmp_path / "config.json").write_text("[1, 2")
-    with pytest.raises(UserError, match="not a JSON object"):
+    with pytest.raises(UserError, match="is not what was written"):
         read(tmp_path)

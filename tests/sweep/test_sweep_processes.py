@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from moejax import manifest
 from moejax.__main__ import main
 from moejax.presets import PRESETS
 from moejax.sweep import plan, results, run_all
@@ -148,3 +149,20 @@ def test_the_verb_tells_tabulates_and_draws(stand_in, tmp_path, capsys, monkeypa
         *("results.json", "table.md", "plot.png")
     }
     assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_summary_that_is_not_what_was_written_is_said_and_in_no_table(stand_in, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("moejax.sweep.run_all", functools.partial(run_all, program=stand_in))
+    words = ["sweep", *WORDS, "0..1", "--out", str(tmp_path)]
+    assert main(words) == 0
+    lost = tmp_path / "seed=1" / "summary.json"
+    for content in ("{", lost.read_text().replace("0.91", "0.99")):
+        lost.write_text(content)
+        assert main(words) == 1
+        said = capsys.readouterr()
+        assert "1 of 2" in said.out
+        assert f"{lost} is not what was written; delete it, and the same command writes it again." in said.err
+        manifest.write(tmp_path / "seed=1")
+    (tmp_path / "seed=1" / manifest.NAME).unlink()
+    lost.unlink()
+    assert main(words) == 0

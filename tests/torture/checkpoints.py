@@ -1,6 +1,5 @@
 """Every file of a checkpoint and of a run's folder damaged in every way: it is noticed, or nothing depends on it."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,11 +9,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from moejax.runs import checkpoint, manifest
+from moejax import manifest
+from moejax.runs import checkpoint
 from moejax.runs.verify import verify
 from moejax.training.checkpoint import Checkpoints
-from tests.torture.damage import damages, files
+from tests.torture.damage import damages, files, linked
 from tests.torture.figure import Figure
+from tests.torture.readers import DRAWN, try_readers
 from tests.torture.small_runs import image_run, say, text_run
 
 NAME = "checkpoints"
@@ -30,6 +31,7 @@ def torture(quick: bool) -> Iterator[Figure]:
         yield _newest(image, *((3, 1) if quick else (60, 12)))
         yield _misfits(image, words)
         yield _noticed((image, words), *((1, 1, 5) if quick else (60, 12, 1)))
+        yield _read((image, words), *((1, 1, 3, 60) if quick else (60, 12, 1, 100)))
 
 
 def figure(what: str, cases: int, wrong: list[str], found: str) -> Figure:
@@ -68,7 +70,7 @@ def _newest(run: Path, flips: int, others: int) -> Figure:
     whole = _arrays(newest)
     for damage in damages(newest, files(newest), flips, others, SEED):
         with tempfile.TemporaryDirectory() as place:
-            copy = _linked(newest.parent, Path(place) / "checkpoints")
+            copy = linked(newest.parent, Path(place) / "checkpoints")
             if not damage.do(copy / str(last)):
                 continue
             cases += 1
@@ -90,7 +92,7 @@ def _misfits(image: Path, words: Path) -> Figure:
         nonlocal cases
         cases += 1
         with tempfile.TemporaryDirectory() as place:
-            copy = _linked(run, Path(place) / run.name)
+            copy = linked(run, Path(place) / run.name)
             (copy / "summary.json").unlink()  # it is not finished
             change(_newest_of(copy))
             for words_ in (["export", copy, "--format", "safetensors"], ["run", "--resume", copy]):
@@ -134,11 +136,10 @@ def _noticed(runs: tuple[Path, ...], flips: int, others: int, every: int) -> Fig
     """Each damage to each file of a finished run's folder: `moejax verify` names that file."""
     cases, wrong = 0, []
     for run in runs:
-        drawn = ("figures/", "report.html", ".lock")
-        names = [name for name in files(run) if not name.startswith(drawn)]
+        names = [name for name in files(run) if not name.startswith(DRAWN)]
         for damage in islice(damages(run, names, flips, others, SEED), 0, None, every):
             with tempfile.TemporaryDirectory() as place:
-                copy = _linked(run, Path(place) / run.name)
+                copy = linked(run, Path(place) / run.name)
                 if not damage.do(copy):
                     continue
                 cases += 1
@@ -149,13 +150,18 @@ def _noticed(runs: tuple[Path, ...], flips: int, others: int, every: int) -> Fig
     return figure("moejax verify, each file of a run damaged", cases, wrong, "all named")
 
 
+def _read(runs: tuple[Path, ...], *how: int) -> Figure:
+    """The same, and what `report` and `compare` make of it."""
+    cases, noticed, wrong = 0, 0, []
+    for run in runs:
+        more = try_readers(run, *how)
+        cases, noticed, wrong = cases + more[0], noticed + more[1], wrong + more[2]
+    found = f"{noticed} named, {cases - noticed} with the same page and tables"
+    return figure("moejax report and compare, each file of a run damaged", cases, wrong, found)
+
+
 def _newest_of(run: Path) -> Path:
     return run / "checkpoints" / str(checkpoint.steps(run / "checkpoints")[-1])
-
-
-def _linked(folder: Path, copy: Path) -> Path:
-    """A copy whose files are links: who damages one takes the link away first."""
-    return shutil.copytree(folder, copy, copy_function=os.link)
 
 
 def _same(some: dict[str, jax.Array], others: dict[str, jax.Array]) -> bool:

@@ -1,5 +1,7 @@
 """What can happen to a file: bits flip, it loses its end, is filled with zeros, gone, or holds too much."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -67,3 +69,8 @@ def damages(folder: Path, names: list[str], flips: int, others: int, seed: int) 
 def files(folder: Path) -> list[str]:
     """All files in a folder, sorted."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def linked(folder: Path, copy: Path) -> Path:
+    """A copy whose files are links: who damages one takes the link away first."""
+    return shutil.copytree(folder, copy, copy_function=os.link)

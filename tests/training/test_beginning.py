@@ -121,6 +121,17 @@ def test_cut_before_and_after_it_saved_it_has_the_same_bits(sparse, followed, co
     assert bits(two) == bits(followed[0])
 
 
+@pytest.mark.parametrize("content", ["", "[1]", "{", '{"run": "x", "step": 3}'])
+def test_a_damaged_record_of_it_is_one_sentence_before_anything_is_trained(followed, dataset, tmp_path, content):
+    run = shutil.copytree(followed[0].folder.path, tmp_path / "run")
+    (run / "sha256.json").unlink(missing_ok=True)
+    (run / "init.json").write_text(content)
+    with pytest.raises(UserError, match=r"init\.json is not what was written; delete it, and the run goes on without"):
+        resumed(run, dataset)
+    (run / "init.json").unlink()
+    resumed(run, dataset)
+
+
 def test_a_source_that_is_another_one_by_now_is_one_sentence(sparse, dense, config, dataset, tmp_path):
     source = shutil.copytree(sparse.folder.path, tmp_path / "source")
     begin(tmp_path / "next", config, dataset, init=str(source))

@@ -10,8 +10,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from moejax import manifest
 from moejax.errors import UserError
-from moejax.runs import manifest
 from moejax.runs.checkpoint import chosen
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.loop import TrainState

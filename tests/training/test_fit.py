@@ -68,7 +68,7 @@ def test_validation_test_and_counting_of_flops_share_one_program(config, dataset
 
 
 def test_a_run_leaves_its_answer_to_each_test_example(finished, dataset):
-    answers = predictions.read(finished.folder.path)
+    answers = predictions.unpack((finished.folder.path / predictions.NAME).read_bytes())
     np.testing.assert_array_equal(answers.label, dataset.test["label"])
     assert answers.right.mean() == pytest.approx(finished.folder.read_summary()["test_accuracy"])
     assert answers.test_sha256 == digest(dataset.test)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from moejax.config import to_json
 from moejax.errors import UserError
 from moejax.files import packed
 from moejax.training.environment import describe_cpu, environment
@@ -104,6 +105,23 @@ def test_arrays_come_back_and_no_partial_file_stays(config, tmp_path):
         np.testing.assert_array_equal(arrays["step"], [0, 1, 2])
     assert folder.read_summary() == {"test_accuracy": 1.0}
     assert not list(folder.path.glob("*partial*"))
+
+
+def test_a_finished_run_is_held_to_what_was_written(config, tmp_path):
+    folder = RunFolder.create(tmp_path / "run", config)
+    folder.write_summary({"test_accuracy": 0.5})
+    (folder.path / "summary.json").write_text('{"test_accuracy": 0.6}')
+    with pytest.raises(UserError, match=r"summary\.json is not what was written; delete it, and --resume .* again"):
+        folder.read_summary()
+    (folder.path / "config.json").write_text(to_json(config.replace(seed=1)))
+    with pytest.raises(UserError, match=r"config\.json is not what was written; set it back, or, if you have changed"):
+        RunFolder.open(folder.path)
+    (folder.path / "metrics.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl is not what was written\."):
+        folder.read_log()
+    (folder.path / "sha256.json").unlink()
+    assert RunFolder.open(folder.path)[1].seed == 1
+    assert folder.read_summary() == {"test_accuracy": 0.6}
 
 
 def test_the_environment_names_versions_and_device():

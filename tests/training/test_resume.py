@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from small_run import StopAfter
 
+from moejax import manifest
 from moejax.errors import UserError
-from moejax.runs import manifest
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.identity import check_same

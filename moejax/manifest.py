@@ -1,5 +1,7 @@
 """A manifest: the sha256 of each file of a folder, by which they are known to be what was written.
 
+A finished run has one of its files, each checkpoint has its own; whoever reads one of them reads it by `content`.
+
 It is written after the files, each of which is on the disk by then, and holds a sha256 of itself.
 """
 
@@ -14,6 +16,7 @@ from moejax.errors import UserError
 from moejax.files import write_whole
 
 NAME = "sha256.json"
+CHANGED = "is not what was written"
 
 
 def write(folder: Path, files: Iterable[Path] | None = None, **facts: Any) -> None:
@@ -41,6 +44,34 @@ def digests(folder: Path, files: Iterable[Path] | None = None, *, flushed: bool 
             if flushed:
                 flush(path)
     return found
+
+
+def content(file: Path) -> tuple[bytes | None, str]:
+    """What is in a file of a run's or a checkpoint's folder, and what is wrong with it: the end of a sentence, or "".
+
+    No content, and nothing wrong, if there is no such file. A folder without a readable manifest, such as that of a run
+    that is not finished, has nothing to hold its files to.
+    """
+    recorded = (read(file.parent) or {"files": {}})["files"].get(file.name)
+    try:
+        found = file.read_bytes()
+    except FileNotFoundError:
+        return None, "is missing" if recorded else ""
+    except OSError as error:
+        return None, f"cannot be read ({error.strerror})"
+    if recorded not in (None, hashlib.sha256(found).hexdigest()):
+        return None, CHANGED
+    return found, ""
+
+
+def object_in(file: Path) -> tuple[dict[str, Any], str]:
+    """The JSON object in such a file, and what is wrong with it; an empty one if there is none to be had."""
+    found, problem = content(file)
+    try:
+        value = {} if found is None else json.loads(found.decode("utf-8"))
+    except (ValueError, RecursionError):
+        value = None
+    return (value, problem) if isinstance(value, dict) else ({}, CHANGED)
 
 
 def damages(folder: Path, recorded: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:

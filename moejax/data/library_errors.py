@@ -2,19 +2,45 @@
 
 import contextlib
 import os
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 
 from moejax.errors import UserError
+
+
+class _Unwarned:
+    """Within, no warning is shown. Several threads may be: the filters, which are the process's, come back at last."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._filters = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._filters = warnings.catch_warnings(action="ignore")
+                self._filters.__enter__()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(None, None, None)
+
+
+_unwarned = _Unwarned()
 
 
 @contextlib.contextmanager
 def said_as(sentence: Callable[[str], str]) -> Iterator[None]:
     """Whatever is raised within becomes the UserError `sentence(problem)`, unless it is a UserError already.
 
-    Compiled libraries panic on some files, which is no `Exception`.
+    Compiled libraries panic on some files, which is no `Exception`. What a library warns of is not shown.
     """
     try:
-        yield
+        with _unwarned:
+            yield
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:

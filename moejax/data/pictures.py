@@ -5,7 +5,6 @@ averaging (bilinear, with the support that shrinking needs), the sides' ratio gi
 """
 
 import io
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -77,8 +76,7 @@ def is_grey(image: UInt8[ndarray, "i j 3"]) -> bool:
 def _opened(content: bytes, where: str) -> Image.Image:
     if not content:
         raise UserError(f"{where} is empty: give a picture, or leave it out.")
-    with said_as(_unreadable(where)), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a size that is an error below, of odd metadata
+    with said_as(_unreadable(where)):
         try:
             picture = Image.open(io.BytesIO(content), formats=_FORMATS)
         except UnidentifiedImageError as error:

@@ -3,7 +3,9 @@
 import io
 import os
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -166,6 +168,20 @@ def test_modes_of_a_picture():
     assert pictures.shape_of(turned, "x") == (16, 8)
     upright = pictures.decode(turned, "x", (16, 8)).astype(int)
     assert np.abs(upright - np.rot90(ramp[:8], -1)).max() < 10
+
+
+def test_what_pillow_warns_of_is_not_shown():
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 1, "a text of some length"
+    cut = content(Image.fromarray(grey(1)[0]), exif=exif.tobytes()[:-30])
+    with pytest.warns(UserWarning, match="Truncated File Read"):
+        Image.open(io.BytesIO(cut)).getexif()
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        shapes = set(pool.map(lambda _: pictures.decode(cut, "x", (20, 24)).shape, range(40)))
+    assert shapes == {(20, 24)}
+    assert pictures.shape_of(cut, "x") == (20, 24)
+    assert warnings.filters == filters
 
 
 def test_shrinking_takes_the_mean():

@@ -1,5 +1,6 @@
 """Every kind of data file damaged, and hostile ones: read right or one sentence; bombs bounded, nothing executed."""
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -9,8 +10,10 @@ import pickle
 import resource
 import signal
 import struct
+import sys
 import tempfile
 import traceback
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -73,7 +76,13 @@ def _mutated(folder: Path, name: str, names: list[str], read: Read, sealed: bool
 
 
 def _tried(read: Read, folder: Path) -> tuple[str, Any]:
-    """`read` and what was read, `sentence`, or what escaped."""
+    """`read` and what was read, `sentence`, or what escaped: an exception, or words to stderr."""
+    with stderr() as printed:
+        outcome = _read_in_time(read, folder)
+    return (f"words to stderr: {printed[0]}", None) if printed else outcome
+
+
+def _read_in_time(read: Read, folder: Path) -> tuple[str, Any]:
 
     def late(*_: object) -> None:
         raise TooLongError(f"more than {SECONDS} s")
@@ -89,6 +98,25 @@ def _tried(read: Read, folder: Path) -> tuple[str, Any]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def stderr() -> Iterator[list[str]]:
+    """What is printed there within, compiled libraries' words and warnings too."""
+    printed: list[str] = []
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file, warnings.catch_warnings(record=True, action="always") as warned:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield printed
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            words = [*file.read().decode(errors="replace").splitlines(), *(str(one.message) for one in warned)]
+            printed += filter(None, words)
 
 
 def _content(value: Any) -> str:
@@ -155,7 +183,9 @@ def _pictures(folder: Path) -> list[str]:
     for i, image in enumerate(x):
         name = f"{'ab'[i % 2]}/{i}.{PICTURES[i // 8]}"
         (folder / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(image).save(folder / name)
+        exif = Image.Exif()
+        exif[0x0112], exif[0x010E] = 1, "as it lies"
+        Image.fromarray(image).save(folder / name, **({"exif": exif} if name.endswith(("jpg", "png", "webp")) else {}))
         names += [name] * (i % 8 == 0)
     return names
 

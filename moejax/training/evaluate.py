@@ -126,7 +126,7 @@ def routing_facts(result: Evaluation, data: Examples) -> dict[str, Any]:
     as layers. For examples in clusters, `dispatch_entropy` says how mixed the clusters of each expert are.
     """
     load, gates = jnp.asarray(result.load), jnp.asarray(result.gates.swapaxes(0, 1))
-    tables = jnp.asarray(result.tables.shares["label"]) if result.tables else ()
+    information = _label_information(result.tables.shares["label"]) if result.tables else np.zeros(0)
     if result.zero_computation:
         load = load[:, : -result.zero_computation.total]
         load = load / jnp.maximum(load.sum(-1, keepdims=True), 1e-9)
@@ -139,10 +139,13 @@ def routing_facts(result: Evaluation, data: Examples) -> dict[str, Any]:
         "least_load": float(metrics.relative_load(load).min()),
         "max_violation": float(metrics.max_violation(load).max()),
         "dead_experts": int(metrics.dead_experts(load).sum()),
-        "label_information": [round(float(metrics.label_information(table)), 6) for table in tables],
+        **_rounded({"label_information": np.asarray(information)}),
         **({"experts_by": _rounded(result.tables.explained())} if result.tables else {}),
         **({"dispatch_entropy": _dispatch_entropy(gates, jnp.asarray(data["cluster"]))} if "cluster" in data else {}),
     }
+
+
+_label_information = jax.jit(jax.vmap(metrics.label_information))
 
 
 def _rounded(values: Mapping[str, Float[ndarray, " l"]]) -> dict[str, list[float]]:

@@ -70,7 +70,7 @@ class Fit:
             progress.message(f"note: {note}")
         make = partial(make_optimizer, train, self.steps)
         optimizer, self.other_optimizer = (make(flat=self.parallel.splits_experts == other) for other in (False, True))
-        self.learning_rate = learning_rate_schedule(train, self.steps)
+        self.learning_rate = jax.jit(learning_rate_schedule(train, self.steps))
         build = partial(build_model, config, data.to_answer, image_shape=data.image_shape)
         init = make_init(lambda rngs, weights, taken: filled(build(rngs, weights), taken), optimizer)
         update = partial(

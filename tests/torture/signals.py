@@ -25,7 +25,7 @@ from tests.torture.lab import RUN, Lab, goes_on, undisturbed
 
 SEED = 29
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-NOTHING = "interrupted before anything was saved."
+NOTHING = "interrupted"  # before anything was saved
 STOPPING = "stopping as soon as this chunk of steps is saved"
 SENTENCES = {  # how each begins, by what the process was doing
     NOTHING: "before anything was saved",

@@ -20,6 +20,7 @@ from moejax.report.markdown import markdown
 PARTS: dict[str, str] = {
     "kills": "runs killed at every file operation and at random moments: they go on to the same bits",
     "signals": "SIGINT, SIGTERM and SIGHUP in every phase, once and twice: said, saved, gone on",
+    "numbers": "a loss, a gradient or an option that is not of this world: named, skipped, never kept",
     "checkpoints": "every file of a checkpoint and of a run damaged: noticed, or nothing depends on it",
     "data": "data files of every kind damaged, and hostile ones: read right or a sentence",
     "configs": "fuzzed configurations and command lines: a step that can be traced, or sentences",

@@ -38,15 +38,20 @@ def say(*words: object) -> Said:
     return Said(code, out.getvalue(), err.getvalue())
 
 
-def image_run(folder: Path, *more: str) -> Path:
-    """A finished run on 200 images with a bar each, whose place tells the label."""
+def image_words(folder: Path) -> tuple[str, ...]:
+    """What follows `moejax run` for 200 images with a bar each, whose place tells the label."""
     rng = np.random.default_rng(0)
     label = rng.integers(0, 4, 200)
     image = rng.integers(0, 60, (200, 28, 28), dtype=np.uint8)
     for i, y in enumerate(label):
         image[i, 4 + 6 * y : 7 + 6 * y] = 250
     np.savez(folder / "bars.npz", x=image, y=label)
-    return _run(folder / "image", (*IMAGE, "--data.dir", str(folder / "bars.npz"), *KEPT, *more))
+    return (*IMAGE, "--data.dir", str(folder / "bars.npz"), *KEPT)
+
+
+def image_run(folder: Path, *more: str) -> Path:
+    """A finished run of such images."""
+    return _run(folder / "image", (*image_words(folder), *more))
 
 
 def text_run(folder: Path, *more: str) -> Path:

@@ -202,9 +202,10 @@ def _run(
 
     from moejax.data.dataset import rows
     from moejax.training.fit import Fit
-    from moejax.training.processes import together
+    from moejax.training.processes import see, together
     from moejax.training.progress import Console, Progress
 
+    see(folder.path)
     progress = Progress(None if folder.writes else Console(quiet=True))
     sizes = (rows(split) for split in (data.train, data.validation, data.test))
     progress.message(
@@ -264,13 +265,15 @@ def _prepare_jax(arguments: "Arguments") -> None:
     """Keep compiled programs between runs, and join other processes; before anything is compiled."""
     import jax
 
-    from moejax.commandline import PROCESSES
+    from moejax.commandline import DEBUG_NANS, PROCESSES
     from moejax.runs.programs import keep_programs
-    from moejax.training.processes import connect
+    from moejax.training.processes import connect, same
 
     keep_programs(seconds=0.5)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `StopSignal`
     connect(*(arguments.options.get(name) for name in PROCESSES))
+    given = {*arguments.options, *arguments.flags}
+    same({f"--{name}": name in given for name in ("resume", "profile", DEBUG_NANS)}, "with the same words")
 
 
 if __name__ == "__main__":

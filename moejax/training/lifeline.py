@@ -7,11 +7,13 @@ A message is a line of JSON; an empty one is sent every few seconds.
 
 import errno
 import json
+import math
 import os
 import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
@@ -19,6 +21,7 @@ from typing import Any, NoReturn
 from moejax.errors import UserError, of_the_system
 
 WAIT = 120.0  # seconds until all processes have to be there
+WORD = 30.0  # seconds after which a process that still waits says what it waits for
 SILENCE = 30.0  # seconds without a message, after which a process counts as gone
 BEAT = 5.0  # seconds between two messages
 
@@ -112,7 +115,7 @@ class Lifeline:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Inside, a UserError or OSError ends all processes at once, each with its sentences."""
+    """Inside, an exception ends all processes at once: of a UserError or OSError each says the sentences."""
     try:
         yield
     except UserError as error:
@@ -121,6 +124,17 @@ def told() -> Iterator[None]:
     except OSError as error:
         fail((of_the_system(error),))
         raise
+    except Exception as error:
+        if current is not None:
+            time.sleep(BEAT)  # if an exchange failed since another one is gone, this process ends here
+            traceback.print_exc()
+            fail([f"{type(error).__name__}: {first_line(error)}"])
+        raise
+
+
+def first_line(error: Exception) -> str:
+    """Of what it says."""
+    return (str(error).splitlines() or [""])[0]
 
 
 def fail(sentences: Sequence[str]) -> None:
@@ -151,14 +165,16 @@ def listen(port: int, count: int) -> tuple[Lifeline, int]:
             f"--coordinator names port {port}, which this machine cannot listen at: {reason}; choose another one."
         ) from None
     peers: dict[int, Peer] = {}
-    end = time.monotonic() + WAIT
+    waiting = _Waiting()
     with listener:
         while len(peers) < count - 1:
-            listener.settimeout(max(end - time.monotonic(), 0.01))
+            listener.settimeout(waiting.seconds())
             try:
                 peer = _greeted(listener.accept()[0], count)
             except TimeoutError:
                 missing = ", ".join(str(i) for i in range(1, count) if i not in peers)
+                if not waiting.ends(f"of {count} processes, number {missing} did not come yet"):
+                    continue
                 raise _refused(
                     peers.values(),
                     f"Of {count} processes, number {missing} did not come within {WAIT:.0f} seconds; start all of them"
@@ -185,10 +201,10 @@ def call(host: str, port: int, process: int, count: int) -> tuple[Lifeline, int]
 
     UserError if it does not answer, or refuses this process.
     """
-    end = time.monotonic() + WAIT
-    peer = Peer(_connected(host, port, end), 0)
+    waiting = _Waiting()
+    peer = Peer(_connected(host, port, waiting), 0)
     peer.send({"process": process, "of": count})
-    peer.connection.settimeout(max(end - time.monotonic(), 1.0) + SILENCE)  # the first one began to wait later
+    peer.connection.settimeout(max(waiting.end - time.monotonic(), 1.0) + SILENCE)  # the first one began later
     try:
         message = peer.receive()
     except TimeoutError:
@@ -230,14 +246,33 @@ def _refused(peers: Any, sentence: str) -> UserError:
     return UserError(sentence)
 
 
-def _connected(host: str, port: int, end: float) -> socket.socket:
+class _Waiting:
+    """The time until all processes have to be there; on its way a sentence says what is missing."""
+
+    def __init__(self) -> None:
+        self.end, self.word = time.monotonic() + WAIT, time.monotonic() + WORD
+
+    def seconds(self) -> float:
+        """How long to wait before `ends` is asked again."""
+        return max(min(self.end, self.word) - time.monotonic(), 0.1)
+
+    def ends(self, missing: str) -> bool:
+        """Whether the time is over."""
+        now = time.monotonic()
+        if self.word <= now < self.end:
+            self.word = math.inf
+            print(f"moejax: {missing}; waiting {self.end - now:.0f} seconds more", file=sys.stderr, flush=True)
+        return now >= self.end
+
+
+def _connected(host: str, port: int, waiting: _Waiting) -> socket.socket:
     """A connection, as soon as somebody listens there."""
     while True:
         try:
-            return socket.create_connection((host, port), timeout=max(end - time.monotonic(), 0.1))
+            return socket.create_connection((host, port), timeout=waiting.seconds())
         except (OSError, OverflowError) as error:
-            if time.monotonic() > end or isinstance(error, OverflowError):
-                reason = getattr(error, "strerror", None) or error
+            reason = getattr(error, "strerror", None) or error
+            if isinstance(error, OverflowError) or waiting.ends(f"nobody answers at {host}:{port} yet ({reason})"):
                 raise UserError(
                     f"Nobody answers at --coordinator {host}:{port} ({reason}), where the first process should be;"
                     " start it, or see that this machine can reach it."
@@ -257,7 +292,7 @@ def relay(host: str, port: int) -> int:
         while True:
             near = listener.accept()[0]
             with suppress(UserError):
-                far = _connected(host, port, time.monotonic() + WAIT)
+                far = _connected(host, port, _Waiting())
                 far.settimeout(None)
                 threading.Thread(target=_pump, args=(near, far), daemon=True).start()
                 threading.Thread(target=_pump, args=(far, near), daemon=True).start()

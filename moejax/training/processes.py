@@ -7,11 +7,10 @@ for a while. The run goes on with --resume.
 """
 
 import atexit
+import hashlib
 import json
 import os
 import sys
-import time
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -112,30 +111,19 @@ def together(path: Path) -> Iterator[None]:
     if lifeline.current is not None:
         lifeline.current.advice = again
     try:
-        yield
-    except (UserError, OSError):
-        raise
-    except Exception as error:
+        with lifeline.told():
+            yield
+    except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
-            raise
-        if lifeline.current is not None:
-            time.sleep(lifeline.BEAT)  # if another one is gone, the lifeline now ends this process
-            traceback.print_exc()
-            lifeline.fail([f"{type(error).__name__}: {_first_line(error)}"])
-        if not isinstance(error, jax.errors.JaxRuntimeError):
             raise
         print(
             f"moejax: process {jax.process_index()} of {jax.process_count()} stops, most likely since another one is"
-            f" gone ({_first_line(error)}){again}.",
+            f" gone ({lifeline.first_line(error)}){again}.",
             file=sys.stderr,
         )
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # JAX's own farewell would wait for the process that is gone
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
 
 
 def any_of(value: bool) -> bool:
@@ -169,15 +157,32 @@ def agree(config: Config, data: Dataset) -> None:
 
     Called before anything is compiled or written.
     """
+    if jax.process_count() > 1:
+        same(_facts(config, data))
+
+
+def see(folder: Path) -> None:
+    """UserError, the same in every process, unless all see the run's folder, which the first one has made."""
     if jax.process_count() == 1:
         return
-    first, *others = map(json.loads, from_all(json.dumps(_facts(config, data))))
-    for process, facts in enumerate(others, start=1):
-        for name in first | facts:
-            if first.get(name) != facts.get(name):
+    from_first(str(folder))  # only now it is there
+    file = folder / "config.json"
+    content = hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.exists() else "missing"
+    same({str(file): content}, "in one folder, which all of them see")
+
+
+def same(facts: Mapping[str, Any], together: str = "with the same configuration, data and versions") -> None:
+    """UserError, the same in every process, unless all have the same facts; all must call this.
+
+    `together`: how all processes are to be started.
+    """
+    first, *others = map(json.loads, from_all(json.dumps(facts)))
+    for process, theirs in enumerate(others, start=1):
+        for name in first | theirs:
+            if first.get(name) != theirs.get(name):
                 raise UserError(
-                    f"{name} is {first.get(name)} in process 0 and {facts.get(name)} in process {process}; start all"
-                    " processes with the same configuration, data and versions."
+                    f"{name} is {first.get(name)} in process 0 and {theirs.get(name)} in process {process}; start all"
+                    f" processes {together}."
                 )
 
 

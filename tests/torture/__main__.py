@@ -24,6 +24,7 @@ PARTS: dict[str, str] = {
     "checkpoints": "every file of a checkpoint and of a run damaged: noticed, or nothing depends on it",
     "data": "data files of every kind damaged, and hostile ones: read right or a sentence",
     "configs": "fuzzed configurations and command lines: a step that can be traced, or sentences",
+    "processes": "runs of two processes, one of them killed, stopped, late, missing or different: a sentence, soon",
 }
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -72,14 +72,8 @@ class Lab:
         return (self.room / "operations").read_text(encoding="utf-8").splitlines()
 
     def found(self) -> dict[str, Any]:
-        """What a finished run has to have in common with another one: all but its report, which only reads it."""
-        log = (self.folder / "metrics.jsonl").read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in log.splitlines()]
-        metrics = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
-        files = {re.sub(r"checkpoints/(\d+)/state/.*", r"checkpoints/\1/state", name) for name in _files(self.folder)}
-        files = {name for name in files if not name.startswith(("report.html", "figures/"))}
-        state = (self.room / "digest").read_text(encoding="utf-8")
-        return {"state": state, "metrics": metrics, "files": sorted(files)}
+        """What a finished run has to have in common with another one."""
+        return finished(self.folder, (self.room / "digest").read_text(encoding="utf-8"))
 
     def said(self) -> str:
         """What the last run printed."""
@@ -89,6 +83,17 @@ class Lab:
         """Say it, with what the last run printed; 1."""
         print(f"  {what}\n{self.said()[-1500:]}", flush=True)
         return 1
+
+
+def finished(run: Path, state: str) -> dict[str, Any]:
+    """What a finished run, whose state has this digest, has to have in common with another one: all but its
+    report, which only reads it.
+    """
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    metrics = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    files = {re.sub(r"checkpoints/(\d+)/state/.*", r"checkpoints/\1/state", name) for name in _files(run)}
+    files = {name for name in files if not name.startswith(("report.html", "figures/"))}
+    return {"state": state, "metrics": metrics, "files": sorted(files)}
 
 
 def undisturbed(lab: Lab, words: list[str]) -> tuple[dict, list[str]]:

@@ -30,7 +30,7 @@ def main() -> None:
             _arm(**asked["arm"])
             code = run.main(asked["words"])
             if code == 0:
-                Path(asked["digest"]).write_text(_digest(Path(asked["folder"])), encoding="utf-8")
+                Path(asked["digest"]).write_text(digest(Path(asked["folder"])), encoding="utf-8")
             os._exit(code)
         print(json.dumps(_ended(pid, asked["seconds"])), flush=True)
 
@@ -51,7 +51,7 @@ def _ended(pid: int, seconds: float) -> int:
     return os.waitstatus_to_exitcode(found[1])
 
 
-def _digest(folder: Path) -> str:
+def digest(folder: Path) -> str:
     """The sha256 of all arrays of the last checkpoint, parameters and the optimiser's alike."""
     import hashlib
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -47,6 +48,31 @@ def test_a_port_in_use_is_one_sentence():
 def test_those_who_do_not_come_are_named(port):
     with pytest.raises(UserError, match=r"Of 3 processes, number 1, 2 did not come within 1 seconds"):
         lifeline.listen(port, 3)
+
+
+def test_who_waits_says_on_the_way_what_is_missing(port, monkeypatch, capsys):
+    monkeypatch.setattr(lifeline, "WORD", 0.2)
+    with pytest.raises(UserError):
+        lifeline.listen(port, 3)
+    assert re.search(r"moejax: of 3 processes, number 1, 2 did not come yet; waiting 1 sec", capsys.readouterr().err)
+    with pytest.raises(UserError):
+        lifeline.call("localhost", port, 1, 3)
+    assert re.search(rf"moejax: nobody answers at localhost:{port} yet \(.*refused\); waiting", capsys.readouterr().err)
+
+
+def test_an_exchange_that_fails_since_another_process_is_gone_is_left_to_the_lifeline(monkeypatch):
+    """It ends this process while `told` waits; whatever else escapes is told to the others."""
+    ended = []
+    monkeypatch.setattr(lifeline, "BEAT", 0.0)
+    monkeypatch.setattr(
+        lifeline, "current", types.SimpleNamespace(process=1, count=2, end=lambda *how: ended.append(how))
+    )
+    with pytest.raises(RuntimeError), lifeline.told():
+        raise RuntimeError("Gloo AllGather failed\nby peer")
+    [(code, message, sentences)] = ended
+    assert code == 2
+    assert sentences == ["RuntimeError: Gloo AllGather failed"]
+    assert message == {"failed": ["process 1 of 2 stopped: RuntimeError: Gloo AllGather failed"]}
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,23 @@ def test_where_a_machine_keeps_its_data_may_differ(config, dataset, monkeypatch)
     processes.agree(config, dataset)
 
 
+@pytest.mark.parametrize("theirs", ["missing", "0123"])
+def test_a_folder_that_not_all_see_is_one_sentence(tmp_path, monkeypatch, theirs):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "from_first", lambda text: text)
+    monkeypatch.setattr(processes, "from_all", lambda text: [text, json.dumps({str(tmp_path / "config.json"): theirs})])
+    with pytest.raises(UserError, match=rf"and {theirs} in process 1; start all processes in one folder, which all of"):
+        processes.see(tmp_path)
+
+
+def test_processes_with_other_words_are_one_sentence(monkeypatch):
+    theirs = json.dumps({"--resume": True})
+    monkeypatch.setattr(processes, "from_all", lambda text: [text, theirs])
+    with pytest.raises(UserError, match=r"--resume is False in process 0 and True in process 1; .* the same words"):
+        processes.same({"--resume": False}, "with the same words")
+
+
 def launch(count: int, *words: str, devices: int = 2, own: Sequence[tuple[str, ...]] = ()) -> list[subprocess.Popen]:
     """So many processes of one run, each with so many devices; `own`: the words of each alone."""
     with socket.socket() as free:

@@ -15,7 +15,7 @@ _unfinished: set[Path] = set()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write beside `path`, have it on the disk, then put it in its place; text as UTF-8.
+    """Write beside `path`, have it on the disk, then put it in its place, and have that on the disk; text as UTF-8.
 
     Behind a link the file itself is replaced. What is no file, such as a pipe, is written to.
 
@@ -46,9 +46,36 @@ def _replace(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+        sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
         _unfinished.discard(partial)
+
+
+def sync(folder: Path) -> None:
+    """Have the names of what is in a folder on the disk: the system keeps them apart from what the files hold.
+
+    Nothing happens where a folder cannot be opened, as on Windows, or its file system knows no such thing.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, unless it is there, and have its name on the disk."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
 
 
 def drop_unfinished() -> None:

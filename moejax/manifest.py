@@ -2,7 +2,7 @@
 
 A finished run has one of its files, each checkpoint has its own; whoever reads one of them reads it by `content`.
 
-It is written after the files, each of which is on the disk by then, and holds a sha256 of itself.
+It is written after the files, which are on the disk by then with their names, and holds a sha256 of itself.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moejax.errors import UserError
-from moejax.files import write_whole
+from moejax.files import sync, write_whole
 
 NAME = "sha256.json"
 CHANGED = "is not what was written"
@@ -22,6 +22,9 @@ CHANGED = "is not what was written"
 def write(folder: Path, files: Iterable[Path] | None = None, **facts: Any) -> None:
     """Record these files of the folder, by default all of them, and the facts."""
     manifest = {**facts, "files": digests(folder, files, flushed=True)}
+    above = {folder / parent for name in manifest["files"] for parent in Path(name).parents}
+    for inside in sorted(above - {folder}):
+        sync(inside)
     write_whole(folder / NAME, json.dumps(manifest | {"sha256": seal(manifest)}, indent=1))
 
 

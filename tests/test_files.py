@@ -1,12 +1,15 @@
 """Files: the old one or the new one, whole, at the path that was asked for; and what is said where neither can be."""
 
+import contextlib
+import errno
+import functools
 import os
 import threading
 
 import pytest
 
 from moejax.errors import UserError
-from moejax.files import place_for, sweep, write_whole
+from moejax.files import make_folder, place_for, sweep, sync, write_whole
 
 
 def full(number):
@@ -20,7 +23,7 @@ def test_a_file_is_on_the_disk_before_it_replaces_another_and_stays_if_it_cannot
     monkeypatch.setattr(os, "replace", lambda *paths: calls.append("replace") or replace(*paths))
     write_whole(file, "old")
     write_whole(file, "ä")
-    assert calls == ["fsync", "replace"] * 2
+    assert calls == ["fsync", "replace", "fsync"] * 2  # the second one of the folder, which has the name
     assert file.read_bytes() == "ä".encode()
 
     monkeypatch.setattr(os, "fsync", full)
@@ -28,6 +31,24 @@ def test_a_file_is_on_the_disk_before_it_replaces_another_and_stays_if_it_cannot
         write_whole(file, "new")
     assert raised.value.filename == str(file)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.txt", "ä".encode())]
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error_and_one_that_fails_is(tmp_path, monkeypatch):
+    for number, raised in ((errno.EINVAL, False), (errno.EIO, True)):
+        monkeypatch.setattr(os, "fsync", functools.partial(failing, number))
+        with pytest.raises(OSError, match="error") if raised else contextlib.nullcontext():
+            sync(tmp_path)
+    monkeypatch.undo()
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        make_folder(tmp_path / "file")
+
+
+def failing(number, handle):
+    raise OSError(number, os.strerror(number))
 
 
 def test_behind_a_link_the_file_itself_is_replaced(tmp_path):

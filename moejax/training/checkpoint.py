@@ -1,8 +1,9 @@
 """Checkpoints: the latest and the best state of a run, or that of every epoch, verified before use.
 
 A checkpoint is a folder named by its step: the state as orbax writes it (each process its part), the run's files of
-that moment, and a manifest. It is written as STEP.partial, forced onto the disk and renamed: a folder named by a step
-is whole. Older checkpoints are deleted only after that. How one is read and verified: `moejax.runs.checkpoint`.
+that moment, and a manifest. It is written as STEP.partial, forced onto the disk, names too, and renamed: a folder named
+by a step is whole, after a power cut as well. Older checkpoints are deleted only once that name is on the disk. How one
+is read and verified: `moejax.runs.checkpoint`.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ import orbax.checkpoint as ocp
 
 from moejax import manifest
 from moejax.errors import UserError
+from moejax.files import make_folder, sync
 from moejax.runs import checkpoint
 from moejax.training.loop import TrainState
 from moejax.training.processes import is_first
@@ -51,7 +53,7 @@ class Checkpoints:
             raise UserError(f"There is a checkpoint {folder} already, of another run; start in an empty --out.")
         if is_first():
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            make_folder(partial)
             _check_room(partial, state)
         with _errors_of_the_system(partial):
             self._checkpointer.save(partial / checkpoint.ARRAYS, args=ocp.args.StandardSave(checkpoint.named(state)))
@@ -61,6 +63,7 @@ class Checkpoints:
             (partial / name).write_bytes(content)
         manifest.write(partial, accuracy=accuracy)
         partial.rename(folder)
+        sync(self.folder)
         if not self.keep_all:
             self._drop_all_but(step)
 

@@ -15,7 +15,7 @@ from moejax import manifest, metrics_log
 from moejax.config import Config, to_json
 from moejax.config.training import TrainOptions
 from moejax.errors import UserError, cannot_write
-from moejax.files import sweep, write_whole
+from moejax.files import make_folder, sweep, write_whole
 from moejax.runs.folder import read_config
 from moejax.runs.verify import own_files
 from moejax.training import beginning
@@ -59,7 +59,7 @@ class RunFolder:
             return folder
         cls.check_free(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             with folder:
                 cls.check_free(path)
                 folder.write("env.json", json.dumps(environment() | products_of(config), indent=2) + "\n")
@@ -165,6 +165,6 @@ class RunFolder:
         if not self.writes:
             return
         file = self.path / name
-        if file.parent != self.path:  # a run's folder that is gone is an error
-            file.parent.mkdir(exist_ok=True)
+        if file.parent != self.path and self.path.is_dir():  # a run's folder that is gone is an error
+            make_folder(file.parent)
         write_whole(file, content)

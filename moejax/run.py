@@ -4,12 +4,13 @@ What a user can cause ends in sentences on stderr and exit code 2, never in a tr
 Python, and returns what the run found.
 """
 
+import os
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,8 @@ def _start(config: "Config", arguments: "Arguments", stop: StopSignal) -> dict[s
         place_for("--out", str(out), folder=True)
     data = _load(config)
     check(config, data)
-    with RunFolder.create(out, config) as folder, kept(out):
+    folder = RunFolder.create(out, config)
+    with kept(out), folder:
         return _run(config, folder, data, stop, resume=False, profile=profile, debug_nans=_debugs_nans(arguments))
 
 
@@ -132,7 +134,7 @@ def _resume(arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
 
     folder, before = _opened(arguments)
     config, path, profile = going_on(before, arguments), folder.path, _profile(arguments)
-    with folder, kept(path):
+    with kept(path), folder:
         summary = folder.read_summary()
         if summary is not None and config.train.epochs == before.train.epochs:
             folder.seal()
@@ -165,14 +167,23 @@ def _debugs_nans(arguments: "Arguments") -> bool:
 
 @contextmanager
 def kept(path: Path) -> Iterator[None]:
-    """Inside, an error of the system says also that what the run in `path` has saved stays."""
+    """Inside, an error of the system says also what is saved of the run in `path`, and how to go on."""
     try:
         yield
     except OSError as error:
-        raise UserError(
-            of_the_system(error, path),
-            f"What was saved stays in {path}; once that is mended, continue with  {PROGRAM} --resume {path}",
-        ) from None
+        raise UserError(of_the_system(error, path), _saved(path)) from None
+
+
+def _saved(path: Path) -> str:
+    from moejax.runs import checkpoint
+
+    steps = []
+    with suppress(OSError):
+        steps = checkpoint.steps(path / "checkpoints")
+    if not steps and not os.path.exists(path / "config.json"):
+        return f"{path} is gone, with all that was saved in it; begin the run again."
+    saved = f"What was saved stays in {path}, up to step {steps[-1]}" if steps else f"No step is saved in {path}"
+    return f"{saved}; once that is mended, continue with  {PROGRAM} --resume {path}"
 
 
 def _load(config: "Config") -> "Dataset":

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import pytest
 
 from moejax import run
@@ -18,6 +19,7 @@ from moejax.errors import UserError
 from moejax.training import checkpoint
 from moejax.training import folder as folders
 from moejax.training.folder import RunFolder
+from moejax.training.loop import TrainState
 from moejax.training.progress import Progress
 
 LIMITED = """
@@ -62,7 +64,7 @@ def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_from_what_was_saved(be
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert "No space left on device: a checkpoint needs 1 MB" in said[0]
-    assert said[1].startswith(f"moejax: What was saved stays in {path}; once that is mended, continue with ")
+    assert said[1].startswith(f"moejax: What was saved stays in {path}, up to step 6; once that is mended, continue ")
     monkeypatch.setattr(shutil, "disk_usage", usage)
     assert run.main(["--resume", str(path)]) == 0
     assert "resuming after step 6 of 12" in capsys.readouterr().out
@@ -71,7 +73,9 @@ def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_from_what_was_saved(be
 def test_a_folder_that_is_gone_is_a_sentence_and_not_made_again(begin, monkeypatch, capsys, tmp_path):
     after_updates(monkeypatch, 1, lambda: shutil.rmtree(tmp_path / "run"))
     assert begin() == 2
-    assert f"{tmp_path / 'run'}" in capsys.readouterr().err.splitlines()[0]
+    said = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'run'}" in said[0]
+    assert said[1] == f"moejax: {tmp_path / 'run'} is gone, with all that was saved in it; begin the run again."
     assert not (tmp_path / "run").exists()
 
 
@@ -128,6 +132,38 @@ def test_writes_that_fail_after_one_was_said_say_nothing_more(caplog, monkeypatc
     for message in ("Event loop is closed", "something else"):
         sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(message)))
     assert hooked == ["something else"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'NOT_FOUND: Error writing ".model.value/0.0" in OCDBT database: Error reading Byte range [10288, 12507)',
+        "No ArrayMetadata found for process_index=0 in the checkpoint directory",
+    ],
+)
+def test_what_orbax_says_of_a_folder_that_is_deleted_is_an_error_of_the_system(message, tmp_path):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)), checkpoint._errors_of_the_system(tmp_path):
+        raise ValueError(message)
+    with pytest.raises(ValueError, match="of its own"), checkpoint._errors_of_the_system(tmp_path):
+        raise ValueError("a fault of its own")
+    with pytest.raises(FileNotFoundError), checkpoint._errors_of_the_system(tmp_path / "gone"):
+        raise ValueError("whatever it is called")
+
+
+def test_a_checkpoint_does_not_make_the_folder_of_its_run_again(tmp_path):
+    state = TrainState(jax.numpy.zeros((), "int32"), {}, {"a": jax.numpy.zeros(2)})
+    with pytest.raises(FileNotFoundError):
+        checkpoint.Checkpoints(tmp_path / "run" / "checkpoints").save(state, None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_was_not_saved_to_its_end_is_not_in_the_way_of_a_new_run(config, tmp_path):
+    partial = tmp_path / "run" / "checkpoints" / "4.partial"
+    partial.mkdir(parents=True)
+    RunFolder.check_free(tmp_path / "run")
+    partial.rename(partial.with_name("4"))
+    with pytest.raises(UserError, match="holds the checkpoints of a run"):
+        RunFolder.create(tmp_path / "run", config)
 
 
 HOLDS = """

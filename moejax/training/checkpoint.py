@@ -53,6 +53,7 @@ class Checkpoints:
             raise UserError(f"There is a checkpoint {folder} already, of another run; start in an empty --out.")
         if is_first():
             shutil.rmtree(partial, ignore_errors=True)
+            self.folder.parent.stat()  # a run's folder that is gone is an error, and not made again
             make_folder(partial)
             _check_room(partial, state)
         with _errors_of_the_system(partial):
@@ -152,8 +153,8 @@ def _errors_of_the_system(folder: Path) -> Iterator[None]:
         with contextlib.redirect_stderr(io.StringIO() if alone else sys.stderr):
             try:
                 yield
-            except ValueError as error:  # as tensorstore calls them all
-                code = re.search(r"os_error_code='(\d+)'", str(error))
+            except Exception as error:  # tensorstore calls them all ValueErrors, orbax some by other names
+                code = _code_of(error, folder)
                 if code is None:
                     raise
             if code:
@@ -161,7 +162,17 @@ def _errors_of_the_system(folder: Path) -> Iterator[None]:
     finally:
         logging.disable(level)
     if code:
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder))
+        raise OSError(code, os.strerror(code), str(folder))
+
+
+def _code_of(error: Exception, folder: Path) -> int | None:
+    """The system's number of an error that was met as the folder was written; None if it is not the system's."""
+    if isinstance(error, OSError):
+        return None
+    if said := re.search(r"os_error_code='(\d+)'", str(error)):
+        return int(said[1])
+    is_gone = re.search(r"not.found|no \w+ found|does not exist", str(error), re.IGNORECASE)  # in part, or all of it
+    return errno.ENOENT if is_gone or not os.path.exists(folder) else None
 
 
 def _say_no_more() -> None:

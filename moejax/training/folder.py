@@ -74,7 +74,7 @@ class RunFolder:
         """UserError if the folder already holds a run."""
         if (path / "config.json").exists():
             raise UserError(f"{path} already holds a run; continue it with --resume {path} or choose another --out.")
-        if (path / "checkpoints").exists():
+        if any(saved.name.isdecimal() for saved in (path / "checkpoints").glob("*")):
             raise UserError(f"{path} holds the checkpoints of a run without its config.json; choose another --out.")
 
     @classmethod

@@ -4,28 +4,15 @@ Then the ordinary command goes on. Parameters, optimiser state and metrics.jsonl
 disturbed, bit for bit but for times, and its folder must hold the same files.
 """
 
-import contextlib
-import queue
 import random
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-from moejax.kernels.blas_threads import cores
 from tests.torture.figure import Figure
-from tests.torture.lab import RUN, Lab, goes_on, undisturbed
+from tests.torture.lab import KINDS, RUN, Lab, each, goes_on, open_labs, undisturbed
 
 SEED = 23
-KINDS = {
-    "the latest and the best kept": [],
-    "all kept, averaged, the best tested": [
-        *("--train.checkpoints", "all", "--train.average", "0.5", "--train.tested", "best")
-    ],
-}
 
 
 def torture(quick: bool) -> Iterator[Figure]:
@@ -33,29 +20,10 @@ def torture(quick: bool) -> Iterator[Figure]:
     if shutil.which("cc") is None:
         yield Figure("a run killed at each file operation", 0, "no C compiler here, so not tried", True)
         return
-    with tempfile.TemporaryDirectory(prefix="moejax-kills-") as place, contextlib.ExitStack() as open_labs:
-        labs = [open_labs.enter_context(Lab(Path(place), number)) for number in range(cores())]
+    with open_labs() as labs:
         for kind, options in KINDS.items():
             yield _at_operations(labs, kind, [*RUN, *options], quick)
         yield _at_random(labs, [*RUN, *KINDS["all kept, averaged, the best tested"]], 2 if quick else 50)
-
-
-def _each(labs: list[Lab], cases: Iterable, attempt: Callable[[Lab, Any], tuple[int, int]]) -> tuple[int, int]:
-    """Sums of (killed, wrong) over the cases, each of which is tried in the lab that is free."""
-    free: queue.SimpleQueue[Lab] = queue.SimpleQueue()
-    for lab in labs:
-        free.put(lab)
-
-    def one(case: Any) -> tuple[int, int]:
-        lab = free.get()
-        try:
-            return attempt(lab, case)
-        finally:
-            free.put(lab)
-
-    with ThreadPoolExecutor(len(labs)) as pool:
-        found = list(pool.map(one, cases))
-    return sum(killed for killed, _ in found), sum(wrong for _, wrong in found)
 
 
 def _at_operations(labs: list[Lab], kind: str, words: list[str], quick: bool) -> Figure:
@@ -72,7 +40,7 @@ def _at_operations(labs: list[Lab], kind: str, words: list[str], quick: bool) ->
             wrong += lab.problem(f"exit code {ended} {where}")
         return ended == -9, wrong + goes_on(lab, words, expected, f"killed {where}")
 
-    killed, wrong = _each(labs, cases, attempt)
+    killed, wrong = each(labs, cases, attempt)
     what = f"killed at each file operation ({kind}; {len(operations)} of them, and half-way in writes)"
     return Figure(what, killed, _in_words(wrong), not wrong and killed >= 0.75 * len(cases))
 
@@ -90,7 +58,7 @@ def _at_random(labs: list[Lab], words: list[str], pairs: int) -> Figure:
         killed += lab.run(words, seconds=moments[1]) == -9
         return killed, goes_on(lab, words, expected, f"killed after {moments} s")
 
-    killed, wrong = _each(labs, cases, attempt)
+    killed, wrong = each(labs, cases, attempt)
     what = "killed twice at random moments, of training and of going on"
     return Figure(what, killed, _in_words(wrong), not wrong and killed > 0)
 

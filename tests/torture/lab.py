@@ -1,13 +1,20 @@
 """A place for small runs that are disturbed, go on by the ordinary command, and have to reach the undisturbed end."""
 
+import contextlib
 import json
 import os
+import queue
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from moejax.kernels.blas_threads import cores
 
 HERE = Path(__file__).parent
 RUN = [
@@ -17,22 +24,30 @@ RUN = [
     *("--train.epochs", "3", "--train.batch_size", "16", "--train.chunk", "2", "--train.evaluation_batch", "16"),
     *("--moe.dispatch", "gather"),  # JAX keeps no program that calls Python, as those of grouped products do
 ]
+KINDS = {
+    "the latest and the best kept": [],
+    "all kept, averaged, the best tested": [
+        *("--train.checkpoints", "all", "--train.average", "0.5", "--train.tested", "best")
+    ],
+}
 TIMES = ("seconds", "examples_per_second")
 
 
 class Lab:
     """A folder for runs, and the server that makes them; labs in one place share their programs."""
 
-    def __init__(self, place: Path, number: int):
+    def __init__(self, place: Path, number: int, *, inside: Sequence[str] = ()):
+        """`inside`: the words of a program that runs the server's."""
         self.room, library = place / str(number), place / f"operations{number}.so"
         self.folder, self.programs = self.room / "run", place / "programs"
+        self.seen = self.folder  # where it is found from here
         self.room.mkdir()
         built = ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(HERE / "operations.c"), "-ldl"]
         subprocess.run(built, check=True)
         here = {"LD_PRELOAD": str(library), "JAX_COMPILATION_CACHE_DIR": str(self.programs)}
         quiet = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONWARNINGS": "ignore"}
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "tests.torture.server"],
+            [*inside, sys.executable, "-m", "tests.torture.server"],
             env=os.environ | here | quiet,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -53,17 +68,46 @@ class Lab:
 
     def clear(self) -> None:
         """Forget the run."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.seen, ignore_errors=True)
 
-    def run(self, words: list[str], *, number: int = 0, half: bool = False, seconds: float = 300) -> int:
-        """Begin the run, or go on with it; the exit code, -9 for one that was killed."""
+    def run(
+        self,
+        words: list[str],
+        *,
+        number: int = 0,
+        half: bool = False,
+        error: int = 0,
+        within: Path | None = None,
+        reports: bool = False,
+        environment: Mapping[str, str | None] | None = None,
+        full: Sequence[str] = (),
+        seconds: float = 300,
+    ) -> int:
+        """Begin the run, or go on with it; the exit code, -9 for one that was killed.
+
+        Args:
+          number: of the file operation before which it is killed, or from which on all fail; 0: nothing happens.
+          half: first do half of that operation.
+          error: with which operations fail; 0: it is killed.
+          within: the folder of these operations, by default the run's.
+          reports: whether its report is drawn, which takes as long as all else.
+          environment: variables that have these values, or are not set.
+          full: of `out` and `err` those that go to a device that is full.
+          seconds: after which it is killed.
+        """
         words = (
-            ["--resume", str(self.folder)] if (self.folder / "config.json").exists() else [*words, "--out", self.folder]
+            ["--resume", str(self.folder)] if (self.seen / "config.json").exists() else [*words, "--out", self.folder]
         )
-        counted = {"folder": self.folder, "number": number, "half": half, "list_to": self.room / "operations"}
-        asked = {"words": words, "arm": counted, "seconds": seconds, "folder": self.folder}
-        asked |= {"digest": self.room / "digest", "said": self.room / "said"}
-        (self.room / "digest").unlink(missing_ok=True)
+        armed = {"folder": within or self.folder, "number": number, "half": half, "error": error}
+        asked = {"words": words, "arm": armed | {"list_to": self.room / "operations"}, "reports": reports}
+        asked |= {"folder": self.folder, "seconds": seconds, "environment": environment or {}}
+        for name in ("digest", "out", "err"):
+            (self.room / name).unlink(missing_ok=True)
+            asked[name] = "/dev/full" if name in full else self.room / name
+        return self.ask(asked)
+
+    def ask(self, asked: Mapping[str, Any]) -> int:
+        """What the server answers."""
         print(json.dumps(asked, default=str), file=self.server.stdin, flush=True)
         return int(self.server.stdout.readline())
 
@@ -73,16 +117,42 @@ class Lab:
 
     def found(self) -> dict[str, Any]:
         """What a finished run has to have in common with another one."""
-        return finished(self.folder, (self.room / "digest").read_text(encoding="utf-8"))
+        return finished(self.seen, (self.room / "digest").read_text(encoding="utf-8"))
 
-    def said(self) -> str:
-        """What the last run printed."""
-        return (self.room / "said").read_text(encoding="utf-8", errors="replace")
+    def said(self, *streams: str) -> str:
+        """What the last run printed, on `out` or `err`; without: on both."""
+        files = [self.room / name for name in streams or ("out", "err")]
+        return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files if file.exists())
 
     def problem(self, what: str) -> int:
         """Say it, with what the last run printed; 1."""
         print(f"  {what}\n{self.said()[-1500:]}", flush=True)
         return 1
+
+
+@contextlib.contextmanager
+def open_labs() -> Iterator[list[Lab]]:
+    """As many as there are cores, in one place, which is deleted afterwards."""
+    with tempfile.TemporaryDirectory(prefix="moejax-torture-") as place, contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Lab(Path(place), number)) for number in range(cores())]
+
+
+def each(labs: list[Lab], cases: Iterable, attempt: Callable[[Lab, Any], tuple[int, int]]) -> tuple[int, int]:
+    """Sums of (disturbed, wrong) over the cases, each of which is tried in the lab that is free."""
+    free: queue.SimpleQueue[Lab] = queue.SimpleQueue()
+    for lab in labs:
+        free.put(lab)
+
+    def one(case: Any) -> tuple[int, int]:
+        lab = free.get()
+        try:
+            return attempt(lab, case)
+        finally:
+            free.put(lab)
+
+    with ThreadPoolExecutor(len(labs)) as pool:
+        found = list(pool.map(one, cases))
+    return sum(disturbed for disturbed, _ in found), sum(wrong for _, wrong in found)
 
 
 def finished(run: Path, state: str) -> dict[str, Any]:
@@ -107,6 +177,11 @@ def goes_on(lab: Lab, words: list[str], expected: dict, case: str) -> int:
     """1 if it does not, or to another end; says so."""
     if code := lab.run(words):
         return lab.problem(f"{case}, then exit code {code}")
+    return is_as(lab, expected, case)
+
+
+def is_as(lab: Lab, expected: dict, case: str) -> int:
+    """1 if the finished run is not as expected; says so."""
     found = lab.found()
     differs = [name for name, value in expected.items() if found[name] != value]
     if differs:

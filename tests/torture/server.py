@@ -1,14 +1,16 @@
 """Runs of moejax in forks of a process that has imported it: each is a process of its own, and starts in no time.
 
-A line of JSON asks for one (`words`, `arm`, `seconds`, and where files go); a line says how it ended.
+A line of JSON asks for one (`Lab.run` in lab.py makes it), or for another program; a line says how it ended.
 """
 
 import ctypes
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 
@@ -21,12 +23,19 @@ def main() -> None:
 
     for line in sys.stdin:
         asked = json.loads(line)
+        if "command" in asked:
+            print(subprocess.run(asked["command"], stderr=subprocess.DEVNULL).returncode, flush=True)
+            continue
         pid = os.fork()
         if pid == 0:
-            with open(asked["said"], "wb") as said:
-                os.dup2(said.fileno(), 1)
-                os.dup2(said.fileno(), 2)
-            moejax.report.render = lambda path: path / "report.html"  # it only reads the run, and takes as long
+            for number, name in ((1, "out"), (2, "err")):
+                with open(asked[name], "wb") as said:
+                    os.dup2(said.fileno(), number)
+            for name, value in asked["environment"].items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+            warnings.simplefilter("default", UserWarning)  # which the server itself does not show
+            if not asked["reports"]:
+                moejax.report.render = lambda path: path / "report.html"
             _arm(**asked["arm"])
             code = run.main(asked["words"])
             if code == 0:
@@ -35,9 +44,9 @@ def main() -> None:
         print(json.dumps(_ended(pid, asked["seconds"])), flush=True)
 
 
-def _arm(folder: str, number: int, half: bool, list_to: str) -> None:
+def _arm(folder: str, number: int, half: bool, error: int, list_to: str) -> None:
     file = os.open(list_to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    ctypes.CDLL(None).arm(folder.encode(), ctypes.c_long(number), int(half), file)
+    ctypes.CDLL(None).arm(folder.encode(), ctypes.c_long(number), int(half), error, file)
 
 
 def _ended(pid: int, seconds: float) -> int:

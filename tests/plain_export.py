@@ -75,7 +75,7 @@ def test_an_exported_layer_of_fixed_shapes_calls_no_python_at_any_size(name, mon
     monkeypatch.setattr("moejax.kernels.slots.LARGE", 0)
     layer, x = make(name), draw(0, 3, 5, D)
     program = jax.jit(lambda x: layer(x)[0])
-    assert "xla_buffer_python" in program.lower(x).compile().as_text()
+    assert "moejax_grouped" in program.lower(x).compile().as_text()
     assert_close(again(program, x)(x), program(x))
 
 

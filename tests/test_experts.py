@@ -20,7 +20,7 @@ from moejax.experts import (
     stack_experts,
 )
 from moejax.kernels import slots
-from moejax.kernels.cpu_blas import flops
+from moejax.kernels.numpy_calls import flops
 from moejax.kernels.groups import Groups
 from moejax.layers import SparseMoE
 
@@ -199,8 +199,8 @@ def of_slots(kind, monkeypatch, least, **options):
 def test_large_products_of_slots_are_blas_and_equal_xlas(kind, options, monkeypatch):
     by_xla, want = of_slots(kind, monkeypatch, np.inf, **options)
     by_blas, got = of_slots(kind, monkeypatch, 0, **options)
-    assert "xla_buffer_python" not in by_xla.as_text()
-    assert by_blas.as_text().count('custom_call_target="xla_buffer_python') == 6  # two maps, three products each
+    assert "moejax_grouped" not in by_xla.as_text()
+    assert by_blas.as_text().count('custom_call_target="moejax_grouped') == 6  # two maps, three products each
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
     of_products = 3 * 2 * E * G * C * D * H * (2 if kind is MLP else 3)
     assert flops(by_blas) - by_blas.cost_analysis()["flops"] == of_products
@@ -212,7 +212,7 @@ def test_what_blas_has_no_product_of_stays_with_xla(dtype, calls, monkeypatch):
     monkeypatch.setattr("moejax.kernels.slots.LARGE", 0)
     experts = randomly_filled(lambda: stack_experts(lambda rngs: MLP(D, H, dtype=dtype, rngs=rngs), E, nnx.Rngs(0)))
     program = jax.jit(lambda experts, x: apply_experts(experts, x)).lower(experts, draw(E, G, C, D)).compile()
-    assert program.as_text().count('custom_call_target="xla_buffer_python') == calls
+    assert program.as_text().count('custom_call_target="moejax_grouped') == calls
 
 
 def test_which_products_are_large():

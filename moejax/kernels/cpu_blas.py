@@ -4,26 +4,24 @@ XLA knows no product of a number of rows that is not known before it compiles. A
 faster than XLA. Narrow numbers are multiplied as float32 ones, unless the processor has units for them.
 """
 
-import re
-from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.buffer_callback import buffer_callback
-from jaxtyping import Array, DTypeLike, Float, Shaped
+from jaxtyping import Array, DTypeLike, Float
 from numpy import ndarray
 
-from moejax.kernels import blas_threads
+from moejax.kernels import blas_threads, numpy_calls
 from moejax.kernels.bfloat16 import has_units
 from moejax.kernels.groups import Groups
+from moejax.kernels.numpy_calls import called_by_name, numpy_call
 
 
 def serves(dtype: DTypeLike) -> bool:
     """Whether this is the fastest product of such numbers."""
-    return blas_threads.serves(_wide(dtype)) and not (jnp.dtype(dtype) == jnp.bfloat16 and has_units())
+    narrow = jnp.dtype(dtype) == jnp.bfloat16 and has_units()
+    return blas_threads.serves(_wide(dtype)) and numpy_calls.works() and not narrow
 
 
 def _wide(dtype: DTypeLike) -> np.dtype:
@@ -36,7 +34,7 @@ def matmul(
     """`grouped_matmul`, without a derivative or vmap."""
     y = jax.ShapeDtypeStruct((len(x), w.shape[1] if transposed else w.shape[2]), _wide(x.dtype))
     flops = 2 * len(x) * w.shape[1] * w.shape[2]
-    fill = partial(_fill_products, transposed)
+    fill = _fill_products_with_transposes if transposed else _fill_products
     return numpy_call(fill, y, x.astype(y.dtype), w.astype(y.dtype), *groups, flops=flops).astype(x.dtype)
 
 
@@ -47,13 +45,18 @@ def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], groups: Groups) -> Fl
     return numpy_call(_fill_outers, dw, x.astype(dw.dtype), dy.astype(dw.dtype), *groups, flops=flops).astype(x.dtype)
 
 
-def _fill_products(transposed: bool, x: ndarray, w: ndarray, starts: ndarray, sizes: ndarray, y: ndarray) -> None:
+@called_by_name("moejax_grouped_products_with_transposes")
+def _fill_products_with_transposes(x: ndarray, w: ndarray, starts: ndarray, sizes: ndarray, y: ndarray) -> None:
+    _fill_products(x, w.swapaxes(1, 2), starts, sizes, y)
+
+
+@called_by_name("moejax_grouped_products")
+def _fill_products(x: ndarray, w: ndarray, starts: ndarray, sizes: ndarray, y: ndarray) -> None:
     last = 0
     for start, size in zip(starts, sizes, strict=True):
         y[last:start] = 0
         last = start + size
     y[last:] = 0
-    w = w.swapaxes(1, 2) if transposed else w
 
     def fill(e: int, low: int, high: int) -> None:
         rows = slice(starts[e] + low, starts[e] + high)
@@ -62,6 +65,7 @@ def _fill_products(transposed: bool, x: ndarray, w: ndarray, starts: ndarray, si
     blas_threads.run(fill, _pieces(sizes, sizes))
 
 
+@called_by_name("moejax_grouped_outers")
 def _fill_outers(x: ndarray, dy: ndarray, starts: ndarray, sizes: ndarray, dw: ndarray) -> None:
     def fill(e: int, low: int, high: int) -> None:
         rows = slice(starts[e], starts[e] + sizes[e])
@@ -79,25 +83,3 @@ def _pieces(sizes: ndarray, lengths: ndarray) -> list[tuple[int, int, int]]:
         bounds = [length * i // parts for i in range(parts + 1)]
         pieces += [(e, low, high) for low, high in pairwise(bounds)]
     return pieces
-
-
-def numpy_call(
-    f: Callable[..., None], result: jax.ShapeDtypeStruct, *arguments: Shaped[Array, "..."], flops: int = 0
-) -> Shaped[Array, "..."]:
-    """Let a program on CPU call the Python function `f`, which fills an array of `result`'s shape and type.
-
-    `f` gets the arguments and that array as NumPy arrays, none of them copied; it must not write to the arguments.
-    `flops`: what it computes, for `flops` below.
-    """
-
-    def callback(context: object, out: object, *buffers: object) -> None:
-        f(*map(np.asarray, buffers), np.asarray(out))
-
-    with jax.named_scope(f"numpy_flops_{flops}"):
-        return buffer_callback(callback, result)(*arguments)
-
-
-def flops(compiled: jax.stages.Compiled) -> float:
-    """FLOPs of a program: those that XLA counts, and those that its calls of NumPy say of themselves."""
-    calls = re.findall(r'custom_call_target="xla_buffer_python.*numpy_flops_(\d+)', compiled.as_text())
-    return compiled.cost_analysis()["flops"] + sum(map(int, calls))

@@ -15,7 +15,7 @@ from numpy import ndarray
 from moejax import metrics
 from moejax.data.dataset import Examples, is_text, rows
 from moejax.inputs import ungroup
-from moejax.kernels import cpu_blas
+from moejax.kernels import numpy_calls
 from moejax.routing import Routing, ZeroComputation
 from moejax.sharding import TOKENS, constrain, replicated
 from moejax.training.information import Kinds, Tables, add, tabulate
@@ -165,7 +165,7 @@ def flops_per_example(model: nnx.Module, data: Examples, batch_size: int) -> flo
     batch = {name: array[:batch_size] for name, array in data.items()}
     model = jax.tree.map(_of_one_device, model)
     compiled = evaluate_batch.lower(model, batch).compile()
-    return None if " while(" in compiled.as_text() else cpu_blas.flops(compiled) / rows(batch)
+    return None if " while(" in compiled.as_text() else numpy_calls.flops(compiled) / rows(batch)
 
 
 def _of_one_device(a: Array) -> Array | jax.ShapeDtypeStruct:

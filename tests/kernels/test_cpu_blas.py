@@ -1,4 +1,4 @@
-"""NumPy's functions in compiled programs: the program's own arrays, many at once, and errors that arrive."""
+"""Products by a library on all cores at once, which keep out of everyone else's settings."""
 
 import itertools
 import os
@@ -6,53 +6,10 @@ import subprocess
 import sys
 import threading
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from moejax.kernels import blas_threads
-from moejax.kernels.cpu_blas import numpy_call
-
-
-def add_columns(x, number, out):
-    np.add.reduce(x, axis=1, out=out)
-    out += number
-
-
-def refuse(x, out):
-    raise ValueError(f"{len(x)} is no good")
-
-
-def remember_where(x, out):
-    remember_where.seen.append((x.ctypes.data, out.ctypes.data))
-    out[:] = x
-
-
-@pytest.mark.parametrize("shape", [(3, 4), (1, 1), (0, 4), (3, 0)])
-def test_a_function_between_other_operations(shape):
-    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-
-    @jax.jit
-    def program(x):
-        return 2 * numpy_call(add_columns, jax.ShapeDtypeStruct(x.shape[:1], x.dtype), x + 1, jnp.int32(5))
-
-    np.testing.assert_array_equal(program(x), 2 * ((x + 1).sum(1) + 5))
-
-
-def test_an_exception_becomes_the_programs_error():
-    program = jax.jit(lambda x: numpy_call(refuse, jax.ShapeDtypeStruct(x.shape, x.dtype), x))
-    with pytest.raises(jax.errors.JaxRuntimeError, match="ValueError: 3 is no good"):
-        jax.block_until_ready(program(jnp.ones(3)))
-
-
-def test_the_arrays_are_the_programs_own():
-    remember_where.seen = []
-    x = jax.block_until_ready(jnp.ones(1000))
-    y = jax.block_until_ready(
-        jax.jit(lambda x: numpy_call(remember_where, jax.ShapeDtypeStruct(x.shape, x.dtype), x))(x)
-    )
-    assert remember_where.seen == [(x.unsafe_buffer_pointer(), y.unsafe_buffer_pointer())]
 
 
 def test_every_piece_once():

@@ -3,7 +3,7 @@
 moejax predict runs/mnist_soft-20260101-120000 three.png photo.jpg
 moejax predict runs/mnist_soft-20260101-120000 folder/ --figure experts.png
 moejax predict runs/mrpc_mlp-20260101-120000 "He bought a car." "A car was bought by him."
-moejax predict runs/text_sparse-20260101-120000 "def f(x):"
+moejax predict runs/text_sparse-20260101-120000 "for x in self:"
 cat three.png | moejax predict runs/mnist_soft-20260101-120000 - --json
 
 Of a run on images, INPUT are pictures of any size and kind, folders of pictures, or - for one picture on standard

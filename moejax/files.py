@@ -5,12 +5,14 @@ import errno
 import io
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from moejax.errors import UserError, cannot_write, path_problem
 
+LOCK = ".lock"
+_MOMENT = 1.0  # seconds
 _unfinished: set[Path] = set()
 
 
@@ -76,6 +78,28 @@ def make_folder(path: Path) -> None:
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
         sync(path.parent)
+
+
+@contextlib.contextmanager
+def one_writer(folder: Path, then: str) -> Iterator[None]:
+    """Inside, this process alone writes in a folder.
+
+    UserError if another one does; it says what to do once that is stopped.
+
+    The lock ends with its process, however that ends. One who only looks whether a folder is free has it for a moment,
+    so it is waited for that long.
+    """
+    import filelock  # imported here, since the command line begins without it
+
+    lock = filelock.FileLock(folder / LOCK, timeout=_MOMENT)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(f"Another process is writing {folder}; wait until it ends, or stop it and {then}.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def drop_unfinished() -> None:

@@ -8,7 +8,9 @@ import logging
 import shutil
 import subprocess
 import sys
+import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from moejax import run
 from moejax.config import make_config, to_json
 from moejax.errors import UserError
+from moejax.files import one_writer
 from moejax.training import checkpoint
 from moejax.training import folder as folders
 from moejax.training.folder import RunFolder
@@ -187,6 +190,15 @@ def test_a_run_folder_has_one_writer_and_its_lock_dies_with_its_process(begin, c
         other.kill()
     with RunFolder(path):
         pass
+
+
+def test_one_who_only_looks_whether_a_folder_is_free_keeps_no_run_from_it(tmp_path):
+    with ThreadPoolExecutor() as pool:
+        with one_writer(tmp_path, "go on"):
+            waits = pool.submit(RunFolder(tmp_path).__enter__)
+            time.sleep(0.1)
+            assert not waits.done()
+        waits.result().__exit__()
 
 
 def test_of_two_that_make_the_same_folder_one_is_refused(monkeypatch, config, tmp_path):

@@ -4,18 +4,17 @@
 predictions.npz summary.json sha256.json init.json checkpoints/ activations/ figures/ report.html
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from moejax import manifest, metrics_log
 from moejax.config import Config, to_json
 from moejax.config.training import TrainOptions
 from moejax.errors import UserError, cannot_write
-from moejax.files import make_folder, sweep, write_whole
+from moejax.files import make_folder, one_writer, sweep, write_whole
 from moejax.runs.folder import read_config
 from moejax.runs.verify import own_files
 from moejax.training import beginning
@@ -33,23 +32,19 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path, self.writes = path, is_first()
         self.checkpoints = path / "checkpoints"
-        self._lock = filelock.FileLock(path / ".lock", timeout=0)
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> "RunFolder":
-        try:
-            if self.writes:
-                self._lock.acquire()
+        if self.writes:
+            with contextlib.ExitStack() as held:
+                held.enter_context(one_writer(self.path, f"continue with --resume {self.path}"))
                 for folder in (self.path, self.path / "activations", self.path / "figures"):
                     sweep(folder)
-        except filelock.Timeout:
-            raise UserError(
-                f"Another process is writing {self.path}; wait until it ends, or stop it and continue with"
-                f" --resume {self.path}."
-            ) from None
+                self._held = held.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self._held.close()
 
     @classmethod
     def create(cls, path: Path, config: Config) -> "RunFolder":

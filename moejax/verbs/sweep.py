@@ -16,6 +16,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from moejax.files import make_folder, one_writer
 from moejax.interrupt import ends_at_once
 from moejax.verbs.parser import Parser
 
@@ -34,7 +35,7 @@ def main(words: Sequence[str]) -> int:
     """Make the runs, print the table; 1 if some failed or are lost, 128 and the signal's number if one stopped it."""
     asked, of_the_runs = parser().parse_known_args(words)
     with ends_at_once():
-        from moejax.sweep import plan, results, run_all
+        from moejax.sweep import plan
 
         sweep = plan(of_the_runs, asked.out)
     if asked.print:
@@ -42,6 +43,14 @@ def main(words: Sequence[str]) -> int:
             if not run.is_finished:
                 print(shlex.join(["python", "-m", "moejax.run", *run.command]))
         return 0
+    make_folder(sweep.folder)
+    with one_writer(sweep.folder, "give the same command again"):
+        return _make(sweep, words, asked)
+
+
+def _make(sweep, words: Sequence[str], asked: argparse.Namespace) -> int:
+    from moejax.sweep import results, run_all
+
     outcome = run_all(sweep.runs, asked.jobs, quiet=asked.json, say=lambda text: print(text, file=_beside(asked.json)))
     finished = sum(run.is_finished for run in sweep.runs)
     if outcome.signal:

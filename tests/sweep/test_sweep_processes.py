@@ -12,6 +12,7 @@ import pytest
 
 from moejax import manifest
 from moejax.__main__ import main
+from moejax.files import one_writer
 from moejax.presets import PRESETS
 from moejax.sweep import plan, results, run_all
 from moejax.sweep.plot import plot
@@ -146,7 +147,7 @@ def test_the_verb_tells_tabulates_and_draws(stand_in, tmp_path, capsys, monkeypa
     assert "moe.num_experts    runs   test accuracy" in said
     assert "2  2 of 2  90.50 ± 0.71 %" in said
     assert {file.name for file in out.iterdir() if file.is_file() and file.suffix != ".log"} == {
-        *("results.json", "table.md", "plot.png")
+        *("results.json", "table.md", "plot.png", ".lock")
     }
     assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
 
@@ -166,3 +167,10 @@ def test_a_summary_that_is_not_what_was_written_is_said_and_in_no_table(stand_in
     (tmp_path / "seed=1" / manifest.NAME).unlink()
     lost.unlink()
     assert main(words) == 0
+
+
+def test_a_sweep_that_another_process_makes_is_a_sentence(capsys, tmp_path):
+    with one_writer(tmp_path, "give the same command again"):
+        assert main(["sweep", *WORDS, "0..1", "--out", str(tmp_path)]) == 2
+    assert f"moejax: Another process is writing {tmp_path}; wait until it ends" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]

@@ -23,6 +23,7 @@ PARTS: dict[str, str] = {
     "numbers": "a loss, a gradient or an option that is not of this world: named, skipped, never kept",
     "checkpoints": "every file of a checkpoint and of a run damaged: noticed, or nothing depends on it",
     "disks": "full, read-only and deleted disks in every phase: a sentence, nothing lost, and on to the same bits",
+    "writers": "two processes at once on one run, cache, study or sweep, and readers of a run that is written",
     "data": "data files of every kind damaged, and hostile ones: read right or a sentence",
     "power": "the order of a run's operations: what a power cut would leave has its name only if it is whole",
     "configs": "fuzzed configurations and command lines: a step that can be traced, or sentences",

@@ -81,6 +81,7 @@ class Lab:
         reports: bool = False,
         environment: Mapping[str, str | None] | None = None,
         full: Sequence[str] = (),
+        begins: bool = False,
         seconds: float = 300,
     ) -> int:
         """Begin the run, or go on with it; the exit code, -9 for one that was killed.
@@ -93,11 +94,11 @@ class Lab:
           reports: whether its report is drawn, which takes as long as all else.
           environment: variables that have these values, or are not set.
           full: of `out` and `err` those that go to a device that is full.
+          begins: even where there is a run.
           seconds: after which it is killed.
         """
-        words = (
-            ["--resume", str(self.folder)] if (self.seen / "config.json").exists() else [*words, "--out", self.folder]
-        )
+        resumes = (self.seen / "config.json").exists() and not begins
+        words = ["--resume", str(self.folder)] if resumes else [*words, "--out", str(self.folder)]
         armed = {"folder": within or self.folder, "number": number, "half": half, "error": error}
         asked = {"words": words, "arm": armed | {"list_to": self.room / "operations"}, "reports": reports}
         asked |= {"folder": self.folder, "seconds": seconds, "environment": environment or {}}

@@ -20,16 +20,18 @@ from moejax.training.evaluate import Evaluation
 from moejax.training.objective import Batch, StepMetrics
 
 _KEPT = ("load", "dropped", "gate_entropy")
+_ROWS = 4096
 _IMAGES_PER_EXPERT = 8
 _WINDOWS = 16  # of text
 
 
 class RoutingHistory:
-    """Routing metrics of the training steps, one row per chunk (its mean)."""
+    """Routing metrics of the training steps: a row for each chunk, or for as many that 4,096 rows are enough."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
         self.rows: dict[str, list[ndarray]] = {name: [] for name in _KEPT}
+        self.chunks: list[int] = []  # in each row; in all but the last as many
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "RoutingHistory":
@@ -38,17 +40,33 @@ class RoutingHistory:
         with np.load(io.BytesIO(content)) as arrays:
             history.steps = arrays["step"].tolist()
             history.rows = {name: list(arrays[name]) for name in _KEPT}
+            # Runs of earlier versions have a row for each chunk.
+            history.chunks = arrays["chunks"].tolist() if "chunks" in arrays else [1] * len(history.steps)
         return history
 
     def append(self, step: int, metrics: StepMetrics) -> None:
         """Add the chunk that ended at `step`."""
-        self.steps.append(step)
-        for name in _KEPT:
-            self.rows[name].append(getattr(metrics, name).mean(0))
+        means = {name: getattr(metrics, name).mean(0) for name in _KEPT}
+        if self.chunks and self.chunks[-1] < self.chunks[0]:
+            n = self.chunks[-1]
+            means = {name: (self.rows[name].pop() * n + mean) / (n + 1) for name, mean in means.items()}
+            self.steps[-1], self.chunks[-1] = step, n + 1
+        else:
+            self.steps.append(step)
+            self.chunks.append(1)
+        for name, mean in means.items():
+            self.rows[name].append(np.asarray(mean, np.float32))
+        if len(self.chunks) == _ROWS and self.chunks[-1] == self.chunks[0]:
+            self._halve()
+
+    def _halve(self) -> None:
+        self.steps, self.chunks = self.steps[1::2], [2 * n for n in self.chunks[1::2]]
+        for name, of_name in self.rows.items():
+            self.rows[name] = [(one + other) / 2 for one, other in zip(of_name[::2], of_name[1::2], strict=True)]
 
     def to_arrays(self) -> dict[str, ndarray]:
-        """`step` [n], `load` [n, layer, expert], `dropped` and `gate_entropy` [n, layer]."""
-        return {"step": np.array(self.steps, np.int64)} | {
+        """`step`, the last, and `chunks` [n], `load` [n, layer, expert], `dropped` and `gate_entropy` [n, layer]."""
+        return {"step": np.array(self.steps, np.int64), "chunks": np.array(self.chunks, np.int64)} | {
             name: np.array(rows, np.float32) for name, rows in self.rows.items()
         }
 

@@ -8,7 +8,7 @@ import numpy as np
 from moejax.config import Config
 from moejax.training.evaluate import Evaluation
 from moejax.training.folder import RunFolder
-from moejax.training.tables import metrics_table
+from moejax.training.tables import MetricsTable
 from moejax.training.writers import Writer, make_writer
 
 
@@ -23,6 +23,7 @@ class Log:
         self.folder, self.config, self.steps_per_epoch = folder, config, steps_per_epoch
         self.started = time.perf_counter()
         self._writer: Writer | None = None
+        self._tables: dict[str, MetricsTable] = {}  # by kind, of all that is in metrics.jsonl, once that was read
 
     @property
     def seconds(self) -> float:
@@ -41,6 +42,8 @@ class Log:
         place = {"kind": kind, "step": step, "epoch": round(step / self.steps_per_epoch, 4)}
         record = place | values | {"seconds": round(self.seconds, 2)}
         self.folder.log(record)
+        if kind in self._tables:
+            self._tables[kind].add(record)
         if self._writer is not None:
             self._writer.write(record)
 
@@ -57,9 +60,15 @@ class Log:
 
     def tables(self, *kinds: str) -> None:
         """Write the table of each kind of line anew."""
-        records = self.folder.read_log()
+        if not self.folder.writes:
+            return
+        if not self._tables:
+            self._tables = {kind: MetricsTable() for kind in ("train", "validation", "test")}
+            for record in self.folder.read_log():
+                if record["kind"] in self._tables:
+                    self._tables[record["kind"]].add(record)
         for kind in kinds:
-            self.folder.write(f"{kind}_metrics.csv", metrics_table(records, kind))
+            self.folder.write(f"{kind}_metrics.csv", self._tables[kind].text())
 
     def close(self) -> None:
         """Have all of it written."""

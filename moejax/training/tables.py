@@ -20,27 +20,36 @@ ACTIVATIONS = (
 )
 
 
-def metrics_table(records: Sequence[Mapping[str, Any]], kind: str) -> str:
-    """One line an epoch: the mean over its steps of what metrics.jsonl has of that kind.
+class MetricsTable:
+    """One line an epoch: the mean over its steps of what metrics.jsonl has of one kind.
 
-    `expert_usage` is the load, [layer][expert], as JSON.
+    `expert_usage` is the load, [layer][expert], as JSON. Only the lines, and the records of the last epoch, are kept.
     """
-    epochs: dict[int, list[tuple[int, Mapping[str, Any]]]] = {}
-    before = 0
-    for record in records:
-        if record["kind"] == kind:
-            epochs.setdefault(math.ceil(record["epoch"]), []).append((max(record["step"] - before, 1), record))
-            before = record["step"]
 
-    def line(epoch: int) -> list[Any]:
-        steps, of_epoch = zip(*epochs[epoch], strict=True)
+    def __init__(self) -> None:
+        self._lines = _csv(METRICS, [])
+        self._epoch, self._before = 0, 0
+        self._records: list[tuple[int, Mapping[str, Any]]] = []  # of the last epoch, with the steps of each
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """The next record of this kind."""
+        epoch = math.ceil(record["epoch"])
+        if epoch != self._epoch:
+            self._lines, self._epoch, self._records = self.text(), epoch, []
+        self._records.append((max(record["step"] - self._before, 1), record))
+        self._before = record["step"]
+
+    def text(self) -> str:
+        """As CSV."""
+        if not self._records:
+            return self._lines
+        steps, records = zip(*self._records, strict=True)
         loss, accuracy, load = (
-            np.average([record[name] for record in of_epoch], axis=0, weights=steps)
+            np.average([record[name] for record in records], axis=0, weights=steps)
             for name in ("loss", "accuracy", "load")
         )
-        return [epoch, f"{loss:.6f}", f"{accuracy:.6f}", json.dumps(np.round(load, 6).tolist())]
-
-    return _csv(METRICS, map(line, epochs))
+        usage = json.dumps(np.round(load, 6).tolist())
+        return self._lines + _csv((str(self._epoch), f"{loss:.6f}", f"{accuracy:.6f}", usage), [])
 
 
 def activations_table(

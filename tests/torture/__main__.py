@@ -28,6 +28,7 @@ PARTS: dict[str, str] = {
     "power": "the order of a run's operations: what a power cut would leave has its name only if it is whole",
     "configs": "fuzzed configurations and command lines: a step that can be traced, or sentences",
     "processes": "runs of two processes, one of them killed, stopped, late, missing or different: a sentence, soon",
+    "soak": "a run, and a server of it, for half an hour: memory, files, threads and time do not grow",
 }
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

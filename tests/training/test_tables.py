@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from moejax.training.tables import activations_table, metrics_table
+from moejax.training.tables import MetricsTable, activations_table
 
 
 def record(kind, step, epoch, loss, accuracy, load):
@@ -15,6 +15,15 @@ RECORDS = [
     record("validation", 4, 1.0, 3.0, 0.25, [0.25, 0.75]),
     record("train", 7, 1.75, 1.0, 1.0, [0.5, 0.5]),
 ]
+
+
+def metrics_table(records, kind):
+    table = MetricsTable()
+    for record in records:
+        if record["kind"] == kind:
+            assert table.text() == table.text()  # written in the middle of an epoch, too
+            table.add(record)
+    return table.text()
 
 
 def test_an_epoch_is_the_mean_over_its_steps():

@@ -156,6 +156,15 @@ def test_a_capacity_has_no_effect_on_a_dispatch_that_drops_nothing():
     assert "capacity_factor" not in flatten(SPARSE.replace(moe={"dispatch": "grouped"}))
 
 
+def test_a_width_of_blocks_without_experts_has_no_effect_where_every_block_has_them():
+    text = PRESETS["text_sparse"].config
+    with pytest.raises(UserError, match=r"^model\.hidden is 7, but every block has an MoE layer"):
+        text.replace(model={"hidden": 7})
+    with pytest.raises(UserError, match=r"^model\.hidden is 7, but every block has an MoE layer"):
+        text.replace(model={"hidden": 7, "moe_every": 2, "depth": 1})
+    assert text.replace(model={"hidden": 7, "moe_every": 2}).model.hidden == 7
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [

@@ -20,8 +20,8 @@ from moejax.experts import (
     stack_experts,
 )
 from moejax.kernels import slots
-from moejax.kernels.numpy_calls import flops
 from moejax.kernels.groups import Groups
+from moejax.kernels.numpy_calls import flops
 from moejax.layers import SparseMoE
 
 G, E, C, D, H = 2, 3, 4, 5, 7

@@ -159,6 +159,11 @@ class Decoder(nnx.Module):
             yield f"model.width is {m.width}, of which {m.heads} heads (model.heads) get no even part; change one."
         if m.heads % keys:
             yield f"model.key_heads is {keys}, which does not divide model.heads, {m.heads}; use a divisor."
+        if m.hidden is not None and 1 in (m.moe_every, m.depth):
+            yield (
+                f"model.hidden is {m.hidden}, but every block has an MoE layer (model.moe_every {m.moe_every},"
+                f" model.depth {m.depth}); it is the width of blocks without one: leave it out."
+            )
 
     @staticmethod
     def notes(config: Any) -> Iterator[str]:

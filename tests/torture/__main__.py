@@ -26,7 +26,8 @@ PARTS: dict[str, str] = {
     "writers": "two processes at once on one run, cache, study or sweep, and readers of a run that is written",
     "data": "data files of every kind damaged, and hostile ones: read right or a sentence",
     "power": "the order of a run's operations: what a power cut would leave has its name only if it is whole",
-    "configs": "fuzzed configurations and command lines: a step that can be traced, or sentences",
+    "configs": "fuzzed configurations and command lines: a step that can be traced or is run, or sentences",
+    "effects": "each option changed: another program, other data, or a sentence",
     "processes": "runs of two processes, one of them killed, stopped, late, missing or different: a sentence, soon",
     "soak": "a run, and a server of it, for half an hour: memory, files, threads and time do not grow",
 }

@@ -46,6 +46,7 @@ def torture(quick: bool) -> Iterator[Figure]:
     yield _words(300 if quick else 10_000)
     yield _texts(300 if quick else 3000)
     yield _traced(12 if quick else 400)
+    yield _stepped(2 if quick else 36)
 
 
 def figure(what: str, cases: int, wrong: list[str], found: str) -> Figure:
@@ -80,7 +81,7 @@ def _texts(cases: int) -> Figure:
     sound, wrong = 0, []
     for seed in range(cases):
         rng = np.random.default_rng([SEED, 1, seed])
-        text = changed(to_json(_drawn(rng)), rng)
+        text = changed(to_json(drawn(rng)), rng)
         try:
             config, problems = from_json(text, "config.json")
             if not problems:
@@ -99,7 +100,7 @@ def _traced(cases: int) -> Figure:
     wrong, sentences, traced, seed = [], 0, Counter(), 0
     while traced.total() + sentences < cases:
         seed += 1
-        config = _drawn(np.random.default_rng([SEED, 2, seed]), small=True)
+        config = drawn(np.random.default_rng([SEED, 2, seed]), small=True)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -107,17 +108,25 @@ def _traced(cases: int) -> Figure:
         except (UserError, ValueError) as error:
             sentences += 1
             if isinstance(error, ValueError):
-                wrong.append(f"seed {seed}: {json.dumps(_changes(config))}:\n{traceback.format_exc(limit=-4)}")
+                wrong.append(f"seed {seed}: {json.dumps(changes(config))}:\n{traceback.format_exc(limit=-4)}")
         except BaseException:  # whatever escapes is what is looked for
             sentences += 1
-            wrong.append(f"seed {seed}: {json.dumps(_changes(config))}:\n{traceback.format_exc(limit=-4)}")
+            wrong.append(f"seed {seed}: {json.dumps(changes(config))}:\n{traceback.format_exc(limit=-4)}")
         else:
             traced[config.model.name] += 1
     each = ", ".join(f"{count} {name}" for name, count in sorted(traced.items()))
     return figure("one step traced", cases, wrong, f"{each}; {sentences} sentences")
 
 
-def _changes(config: Config) -> dict[str, Any]:
+def _stepped(cases: int) -> Figure:
+    """Some really run, by the ordinary command."""
+    from tests.torture.steps import run_steps  # it draws from here
+
+    found, wrong = run_steps(cases)
+    return figure("one step run", cases, wrong, ", ".join(f"{count} {name}" for name, count in sorted(found.items())))
+
+
+def changes(config: Config) -> dict[str, Any]:
     from moejax.config import flatten, make_config
 
     default = flatten(make_config())
@@ -129,7 +138,7 @@ def command_line(rng: np.random.Generator) -> list[str]:
     names = list(everything())
     words = ["--config", str(rng.choice([*PRESETS, "mnist"]))] if rng.random() < 0.97 else []
     preset = PRESETS.get(words[1]) if words else None
-    own = _fields(preset.config) if preset else {}
+    own = fields_of(preset.config) if preset else {}
     for _ in range(int(rng.integers(0, 7))):
         name = str(rng.choice(list(own) if own and rng.random() < 0.8 else names))
         field = own.get(name) or next(iter(everything()[name].values()))
@@ -153,11 +162,11 @@ def changed(text: str, rng: np.random.Generator) -> str:
     return text[:at] + put + text[more:]
 
 
-def _drawn(rng: np.random.Generator, small: bool = False) -> Config:
+def drawn(rng: np.random.Generator, small: bool = False) -> Config:
     """A sound configuration: a preset with other values, those that are refused left out."""
     config = PRESETS[str(rng.choice(list(PRESETS)))].config
     for _ in range(int(rng.integers(1, 12))):
-        fields = _fields(config)
+        fields = fields_of(config)
         name = str(rng.choice(list(fields)))
         if small and name.startswith(("data.dir", "init", "log", "parallel", "data.name", "upcycle", "data.limit")):
             continue
@@ -166,7 +175,7 @@ def _drawn(rng: np.random.Generator, small: bool = False) -> Config:
     return config
 
 
-def _fields(config: Config) -> dict[str, FieldInfo]:
+def fields_of(config: Config) -> dict[str, FieldInfo]:
     """The options that it has, by dotted name."""
     chosen = {name: getattr(config, name).model_dump() for name in ROOTS if name}
     sections = (Section(name, chosen) for name in ROOTS)
@@ -212,7 +221,7 @@ def trace(config: Config) -> None:
     from moejax.training.optimizer import make_optimizer
     from moejax.training.parallel import Parallel
 
-    batch, answers = _batch(config)
+    batch, answers = batch_of(config)
     parallel = Parallel.of(config, (28, 28))
     optimizer = make_optimizer(config.train, 10, flat=False)
     init = make_init(lambda rngs: build_model(config, answers, rngs, image_shape=(28, 28)), optimizer)
@@ -224,7 +233,7 @@ def trace(config: Config) -> None:
         raise RuntimeError("a step changes shapes or dtypes of the state")
 
 
-def _batch(config: Config) -> tuple[dict[str, Any], int | tuple[int, ...]]:
+def batch_of(config: Config) -> tuple[dict[str, Any], int | tuple[int, ...]]:
     """Shapes of a batch of its data set, and what is to be answered."""
     import jax
 

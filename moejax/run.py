@@ -280,7 +280,7 @@ def _prepare_jax(arguments: "Arguments") -> None:
     from moejax.runs.programs import keep_programs
     from moejax.training.processes import connect, same
 
-    keep_programs(seconds=0.5)
+    keep_programs()
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `StopSignal`
     connect(*(arguments.options.get(name) for name in PROCESSES))
     given = {*arguments.options, *arguments.flags}

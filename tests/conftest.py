@@ -47,7 +47,7 @@ def pytest_make_parametrize_id(val, argname):
 @pytest.fixture
 def programs_stay_where_tests_keep_them(monkeypatch):
     """For verbs, which keep their programs in a place of the user's."""
-    monkeypatch.setattr("moejax.runs.programs.keep_programs", lambda seconds: None)
+    monkeypatch.setattr("moejax.runs.programs.keep_programs", lambda: None)
 
 
 @pytest.fixture(autouse=True, scope="module")

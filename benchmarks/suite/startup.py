@@ -1,4 +1,4 @@
-"""How long until something happens?  python -m benchmarks startup   (90 seconds on two CPU cores)
+"""How long until something happens?  python -m benchmarks startup   (2 minutes on two CPU cores)
 
 Times `import moejax`, and the main job from typing the command to its first line of progress: with nothing compiled
 yet, and again with the compiled programs of that first run kept. Each in a fresh process, the mean of two.
@@ -51,10 +51,10 @@ def table(rows: list[dict]) -> str:
 
 
 def run(quick: bool) -> list[dict]:
-    """Time the import, and the first steps of two presets."""
+    """Time the import, and the first steps of three presets."""
     turns = 1 if quick else TURNS
     rows = [{"what": "import moejax", "seconds": statistics.mean(import_seconds() for _ in range(turns))}]
-    for preset in ("mnist_tiny",) if quick else ("mnist_soft", "mnist_sparse"):
+    for preset in ("mnist_tiny",) if quick else ("mnist_soft", "mnist_sparse", "text_sparse"):
         cold, warm = [], []
         for _ in range(turns):
             with tempfile.TemporaryDirectory() as cache:

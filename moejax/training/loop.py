@@ -125,6 +125,7 @@ def make_chunk(update: Update, feed: Feed, length: int) -> Callable[..., tuple[T
     def chunk(state: TrainState, data: Batch, keys: Keys, stop: Int[Array, ""] | int) -> tuple[TrainState, StepMetrics]:
         batch_of = feed(data, keys.order, state.step)
 
+        @functools.partial(jax.jit, inline=True)  # traced once, for `skip` as well
         def take(state: TrainState) -> tuple[TrainState, StepMetrics]:
             batch = constrain(batch_of(state.step), TOKENS)
             return update(state, batch, jax.random.fold_in(keys.augment, state.step))

@@ -49,7 +49,7 @@ def main(words: Sequence[str]) -> None:
     from moejax.runs.programs import keep_programs
     from moejax.runs.text import Written
 
-    keep_programs(seconds=0.0)
+    keep_programs()
     prompt = text_of(None) if asked.prompt == STANDARD_INPUT else asked.prompt
     model = load(asked.run, asked.checkpoint)
     options = {name: getattr(asked, name) for name in ("tokens", "temperature", "top_p", "seed", "samples")}

@@ -52,7 +52,7 @@ def main(words: Sequence[str]) -> None:
     from moejax.runs.ask import ask
     from moejax.runs.programs import keep_programs
 
-    keep_programs(seconds=0.0)
+    keep_programs()
     model = load(asked.run, asked.checkpoint)
     found = ask(model, asked.inputs)
     if asked.json:

@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> None:
             from moejax.serve.app import application
             from moejax.serve.service import Service
 
-            keep_programs(seconds=0.0)
+            keep_programs()
             service = Service(load(asked.run, asked.checkpoint), asked.run.absolute().name)
         print(f"{asked.run} is at {listen.address(sock)} until Ctrl-C", flush=True)
         listen.until_stopped(application(service, listen.names(asked.host)), sock)

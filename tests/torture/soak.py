@@ -3,6 +3,7 @@
 MOEJAX_SOAK_MINUTES says how long, in place of 30. Memory, files and threads are seen from outside, by /proc.
 """
 
+import contextlib
 import http.client
 import itertools
 import json
@@ -26,6 +27,7 @@ from tests.torture.lab import RUN
 SEED = 23
 GROWTH = 0.02  # of memory, from the warm-up's end on
 SLOWER = 1.25  # the last third may take so many times as long as the first, by the processor's clock
+LEAST = 15  # samples
 SPARE = 3  # files or threads, of a pool that fills up late
 LONG = {
     # A line of metrics.jsonl for each epoch of 100 steps, and every 50 of them an evaluation and a checkpoint: in each
@@ -69,6 +71,7 @@ def torture(quick: bool) -> Iterator[Figure]:
             _until(lambda: "http" in said.read_text(encoding="utf-8"), process)
             port = int(re.search(r":(\d+)", said.read_text(encoding="utf-8"))[1])
             draw, tens = random.Random(SEED), itertools.count(1)
+            _ask(port, draw)  # the first questions compile
             samples = _watched(process, 15 * minutes, lambda: _ask(port, draw) or next(tens))
             _ended(process)
         yield _memory("a server that is asked and asked: memory of its own", samples, growth)
@@ -76,9 +79,16 @@ def torture(quick: bool) -> Iterator[Figure]:
         yield _pace("its time for ten answers", samples)
 
 
-def _started(place: Path, *words: str) -> subprocess.Popen:
+@contextlib.contextmanager
+def _started(place: Path, *words: str) -> Iterator[subprocess.Popen]:
+    """A process, which does not outlive the block."""
     with open(place / "said", "wb") as said:
-        return subprocess.Popen([sys.executable, "-m", *words], stdout=said, stderr=said, env=os.environ | CPU)
+        process = subprocess.Popen([sys.executable, "-m", *words], stdout=said, stderr=said, env=os.environ | CPU)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 CPU = {"JAX_PLATFORMS": "cpu"}
@@ -93,9 +103,9 @@ def _until(true: Callable[[], bool], process: subprocess.Popen, seconds: float =
 
 
 def _watched(process: subprocess.Popen, seconds: float, work: Callable[[], int]) -> list[Sample]:
-    """Samples of so many seconds, two a second at most; `work` waits for some, or does it, and says how much."""
+    """Samples of so many seconds, two a second at most, and at least a few; `work` waits for some, or does it, and says how much."""
     samples, begun = [], time.monotonic()
-    while time.monotonic() < begun + seconds:
+    while time.monotonic() < begun + seconds or len(samples) < LEAST:
         samples.append(_sample(process.pid, work()))
         time.sleep(0.5)
     return samples

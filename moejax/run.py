@@ -177,11 +177,11 @@ def kept(path: Path) -> Iterator[None]:
 def _saved(path: Path) -> str:
     from moejax.runs import checkpoint
 
+    if not os.path.exists(path / "config.json"):
+        return f"{path} is gone, with all that was saved in it; begin the run again."
     steps = []
     with suppress(OSError):
         steps = checkpoint.steps(path / "checkpoints")
-    if not steps and not os.path.exists(path / "config.json"):
-        return f"{path} is gone, with all that was saved in it; begin the run again."
     saved = f"What was saved stays in {path}, up to step {steps[-1]}" if steps else f"No step is saved in {path}"
     return f"{saved}; once that is mended, continue with  {PROGRAM} --resume {path}"
 

@@ -82,6 +82,14 @@ def test_a_folder_that_is_gone_is_a_sentence_and_not_made_again(begin, monkeypat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_of_which_a_part_is_deleted_does_not_end_as_if_it_were_whole(config, tmp_path):
+    folder = RunFolder.create(tmp_path / "run", config)
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        folder.write_summary({})
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
 def test_a_finished_run_whose_report_cannot_be_written_says_how_to_draw_it(begin, monkeypatch, capsys, tmp_path):
     after_updates(monkeypatch, 1, lambda: (tmp_path / "run" / "figures").write_text("in the way", encoding="utf-8"))
     assert begin() == 2

@@ -329,6 +329,7 @@ class Fit:
         if not all_finite(self.state):
             step = int(self.state.step)
             raise self._not_finite(f"After step {step} not all parameters are finite numbers", step, until=step)
+        self.folder.check_there()
         routing = packed(self.history.to_arrays())
         self.folder.write(_ROUTING, routing)
         files = {

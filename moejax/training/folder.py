@@ -139,8 +139,14 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The run's results; its presence says that the run is finished. Then the manifest of the run's files."""
+        self.check_there()
         self.write("summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
         self.seal()
+
+    def check_there(self) -> None:
+        """OSError if the run was deleted meanwhile, or so much of it that it could not go on."""
+        if self.writes:
+            (self.path / "config.json").stat()
 
     def seal(self) -> None:
         """Write the manifest of a finished run's files, unless it is there: a kill may have come before it."""

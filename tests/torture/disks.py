@@ -129,6 +129,8 @@ def _deleted(labs: list[Lab], words: list[str], expected: dict, count: int) -> F
         wrong = _judged(lab, code, None if code else expected, where, ())
         if not name and code == 2 and (lab.seen / "config.json").exists():
             wrong += lab.problem(f"{where}, and it was made again")
+        if not (lab.seen / "config.json").exists():
+            lab.clear()  # what came into the folder as it was deleted
         return code == 2, wrong + goes_on(lab, words, expected, where)
 
     failed, wrong = each(labs, cases, attempt)

@@ -103,7 +103,7 @@ def _until(true: Callable[[], bool], process: subprocess.Popen, seconds: float =
 
 
 def _watched(process: subprocess.Popen, seconds: float, work: Callable[[], int]) -> list[Sample]:
-    """Samples of so many seconds, two a second at most, and at least a few; `work` waits for some, or does it, and says how much."""
+    """Samples of so many seconds, two a second at most, but a few at least; `work` says how much is done by then."""
     samples, begun = [], time.monotonic()
     while time.monotonic() < begun + seconds or len(samples) < LEAST:
         samples.append(_sample(process.pid, work()))

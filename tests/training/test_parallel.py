@@ -50,8 +50,10 @@ def devices(count: int):
     assert len(jax.devices()) == 8, "these tests need the eight virtual devices of conftest.py"
     before = jax.config.jax_default_device
     jax.config.update("jax_default_device", before if count == 1 else None)
-    yield
-    jax.config.update("jax_default_device", before)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_default_device", before)
 
 
 def configure(config, moe: dict, way: dict | None = None):

@@ -7,10 +7,11 @@ than a layer takes; and how many it has is a setting of the whole process, which
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import DTypeLike
@@ -18,6 +19,8 @@ from numpy import ndarray
 
 _ROWS, _AS_IT_IS, _TRANSPOSED = 101, 111, 112  # cblas: arrays are row by row; an operand is taken as ...
 _NAMES = {np.dtype(np.float32): ("sgemm", ctypes.c_float), np.dtype(np.float64): ("dgemm", ctypes.c_double)}
+
+_ALONE = 3 * 10**7  # FLOPs that one core has done by the time others are awake
 
 # XLA calls for several products at once. Each takes all cores in its turn.
 _one_at_a_time = Lock()
@@ -36,23 +39,44 @@ def serves(dtype: DTypeLike) -> bool:
     return np.dtype(dtype) in _NAMES and _library() is not None
 
 
-def multiply(a: ndarray, b: ndarray, out: ndarray) -> None:
-    """out = a · b of 2-d arrays of one type, each of them row by row or, but for `out`, the transpose of such a one."""
-    name, number = _NAMES[out.dtype]
-    (rows, terms), columns = a.shape, b.shape[1]
-    if not rows or not columns:
-        return
-    if not terms:
-        out[:] = 0
-        return
-    _product(name, number)(
-        *(_ROWS, _taken(a), _taken(b), rows, columns, terms, 1.0),
-        *(a.ctypes.data, _stride(a), b.ctypes.data, _stride(b), 0.0, out.ctypes.data, _stride(out)),
-    )
+class Operand(NamedTuple):
+    """A matrix [m, n], or rows or columns of a larger one, as the library takes it."""
+
+    address: int
+    taken: int  # _AS_IT_IS or _TRANSPOSED
+    stride: int  # from one row, or column, to the next, in numbers
+
+    @classmethod
+    def of(cls, a: ndarray) -> "Operand":
+        """An array that lies row by row, or is the transpose of such a one."""
+        (m, n), (row, column) = a.shape, a.strides
+        if column == a.itemsize:
+            return cls(a.ctypes.data, _AS_IT_IS, max(row // a.itemsize, n))
+        return cls(a.ctypes.data, _TRANSPOSED, max(column // a.itemsize, m))
 
 
-def run(product: Callable[..., None], pieces: Iterable[tuple]) -> None:
-    """`product` of each of the pieces, in any order, many at once."""
+def multiplier(a: Operand, b: Operand, out: Operand, dtype: DTypeLike) -> Callable[..., None]:
+    """`multiply(m, n, k, i, j, o)`: out [m, n] = a [m, k] · b [k, n], which begin so many bytes behind the operands.
+
+    None of them may be empty. Numbers rather than arrays: to take an array apart takes as long as a small product.
+    """
+    product = _product(*_NAMES[np.dtype(dtype)])
+
+    def multiply(m: int, n: int, k: int, i: int, j: int, o: int) -> None:
+        product(
+            *(_ROWS, a.taken, b.taken, m, n, k, 1.0, a.address + i, a.stride, b.address + j, b.stride),
+            *(0.0, out.address + o, out.stride),
+        )
+
+    return multiply
+
+
+def run(product: Callable[..., None], pieces: Sequence[tuple], flops: int) -> None:
+    """`product` of each of the pieces, in any order; many at once, if the FLOPs of all are worth waking threads for."""
+    if flops < _ALONE or cores() == 1:
+        for piece in pieces:
+            product(*piece)
+        return
     waiting = iter(pieces)  # whoever is free takes the next
     with _one_at_a_time:
         others = [_threads().submit(_work, product, waiting) for _ in range(cores() - 1)]
@@ -96,15 +120,3 @@ def _product(name: str, number: type) -> Callable[..., None]:
     gemm.argtypes = [*[whole] * 6, number, *(array, whole) * 2, number, array, whole]
     gemm.restype = None
     return gemm
-
-
-def _taken(a: ndarray) -> int:
-    return _AS_IT_IS if a.strides[1] == a.itemsize else _TRANSPOSED
-
-
-def _stride(a: ndarray) -> int:
-    """From one row, or column, to the next, in numbers."""
-    row, column = a.strides
-    if _taken(a) == _AS_IT_IS:
-        return max(row // a.itemsize, a.shape[1])
-    return max(column // a.itemsize, a.shape[0])

@@ -14,6 +14,7 @@ from numpy import ndarray
 
 from moejax.kernels import blas_threads, numpy_calls
 from moejax.kernels.bfloat16 import has_units
+from moejax.kernels.blas_threads import Operand
 from moejax.kernels.groups import Groups
 from moejax.kernels.numpy_calls import called_by_name, numpy_call
 
@@ -53,25 +54,40 @@ def _fill_products_with_transposes(x: ndarray, w: ndarray, starts: ndarray, size
 @called_by_name("moejax_grouped_products")
 def _fill_products(x: ndarray, w: ndarray, starts: ndarray, sizes: ndarray, y: ndarray) -> None:
     last = 0
-    for start, size in zip(starts, sizes, strict=True):
+    for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
         y[last:start] = 0
         last = start + size
     y[last:] = 0
+    if not (x.size and w.size):
+        y[:] = 0
+        return
+    d, h = w.shape[1:]
+    multiply = blas_threads.multiplier(Operand.of(x), Operand.of(w[0]), Operand.of(y), y.dtype)
+    first, row_of_x, matrix, row_of_y = starts.tolist(), x.strides[0], w.strides[0], y.strides[0]
 
     def fill(e: int, low: int, high: int) -> None:
-        rows = slice(starts[e] + low, starts[e] + high)
-        blas_threads.multiply(x[rows], w[e], y[rows])
+        row = first[e] + low
+        multiply(high - low, h, d, row * row_of_x, e * matrix, row * row_of_y)
 
-    blas_threads.run(fill, _pieces(sizes, sizes))
+    blas_threads.run(fill, _pieces(sizes, sizes), flops=2 * int(sizes.sum()) * d * h)
 
 
 @called_by_name("moejax_grouped_outers")
 def _fill_outers(x: ndarray, dy: ndarray, starts: ndarray, sizes: ndarray, dw: ndarray) -> None:
-    def fill(e: int, low: int, high: int) -> None:
-        rows = slice(starts[e], starts[e] + sizes[e])
-        blas_threads.multiply(x[rows, low:high].T, dy[rows], dw[e, low:high])
+    dw[sizes == 0] = 0
+    if not (x.size and dy.size):
+        return
+    d, h = dw.shape[1:]
+    multiply = blas_threads.multiplier(Operand.of(x.T), Operand.of(dy), Operand.of(dw[0]), dw.dtype)
+    first, terms, (matrix, row_of_dw, number) = starts.tolist(), sizes.tolist(), dw.strides
+    row_of_x, row_of_dy = x.strides[0], dy.strides[0]
 
-    blas_threads.run(fill, _pieces(sizes, np.full_like(sizes, x.shape[1])))
+    def fill(e: int, low: int, high: int) -> None:
+        row = first[e]
+        i, o = row * row_of_x + low * number, e * matrix + low * row_of_dw
+        multiply(high - low, h, terms[e], i, row * row_of_dy, o)
+
+    blas_threads.run(fill, _pieces(sizes, np.where(sizes, d, 0)), flops=2 * int(sizes.sum()) * d * h)
 
 
 def _pieces(sizes: ndarray, lengths: ndarray) -> list[tuple[int, int, int]]:
@@ -81,5 +97,5 @@ def _pieces(sizes: ndarray, lengths: ndarray) -> list[tuple[int, int, int]]:
     for e, (size, length) in enumerate(zip(sizes.tolist(), lengths.tolist(), strict=True)):
         parts = max(1, -(-size // share))
         bounds = [length * i // parts for i in range(parts + 1)]
-        pieces += [(e, low, high) for low, high in pairwise(bounds)]
+        pieces += [(e, low, high) for low, high in pairwise(bounds) if low < high]
     return pieces

@@ -28,7 +28,7 @@ SIZES = (64, 128, 256, 512, 1024, 1152, 1280, 1536, 1792, 2048)  # KiB
 OWN_MOUNTS = ("unshare", "--map-root-user", "--mount")
 NO_HOME = {
     "not a folder": {"HOME": "/dev/null"},
-    "missing": {"HOME": "/nowhere/at/all"},
+    "missing": {"HOME": "/proc/nowhere"},
     "read-only": {"HOME": "/proc"},
     "not set": {"HOME": None},
 }

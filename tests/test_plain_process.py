@@ -10,7 +10,7 @@ import pytest
 FOLDER = Path(__file__).parent
 
 
-PLAIN = ("layers", "arguments", "extensions", "float64", "export", "mesh", "readme", "loop")
+PLAIN = ("layers", "arguments", "float64", "export", "mesh", "readme", "loop")
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ PLAIN = ("layers", "arguments", "extensions", "float64", "export", "mesh", "read
     [
         *((f"plain_{name}", "not slow") for name in PLAIN),
         *(pytest.param(f"plain_{name}", "slow", marks=pytest.mark.slow) for name in ("export", "layers")),
+        pytest.param("plain_extensions", "not slow", marks=pytest.mark.slow),
     ],
 )
 def test_what_a_user_meets(name, marked):

@@ -22,7 +22,6 @@ RUN = [
     *("--data.evaluation_limit", "16", "--data.dir", str(HERE.parent.parent / "README.md")),
     *("--model.width", "8", "--model.depth", "1", "--moe.hidden", "8", "--moe.num_experts", "2"),
     *("--train.epochs", "3", "--train.batch_size", "16", "--train.chunk", "2", "--train.evaluation_batch", "16"),
-    *("--moe.dispatch", "gather"),  # JAX keeps no program that calls Python, as those of grouped products do
 ]
 KINDS = {
     "the latest and the best kept": [],

@@ -36,11 +36,6 @@ def records(content: bytes, file: Path, numbers: Sequence[str] = NUMBERS) -> tup
     return found, problems
 
 
-def parsed(content: bytes) -> list[dict[str, Any]]:
-    """The records among the lines of a content that was checked before."""
-    return [record for line in content.splitlines() if (record := _record(line, NUMBERS))]
-
-
 def tests(content: bytes) -> bytes:
     """The lines on the test examples alone."""
     lines = ((line, _record(line, NUMBERS)) for line in content.splitlines(keepends=True))

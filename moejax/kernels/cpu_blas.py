@@ -53,17 +53,17 @@ def _fill_products_with_transposes(x: ndarray, w: ndarray, starts: ndarray, size
 
 @called_by_name("moejax_grouped_products")
 def _fill_products(x: ndarray, w: ndarray, starts: ndarray, sizes: ndarray, y: ndarray) -> None:
-    last = 0
-    for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
-        y[last:start] = 0
-        last = start + size
-    y[last:] = 0
     if not (x.size and w.size):
         y[:] = 0
         return
+    first, last = starts.tolist(), 0
+    for start, size in zip(first, sizes.tolist(), strict=True):
+        y[last:start] = 0
+        last = start + size
+    y[last:] = 0
     d, h = w.shape[1:]
     multiply = blas_threads.multiplier(Operand.of(x), Operand.of(w[0]), Operand.of(y), y.dtype)
-    first, row_of_x, matrix, row_of_y = starts.tolist(), x.strides[0], w.strides[0], y.strides[0]
+    row_of_x, matrix, row_of_y = x.strides[0], w.strides[0], y.strides[0]
 
     def fill(e: int, low: int, high: int) -> None:
         row = first[e] + low

@@ -116,6 +116,13 @@ def restore(checkpoint: Path, expected: Shapes) -> dict[str, Array]:
         return reader.restore(checkpoint / ARRAYS, args=asked)
 
 
+def arrays(checkpoint: Path, names: Iterable[str] | None = None) -> dict[str, Array]:
+    """Arrays of a verified checkpoint, by default all of them, as they were saved, on one device."""
+    there = saved(checkpoint)
+    names = there if names is None else names
+    return restore(checkpoint, {name: jax.ShapeDtypeStruct(there[name].shape, there[name].dtype) for name in names})
+
+
 def shape_of(array: Any) -> str:
     """Type and shape, such as `float32[8, 48]`."""
     return f"{np.dtype(array.dtype).name}{list(array.shape)}"

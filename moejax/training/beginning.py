@@ -61,9 +61,7 @@ class Beginning:
 
     def arrays(self) -> dict[str, ndarray]:
         """What is taken, by the names of the network's arrays."""
-        there = checkpoint.saved(self.checkpoint)
-        asked = {name: jax.ShapeDtypeStruct(there[name].shape, there[name].dtype) for name in self.taken.values()}
-        restored = checkpoint.restore(self.checkpoint, asked)
+        restored = checkpoint.arrays(self.checkpoint, self.taken.values())
         return {name: np.asarray(restored[saved]) for name, saved in self.taken.items()}
 
     def said(self) -> Iterator[str]:

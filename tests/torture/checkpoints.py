@@ -14,11 +14,10 @@ from moejax.runs import checkpoint
 from moejax.runs.verify import verify
 from moejax.training.checkpoint import Checkpoints
 from tests.torture.damage import damages, files, linked
-from tests.torture.figure import Figure
+from tests.torture.figure import Figure, figure
 from tests.torture.readers import DRAWN, try_readers
 from tests.torture.small_runs import image_run, say, text_run
 
-NAME = "checkpoints"
 SEED = 23
 
 
@@ -32,13 +31,6 @@ def torture(quick: bool) -> Iterator[Figure]:
         yield _misfits(image, words)
         yield _noticed((image, words), *((1, 1, 5) if quick else (60, 12, 1)))
         yield _read((image, words), *((1, 1, 3, 60) if quick else (60, 12, 1, 100)))
-
-
-def figure(what: str, cases: int, wrong: list[str], found: str) -> Figure:
-    """The figure, after a line for each case that is wrong."""
-    for one in wrong[:20]:
-        print(f"  {NAME}: {what}: {one[:600]}", flush=True)
-    return Figure(what, cases, found if not wrong else f"{len(wrong)} wrong", not wrong)
 
 
 def _every_bit(run: Path, every: int) -> Figure:
@@ -67,7 +59,7 @@ def _newest(run: Path, flips: int, others: int) -> Figure:
     """Each damage to the newest one: the run that goes on warns, and goes on from the one before."""
     newest, cases, harmless, wrong = _newest_of(run), 0, 0, []
     before, last = checkpoint.steps(newest.parent)
-    whole = _arrays(newest)
+    whole = checkpoint.arrays(newest)
     for damage in damages(newest, files(newest), flips, others, SEED):
         with tempfile.TemporaryDirectory() as place:
             copy = linked(newest.parent, Path(place) / "checkpoints")
@@ -76,7 +68,7 @@ def _newest(run: Path, flips: int, others: int) -> Figure:
             cases += 1
             said: list[str] = []
             step = Checkpoints(copy).latest(said.append)
-            if step == last and not said and _same(_arrays(copy / str(last)), whole):
+            if step == last and not said and _same(checkpoint.arrays(copy / str(last)), whole):
                 harmless += 1
             elif step != before or len(said) != 1 or str(copy / str(last)) not in said[0]:
                 wrong.append(f"{damage}: step {step}, {said}")
@@ -111,7 +103,7 @@ def _misfits(image: Path, words: Path) -> Figure:
         def change(folder: Path) -> None:
             import orbax.checkpoint as ocp
 
-            arrays = _arrays(folder)
+            arrays = checkpoint.arrays(folder)
             name = [name for name in sorted(arrays) if name.startswith(checkpoint.MODEL)][number]
             arrays[name] = jax.numpy.asarray(make(np.asarray(arrays[name])))
             shutil.rmtree(folder / checkpoint.ARRAYS)
@@ -166,8 +158,3 @@ def _newest_of(run: Path) -> Path:
 
 def _same(some: dict[str, jax.Array], others: dict[str, jax.Array]) -> bool:
     return some.keys() == others.keys() and all(bool((some[name] == others[name]).all()) for name in some)
-
-
-def _arrays(folder: Path) -> dict[str, jax.Array]:
-    asked = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in checkpoint.saved(folder).items()}
-    return checkpoint.restore(folder, asked)

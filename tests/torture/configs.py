@@ -16,9 +16,8 @@ from moejax.config.schema import ROOTS, Section, everything
 from moejax.errors import UserError
 from moejax.options import choice_of, names_of
 from moejax.presets import PRESETS
-from tests.torture.figure import Figure
+from tests.torture.figure import Figure, figure
 
-NAME = "configs"
 SEED = 23
 STRANGE = (
     "",
@@ -47,13 +46,6 @@ def torture(quick: bool) -> Iterator[Figure]:
     yield _texts(300 if quick else 3000)
     yield _traced(12 if quick else 400)
     yield _stepped(2 if quick else 36)
-
-
-def figure(what: str, cases: int, wrong: list[str], found: str) -> Figure:
-    """The figure, after the cases that went wrong."""
-    for one in wrong[:12]:
-        print(f"  {NAME}: {what}: {one[:1200]}", flush=True)
-    return Figure(what, cases, found if not wrong else f"{len(wrong)} wrong", not wrong)
 
 
 def _words(cases: int) -> Figure:

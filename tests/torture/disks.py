@@ -20,7 +20,7 @@ from typing import NamedTuple
 from moejax import manifest
 from moejax.errors import UserError
 from tests.torture.figure import Figure
-from tests.torture.lab import KINDS, RUN, Lab, each, goes_on, is_as, open_labs, undisturbed
+from tests.torture.lab import KINDS, RUN, Lab, each, goes_on, is_as, needs_compiler, open_labs, undisturbed
 
 SEED = 31
 OTHERS = (errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES)
@@ -51,11 +51,9 @@ class Failure(NamedTuple):
     again: int = 0
 
 
+@needs_compiler
 def torture(quick: bool) -> Iterator[Figure]:
     """All of it, at a sample of moments; a smaller one if `quick`."""
-    if shutil.which("cc") is None:
-        yield Figure("a disk that fails in each phase", 0, "no C compiler here, so not tried", True)
-        return
     with open_labs() as labs:
         for kind in list(KINDS)[: 1 if quick else None]:
             words = [*RUN, *KINDS[kind]]

@@ -1,5 +1,6 @@
 """What a part of the torture found: a line of the table."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -15,3 +16,11 @@ class Figure(NamedTuple):
     cases: int
     found: str
     good: bool
+
+
+def figure(what: str, cases: int, wrong: Iterable[str], found: str) -> Figure:
+    """The figure of so many cases, which says `found` if none is wrong; those that are it prints."""
+    wrong = list(wrong)
+    for one in wrong[:20]:
+        print(f"  {what}: {one[:1200]}", flush=True)
+    return Figure(what, cases, f"{len(wrong)} wrong" if wrong else found, not wrong)

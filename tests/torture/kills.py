@@ -5,21 +5,18 @@ disturbed, bit for bit but for times, and its folder must hold the same files.
 """
 
 import random
-import shutil
 import time
 from collections.abc import Iterator
 
 from tests.torture.figure import Figure
-from tests.torture.lab import KINDS, RUN, Lab, each, goes_on, open_labs, undisturbed
+from tests.torture.lab import KINDS, RUN, Lab, each, goes_on, needs_compiler, open_labs, undisturbed
 
 SEED = 23
 
 
+@needs_compiler
 def torture(quick: bool) -> Iterator[Figure]:
     """Every operation of both kinds of runs, then random moments; a sample of each if `quick`."""
-    if shutil.which("cc") is None:
-        yield Figure("a run killed at each file operation", 0, "no C compiler here, so not tried", True)
-        return
     with open_labs() as labs:
         for kind, options in KINDS.items():
             yield _at_operations(labs, kind, [*RUN, *options], quick)

@@ -1,6 +1,7 @@
 """A place for small runs that are disturbed, go on by the ordinary command, and have to reach the undisturbed end."""
 
 import contextlib
+import functools
 import json
 import os
 import queue
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moejax.kernels.blas_threads import cores
+from tests.torture.figure import Figure
 
 HERE = Path(__file__).parent
 RUN = [
@@ -30,6 +32,19 @@ KINDS = {
     ],
 }
 TIMES = ("seconds", "examples_per_second")
+
+
+def needs_compiler(torture: Callable[[bool], Iterator[Figure]]) -> Callable[[bool], Iterator[Figure]]:
+    """A part that has labs: where they cannot be built it says so."""
+
+    @functools.wraps(torture)
+    def part(quick: bool) -> Iterator[Figure]:
+        if shutil.which("cc"):
+            yield from torture(quick)
+        else:
+            yield Figure("all of it", 0, "no C compiler here, so not tried", True)
+
+    return part
 
 
 class Lab:
@@ -156,8 +171,9 @@ def each(labs: list[Lab], cases: Iterable, attempt: Callable[[Lab, Any], tuple[i
 
 
 def finished(run: Path, state: str) -> dict[str, Any]:
-    """What a finished run, whose state has this digest, has to have in common with another one: all but its
-    report, which only reads it.
+    """What a finished run, whose state has this digest, has to have in common with another one.
+
+    That is all but its report, which only reads it.
     """
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     metrics = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
@@ -167,6 +183,7 @@ def finished(run: Path, state: str) -> dict[str, Any]:
 
 
 def undisturbed(lab: Lab, words: list[str]) -> tuple[dict, list[str]]:
+    """What a run finds that nobody disturbs, and its file operations."""
     for _ in range(2):  # the first one compiles
         if lab.begin(words):
             raise RuntimeError(f"a run that nobody disturbed failed: {lab.said()}")

@@ -4,7 +4,6 @@ A spoilt step's loss or gradient is made infinite or NaN by the torture; all els
 """
 
 import contextlib
-import json
 import random
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from moejax import metrics_log
 from moejax.config import Config, flatten
 from moejax.runs import checkpoint
 from moejax.runs.folder import read_config
@@ -125,16 +125,15 @@ def _unsound(run: Path, said: Said) -> list[str]:
     """What is wrong about a run that was to end well."""
     if said.code:
         return [f"exit code {said.code}"]
-    last = checkpoint.chosen(run.absolute() / "checkpoints", "last")
-    saved = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in checkpoint.saved(last).items()}
-    floats = [a for a in map(np.asarray, checkpoint.restore(last, saved).values()) if a.dtype.kind == "f"]
+    last = checkpoint.arrays(checkpoint.chosen(run.absolute() / "checkpoints", "last"))
+    floats = [a for a in map(np.asarray, last.values()) if a.dtype.kind == "f"]
     kept = [] if all(np.isfinite(a).all() for a in floats) else ["a checkpoint has numbers that are not finite"]
     summary = (run / "summary.json").read_text(encoding="utf-8")
     return kept + [f"summary.json has {word}" for word in ("NaN", "Infinity") if word in summary]
 
 
 def _not_skipped(run: Path, step: int) -> list[str]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines, _ = metrics_log.read(run / metrics_log.NAME)
     skipped = [line for line in lines if line["kind"] == "skipped"]
     right = len(skipped) == 1 and skipped[0]["count"] == 1 and 0 <= skipped[0]["step"] - step < 5
     return [] if right else [f"skipped {skipped}"]

@@ -5,25 +5,21 @@ run it is asked: was each file, and each folder, synced before the rename that s
 """
 
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from moejax import manifest, metrics_log
-from tests.torture.figure import Figure
-from tests.torture.lab import RUN, Lab
+from tests.torture.figure import Figure, figure
+from tests.torture.lab import RUN, Lab, needs_compiler
 
-NAME = "power"
 SYNCS, WRITES = ("fsync", "fdatasync"), ("write", "ftruncate", "ftruncate64")
 _PARTIAL = re.compile(r"/\.([^/]+)\.[0-9a-f]{8}\.partial$|/(\d+)\.partial\b")  # of a file, of a checkpoint
 
 
+@needs_compiler
 def torture(quick: bool) -> Iterator[Figure]:
     """A figure for the checkpoints and one for the other files; `quick` or not, of one run."""
-    if shutil.which("cc") is None:
-        yield Figure("synced before it is shown", 0, "no C compiler here, so not tried", True)
-        return
     with tempfile.TemporaryDirectory(prefix="moejax-power-") as place, Lab(Path(place), 0) as lab:
         if lab.begin([*RUN, "--train.checkpoints", "all"]):
             raise RuntimeError(f"a run that nobody disturbed failed: {lab.said()}")
@@ -58,7 +54,6 @@ def problems(path: Path, shown_as: Path, done: list[tuple[str, str]]) -> Iterato
 
 def _figure(what: str, paths: list[tuple[Path, Path]], done: list[tuple[str, str]]) -> Figure:
     wrong = {problem for path, shown_as in paths for problem in problems(path, shown_as, done)}
-    for one in sorted(wrong):
-        print(f"  {NAME}: {what}: {one}", flush=True)
-    found = f"{len(wrong)} may be lost" if wrong else "synced before they have their names, and the names after that"
-    return Figure(f"{what} of a run, in the order of its operations", len(paths), found, bool(paths) and not wrong)
+    found = "synced before they have their names, and the names after that"
+    of = figure(f"{what} of a run, in the order of its operations", len(paths), sorted(wrong), found)
+    return of._replace(good=of.good and bool(paths))

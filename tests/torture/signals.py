@@ -9,22 +9,21 @@ import os
 import queue
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from moejax.interrupt import SIGNALS
 from tests.torture import small_runs
 from tests.torture.figure import Figure
-from tests.torture.lab import RUN, Lab, goes_on, undisturbed
+from tests.torture.lab import RUN, Lab, each, goes_on, needs_compiler, open_labs, undisturbed
 
 SEED = 29
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOTHING = "interrupted"  # before anything was saved
 STOPPING = "stopping as soon as this chunk of steps is saved"
 SENTENCES = {  # how each begins, by what the process was doing
@@ -35,6 +34,7 @@ SENTENCES = {  # how each begins, by what the process was doing
     "stopped at once": "as it was saved",
     "the run is finished; draw its report": "as its report was drawn",
 }
+NO_SENTENCE = ("too early for Python", "too late")  # what it was doing where none is said
 SOON = 1.0  # seconds in which something has to be said, on a busy machine
 # Signals are heeded as in the foreground of a shell, whoever began the torture; the line tells that Python itself runs.
 _BEGIN = """
@@ -51,6 +51,14 @@ class Moment(NamedTuple):
     """So many seconds after the process printed so many lines."""
 
     lines: int
+    seconds: float
+
+
+class End(NamedTuple):
+    """What a run was doing when a signal came, what is wrong about its end, and seconds until it said something."""
+
+    phase: str
+    problems: list[str]
     seconds: float
 
 
@@ -99,6 +107,12 @@ class Process:
         self._process.send_signal(number)
         return now
 
+    def signal_at(self, moment: Moment, number: int) -> float:
+        """Send it then; when that was."""
+        self.until(moment.lines)
+        time.sleep(moment.seconds)
+        return self.signal(number)
+
     def end(self) -> int:
         """Wait for the end; the exit code."""
         self.until()
@@ -113,25 +127,23 @@ class Process:
         ]
 
 
+@needs_compiler
 def torture(quick: bool) -> Iterator[Figure]:
     """One signal, then two, to runs; then one to the verbs that read a run."""
-    with tempfile.TemporaryDirectory(prefix="moejax-signals-") as place, Lab(Path(place), 0) as lab:
-        draw = random.Random(SEED)
-        lasts, expected = _undisturbed(lab, Path(place))
-        yield _to_runs(lab, lasts, expected, [(m, None) for m in _moments(draw, lasts, 3 if quick else 60)])
-        twice = [(moment, draw.uniform(0, 0.3)) for moment in _moments(draw, lasts, 2 if quick else 30)]
-        yield _to_runs(lab, lasts, expected, twice)
-        yield _to_verbs(Path(place), draw, 1 if quick else 6)
+    draw = random.Random(SEED)
+    with open_labs() as labs:
+        expected, _ = undisturbed(labs[0], RUN)
+        alone = _lasts(["run", *RUN, "--out", str(labs[0].room / "alone")], labs[0].programs)
+        once = [(moment, None) for moment in _moments(draw, alone, 3 if quick else 60)]
+        yield _to_runs("one signal to a run", labs, expected, once)
+        twice = [(moment, draw.uniform(0, 0.3)) for moment in _moments(draw, alone, 2 if quick else 30)]
+        yield _to_runs("two signals to a run", labs, expected, twice)
+        yield _to_verbs(labs[0].room, labs[0].programs, draw, 1 if quick else 6)
 
 
-def _undisturbed(lab: Lab, place: Path) -> tuple[list[float], dict]:
-    """How long after its beginning each line of a run comes, and its end; and what it has to find."""
-    expected, _ = undisturbed(lab, RUN)
-    return _lasts([*RUN, "--out", str(place / "undisturbed")], place), expected
-
-
-def _lasts(words: list[str], place: Path, verb: str = "run") -> list[float]:
-    process = Process([verb, *words], place / "programs")
+def _lasts(words: list[str], programs: Path) -> list[float]:
+    """How long after its beginning each line of a command comes, and its end."""
+    process = Process(words, programs)
     if process.end():
         raise RuntimeError(f"a command that nobody disturbed failed: {process.lines}")
     begun = process.lines[0].at
@@ -152,67 +164,65 @@ def _moments(draw: random.Random, lasts: list[float], count: int) -> list[Moment
     return moments
 
 
-def _to_runs(lab: Lab, lasts: list[float], expected: dict, cases: list[tuple[Moment, float | None]]) -> Figure:
-    """`cases`: when a signal comes, and how many seconds later a second one; None: none does."""
-    found = dict.fromkeys(SENTENCES.values(), 0) | {"too early for Python": 0, "too late": 0}
-    wrong, latest = 0, 0.0
-    for n, (moment, second) in enumerate(cases):
-        number, case = SIGNALS[n % 3], f"signal {n % 3} of 3 at {moment}, and after {second}"
+def _to_runs(what: str, labs: list[Lab], expected: dict, moments: list[tuple[Moment, float | None]]) -> Figure:
+    """`moments`: when a signal comes, and how many seconds later a second one; None: none does."""
+    ends: list[End] = []
+
+    def attempt(lab: Lab, case: tuple[int, tuple[Moment, float | None]]) -> tuple[int, int]:
+        n, (moment, second) = case
+        number = SIGNALS[n % len(SIGNALS)]
         lab.clear()
         process = Process(["run", *RUN, "--out", str(lab.folder)], lab.programs)
-        process.until(moment.lines)
-        time.sleep(moment.seconds)
-        sent = process.signal(number)
+        sent = process.signal_at(moment, number)
         if second is not None:
             time.sleep(second)
             process.signal(number)
-        code = process.end()
-        how, problem, after = _ended(process, code, number, sent, lab, twice=second is not None)
-        found[how] += 1
-        latest = max(latest, after)
-        if problem:
-            print(f"  {case}: {problem}", *(line.text for line in process.lines[-8:]), sep="\n    ", flush=True)
-        wrong += bool(problem) or goes_on(lab, RUN, expected, case)
-    which = "signals" if cases[0][1] is None else "two signals"
-    words = ", ".join(f"{count} {how}" for how, count in found.items() if count)
-    good = f"{words}; said within {latest:.2f} s, all went on to the same state, lines and files"
-    return Figure(f"{which} to a run", len(cases), f"{wrong} wrong of {words}" if wrong else good, not wrong)
+        end = _ended(process, process.end(), number, sent, lab)
+        ends.append(end)
+        name = f"{number.name} at {moment}, and after {second}"
+        if end.problems:
+            print(f"  {name}: {end.problems}", *(line.text for line in process.lines[-8:]), sep="\n    ", flush=True)
+        return 1, bool(end.problems) or goes_on(lab, RUN, expected, name)
+
+    tried, wrong = each(labs, enumerate(moments), attempt)
+    counts = Counter(end.phase for end in ends)
+    phases = ", ".join(f"{counts[phase]} {phase}" for phase in (*SENTENCES.values(), *NO_SENTENCE) if counts[phase])
+    latest = max(end.seconds for end in ends)
+    good = f"{phases}; said within {latest:.2f} s, all went on to the same state, lines and files"
+    return Figure(what, tried, f"{wrong} wrong of {phases}" if wrong else good, not wrong)
 
 
-def _ended(
-    process: Process, code: int, number: int, sent: float, lab: Lab, *, twice: bool
-) -> tuple[str, str | None, float]:
-    """In which phase the signal came, what is wrong about the end, and the seconds until something was said."""
+def _ended(process: Process, code: int, number: int, sent: float, lab: Lab) -> End:
     said, texts = process.said(sent), [line.text for line in process.lines]
     if code == 0 and not said:
-        return "too late", None, 0.0
+        return End("too late", [], 0.0)
     if code == -number and texts == ["begun"]:
-        return "too early for Python", None, 0.0
-    how = next((how for sentence, how in SENTENCES.items() if any(s.startswith(sentence) for s in said)), None)
-    if how is None:
-        return "too late", f"exit code {code}, and no sentence for it", 0.0
-    answered = next(line.at for line in process.lines if line.at >= sent and line.text.startswith("moejax: "))
+        return End("too early for Python", [], 0.0)
+    phase = next((phase for sentence, phase in SENTENCES.items() if any(s.startswith(sentence) for s in said)), None)
+    if phase is None:
+        return End("too late", [f"exit code {code}, and no sentence for it"], 0.0)
+    seconds = next(line.at for line in process.lines if line.at >= sent and line.text.startswith("moejax: ")) - sent
     problems = []
     if code != 128 + number:
         problems.append(f"exit code {code}")
     if any("Traceback" in text for text in texts):
         problems.append("a traceback")
-    if answered - sent > SOON:
-        problems.append(f"nothing was said for {answered - sent:.2f} s")
-    goes_on = f"--resume {lab.folder}" if how != "as its report was drawn" else f"report {lab.folder}"
-    if how != "before anything was saved" and not any(goes_on in text for text in texts):
+    if seconds > SOON:
+        problems.append(f"nothing was said for {seconds:.2f} s")
+    goes_on = f"--resume {lab.folder}" if phase != "as its report was drawn" else f"report {lab.folder}"
+    if phase != "before anything was saved" and not any(goes_on in text for text in texts):
         problems.append("how to go on was not said")
-    if how == "before anything was saved" and (lab.folder / "checkpoints").exists():
+    if phase == "before anything was saved" and (lab.folder / "checkpoints").exists():
         problems.append("something was saved")
-    if how == "saved":
+    if phase == "saved":
         stopping = next(n for n, text in enumerate(texts) if STOPPING in text)
         steps = [text for text in texts[stopping:] if " step " in text and "epoch" in text]
         if len(steps) > 1:
             problems.append(f"{len(steps)} more chunks of steps")
-    return how, "; ".join(problems) or None, answered - sent
+    return End(phase, problems, seconds)
 
 
-def _to_verbs(place: Path, draw: random.Random, each: int) -> Figure:
+def _to_verbs(place: Path, programs: Path, draw: random.Random, count: int) -> Figure:
     """A signal to verbs that read a finished run: each ends at once, and the run is as it was."""
     run, cases, wrong, late = small_runs.text_run(place), 0, 0, 0
     other = shutil.copytree(run, place / "other")
@@ -225,14 +235,12 @@ def _to_verbs(place: Path, draw: random.Random, each: int) -> Figure:
         "export": [str(run), "--format", "safetensors", "--out", str(place / "exported")],
     }
     for verb, words in commands.items():
-        lasts = _lasts(words, place, verb)
+        lasts = _lasts([verb, *words], programs)
         before = _digests(run)
-        for n, moment in enumerate(_moments(draw, lasts, each)):
-            process = Process([verb, *words], place / "programs")
-            process.until(moment.lines)
-            time.sleep(moment.seconds)
-            number = SIGNALS[n % 3]
-            process.signal(number)
+        for n, moment in enumerate(_moments(draw, lasts, count)):
+            process = Process([verb, *words], programs)
+            number = SIGNALS[n % len(SIGNALS)]
+            process.signal_at(moment, number)
             code, texts = process.end(), [line.text for line in process.lines]
             cases += 1
             early = code == -number and texts == ["begun"]

@@ -28,6 +28,7 @@ SEED = 23
 GROWTH = 0.02  # of memory, from the warm-up's end on
 SLOWER = 1.25  # the last third may take so many times as long as the first, by the processor's clock
 LEAST = 15  # samples
+CPU = {"JAX_PLATFORMS": "cpu"}
 SPARE = 3  # files or threads, of a pool that fills up late
 LONG = {
     # A line of metrics.jsonl for each epoch of 100 steps, and every 400 of them an evaluation and a checkpoint: in each
@@ -89,9 +90,6 @@ def _started(place: Path, *words: str) -> Iterator[subprocess.Popen]:
     finally:
         process.kill()
         process.wait()
-
-
-CPU = {"JAX_PLATFORMS": "cpu"}
 
 
 def _until(true: Callable[[], bool], process: subprocess.Popen, seconds: float = 300) -> None:

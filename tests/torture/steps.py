@@ -9,8 +9,8 @@ import numpy as np
 
 from moejax.config import Config, configured, to_json
 from moejax.data import DATASETS
-from tests.torture import data as made
 from tests.torture.configs import changes, drawn
+from tests.torture.files import KINDS
 from tests.torture.small_runs import say
 
 SEED = 26
@@ -35,7 +35,7 @@ def run_steps(cases: int) -> tuple[Counter, list[str]]:
         for _, kind, _ in DATA.values():
             if kind:
                 (Path(place) / kind).mkdir()
-                made.KINDS[kind][0](Path(place) / kind)
+                KINDS[kind][0](Path(place) / kind)
         while found.total() + len(wrong) < cases:
             seed += 1
             config = _short(drawn(np.random.default_rng([SEED, seed]), small=True), Path(place))

@@ -9,7 +9,6 @@ import io
 import json
 import multiprocessing
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from tests.torture import small_runs
 from tests.torture.figure import Figure
-from tests.torture.lab import RUN, Lab, is_as, undisturbed
+from tests.torture.lab import RUN, Lab, is_as, needs_compiler, undisturbed
 
 SEED = 37
 REFUSED = ("Another process is writing", "already holds a run", "is not a run folder")
@@ -50,11 +49,9 @@ entry.end(entry.run(lambda: sweep.main(sys.argv[2:])))
 """
 
 
+@needs_compiler
 def torture(quick: bool) -> Iterator[Figure]:
     """All of it; at fewer moments if `quick`."""
-    if shutil.which("cc") is None:
-        yield Figure("two processes on one run", 0, "no C compiler here, so not tried", True)
-        return
     with tempfile.TemporaryDirectory(prefix="moejax-writers-") as place:
         with Lab(Path(place), 0) as one, Lab(Path(place), 1) as other:
             other.folder = other.seen = one.folder

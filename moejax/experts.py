@@ -66,6 +66,7 @@ class MLP(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch d"], linear: Linear = apply_linear) -> Float[Array, "*batch d"]:
+        """The output for each token; `linear` applies one of its maps."""
         return linear(self.down, self.activation(linear(self.up, x)))
 
 
@@ -92,6 +93,7 @@ class GLU(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch d"], linear: Linear = apply_linear) -> Float[Array, "*batch d"]:
+        """The output for each token; `linear` applies one of its maps."""
         gate, up = jnp.split(linear(self.gate_up, x), 2, axis=-1)
         return linear(self.down, self.activation(gate) * up)
 

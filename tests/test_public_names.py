@@ -1,6 +1,7 @@
 """What `import moejax` gives: by name, to editors, and in an installed package."""
 
 import ast
+import inspect
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,16 @@ def test_every_public_name_is_where_the_package_says():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = moejax.nothing
     assert "__version__" in dir(moejax)
+
+
+def test_every_public_name_says_what_it_is():
+    """And every method that one calls, a layer's own call included."""
+    for name, member in ((name, getattr(moejax, name)) for name in moejax.__all__):
+        assert inspect.getdoc(member), name
+        own = vars(member).items() if inspect.isclass(member) else ()
+        asked = {f: getattr(member, f) for f, _ in own if f == "__call__" or f[0] != "_"}
+        ours = {f: method for f, method in asked.items() if getattr(method, "__module__", "").startswith("moejax")}
+        assert [f for f, method in ours.items() if not inspect.getdoc(method)] == [], name
 
 
 def test_editors_see_the_same_names_from_the_same_modules():

@@ -47,6 +47,7 @@ class DenseRouter(nnx.Module):
 
     @staticmethod
     def contradictions(o: Any) -> Iterator[str]:
+        """What the options must not be together."""
         if o.final_temperature is not None and o.learn_temperature:
             yield (
                 f"`final_temperature` is {o.final_temperature:g}, but `learn_temperature` is true; a temperature is"

@@ -36,6 +36,7 @@ class SoftRouter(nnx.Module):
         self.scale = nnx.Param(jnp.float32(scale))
 
     def __call__(self, x: Float[Array, "g t d"], mask: Bool[Array, "g t"] | None = None) -> SoftRouting:
+        """The slots' and the tokens' mixtures; `mask` is False where a token is padding."""
         tokens = _unit_length(at_least_float32(x), axis=-1)
         slots = (self.scale[...] * _unit_length(at_least_float32(self.kernel[...]), axis=0)).astype(tokens.dtype)
         logits = jnp.einsum("gtd,dec->gtec", tokens, slots, precision=jax.lax.Precision.HIGHEST)

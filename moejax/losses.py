@@ -106,21 +106,12 @@ def load_balance_loss(
 
     - `global_batch`: those of all tokens here. If they are only a part of the batch, one micro-batch or one device's,
       `global_load` is the load of the whole, as shares or as counts: the mean of the losses of equal parts, and of
-      their gradients, is then the loss and the gradient of the batch. Qiu et al. and Megatron-LM (`global_aux_loss`)
-      count, in place of the whole, all micro-batches up to this one.
-    - `micro_batch`: those of one of `micro_batches` equal parts of the groups; the loss is the mean over parts. Each
-      library below, where it is given one micro-batch at a time; Megatron-LM's `aux_loss`.
-    - `sequence`: those of one sequence; the loss is the mean over sequences. DeepSeek-V3 (2024, section 2.1.2,
-      equations 17 to 20 without α), DeepSeek-V2's `seq_aux`, Megatron-LM's `seq_aux_loss`. DeepSeek-V3 and Megatron-LM
-      count the k best scores without bias; this counts the choices that were made.
+      their gradients, is then the loss and the gradient of the batch.
+    - `micro_batch`: those of one of `micro_batches` equal parts of the groups; the loss is the mean over parts.
+    - `sequence`: those of one sequence; the loss is the mean over sequences (DeepSeek-V3 2024, section 2.1.2).
 
-    Over one batch it is equal to:
-
-    - Switch (Fedus et al. 2021, equation 4 without its α) for k = 1, and Hugging Face's `SwitchTransformers`;
-    - GShard's l_aux (Lepikhin et al. 2020, algorithm 1) times E² for top-1 counts. GShard counts first choices only,
-      whatever k is; this counts all k;
-    - 1 / k times Hugging Face's `load_balancing_loss_func` of Mixtral, OLMoE and Qwen-MoE, which sums over the k
-      choices, so that a uniform routing gives k; the same as Megatron-LM's and DeepSeek-V2's, which divide by k.
+    Switch's loss (Fedus et al. 2021, equation 4 without its α) for k = 1; which other papers' and libraries' it is, and
+    times what, stands in `moejax/README.md`, "Whose loss is it?".
 
     With experts that compute nothing it is Σ_e f_e · P_e / s_e, s_e the share that e is meant to get: 1 where all have
     theirs. That is the heterogeneous loss of MoE++ (Jin et al. 2024, equation 7) times (τ E + Z) / (τ k), for Z of E +

@@ -89,38 +89,6 @@ def test_sequences_of_any_lengths_equal_a_loop(seed, lengths):
     np.testing.assert_allclose(gradient, want, rtol=1e-4, atol=1e-6)
 
 
-def deepseek_seq_aux(logits, k):
-    """DeepSeek-V2's `MoEGate` with `seq_aux`, without its alpha, in NumPy."""
-    scores = np.array([[softmax(token) for token in row] for row in logits])
-    seq_len, experts = scores.shape[1:]
-    ce = np.array([np.bincount(np.ravel([best(p, k) for p in row]), minlength=experts) for row in scores])
-    return (ce / (seq_len * k / experts) * scores.mean(1)).sum(1).mean()
-
-
-def megatron(logits, k, tokens_per_expert, total_num_tokens):
-    """Megatron-LM's `switch_load_balancing_loss_func`, without its coefficient, in NumPy."""
-    probs = np.array([softmax(token) for token in logits])
-    experts = probs.shape[1]
-    return (probs.sum(0) * tokens_per_expert).sum() * experts / (k * total_num_tokens * len(probs))
-
-
-def test_it_equals_the_libraries_that_its_docstring_names():
-    logits = np.random.default_rng(0).normal(size=(4, 6, E))
-    routing = softmax_top_k(jnp.asarray(logits, jnp.float32), K)
-    rows = routing._replace(starts=jnp.arange(6)[None] == jnp.zeros((4, 1)))
-    np.testing.assert_allclose(load_balance_loss(rows, over="sequence"), deepseek_seq_aux(logits, K), rtol=1e-5)
-    counts = [np.bincount(np.ravel([best(t, K) for t in row]), minlength=E) for row in logits]
-    each = [megatron(row, K, count, 6) for row, count in zip(logits, counts, strict=True)]
-    micro = load_balance_loss(routing, over="micro_batch", micro_batches=4)
-    np.testing.assert_allclose(micro, np.mean(each), rtol=1e-5)
-    # `global_aux_loss`: the counts of all micro-batches up to this one, on average.
-    for n in range(4):
-        so_far = jnp.asarray(sum(counts[: n + 1]), jnp.float32)
-        part = jax.tree.map(lambda a, n=n: a[n : n + 1], routing)
-        want = megatron(logits[n], K, sum(counts[: n + 1]) / (n + 1), 6)
-        np.testing.assert_allclose(load_balance_loss(part, global_load=so_far), want, rtol=1e-5)
-
-
 LOGITS = draw(0, 4, 6, E)
 
 

@@ -65,8 +65,7 @@ class Checkpoints:
         manifest.write(partial, accuracy=accuracy)
         partial.rename(folder)
         sync(self.folder)
-        if not self.keep_all:
-            self._drop_all_but(step)
+        self.drop_all_but(step)
 
     def steps(self) -> list[int]:
         """The steps that were saved to their end, in their order."""
@@ -119,8 +118,13 @@ class Checkpoints:
             manifest.verify(self.folder / str(step))
             self._verified.add(step)
 
-    def _drop_all_but(self, latest: int) -> None:
-        """Delete all but it and the best; those whose manifest cannot be read stay."""
+    def drop_all_but(self, latest: int) -> None:
+        """Delete all but it and the best, unless all are kept; those whose manifest cannot be read stay.
+
+        A run that goes on from it has to: the one before may have ended as soon as it had saved.
+        """
+        if self.keep_all or not is_first():
+            return
         steps = self.steps()
         best = checkpoint.best(self.folder, among=steps)
         for step in steps:

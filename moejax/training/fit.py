@@ -128,6 +128,7 @@ class Fit:
             check_same(before, self.identity, self.folder.path)
             epochs = before["config"][EPOCHS]
             self.state = self.restore(step)
+            self.checkpoints.drop_all_but(step)
             self.skipping.go_on(metrics_log.records(log, self.folder.path / metrics_log.NAME)[0], step)
             self.history = RoutingHistory.from_bytes(routing)
             self.log.started -= json.loads(log.splitlines()[-1])["seconds"]

@@ -14,6 +14,7 @@ from moejax import predictions
 from moejax.data.dataset import digest
 from moejax.errors import UserError
 from moejax.runs.verify import verify
+from moejax.training.checkpoint import Checkpoints
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.progress import Progress
@@ -156,6 +157,19 @@ def test_a_run_that_never_saved_resumes_from_its_start(finished, config, dataset
     resumed.resume()
     resumed.train(StopAfter(NEVER))
     assert bits(resumed) == bits(finished)
+
+
+def test_what_a_run_had_no_time_to_delete_goes_as_it_goes_on(config, dataset, tmp_path, monkeypatch):
+    """It was killed between its last checkpoint and the end of the one before, which no later one deletes."""
+    config = config.replace(train=dict(evaluate_every=2))
+    killed = start(tmp_path / "killed", config, dataset)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "drop_all_but", lambda self, step: None)
+        killed.train(StopAfter(NEVER))
+    assert killed.checkpoints.steps() == [6, 12]
+    resumed = Fit(config, dataset, RunFolder.open(tmp_path / "killed")[0], Progress())
+    resumed.resume()
+    assert resumed.checkpoints.steps() == [12]
 
 
 def test_a_batch_larger_than_the_data_is_one_sentence(config, dataset, tmp_path):

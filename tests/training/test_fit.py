@@ -161,7 +161,6 @@ def test_a_run_that_never_saved_resumes_from_its_start(finished, config, dataset
 
 def test_what_a_run_had_no_time_to_delete_goes_as_it_goes_on(config, dataset, tmp_path, monkeypatch):
     """It was killed between its last checkpoint and the end of the one before, which no later one deletes."""
-    config = config.replace(train=dict(evaluate_every=2))
     killed = start(tmp_path / "killed", config, dataset)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "drop_all_but", lambda self, step: None)

@@ -16,9 +16,10 @@ TABLE = re.compile(r"^<!-- (\S+\.md) -->\n(?:\|.*\n)*", re.MULTILINE)
 
 
 def readmes(root: Path) -> list[Path]:
-    """All of the project at `root`."""
+    """All of the project at `root`, and the pages on adding a part."""
     rooms = (root / name for name in ("moejax", "experiments", "benchmarks", "tests"))
-    return [*root.glob("README.md"), *(file for room in rooms for file in sorted(room.rglob("README.md")))]
+    files = (file for room in rooms for pattern in ("README.md", "adding/*.md") for file in sorted(room.rglob(pattern)))
+    return [*root.glob("README.md"), *dict.fromkeys(files)]
 
 
 def with_tables(text: str, folder: Path) -> str:

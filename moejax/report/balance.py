@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moejax.report.record import Record
@@ -12,6 +13,7 @@ from moejax.report.style import (
     MUTED,
     PERCENT,
     THOUSANDS,
+    TRAIN,
     expert_colours,
     key,
     layer_colours,
@@ -24,13 +26,14 @@ UNIFORM = (0, (4, 3))  # dashes of a line that is a reference, not a measurement
 
 
 def load(record: Record) -> Figure:
-    """A panel for each layer, with a line for each expert: its load."""
+    """A panel for each layer, with a line for each expert: its load; of three layers or more, one on all of them."""
     shares = record.routing["load"]
     _, layers, experts = shares.shape
     shown, colours = spread(layers, MOST_LAYERS), expert_colours(experts)
+    count = len(shown) + (layers > 2)
     figure, axes = panels(
-        len(shown),
-        min(2, len(shown)),
+        count,
+        min(2, count),
         1.9,
         f"dashed: an equal share, 1/{experts}",
         record.idle,
@@ -38,7 +41,9 @@ def load(record: Record) -> Figure:
     )
     key(figure, colours, "expert")
     highest = max(2 / experts, float(np.nan_to_num(shares).max()))
-    for panel, layer in zip(axes, shown, strict=True):
+    if layers > 2:
+        _busiest(axes[-1], record, shares.max(-1) * experts)
+    for panel, layer in zip(axes, shown, strict=False):
         panel.set_prop_cycle(color=colours)
         panel.plot(_steps(record, len(shares)), shares[:, layer], lw=1.8 if experts <= 8 else 0.9, **_dots(len(shares)))
         panel.axhline(1 / experts, color=INK, lw=1, ls=UNIFORM)
@@ -51,6 +56,19 @@ def load(record: Record) -> Figure:
         panel.xaxis.set_major_formatter(THOUSANDS)
         panel.yaxis.set_major_formatter(PERCENT)
     return figure
+
+
+def _busiest(panel: Axes, record: Record, busiest: np.ndarray) -> None:
+    """The busiest expert's load over an equal one, [n, layer]: median and 95th percentile over the layers."""
+    steps = _steps(record, len(busiest))
+    middle, high = np.percentile(busiest, [50, 95], axis=1)
+    panel.fill_between(steps, middle, high, color=TRAIN, alpha=0.25, lw=0, label="to 95th percentile")
+    panel.plot(steps, middle, color=TRAIN, lw=1.8, label="median", **_dots(len(middle)))
+    panel.axhline(1, color=INK, lw=1, ls=UNIFORM)
+    panel.set(title="The busiest expert, over all layers", xlabel="step", ylabel="times an equal share")
+    panel.set_ylim(0, 1.1 * max(2.0, float(np.nan_to_num(high).max())))
+    panel.xaxis.set_major_formatter(THOUSANDS)
+    panel.legend(loc="lower right", frameon=False)
 
 
 def gate(record: Record) -> Figure:

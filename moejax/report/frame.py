@@ -16,10 +16,10 @@ def framed(title: str, body: str, more: str = "") -> str:
     return frame.substitute(title=escape(title), style=style + more, body=body)
 
 
-def plate(title: str, picture: bytes) -> str:
-    """A PNG as wide as the text, without the title that it has as a file."""
+def plate(words: str, picture: bytes) -> str:
+    """A PNG as wide as the text, without the title that it has as a file; `words` say what it shows."""
     data = base64.b64encode(picture).decode("ascii")
-    return f'<div class="plate"><div><img alt="{escape(title)}" src="data:image/png;base64,{data}"></div></div>'
+    return f'<div class="plate"><div><img alt="{escape(words)}" src="data:image/png;base64,{data}"></div></div>'
 
 
 def please_note(sentences: Iterable[object]) -> str:

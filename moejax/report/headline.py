@@ -49,10 +49,18 @@ def score(record: Record) -> tuple[float, str]:
         if len(record.of_tasks) > 1:
             return accuracy, f"test accuracy, the mean of {len(record.of_tasks)} tasks"
         wrong, total = _errors(record, accuracy)
-        return accuracy, f"test accuracy: {wrong:,} errors out of {total:,}" if total else "test accuracy"
+        meaning = f"test accuracy: {wrong:,} errors out of {total:,}" if total else "test accuracy"
+        return accuracy, f"{meaning}{_beside(record)}"
     if record.validation and math.isfinite(accuracy := float(record.validation["accuracy"][-1])):
         return accuracy, f"validation accuracy at step {record.validation['step'][-1]:,.0f}; not tested yet"
     return math.nan, "no accuracy was measured"
+
+
+def _beside(record: Record) -> str:
+    """Of yes or no, F1; and what one gets who always gives the most frequent answer, where that is much."""
+    f1, majority = record.tested("f1"), number(record.summary.get("majority"))
+    said = f", F1 {f1:.2%}" if math.isfinite(f1) else ""
+    return f"{said}; always the most frequent answer {majority:.2%}" if majority > 0.25 else said
 
 
 def facts(record: Record) -> list[tuple[str, str]]:

@@ -8,9 +8,9 @@ from string import Template
 
 from matplotlib.colors import to_hex
 
+from moejax.report.ailments import ailments
 from moejax.report.frame import framed, plate, please_note
 from moejax.report.headline import facts, headline, kind
-from moejax.report.in_words import in_words
 from moejax.report.record import Record, flat
 from moejax.report.section import Section
 from moejax.report.sections_of_text import sections_of, style_of
@@ -35,11 +35,11 @@ def page(record: Record, parts: Mapping[str, bytes | str]) -> str:
         kind=escape(kind(record)),
         score=f"{figure}<small>{unit}</small>",
         meaning=escape(meaning),
-        words=_words(in_words(record)),
+        words=_words(ailments(record)),
         facts="\n".join(f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>" for what, value in facts(record)),
         notes=_notes(record),
         contents="\n".join(f'<a href="#{section.name}">{escape(section.title)}</a>' for section in drawn),
-        sections="\n".join(_section(section, parts[section.name]) for section in drawn),
+        sections="\n".join(_section(section, record, parts[section.name]) for section in drawn),
         absent=_absent(absent, record),
         config=_table(flat(record.config), "config.json is empty."),
         environment=_table(flat(record.environment), "The run recorded no environment."),
@@ -67,12 +67,14 @@ def _notes(record: Record) -> str:
     return please_note([*(notes if isinstance(notes, list) else [notes]), *record.remarks])
 
 
-def _section(section: Section, part: bytes | str) -> str:
-    seen = part if isinstance(part, str) else plate(section.title, part)
+def _section(section: Section, record: Record, part: bytes | str) -> str:
+    finding = section.finding(record)
+    seen = part if isinstance(part, str) else plate(f"{section.title}. {finding}".strip(), part)
+    here = f'<p class="here"><b>Here</b> {escape(finding)}</p>' if finding else ""
     return (
         f'<section id="{section.name}"><h2>{escape(section.title)}</h2><figure>{seen}'
-        f"<figcaption><p><b>Good</b> {escape(section.good)}</p><p><b>Bad</b> {escape(section.bad)}</p></figcaption>"
-        "</figure></section>"
+        f"<figcaption>{here}<p><b>Good</b> {escape(section.good)}</p><p><b>Bad</b> {escape(section.bad)}</p>"
+        "</figcaption></figure></section>"
     )
 
 

@@ -83,6 +83,12 @@ class Record:
         except (ValueError, KeyError, TypeError, AttributeError):  # of a file that is no tokenizer
             return []
 
+    @property
+    def is_images(self) -> bool:
+        """Whether its examples are images, as far as the run says."""
+        shapes = self.data.get("shapes")
+        return "image" in shapes if isinstance(shapes, dict) else not self.is_text
+
     def respect_name(self, respect: str) -> str:
         """What `position`, `content` or `label` of a token is."""
         return {"content": "token", "label": "next token"}.get(respect, respect) if self.is_text else respect

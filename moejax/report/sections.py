@@ -1,5 +1,6 @@
 """The figures of a report on labelled examples, in the order of the page. A new figure is one function and one row."""
 
+from moejax.report import findings
 from moejax.report.balance import gate, load
 from moejax.report.curves import curves
 from moejax.report.experts_by import experts_by
@@ -15,6 +16,7 @@ SECTIONS = (
         "Validation loss turns upwards while training loss falls (overfitting), or a line breaks off (the loss was not "
         "a number).",
         curves,
+        findings.curves,
         ("metrics",),
     ),
     Section(
@@ -24,6 +26,7 @@ SECTIONS = (
         "A line on the floor is a dead expert, whose parameters are never used; one line far above the others is a "
         "router that has collapsed onto it.",
         load,
+        findings.load,
         ("load",),
     ),
     Section(
@@ -34,6 +37,7 @@ SECTIONS = (
         "many dropped tokens mean too small a capacity or an unbalanced gate. A gate may also be decided and yet go by "
         "nothing but the place: see experts by position, by content and by label.",
         gate,
+        findings.gate,
         (),
         one_of=("gate_entropy", "dropped"),
     ),
@@ -45,6 +49,7 @@ SECTIONS = (
         "Position near 100%: a fixed table of places would route as well (the router hash). All near 0: the choice "
         "follows none of them (the router random), or the gate has not decided.",
         experts_by,
+        findings.experts_by,
         (),
         one_of=("experts_by_position", "experts_by_content", "experts_by_label"),
     ),
@@ -54,7 +59,9 @@ SECTIONS = (
         "Soft shades: several experts share a place, and what lies there decides between them.",
         "Sharp tiles: a place has its own experts, whatever lies there. An even wash: the place says nothing.",
         positions,
+        findings.positions,
         ("position_expert", "token_grid"),
+        of_images=True,
     ),
     Section(
         "labels",
@@ -63,6 +70,7 @@ SECTIONS = (
         "An empty column (a dead expert). All rows alike are bad where a token is a whole image; where it is a patch "
         "or a word, see what else the experts go by.",
         labels,
+        findings.labels,
         ("label_expert",),
     ),
     Section(
@@ -71,8 +79,10 @@ SECTIONS = (
         "Different experts colour different strokes, and one expert like strokes of different digits.",
         "An even wash (every slot is the mean of the image), or all experts on one place.",
         dispatch,
+        findings.dispatch,
         ("sample_dispatch", "sample_image", "sample_label", "token_grid"),
         only=("soft",),
+        of_images=True,
     ),
     Section(
         "places",
@@ -81,7 +91,9 @@ SECTIONS = (
         "One colour everywhere (a collapsed router), or colours without any relation to the strokes; blank places were "
         "dropped.",
         places,
+        findings.places,
         ("sample_gate", "sample_image", "sample_label", "sample_prediction", "token_grid"),
+        of_images=True,
     ),
     Section(
         "computed",
@@ -89,6 +101,7 @@ SECTIONS = (
         "Strokes get more than the background does, or the hard parts of an image more than the easy ones.",
         "One colour everywhere: what an image shows does not decide how much is computed for it.",
         computed,
+        findings.computed,
         ("sample_computed", "sample_image", "sample_label", "sample_prediction", "token_grid"),
         optional=True,
     ),
@@ -98,14 +111,17 @@ SECTIONS = (
         "A row's images have something in common: a digit, a slant, a thickness.",
         "Rows that could be exchanged, or shares no higher than an equal one.",
         favourites,
+        findings.favourites,
         ("top_image", "top_share"),
+        of_images=True,
     ),
     Section(
         "confusion",
-        "Mistakes on the test images",
-        "Few red cells, on pairs that look alike, such as 4 and 9.",
+        "Mistakes on the test examples",
+        "Few red cells, on labels that are alike, such as the digits 4 and 9.",
         "A red column (a label the model guesses when in doubt), or one label with far more mistakes than the others.",
         confusion,
+        findings.confusion,
         ("confusion",),
     ),
 )

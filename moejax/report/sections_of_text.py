@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from moejax.report import held_out, likes
+from moejax.report import findings, held_out, likes
 from moejax.report.curves import curves_of_text
 from moejax.report.record import Record
 from moejax.report.section import Section
@@ -24,6 +24,7 @@ OF_TEXT = (
         "One kind of token, or of place in the code, keeps one colour: the experts have a trade each.",
         "Colours without any relation to the text, or one colour everywhere (a collapsed router).",
         held_out.held_out,
+        findings.held_out,
         ("sample_tokens", "sample_nats", "sample_gate"),
     ),
     Section(
@@ -32,6 +33,7 @@ OF_TEXT = (
         "Rows that can be named: an expert of blanks, of digits, of brackets, of the beginnings of words.",
         "Rows that could be exchanged, or empty ones.",
         likes.likes,
+        findings.likes,
         ("content_expert", "label_expert"),
         several=True,
     ),

@@ -65,7 +65,7 @@ def labels(record: Record) -> Figure:
 
 
 def confusion(record: Record) -> Figure:
-    """True labels against predictions on the test images, and each label's share of mistakes."""
+    """True labels against predictions on the test examples, and each label's share of mistakes."""
     counts = record.routing["confusion"].astype(np.int64)
     size = len(counts)
     names, gutter = _row_names(record, size)
@@ -93,7 +93,7 @@ def confusion(record: Record) -> Figure:
     bars = place(figure, 0.1 + gutter + side + 0.55, 0.32, WIDTH - 1.1 - gutter - side, side)
     share = wrong.sum(1) / np.maximum(totals, 1)
     bars.barh(np.arange(size), share, height=0.62, color=VALIDATION)
-    bars.set(title="Mistakes by label", xlabel="of the label's images", ylim=(size - 0.5, -0.5), yticks=[])
+    bars.set(title="Mistakes by label", xlabel="of the label's examples", ylim=(size - 0.5, -0.5), yticks=[])
     bars.set_xlim(0, 1.25 * max(float(share.max()), 1e-3))
     bars.xaxis.set_major_formatter(PERCENT)
     if size <= 20:

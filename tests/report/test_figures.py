@@ -1,11 +1,15 @@
 """The arithmetic behind the figures, on cases worked by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from moejax.report import tiles
+from moejax.report.balance import load
 from moejax.report.curves import smooth
+from moejax.report.record import Record
 from moejax.report.sections import SECTIONS
 from moejax.report.style import expert_colours, key, portion, sheet, spread
 
@@ -90,3 +94,13 @@ def test_tint_at_full_strength_is_the_colour_on_white_and_leaves_black_black():
 def test_sections_have_names_and_words_of_their_own():
     for field in ("name", "title", "good", "bad", "draw"):
         assert len({getattr(section, field) for section in SECTIONS}) == len(SECTIONS)
+
+
+def test_the_busiest_expert_over_three_layers_is_drawn_even_where_a_load_is_no_number():
+    loads = np.full((4, 3, 2), 0.5)
+    loads[1, 1] = np.nan
+    empty = dict(environment={}, data={}, summary={}, train={}, validation={}, test={}, remarks=())
+    figure = load(Record(folder=Path(), config={}, routing={"load": loads}, **empty))
+    assert [axes.get_title() for axes in figure.axes][-1] == "The busiest expert, over all layers"
+    line = figure.axes[-1].lines[0].get_ydata()
+    np.testing.assert_array_equal(line, [1, np.nan, 1, 1])

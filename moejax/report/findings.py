@@ -1,0 +1,197 @@
+"""What a figure shows in this run, in one sentence each: its caption, and what a picture is called that is not seen.
+
+Each takes a record that has what the figure needs, and returns "" where nothing can be said.
+"""
+
+import math
+
+import numpy as np
+
+from moejax.report.record import Record, number
+
+DEAD = 0.1  # of an equal share: an expert with less is as good as unused
+DECIDED, UNDECIDED = 0.5, 0.95  # of the highest entropy that there is
+
+
+def curves(record: Record) -> str:
+    """Whether validation turned upwards."""
+    if not record.validation:
+        return ""
+    losses, steps = record.validation["loss"], record.validation["step"]
+    if not np.isfinite(losses).any():
+        return "No validation loss is a number."
+    low = int(np.nanargmin(losses))
+    unit, scale = (" nats", 1.0) if not record.is_text else (" bits", 1 / math.log(2))
+    least, last = scale * losses[low], scale * losses[-1]
+    if not math.isfinite(last):
+        return f"The last validation loss is not a number; the lowest was {least:.3f}{unit}, at step {steps[low]:,.0f}."
+    if last > 1.02 * least:
+        return (
+            f"Validation was best at step {steps[low]:,.0f}, with {least:.3f}{unit}, and ends at {last:.3f}: it turned"
+            " upwards."
+        )
+    return f"Validation ends at {last:.3f}{unit}, where it is lowest or close to it."
+
+
+def load(record: Record) -> str:
+    """The busiest and the idlest expert at the end."""
+    last = record.routing["load"][-1] * record.routing["load"].shape[-1]
+    if not np.isfinite(last).all():
+        return "The last loads are not numbers."
+    if last.shape[1] == 1:
+        return "There is one expert, which does all the work."
+    busiest, idlest = (np.unravel_index(pick(last), last.shape) for pick in (np.argmax, np.argmin))
+    dead = int((last < DEAD).sum())
+    sentence = (
+        f"At the end the busiest expert, {_expert(record, busiest)}, has {last[busiest]:.2f} times an equal share, the"
+        f" idlest, {_expert(record, idlest)}, {last[idlest]:.2f}"
+    )
+    if record.idle:
+        return f"{sentence}; not all are meant to have the same."
+    return f"{sentence}; {'none is dead' if not dead else '1 is dead' if dead == 1 else f'{dead} are dead'}."
+
+
+def gate(record: Record) -> str:
+    """Whether the gate decides, and what was dropped."""
+    said = []
+    if record.has("gate_entropy") and (record.experts or 1) > 1:
+        last, most = record.routing["gate_entropy"][-1], math.log(record.experts or 1)
+        if np.isfinite(last).all():
+            verdict = "it tells tokens apart, and is not sure"
+            if last.max() < DECIDED * most:
+                verdict = "it decides"
+            elif last.min() > UNDECIDED * most:
+                verdict = "that is its ceiling: it tells hardly any two experts apart"
+            elif last.max() > UNDECIDED * most:
+                verdict = f"in {record.layer_name(int(last.argmax()))} it tells hardly any two experts apart"
+            said.append(f"the gate's entropy ends at {_span(last)} of {most:.2f} nats: {verdict}")
+    if record.has("dropped") and np.isfinite(record.routing["dropped"][-1]).all():
+        last, tested = record.routing["dropped"][-1].mean(), number(record.summary.get("dropped"))
+        on_test = f", {tested:.1%} on test" if math.isfinite(tested) else ""
+        said.append(f"{last:.1%} of the choices are dropped at the end{on_test}" if last else "nothing is dropped")
+    return _sentence("; ".join(said))
+
+
+def experts_by(record: Record) -> str:
+    """How much position, content and label tell of the experts, in the first and the last layer."""
+    known = [name for name in ("content", "label", "position") if record.has(f"experts_by_{name}")]
+    layers = len(record.routing[f"experts_by_{known[0]}"])
+    of_layers = []
+    for layer in dict.fromkeys((0, layers - 1)):
+        shares = [
+            f"the {record.respect_name(name)} {record.routing[f'experts_by_{name}'][layer]:.0%}" for name in known
+        ]
+        of_layers.append(f"in {record.layer_name(layer)} {_listed(shares)}")
+    return f"Of what decides a token's experts, {'; '.join(of_layers)}."
+
+
+def positions(record: Record) -> str:
+    """How sure an expert is of its places."""
+    table = np.nan_to_num(record.routing["position_expert"])
+    share = table / np.maximum(table.sum(-1, keepdims=True), 1e-12)
+    firsts = share.max(-1).mean(-1)
+    most = int(firsts.argmax())
+    return (
+        f"In {record.layer_name(most)} a place's first expert has {firsts[most]:.0%} of it on average, where an equal"
+        f" share is {1 / table.shape[-1]:.0%}."
+    )
+
+
+def labels(record: Record) -> str:
+    """The label that leans most on one expert."""
+    table = np.nan_to_num(record.routing["label_expert"])
+    share = table / np.maximum(table.sum(-1, keepdims=True), 1e-12)
+    layer, label, expert = np.unravel_index(share.argmax(), share.shape)
+    return (
+        f"Label {record.label_name(label)} leans most on one expert: {share.max():.0%} of it goes to"
+        f" {_expert(record, (layer, expert))}; an equal share is {1 / share.shape[-1]:.0%}."
+    )
+
+
+def dispatch(record: Record) -> str:
+    """Of how many tokens a slot is made."""
+    parts = record.routing["sample_dispatch"].astype(np.float64)  # s layer token expert slot
+    tokens = np.exp(-(parts * np.log(np.maximum(parts, 1e-30))).sum(2)).mean((0, 2, 3))
+    return f"A slot is a mixture of about {_span(tokens, '.0f')} of an image's {parts.shape[2]} tokens."
+
+
+def places(record: Record) -> str:
+    """Who has most of the images shown."""
+    share = record.routing["sample_gate"].mean((0, 2))  # layer expert
+    share = share / np.maximum(share.sum(-1, keepdims=True), 1e-12)
+    most = np.unravel_index(share.argmax(), share.shape)
+    return f"Of the images shown {_expert(record, most)} has most, {share[most]:.0%} of its layer's weight."
+
+
+def computed(record: Record) -> str:
+    """How many experts a token gets."""
+    of_tokens = record.routing["sample_computed"].mean(0)  # layer token
+    means = of_tokens.mean(-1)
+    return (
+        f"A token gets {_span(means)} experts on average; a place {of_tokens.min():.2f} at the least and"
+        f" {of_tokens.max():.2f} at the most."
+    )
+
+
+def favourites(record: Record) -> str:
+    """The largest share of an image."""
+    share = np.nan_to_num(record.routing["top_share"])
+    layer, expert, _ = np.unravel_index(share.argmax(), share.shape)
+    return f"The largest share of an image is {share.max():.0%}, of {_expert(record, (layer, expert))}."
+
+
+def confusion(record: Record) -> str:
+    """The commonest mistake and the hardest label."""
+    counts = record.routing["confusion"].astype(np.int64)
+    wrong = counts - np.diag(np.diag(counts))
+    if not wrong.any():
+        return "Nothing is wrong."
+    true, taken = np.unravel_index(wrong.argmax(), wrong.shape)
+    rates = wrong.sum(1) / np.maximum(counts.sum(1), 1)
+    hardest = int(rates.argmax())
+    return (
+        f"Most often {record.label_name(true)} is taken for {record.label_name(taken)}, {_times(int(wrong.max()))}; the"
+        f" hardest label is {record.label_name(hardest)}, with {rates[hardest]:.1%} wrong."
+    )
+
+
+def held_out(record: Record) -> str:
+    """What the text shown cost."""
+    bits = record.routing["sample_nats"] / math.log(2)
+    if not np.isfinite(bits).any():
+        return ""
+    return f"A token of this text took {np.nanmean(bits):.2f} bits on average, the costliest {np.nanmax(bits):.1f}."
+
+
+def likes(record: Record) -> str:
+    """How much more than usual an expert takes of its first token."""
+    table = np.nan_to_num(record.routing["content_expert"])
+    share = table.sum(1) / np.maximum(table.sum((1, 2), keepdims=True)[..., 0], 1e-12)  # layer expert
+    idle = int((share * share.shape[-1] < DEAD).sum())
+    most = np.unravel_index(share.argmax(), share.shape)
+    rest = f"; {idle} have hardly any" if idle > 1 else "; 1 has hardly any" if idle else ""
+    return f"{_sentence(_expert(record, most))[:-1]} has most tokens of all, {share[most]:.0%} of its layer's{rest}."
+
+
+def _expert(record: Record, index: tuple) -> str:
+    """`expert 3 of Layer 1`."""
+    layer, expert = index
+    return f"expert {expert} of {record.layer_name(layer)}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _span(values: np.ndarray, form: str = ".2f") -> str:
+    """`0.69`, or `0.55 to 0.69` of several layers."""
+    low, high = (format(value, form) for value in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text else ""

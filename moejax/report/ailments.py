@@ -11,6 +11,7 @@ DROPPED, DROPPED_ON_TEST = 0.2, 0.02  # of all choices; a training step may drop
 OVERLOADED = 3.0  # times an equal share
 BY_POSITION = 0.9  # of what decides the expert
 ROSE = 1.05  # validation loss at the end over its lowest
+HEALTHY = "Nothing ails: no expert is dead or overloaded, the gate tells tokens apart, and little is dropped."
 
 
 def ailments(record: Record) -> list[str]:

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from moejax.report.map import two_directions
 from moejax.report.record import Record, number
 
 DEAD = 0.1  # of an equal share: an expert with less is as good as unused
@@ -95,6 +96,13 @@ def positions(record: Record) -> str:
         f"In {record.layer_name(most)} a place's first expert has {firsts[most]:.0%} of it on average, where an equal"
         f" share is {1 / table.shape[-1]:.0%}."
     )
+
+
+def tokens_map(record: Record) -> str:
+    """How much of what the router sees lies in the map."""
+    logits = record.routing["sample_logits"]
+    shares = np.array([two_directions(logits[:, layer])[1] for layer in range(logits.shape[1])])
+    return f"Two directions hold {_span(shares, '.0%')} of what the router sees of these tokens."
 
 
 def labels(record: Record) -> str:

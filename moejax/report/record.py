@@ -37,6 +37,7 @@ AXES = {
     "sample_label": "s",
     "sample_prediction": "s",
     "sample_gate": "s layer token expert",  # share of each token's output, sums to 1 over experts
+    "sample_logits": "s layer token logit",  # one for each expert, or for each slot of all experts
     "sample_computed": "s layer token",  # experts that computed something; where tokens may differ in that
     "sample_dispatch": "s layer token expert slot",  # soft only: sums to 1 over tokens
     "sample_tokens": "s token",  # of text: windows of it that follow each other

@@ -4,10 +4,22 @@ from moejax.report import findings
 from moejax.report.balance import gate, load
 from moejax.report.curves import curves
 from moejax.report.experts_by import experts_by
+from moejax.report.map import tokens_map
 from moejax.report.pictures import computed, dispatch, favourites, places, positions
 from moejax.report.section import Section
 from moejax.report.tables import confusion, labels
 
+MAP = Section(
+    "map",
+    "The tokens as the router sees them",
+    "Clouds of one colour each, apart from each other: experts have kinds of tokens.",
+    "Colours mixed everywhere: what decides lies in other directions, or nothing does. One colour: a collapsed router.",
+    tokens_map,
+    findings.tokens_map,
+    ("sample_logits", "sample_gate"),
+    optional=True,
+    several=True,
+)
 SECTIONS = (
     Section(
         "curves",
@@ -63,6 +75,7 @@ SECTIONS = (
         ("position_expert", "token_grid"),
         of_images=True,
     ),
+    MAP,
     Section(
         "labels",
         "Which expert sees which label",

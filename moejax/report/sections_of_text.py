@@ -6,7 +6,7 @@ from moejax.report import findings, held_out, likes
 from moejax.report.curves import curves_of_text
 from moejax.report.record import Record
 from moejax.report.section import Section
-from moejax.report.sections import SECTIONS
+from moejax.report.sections import MAP, SECTIONS
 
 _OF_LABELS = {section.name: section for section in SECTIONS}
 
@@ -46,6 +46,7 @@ OF_TEXT = (
         "random), or the gate has not decided.",
         several=True,
     ),
+    MAP,
     replace(_OF_LABELS["load"], several=True),
     replace(
         _OF_LABELS["gate"],

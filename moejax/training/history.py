@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from numpy import ndarray
 
 from moejax import metrics
@@ -73,7 +73,7 @@ class RoutingHistory:
 
 @jax.jit
 def _routing_of_samples(model: nnx.Module, batch: Batch) -> dict[str, Array]:
-    """The gates [image, layer, token, expert] of a few images; of a soft layer, its dispatch weights as well.
+    """The gates [image, layer, token, expert] and logits of a few images; of a soft layer, its dispatch weights too.
 
     Where tokens may differ in that: how many experts computed [image, layer, token].
     """
@@ -82,12 +82,17 @@ def _routing_of_samples(model: nnx.Module, batch: Batch) -> dict[str, Array]:
     def stacked(f: Callable[[Routing], Array]) -> Array:
         return jnp.stack([ungroup(f(r), (len(logits), model.tokens)) for r in routings], axis=1)
 
-    arrays = {"sample_gate": stacked(lambda r: r.gates)}
+    arrays = {"sample_gate": stacked(lambda r: r.gates), "sample_logits": stacked(_logits)}
     if all(map(metrics.adapts, routings)):
         arrays["sample_computed"] = stacked(metrics.experts_of_token)
     if isinstance(routings[0], SoftRouting):
         arrays["sample_dispatch"] = jnp.stack([r.dispatch for r in routings], axis=1)
     return arrays
+
+
+def _logits(routing: Routing) -> Float[Array, "g t n"]:
+    """Of each token, one for each expert or, in a soft layer, for each slot of all experts."""
+    return routing.logits.reshape(*routing.logits.shape[:2], -1)
 
 
 def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_classes: int) -> dict[str, ndarray]:
@@ -100,7 +105,8 @@ def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_
     if they lie on a grid. Labels and predictions of several tasks are those of the first.
 
     Of text `sample_tokens` [window, t] is from the middle, `sample_nats` what each of them cost, from those before it
-    in its window (of the first token NaN), and `sample_gate` [window, layer, t, expert] who took them.
+    in its window (of the first token NaN), `sample_gate` [window, layer, t, expert] who took them, and `sample_logits`
+    what the router saw.
     """
     tables = {}
     if result.tables:
@@ -135,17 +141,23 @@ def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_
 def _pictures_of_text(model: nnx.Module, test: Examples) -> dict[str, ndarray]:
     start = max(0, rows(test) - _WINDOWS) // 2
     sample = {name: array[start : start + _WINDOWS] for name, array in test.items()}
-    gate, nats = map(np.asarray, replicated(_routing_of_text)(model, sample))
+    gate, logits, nats = map(np.asarray, replicated(_routing_of_text)(model, sample))
     first = np.full((len(nats), 1), np.nan, np.float32)
     return {
         "sample_tokens": np.asarray(sample["tokens"]),
         "sample_nats": np.concatenate([first, nats[:, :-1]], axis=1),
         "sample_gate": gate,
+        "sample_logits": logits,
     }
 
 
 @jax.jit
-def _routing_of_text(model: nnx.Module, batch: Batch) -> tuple[Array, Array]:
+def _routing_of_text(model: nnx.Module, batch: Batch) -> tuple[Array, Array, Array]:
     logits, routings = model(batch, train=False)
-    gates = [ungroup(r.gates, (len(logits), model.tokens)) for r in routings]
-    return jnp.stack(gates, axis=1), optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+    shape = len(logits), model.tokens
+    gates, seen = ([ungroup(of(r), shape) for r in routings] for of in (lambda r: r.gates, _logits))
+    return (
+        jnp.stack(gates, axis=1),
+        jnp.stack(seen, axis=1),
+        optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
+    )

@@ -86,6 +86,7 @@ def routing(
         "sample_label": np.arange(samples) % 10,
         "sample_prediction": np.where(np.arange(samples) == 4, 9, np.arange(samples) % 10),
         "sample_gate": gate.astype(np.float32),
+        "sample_logits": logits.astype(np.float32),
         "sample_computed": (gate > 1 / experts).sum(-1).astype(np.float32),
         "token_grid": np.array(GRID),
         "top_image": digits[rng.integers(0, 8, (layers, experts, 10)), np.arange(experts)[None, :, None] % 10],

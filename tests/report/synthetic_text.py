@@ -42,6 +42,7 @@ def routing(*, layers: int, experts: int, length: int = 32) -> dict[str, np.ndar
         "sample_tokens": tokens,
         "sample_nats": nats,
         "sample_gate": gate.astype(np.float32),
+        "sample_logits": np.log(gate + 0.05).astype(np.float32),
     }
 
 

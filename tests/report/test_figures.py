@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from moejax.report import tiles
 from moejax.report.balance import load
 from moejax.report.curves import smooth
+from moejax.report.map import two_directions
 from moejax.report.record import Record
 from moejax.report.sections import SECTIONS
 from moejax.report.style import expert_colours, key, portion, sheet, spread
@@ -18,6 +19,19 @@ def test_smooth_is_a_trailing_mean_that_passes_over_nan():
     values = np.array([1.0, 3.0, np.nan, 5.0, 7.0])
     np.testing.assert_allclose(smooth(values, 2), [1, 2, 3, 5, 6])
     np.testing.assert_allclose(smooth(values, 1), values)
+
+
+def test_two_directions_of_a_plane_hold_all_and_of_three_alike_two_thirds():
+    rng = np.random.default_rng(0)
+    plane = rng.normal(size=(5, 8, 2)) @ np.array([[1.0, -1, 0, 0], [0, 0, 1, -1]])
+    places, share = two_directions(plane + rng.normal(size=(5, 8, 1)))  # what is common to a token does not count
+    assert share == pytest.approx(1)
+    between = lambda of: ((of[:, None] - of[None]) ** 2).sum(-1)  # noqa: E731
+    np.testing.assert_allclose(between(places), between(plane.reshape(-1, 4)))
+    corners = np.concatenate([np.eye(4), -np.eye(4)])
+    assert two_directions(corners)[1] == pytest.approx(2 / 3)
+    assert two_directions(np.ones((4, 3))) == (pytest.approx(np.zeros((4, 2))), 1.0)
+    assert two_directions(np.ones((4, 1)))[0].shape == (4, 2)
 
 
 def test_spread_keeps_first_and_last():

@@ -11,7 +11,7 @@ from moejax.report import render
 from moejax.report.likes import Liked, lift, liked
 from moejax.report.record import read
 
-FIGURES = {"curves", "load", "gate", "experts_by"}
+FIGURES = {"curves", "load", "gate", "experts_by", "map"}
 
 
 def seen(text: str) -> str:

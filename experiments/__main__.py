@@ -15,6 +15,7 @@ from moejax import entry
 
 STUDIES = {
     "mnist_presets": "dense, sparse and soft as the main job runs them",
+    "breaking": "how a layer that is broken on purpose shows it",
     "deciding": "what makes a router decide, and over which tokens to balance it",
     "dense_sparse_soft": "which layer wins, at equal parameters and at equal FLOPs",
     "understanding_moe": "when experts find the clusters in their data",

@@ -45,6 +45,7 @@ def page(record: Record, parts: Mapping[str, bytes | str]) -> str:
         environment=_table(flat(record.environment), "The run recorded no environment."),
         command=escape(f"python -m moejax.run --config {shlex.quote(record.folder.name)}/config.json"),
         again=escape(f"python -m moejax report {shlex.quote(record.folder.name)}"),
+        compare=escape(f"python -m moejax compare EARLIER {shlex.quote(record.folder.name)}"),
     )
     return framed(f"{record.name}: moejax report", body, _style(record))
 

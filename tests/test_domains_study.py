@@ -37,6 +37,7 @@ def test_every_row_can_be_typed_and_costs_as_much(change, model, of):
         assert router == study.ROUTER * 28**2
 
 
+@pytest.mark.slow
 def test_it_trains_as_the_main_job_does(dataset, tmp_path, monkeypatch):
     config = configuration("oracle").replace(data={"validation": 30}, train={"batch_size": 15, "chunk": 4, "epochs": 2})
     splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}

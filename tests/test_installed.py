@@ -38,6 +38,7 @@ def test_an_editable_install_is_found_from_beside_a_clone_that_has_the_librarys_
     assert done.stdout.strip() == str(clone / "moejax" / "__init__.py"), done.stderr
 
 
+@pytest.mark.slow
 def test_every_verb_works_where_only_the_wheel_is(tmp_path):
     pytest.importorskip("setuptools", minversion="77")
     source, site, home = (tmp_path / name for name in ("source", "site", "home"))

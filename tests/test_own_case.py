@@ -16,6 +16,7 @@ SHAPE = ["--shape", "32,8,16,4,2"]
 SMALL = (*SHAPE, "--turns", "1", "--quick")
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_is_measured(tmp_path, capsys):
     file = tmp_path / "rows.csv"
     words = [*SMALL, "--layers", "gather,grouped,soft", "--routers", "sigmoid,expert_choice", "--skew", "1"]

@@ -10,15 +10,15 @@ import pytest
 FOLDER = Path(__file__).parent
 
 
-PLAIN = ("layers", "arguments", "float64", "export", "mesh", "readme", "loop")
+PLAIN = ("mesh", "readme", "loop")
+SELDOM = ("layers", "arguments", "float64", "export", "extensions")
 
 
 @pytest.mark.parametrize(
     ("name", "marked"),
     [
         *((f"plain_{name}", "not slow") for name in PLAIN),
-        *(pytest.param(f"plain_{name}", "slow", marks=pytest.mark.slow) for name in ("export", "layers")),
-        pytest.param("plain_extensions", "not slow", marks=pytest.mark.slow),
+        *(pytest.param(f"plain_{name}", "slow or not slow", marks=pytest.mark.slow) for name in SELDOM),
     ],
 )
 def test_what_a_user_meets(name, marked):

@@ -29,7 +29,7 @@ LINES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "noise": ("nothing: noise at the start", CLUSTERS, "load"),
     "no_noise": ("no noise at the start", (*CLUSTERS, "--moe.router", "switch"), "load"),
 }
-QUICK = ("sound", "hot_expert")
+QUICK = ("hot_expert",)
 
 
 def table(rows: list[Row]) -> str:

@@ -88,6 +88,7 @@ def dataset():
     return Dataset("mrpc_pieces", "dir", "made on the spot", {}, **splits, num_classes=2)
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights(dataset, monkeypatch, tmp_path):
     find = lambda config: bert_weights.select(made_up_weights(config), config)  # noqa: E731
     monkeypatch.setitem(models.PRETRAINED, "encoder", (find, bert_weights.fill))

@@ -26,11 +26,11 @@ def torture(quick: bool) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         image, words = image_run(folder), text_run(folder)
-        yield _every_bit(image, every=97 if quick else 1)
+        yield _every_bit(image, every=389 if quick else 1)
         yield _newest(image, *((3, 1) if quick else (60, 12)))
         yield _misfits(image, words)
-        yield _noticed((image, words), *((1, 1, 5) if quick else (60, 12, 1)))
-        yield _read((image, words), *((1, 1, 3, 60) if quick else (60, 12, 1, 100)))
+        yield _noticed((image, words), *((1, 1, 15) if quick else (60, 12, 1)))
+        yield _read((image, words), *((1, 1, 9, 60) if quick else (60, 12, 1, 100)))
 
 
 def _every_bit(run: Path, every: int) -> Figure:

@@ -112,12 +112,8 @@ def weights_made_up(monkeypatch):
     monkeypatch.setitem(models.PRETRAINED, "encoder", (made_up_weights, bert_weights.fill))
 
 
-QUICK = ("clusters_authors_nonlinear",)
-
-
-@pytest.mark.parametrize(
-    "preset", [preset if preset in QUICK else pytest.param(preset, marks=pytest.mark.slow) for preset in SMALL]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", SMALL)
 def test_a_mesh_gives_the_numbers_of_one_device(preset, tmp_path):
     make, changes, expert = SMALL[preset]
     config = changed(preset, changes)

@@ -105,7 +105,7 @@ def assert_same_run(fit: Fit, other: Fit) -> None:
 
 
 # By default one layer on a mesh of two axes; tests below have another one on 2 × 4, 1 × 8, 4 × 2 and under pmap.
-BY_DEFAULT = {("2 × 4", "grouped"), ("8 × 1", "gather")}
+BY_DEFAULT = {("2 × 4", "grouped")}
 GRID = [
     pytest.param(*cell, marks=() if cell in BY_DEFAULT else pytest.mark.slow)
     for cell in itertools.product(WAYS, LAYERS)
@@ -153,8 +153,8 @@ def test_an_optimisers_state_is_the_same_numbers_in_either_form(config):
         forms = []
         for flat in (True, False):
             optimizer = make_optimizer(train, 10, flat=flat)
-            _, state = optimizer.update(model, optimizer.init(model), model, value=jnp.float32(0.5))
-            forms.append(state)
+            init, update = jax.jit(optimizer.init), jax.jit(optimizer.update)
+            forms.append(update(model, init(model), model, value=jnp.float32(0.5))[1])
         one, other = forms
         assert jax.tree.structure(one) != jax.tree.structure(other)
         for state, like in ((one, other), (other, one), (one, one)):

@@ -37,7 +37,7 @@ MIXTURE = make_config(**mixture("nonlinear")), {"learning_rate": 0.05, "stop_ris
 SINGLE = make_config(**single("nonlinear", filters=8)), {}  # in blocks
 
 
-@pytest.mark.parametrize("mapped", ["in turn", "at once"])
+@pytest.mark.parametrize("mapped", [pytest.param("in turn", marks=pytest.mark.slow), "at once"])
 @pytest.mark.parametrize(("config", "changes"), [MIXTURE, SINGLE], ids=["mixture", "single"])
 def test_seeds_together_take_the_steps_of_each_alone(monkeypatch, config, changes, mapped):
     monkeypatch.setattr(clusters, "TRAIN", N)

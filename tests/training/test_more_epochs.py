@@ -86,6 +86,7 @@ def test_cut_again_it_has_the_same_bits_and_lines(copy, dataset, tmp_path):
     assert lines(copy) == lines(whole)
 
 
+@pytest.mark.slow
 def test_with_a_constant_rate_two_epochs_and_two_are_four(config, dataset, tmp_path):
     config = config.replace(train=dict(schedule="constant", warmup=0.0))
     four = start(tmp_path / "four", config.replace(train=dict(epochs=4)), dataset)

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pdoc
-
 import moejax
+from moejax import entry
+from moejax.errors import require_libraries
 
 HERE = Path(__file__).parent
 
@@ -35,6 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=HERE.parent / "reference", help="where to, ./reference")
     asked = parser.parse_args()
+    require_libraries("docs", "pdoc")
+    import pdoc
+
     warnings.simplefilter("error")
     vars(moejax).update({name: getattr(moejax, name) for name in moejax.__all__})  # those that wait to be used
     for function in functions(moejax):
@@ -97,4 +100,4 @@ def describe(kind: type) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.end(entry.run(main))

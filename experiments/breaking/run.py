@@ -1,6 +1,6 @@
 """How does a layer that is broken on purpose show it?
 
-    python -m experiments breaking            a sound run and five broken ones: 3 minutes
+    python -m experiments breaking            two sound runs and five broken ones: 4 minutes
 
 Times are for two CPU cores. Each run is `python -m moejax.run` with the words of `LINES`, one epoch of MNIST or all of
 the synthetic clusters, whose report says at its head what ails it. Expect that accuracy says little of it.

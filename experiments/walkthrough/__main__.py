@@ -5,17 +5,19 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-import jupytext
-import nbformat
-from nbclient import NotebookClient
+from moejax import entry
+from moejax.errors import require_libraries
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE / "walkthrough.ipynb"
 
 
-def notebook() -> nbformat.NotebookNode:
+def notebook() -> Any:
     """The script's cells, not executed yet."""
+    import jupytext
+
     made = jupytext.read(HERE / "walkthrough.py", fmt="py:light")
     made.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     for number, cell in enumerate(made.cells):
@@ -28,6 +30,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="keep nothing")
     asked = parser.parse_args()
+    require_libraries("docs", "jupytext", "nbclient", "ipykernel")
+    import nbformat
+    from nbclient import NotebookClient
+
     executed = notebook()
     NotebookClient(executed, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
     for cell in executed.cells:
@@ -37,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.end(entry.run(main))

@@ -19,9 +19,7 @@ def ailments(record: Record) -> list[str]:
     if (record.experts or 1) < 2 or not record.has("load"):
         return []
     found = [sentence for check in _CHECKS if (sentence := check(record))]
-    return found or [
-        "Nothing ails: no expert is dead or overloaded, the gate tells tokens apart, and little is dropped."
-    ]
+    return found or [HEALTHY]
 
 
 def _load(record: Record) -> str:

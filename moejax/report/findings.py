@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from moejax.report.map import two_directions
-from moejax.report.record import Record, number
+from moejax.report.record import Record, number, shares
 
 DEAD = 0.1  # of an equal share: an expert with less is as good as unused
 DECIDED, UNDECIDED = 0.5, 0.95  # of the highest entropy that there is
@@ -88,13 +88,12 @@ def experts_by(record: Record) -> str:
 
 def positions(record: Record) -> str:
     """How sure an expert is of its places."""
-    table = np.nan_to_num(record.routing["position_expert"])
-    share = table / np.maximum(table.sum(-1, keepdims=True), 1e-12)
+    share = shares(record.routing["position_expert"])
     firsts = share.max(-1).mean(-1)
     most = int(firsts.argmax())
     return (
         f"In {record.layer_name(most)} a place's first expert has {firsts[most]:.0%} of it on average, where an equal"
-        f" share is {1 / table.shape[-1]:.0%}."
+        f" share is {1 / share.shape[-1]:.0%}."
     )
 
 
@@ -107,8 +106,7 @@ def tokens_map(record: Record) -> str:
 
 def labels(record: Record) -> str:
     """The label that leans most on one expert."""
-    table = np.nan_to_num(record.routing["label_expert"])
-    share = table / np.maximum(table.sum(-1, keepdims=True), 1e-12)
+    share = shares(record.routing["label_expert"])
     layer, label, expert = np.unravel_index(share.argmax(), share.shape)
     return (
         f"Label {record.label_name(label)} leans most on one expert: {share.max():.0%} of it goes to"
@@ -125,8 +123,7 @@ def dispatch(record: Record) -> str:
 
 def places(record: Record) -> str:
     """Who has most of the images shown."""
-    share = record.routing["sample_gate"].mean((0, 2))  # layer expert
-    share = share / np.maximum(share.sum(-1, keepdims=True), 1e-12)
+    share = shares(record.routing["sample_gate"].mean((0, 2)))  # layer expert
     most = np.unravel_index(share.argmax(), share.shape)
     return f"Of the images shown {_expert(record, most)} has most, {share[most]:.0%} of its layer's weight."
 
@@ -172,9 +169,8 @@ def held_out(record: Record) -> str:
 
 
 def likes(record: Record) -> str:
-    """How much more than usual an expert takes of its first token."""
-    table = np.nan_to_num(record.routing["content_expert"])
-    share = table.sum(1) / np.maximum(table.sum((1, 2), keepdims=True)[..., 0], 1e-12)  # layer expert
+    """Who has most tokens, and how many experts have hardly any."""
+    share = shares(np.nan_to_num(record.routing["content_expert"]).sum(1))  # layer expert
     idle = int((share * share.shape[-1] < DEAD).sum())
     most = np.unravel_index(share.argmax(), share.shape)
     rest = f"; {idle} have hardly any" if idle > 1 else "; 1 has hardly any" if idle else ""

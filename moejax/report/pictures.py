@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moejax.report import tiles
-from moejax.report.record import Record
+from moejax.report.record import Record, shares
 from moejax.report.style import (
     AMOUNT,
     INK,
@@ -136,11 +136,10 @@ def _by_place(record: Record, which: np.ndarray, alpha: np.ndarray, colours: np.
 
 def positions(record: Record) -> Figure:
     """Each layer's experts over all test images: the fuller the colour, the more of the place's tokens they serve."""
-    tables = np.nan_to_num(record.routing["position_expert"])
-    layers, _, experts = tables.shape
+    of_places = shares(record.routing["position_expert"])
+    layers, _, experts = of_places.shape
     chosen, shown = spread(layers, 4), spread(experts, MOST_EXPERTS)
-    shares = tables / np.maximum(tables.sum(-1, keepdims=True), 1e-12)
-    grid = shares.reshape(layers, *record.routing["token_grid"], experts)[chosen][..., shown]
+    grid = of_places.reshape(layers, *record.routing["token_grid"], experts)[chosen][..., shown]
     alpha = tiles.blocks(np.moveaxis(grid, -1, 1), CELL, CELL)
     colours = expert_colours(experts)[shown]
     sheet_of = tiles.tint(np.broadcast_to(tiles.PAPER, (*alpha.shape, 3)), colours[None, :, None, None], alpha)

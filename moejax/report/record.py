@@ -218,6 +218,12 @@ def _read_predictions(path: Path, remarks: list[str]) -> Predictions | None:
     return found
 
 
+def shares(table: np.ndarray) -> np.ndarray:
+    """float [..., n] → the same: each entry's share of its row; 0 in a row of zeros."""
+    table = np.nan_to_num(table)
+    return table / np.maximum(table.sum(-1, keepdims=True), 1e-12)
+
+
 def number(value: object) -> float:
     """A measured value as a float; NaN for anything that is not a number."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

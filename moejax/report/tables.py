@@ -9,7 +9,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from moejax.report.record import Record
+from moejax.report.record import Record, shares
 from moejax.report.style import (
     AMOUNT,
     INK,
@@ -33,9 +33,8 @@ MISTAKES = LinearSegmentedColormap.from_list("mistakes", ["#ffffff", "#f8c9c4", 
 
 def labels(record: Record) -> Figure:
     """A table for each layer: the percentage of a label's routed weight that each expert got."""
-    weight = np.nan_to_num(record.routing["label_expert"])
-    layers, rows, experts = weight.shape
-    share = weight / np.maximum(weight.sum(-1, keepdims=True), 1e-12)
+    share = shares(record.routing["label_expert"])
+    layers, rows, experts = share.shape
     wide = experts > 10
     shown = spread(layers, 3 if wide else MOST_LAYERS)
     columns = 1 if wide or len(shown) == 1 else 2

@@ -1,14 +1,14 @@
 """What a run records of its routing: each expert's load over the steps, and at the end the routing of the test set."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array
 from numpy import ndarray
 
 from moejax import metrics
@@ -79,20 +79,26 @@ def _routing_of_samples(model: nnx.Module, batch: Batch) -> dict[str, Array]:
     """
     logits, routings = model(batch, train=False)
 
-    def stacked(f: Callable[[Routing], Array]) -> Array:
-        return jnp.stack([ungroup(f(r), (len(logits), model.tokens)) for r in routings], axis=1)
-
-    arrays = {"sample_gate": stacked(lambda r: r.gates), "sample_logits": stacked(_logits)}
+    shape = len(logits), model.tokens
+    arrays = _seen(routings, shape)
     if all(map(metrics.adapts, routings)):
-        arrays["sample_computed"] = stacked(metrics.experts_of_token)
+        arrays["sample_computed"] = _stacked(metrics.experts_of_token, routings, shape)
     if isinstance(routings[0], SoftRouting):
         arrays["sample_dispatch"] = jnp.stack([r.dispatch for r in routings], axis=1)
     return arrays
 
 
-def _logits(routing: Routing) -> Float[Array, "g t n"]:
-    """Of each token, one for each expert or, in a soft layer, for each slot of all experts."""
-    return routing.logits.reshape(*routing.logits.shape[:2], -1)
+def _seen(routings: Sequence[Routing], shape: tuple[int, int]) -> dict[str, Array]:
+    """What the routers saw of each token, a number for each expert or slot, and who took it."""
+    return {
+        "sample_gate": _stacked(lambda r: r.gates, routings, shape),
+        "sample_logits": _stacked(lambda r: r.logits.reshape(*r.logits.shape[:2], -1), routings, shape),
+    }
+
+
+def _stacked(of: Callable[[Routing], Array], routings: Sequence[Routing], shape: tuple[int, int]) -> Array:
+    """[example, layer, token, ...] of each layer's [g, t, ...]."""
+    return jnp.stack([ungroup(of(routing), shape) for routing in routings], axis=1)
 
 
 def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_classes: int) -> dict[str, ndarray]:
@@ -141,23 +147,17 @@ def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_
 def _pictures_of_text(model: nnx.Module, test: Examples) -> dict[str, ndarray]:
     start = max(0, rows(test) - _WINDOWS) // 2
     sample = {name: array[start : start + _WINDOWS] for name, array in test.items()}
-    gate, logits, nats = map(np.asarray, replicated(_routing_of_text)(model, sample))
+    seen, nats = jax.device_get(replicated(_routing_of_text)(model, sample))
     first = np.full((len(nats), 1), np.nan, np.float32)
     return {
         "sample_tokens": np.asarray(sample["tokens"]),
         "sample_nats": np.concatenate([first, nats[:, :-1]], axis=1),
-        "sample_gate": gate,
-        "sample_logits": logits,
+        **seen,
     }
 
 
 @jax.jit
-def _routing_of_text(model: nnx.Module, batch: Batch) -> tuple[Array, Array, Array]:
+def _routing_of_text(model: nnx.Module, batch: Batch) -> tuple[dict[str, Array], Array]:
     logits, routings = model(batch, train=False)
-    shape = len(logits), model.tokens
-    gates, seen = ([ungroup(of(r), shape) for r in routings] for of in (lambda r: r.gates, _logits))
-    return (
-        jnp.stack(gates, axis=1),
-        jnp.stack(seen, axis=1),
-        optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
-    )
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+    return _seen(routings, (len(logits), model.tokens)), nats

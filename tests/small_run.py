@@ -1,12 +1,12 @@
 """A data set and a network small enough to train in a blink, and a signal that stops it where a test wants."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from moejax import metrics_log
 from moejax.config import Config, make_config
@@ -14,13 +14,12 @@ from moejax.data.dataset import Dataset
 from moejax.interrupt import StopSignal
 from moejax.models import build_model
 from moejax.models.bert import weights as bert_weights
-from moejax.parameters import parameters
 from moejax.runs import about
 from moejax.runs.checkpoint import IDENTITY
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.folder import RunFolder
 from moejax.training.identity import identity
-from moejax.training.loop import TrainState
+from moejax.training.loop import TrainState, make_init, parameter_key
 from moejax.training.optimizer import make_optimizer
 
 
@@ -74,12 +73,12 @@ def saved_run(path: Path, config: Config, dataset: Dataset, accuracies: dict[int
     """A run's folder with checkpoints of random states at these steps, and these states: nothing is trained."""
     folder, states = RunFolder.create(path, config), []
     checkpoints = Checkpoints(folder.checkpoints, keep_all=True)
+    build = partial(build_model, config, dataset.to_answer, image_shape=dataset.image_shape)
+    begin = jax.jit(make_init(build, make_optimizer(config.train, 10)))
     for step, accuracy in accuracies.items():
-        model = build_model(config, dataset.to_answer, nnx.Rngs(step), image_shape=dataset.image_shape)
-        optimizer = make_optimizer(config.train, 10)
-        state = TrainState(jax.numpy.int32(step), model, optimizer.init(parameters(model)))
+        state = begin(parameter_key(step))._replace(step=jax.numpy.int32(step))
         rng = np.random.default_rng(step)
-        states.append(jax.tree.map(lambda a, rng=rng: a + _noise(rng, a), state))
+        states.append(jax.tree.map(lambda a, rng=rng: jax.numpy.asarray(np.asarray(a) + _noise(rng, a)), state))
         files = about.files(dataset) | {metrics_log.NAME: (path / metrics_log.NAME).read_bytes()}
         files[IDENTITY] = json.dumps(identity(config, dataset)).encode()
         checkpoints.save(states[-1], accuracy, files)

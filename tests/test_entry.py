@@ -43,9 +43,7 @@ def start(arguments: list[str], **more: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "name"), [(HELP[0], "cp1252"), (HELP[0], "ascii"), *((words, "C locale") for words in HELP)]
-)
+@pytest.mark.parametrize(("arguments", "name"), [(HELP[0], "cp1252"), *((words, "C locale") for words in HELP[:3])])
 def test_help_is_readable_in_every_encoding(arguments, name):
     done = start(arguments, **ENCODINGS[name])
     assert done.returncode == 0, done.stderr

@@ -16,7 +16,9 @@ D, E = 4, 4
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, D)), jnp.float32)
 
 
-@pytest.mark.parametrize("kind", [None, AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in (None, AxisType.Auto)), AxisType.Explicit]
+)
 def test_every_call_draws_anew_on_a_mesh_too(kind):
     layer, rngs = SparseMoE(D, E, lambda rngs: MLP(D, 8, rngs=rngs), router="vmoe", rngs=nnx.Rngs(0)), nnx.Rngs(7)
     axes = ("data", "expert")

@@ -36,7 +36,7 @@ def make_mesh(names: str, kind: AxisType, shape: tuple[int, ...] | None = None) 
 def make_layer(dispatch: str, axes: MeshAxes, size: str = "small", **options) -> SparseMoE:
     _, d, h = SIZES[size]
     make = partial(MLP, d, h)
-    return SparseMoE(d, E, make, dispatch=dispatch, mesh_axes=axes, rngs=nnx.Rngs(0), **options)
+    return jax.jit(lambda: SparseMoE(d, E, make, dispatch=dispatch, mesh_axes=axes, rngs=nnx.Rngs(0), **options))()
 
 
 def loss(layer, x):
@@ -68,13 +68,10 @@ def slow_but_for(cells, *few):
             for dispatch in ("einsum", "gather")
             for size in SIZES
         ],
-        ("dp, ep", AUTO, "gather", "large"),
         ("dp, ep", EXPLICIT, "einsum", "small"),
-        ("data, fsdp, expert", AUTO, "einsum", "small"),
-        ("data, fsdp, expert", EXPLICIT, "gather", "large"),
+        ("data, fsdp, expert", AUTO, "gather", "large"),
         ("expert, data", AUTO, "gather", "small"),
-        ("expert, data", EXPLICIT, "einsum", "large"),
-        ("a, b, c", AUTO, "gather", "small"),
+        ("a, b, c", EXPLICIT, "einsum", "large"),
     ),
 )
 def test_slots_cross_in_all_to_alls_and_nothing_is_gathered(names, kind, dispatch, size):
@@ -104,7 +101,7 @@ DP_EP = MeshAxes(tokens=("dp", "ep"), experts="ep")
 
 
 def make_small(name: str, axes: MeshAxes = DP_EP, experts: int = E) -> nnx.Module:
-    return LAYERS[name](8, experts, partial(MLP, 8, 8), mesh_axes=axes, rngs=nnx.Rngs(0))
+    return jax.jit(lambda: LAYERS[name](8, experts, partial(MLP, 8, 8), mesh_axes=axes, rngs=nnx.Rngs(0)))()
 
 
 def squares(layer, x):
@@ -113,10 +110,13 @@ def squares(layer, x):
 
 @pytest.mark.parametrize(
     ("name", "groups"),
-    [
-        *(("grouped", G), ("grouped", 7), ("gather", 7), ("dense", G), ("soft", 7)),
-        *(("gather, skips", G), ("grouped, skips", G)),
-    ],
+    slow_but_for(
+        [
+            *(("grouped", G), ("grouped", 7), ("gather", 7), ("dense", G), ("soft", 7)),
+            *(("gather, skips", G), ("grouped, skips", G)),
+        ],
+        *(("grouped", 7), ("soft", 7), ("gather, skips", G)),
+    ),
 )
 def test_every_layer_gives_the_numbers_of_one_device(name, groups):
     layer, x, mesh = make_small(name), draw(0, groups, 4, 8), make_mesh("dp, ep", AUTO)

@@ -37,7 +37,7 @@ def slow_but_for(cases, *few):
 
 def make(name, d=D, h=H, **options):
     layer, chosen = OF_LAYER[name]
-    return layer(d, E, lambda rngs: MLP(d, h, rngs=rngs), rngs=nnx.Rngs(0), **chosen | options)
+    return jax.jit(lambda: layer(d, E, lambda rngs: MLP(d, h, rngs=rngs), rngs=nnx.Rngs(0), **chosen | options))()
 
 
 def assert_close(got, want, tolerance=1e-4):
@@ -53,7 +53,7 @@ def squares(layer, x, mask=None):
     ("name", "least"),
     slow_but_for(
         [(name, least) for name in FEW for least in (0, np.inf)],
-        *(("softmax_top_k einsum", 0), ("softmax_top_k gather", np.inf), ("softmax_top_k grouped", np.inf)),
+        ("softmax_top_k gather", np.inf),
     ),
 )
 def test_forward_mode_agrees_with_reverse_mode_at_all_sizes(name, least, monkeypatch):
@@ -128,7 +128,7 @@ OURS, THEIRS = ("data", "expert"), ("dp", "ep")
     ("name", "axes"),
     slow_but_for(
         [(name, axes) for name in OF_LAYER for axes in (OURS, THEIRS)],
-        *(("soft", OURS), ("softmax_top_k grouped", THEIRS)),
+        ("softmax_top_k grouped", THEIRS),
     ),
 )
 def test_explicit_axes_give_the_same_numbers_and_outputs_lie_as_the_tokens_do(name, axes):
@@ -149,7 +149,6 @@ def test_explicit_axes_give_the_same_numbers_and_outputs_lie_as_the_tokens_do(na
             assert jax.typeof(y).sharding.spec == P(axes[0], None, None)
             got = jax.jit(jax.value_and_grad(squares, (0, 1), allow_int=True))(placed, *tokens)
             assert_close(got, want)
-    assert_close(placed(*tokens[:1], mask=tokens[1])[0], layer(x, mask=mask)[0])  # without jit
 
 
 @pytest.mark.parametrize(

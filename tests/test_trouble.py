@@ -101,7 +101,8 @@ def test_a_finished_run_whose_report_cannot_be_written_says_how_to_draw_it(begin
     assert json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))["tested_step"] == 12
 
 
-@pytest.mark.parametrize("limit", [900, 20_000])  # as the folder is made; as orbax writes
+# As the folder is made; as orbax writes.
+@pytest.mark.parametrize("limit", [pytest.param(900, marks=pytest.mark.slow), 20_000])
 def test_files_that_may_not_grow_are_sentences_without_tracebacks(tmp_path, limit):
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(limit), *SMALL, "--out", str(tmp_path / "run")],

@@ -26,7 +26,13 @@ def course(monkeypatch):
     return exercises, answers.ANSWERS
 
 
-@pytest.mark.parametrize("number", range(1, len(CHAPTERS) + 1))
+SELDOM = (2, 4, 6, 8, 10, 11)  # each compiles dozens of small programs
+
+
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(n, marks=pytest.mark.slow if n in SELDOM else ()) for n in range(1, len(CHAPTERS) + 1)],
+)
 def test_an_exercise_takes_the_answer_and_nothing_else(number, course, capsys):
     exercises, answers = course
     answer = answers[number - 1]

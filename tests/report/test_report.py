@@ -33,7 +33,7 @@ def assert_self_contained(text: str) -> None:
     assert not re.search(r"url\(|@import|<script|<iframe|<object|<form", text)
 
 
-@pytest.mark.parametrize("layer", ["soft", "sparse", "dense"])
+@pytest.mark.parametrize("layer", ["soft", "sparse", pytest.param("dense", marks=pytest.mark.slow)])
 def test_every_figure_is_drawn_and_the_page_needs_nothing_else(tmp_path, layer):
     run = write_run(tmp_path / "run", layer)
     report = render(run)

@@ -33,9 +33,14 @@ def test_what_is_evaluated(average, kept):
     model = MLP(2, 3, rngs=nnx.Rngs(0))
     gradient = jax.tree.map(jnp.ones_like, model)
     optimizer = make_optimizer(TrainOptions(average=average, schedule="constant", warmup=0.0), 10)
-    change, state = optimizer.update(gradient, optimizer.init(model), model, value=jnp.float32(1))
-    moved = optax.apply_updates(model, change)
-    shown = averaged(TrainState(jnp.int32(1), moved, state))
+
+    @jax.jit
+    def step(model):
+        change, state = optimizer.update(gradient, optimizer.init(model), model, value=jnp.float32(1))
+        moved = optax.apply_updates(model, change)
+        return moved, averaged(TrainState(jnp.int32(1), moved, state))
+
+    moved, shown = step(model)
     assert isinstance(shown, MLP)
     want = jax.tree.map(lambda before, after: kept * before + (1 - kept) * after, model, moved)
     for leaf, wanted in zip(jax.tree.leaves(shown), jax.tree.leaves(want), strict=True):

@@ -155,7 +155,7 @@ UPCYCLED = {
 @pytest.mark.parametrize("moe", UPCYCLED.values(), ids=UPCYCLED)
 def test_upcycled_the_network_computes_what_the_dense_one_did(moe, dense, config, dataset):
     config = config.replace(moe=moe, init=str(dense.folder.path), upcycle=True)
-    model = build_model(config, 4, nnx.Rngs(1))
+    model = jax.jit(lambda: build_model(config, 4, nnx.Rngs(1)))()
     begins = beginning(config, model)
     assert begins.copied == 4
     filled_model = filled(model, begins.arrays())

@@ -57,9 +57,10 @@ def test_a_test_that_is_not_finite_is_no_result(config, dataset, tmp_path):
     ("values", "sentence"),
     [
         ({"train": {"weight_decay": 1e30, "warmup": 0.0}}, "from step 2 on; lower train.weight_decay (1e+30)"),
-        (
+        pytest.param(
             {"moe": {"layer": "dense", "temperature": 1e-38}},
             "from step 1 on; nothing had been learnt yet, so look at the data and the options of moe.*",
+            marks=pytest.mark.slow,
         ),
     ],
 )

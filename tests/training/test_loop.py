@@ -88,10 +88,12 @@ def test_an_epoch_visits_every_example_once_in_an_order_of_its_own():
     assert not np.array_equal(first, epoch_order(make_keys(8).order, 0, 50))
 
 
-@pytest.mark.parametrize("layer", ["dense", "sparse", "soft"])
+@pytest.mark.parametrize(
+    "layer", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("dense", "soft")), "sparse"]
+)
 def test_bfloat16_trains_with_float32_parameters(config, dataset, layer):
     config = config.replace(moe={"layer": layer}, train={"dtype": "bfloat16"})
-    model = build_model(config, dataset.num_classes, nnx.Rngs(0))
+    model = jax.jit(lambda: build_model(config, dataset.num_classes, nnx.Rngs(0)))()
     batch = {name: jnp.asarray(array[:15]) for name, array in dataset.train.items()}
     objective = jax.jit(jax.value_and_grad(make_objective(config), has_aux=True))
     (loss, metrics), gradient = objective(model, batch, jax.random.key(0))

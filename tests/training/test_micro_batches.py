@@ -27,7 +27,7 @@ def configured(config, over, count=1, **moe):
 
 @pytest.fixture(scope="module")
 def arguments(config, dataset):
-    model = build_model(configured(config, "global_batch"), 4, nnx.Rngs(0))
+    model = jax.jit(lambda: build_model(configured(config, "global_batch"), 4, nnx.Rngs(0)))()
     model.blocks[0].moe.router.kernel[...] *= 50
     batch = {name: jnp.asarray(array[: COUNT * DEVICES]) for name, array in dataset.train.items()}
     return model, batch, jax.random.key(0)
@@ -68,7 +68,7 @@ def test_under_pmap_too(config, arguments, whole):
     assert_close(program(np.arange(DEVICES), *arguments), whole)
 
 
-@pytest.mark.parametrize("over", ["micro_batch", "sequence"])
+@pytest.mark.parametrize("over", ["micro_batch", pytest.param("sequence", marks=pytest.mark.slow)])
 def test_over_each_micro_batch_they_are_the_mean_of_steps_of_their_own(config, arguments, whole, over):
     """As a loop that accumulates gradients has it. A sequence, an image, is as even wherever it is."""
     model, batch, key = arguments

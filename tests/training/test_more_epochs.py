@@ -67,6 +67,7 @@ def test_a_finished_run_goes_on_and_what_was_said_before_stays(copy, dataset):
     assert len((copy / "test_metrics.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_cut_again_it_has_the_same_bits_and_lines(copy, dataset, tmp_path):
     whole = shutil.copytree(copy, tmp_path / "whole")
     one = resumed(whole, dataset, epochs=4)

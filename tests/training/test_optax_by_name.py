@@ -57,10 +57,14 @@ def test_each_works_on_a_network_or_says_why_not(network):
 
 
 def after(optimizer, network, steps=3):
-    state = optimizer.init(network)
-    for _ in range(steps):
+    @jax.jit
+    def step(network, state):
         change, state = optimizer.update(network, state, network, value=jnp.float32(1))
-        network = optax.apply_updates(network, change)
+        return optax.apply_updates(network, change), state
+
+    state = jax.jit(optimizer.init)(network)
+    for _ in range(steps):
+        network, state = step(network, state)
     return arrays(network)
 
 

@@ -104,8 +104,8 @@ def assert_same_run(fit: Fit, other: Fit) -> None:
     assert [r["accuracy"] for r in ours] == [r["accuracy"] for r in theirs]
 
 
-# By default one layer on a mesh of two axes; tests below have another one on 2 × 4, 1 × 8, 4 × 2 and under pmap.
-BY_DEFAULT = {("2 × 4", "grouped")}
+# By default one layer on a mesh of two axes.
+BY_DEFAULT = {("2 × 4", "gather")}
 GRID = [
     pytest.param(*cell, marks=() if cell in BY_DEFAULT else pytest.mark.slow)
     for cell in itertools.product(WAYS, LAYERS)
@@ -121,6 +121,7 @@ def test_any_number_of_devices_gives_the_same_run(alone, config, dataset, tmp_pa
         assert (fit.history.to_arrays()["dropped"] > 0.05).all()
 
 
+@pytest.mark.slow
 def test_hosts_that_bring_shares_give_the_same_run(alone, config, dataset, tmp_path):
     way = WAYS["2 × 4"] | {"reads": "share"}
     fit = start(tmp_path / "run", configure(config, LAYERS["gather"]), dataset, way)
@@ -221,6 +222,7 @@ def test_pmap_is_for_one_process(config, monkeypatch):
         Parallel.of(configure(config, SPARSE, WAYS["pmap"]))
 
 
+@pytest.mark.slow
 def test_groups_that_reach_across_devices_are_those_of_one_device(config, dataset, tmp_path):
     """16 images of 25 tokens in groups of 64, the last one padded; 7 groups on 8 devices."""
     moe = SPARSE | {"group_size": 64, "priority": "weight"}

@@ -13,14 +13,16 @@ from moejax.training.objective import make_objective
 DEVICES = 4
 
 
-@pytest.mark.parametrize("router", [{}, {"router": "relu", "l1_reg_coeff_init": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "router", [{}, pytest.param({"router": "relu", "l1_reg_coeff_init": 1.0}, marks=pytest.mark.slow)], ids=str
+)
 def test_the_mean_gradient_is_that_of_the_whole_batchs_loss(config, dataset, router):
     """With what is not linear in the examples (balance, sparsity), of pairs of passes (consistency) and of the model
     (l2).
     """
     moe = dict(layer="sparse", num_experts=4, k=2, hidden=8, group_size=25, balance_weight=1.0, l2_weight=1.0) | router
     config = config.replace(moe=moe, train={"shift": 0.0, "consistency": 1.0})
-    model = build_model(config, 10, nnx.Rngs(0))
+    model = jax.jit(lambda: build_model(config, 10, nnx.Rngs(0)))()
     batch = {name: jnp.asarray(array[: 2 * DEVICES]) for name, array in dataset.train.items()}
 
     def gradient(objective):

@@ -11,6 +11,7 @@ from moejax.report.map import two_directions
 from moejax.report.record import Record, number, shares
 
 DEAD = 0.1  # of an equal share: an expert with less is as good as unused
+SETTLED = 0.9  # of the tokens
 DECIDED, UNDECIDED = 0.5, 0.95  # of the highest entropy that there is
 
 
@@ -126,6 +127,18 @@ def places(record: Record) -> str:
     share = shares(record.routing["sample_gate"].mean((0, 2)))  # layer expert
     most = np.unravel_index(share.argmax(), share.shape)
     return f"Of the images shown {_expert(record, most)} has most, {share[most]:.0%} of its layer's weight."
+
+
+def film(record: Record) -> str:
+    """Since when nine places or tokens in ten have the expert that they end with."""
+    frames, steps = record.routing["film"], record.routing["film_step"]
+    same = (frames == frames[-1]).mean((1, 2, 3))
+    settled = int(np.flatnonzero(same < SETTLED).max(initial=-1)) + 1
+    if len(frames) == 1:
+        return ""
+    if settled == len(frames) - 1:
+        return f"A frame before the last one, {same[-2]:.0%} of the tokens have the expert that they end with."
+    return f"From step {steps[settled]:,} on at least nine tokens in ten have the expert that they end with."
 
 
 def computed(record: Record) -> str:

@@ -91,13 +91,13 @@ def _token(text: str, piece: bytes, bits: float, first: bool, layers: dict[str, 
             classes += [f"{letter}{order[0]}", f"{letter}w{max(1, min(round(10 * weights[order[0]]), 10))}"]
         experts = ", ".join(f"expert {e} {weights[e]:.2f}" for e in order) or "no expert took it"
         said.append(f"{escape(name)}: {experts}")
-    return f'<i class="{" ".join(classes)}" tabindex="0">{_seen(text)}<span>{"<br>".join(said)}</span></i>'
+    return f'<i class="{" ".join(classes)}" tabindex="0">{seen(text)}<span>{"<br>".join(said)}</span></i>'
 
 
-def _seen(text: str) -> str:
-    """HTML of a piece of text with its white space kept, and signs for what cannot be seen."""
+def seen(text: str, *, keep: bool = True) -> str:
+    """HTML of a piece of text with signs for what cannot be seen, and the ends of lines and tabs behind theirs."""
     return "".join(
-        escape(letter) if letter.isprintable() else f"<s>{escape(shown(letter))}</s>{_KEPT.get(letter, '')}"
+        escape(letter) if letter.isprintable() else f"<s>{escape(shown(letter))}</s>{_KEPT.get(letter, '') * keep}"
         for letter in text
     )
 

@@ -53,7 +53,7 @@ def page(record: Record, parts: Mapping[str, bytes | str]) -> str:
 def _style(record: Record) -> str:
     """What the page of a text needs beyond the house's style."""
     if not record.is_text:
-        return ""
+        return style_of(record)
     colours = "".join(f"--expert-{n}:{to_hex(colour)};" for n, colour in enumerate(expert_colours(record.experts or 1)))
     return f"{(HERE / 'text.css').read_text(encoding='utf-8')}:root{{{colours}}}\n{style_of(record)}"
 

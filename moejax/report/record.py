@@ -42,6 +42,8 @@ AXES = {
     "sample_dispatch": "s layer token expert slot",  # soft only: sums to 1 over tokens
     "sample_tokens": "s token",  # of text: windows of it that follow each other
     "sample_nats": "s token",  # what each of them cost; NaN for the first of a window
+    "film": "f v layer token",  # the expert with most weight in the first sample images or windows, -1 for none
+    "film_step": "f",
     "token_grid": "2",
     "top_image": "layer expert m row column channel",  # uint8: test images with most weight on the expert
     "top_share": "layer expert m",

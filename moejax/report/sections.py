@@ -4,6 +4,7 @@ from moejax.report import findings
 from moejax.report.balance import gate, load
 from moejax.report.curves import curves
 from moejax.report.experts_by import experts_by
+from moejax.report.film import film
 from moejax.report.map import tokens_map
 from moejax.report.pictures import computed, dispatch, favourites, places, positions
 from moejax.report.section import Section
@@ -106,6 +107,18 @@ SECTIONS = (
         places,
         findings.places,
         ("sample_gate", "sample_image", "sample_label", "sample_prediction", "token_grid"),
+        of_images=True,
+    ),
+    Section(
+        "film",
+        "The same images, later and later",
+        "Colours that settle early: the experts have divided the places or the strokes among them.",
+        "Colours that change to the end: the router has not decided. One colour from the start: a collapsed router.",
+        film,
+        findings.film,
+        ("film", "film_step", "sample_image", "token_grid"),
+        optional=True,
+        several=True,
         of_images=True,
     ),
     Section(

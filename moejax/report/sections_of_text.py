@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from moejax.report import findings, held_out, likes
+from moejax.report import film, findings, held_out, likes
 from moejax.report.curves import curves_of_text
 from moejax.report.record import Record
 from moejax.report.section import Section
@@ -26,6 +26,17 @@ OF_TEXT = (
         held_out.held_out,
         findings.held_out,
         ("sample_tokens", "sample_nats", "sample_gate"),
+    ),
+    Section(
+        "film",
+        "The same line, later and later",
+        "Colours that settle early, and change where the line does: the experts divide the text among them.",
+        "Colours that change to the end: the router has not decided. One colour from the start: a collapsed router.",
+        film.film_of_text,
+        findings.film,
+        ("film", "film_step", "sample_tokens"),
+        optional=True,
+        several=True,
     ),
     Section(
         "likes",
@@ -64,6 +75,7 @@ def sections_of(record: Record) -> tuple[Section, ...]:
 
 def style_of(record: Record) -> str:
     """CSS that only some parts need."""
-    rules = [held_out.style_of(record)] if record.has("sample_gate") else []
-    rules += [likes.style_of(record)] if record.has("content_expert") else []
+    rules = [film.style_of(record)] if record.has("film") else []
+    rules += [held_out.style_of(record)] if record.is_text and record.has("sample_gate") else []
+    rules += [likes.style_of(record)] if record.is_text and record.has("content_expert") else []
     return "\n".join(rules)

@@ -29,9 +29,10 @@ from moejax.training.average import averaged
 from moejax.training.beginning import beginning, filled
 from moejax.training.checkpoint import Checkpoints
 from moejax.training.evaluate import Evaluation, evaluate
+from moejax.training.film import frame
 from moejax.training.finite import all_finite, finite_rows, not_finite
 from moejax.training.folder import RunFolder
-from moejax.training.history import RoutingHistory, pictures_of_test
+from moejax.training.history import RoutingHistory
 from moejax.training.identity import EPOCHS, check_same, identity
 from moejax.training.information import Kinds, kinds_of_tokens
 from moejax.training.log import Log, rounded
@@ -39,6 +40,7 @@ from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, m
 from moejax.training.objective import StepMetrics
 from moejax.training.optimizer import learning_rate_schedule, make_optimizer, relayout, stopped_after
 from moejax.training.parallel import Parallel
+from moejax.training.pictures import pictures_of_test
 from moejax.training.progress import Progress, Status
 from moejax.training.sizes import check_done, check_sizes
 from moejax.training.skipping import Skipping
@@ -171,6 +173,7 @@ class Fit:
                     metrics = self.take(self.chunk, n)
                     seconds = time.perf_counter() - start
                 self._report_chunk(metrics, n, seconds)
+                self._film(step + n)
                 if traces:
                     self.progress.message(trace.how_to_open(profile, n))
                     profile = None
@@ -264,6 +267,14 @@ class Fit:
                 load=metrics.load.mean(0),
             )
         )
+
+    def _film(self, step: int) -> None:
+        if not self.history.film.wants():
+            return
+        with self.parallel.in_use():
+            now = frame(self._model(), self.data.test)
+        if now is not None:
+            self.history.film.append(step, now)
 
     def _report_skipped(self, step: int, count: int) -> None:
         self.log.write("skipped", step, count=count, in_a_row=self.skipping.in_a_row)

@@ -88,6 +88,8 @@ def routing(
         "sample_gate": gate.astype(np.float32),
         "sample_logits": logits.astype(np.float32),
         "sample_computed": (gate > 1 / experts).sum(-1).astype(np.float32),
+        "film": film(gate, rng),
+        "film_step": np.array([100, 200, 400, 800, 1600]),
         "token_grid": np.array(GRID),
         "top_image": digits[rng.integers(0, 8, (layers, experts, 10)), np.arange(experts)[None, :, None] % 10],
         "top_label": np.broadcast_to(np.arange(experts)[None, :, None] % 10, (layers, experts, 10)),
@@ -98,6 +100,14 @@ def routing(
         slots = logits[..., None] + rng.normal(0, 0.3, (*logits.shape, 2))
         arrays["sample_dispatch"] = softmax(slots, axis=2).astype(np.float32)
     return arrays
+
+
+def film(gate: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """int16 [5, s, layer, token]: experts that come ever nearer to those of `gate`."""
+    last = np.where(gate.any(-1), gate.argmax(-1), -1)
+    drawn = rng.integers(0, gate.shape[-1], (5, *last.shape))
+    late = rng.random(drawn.shape) < np.array([0.1, 0.4, 0.8, 0.95, 1.0])[:, None, None, None]
+    return np.where(late, last, drawn).astype(np.int16)
 
 
 def metrics(steps: int = 2400, *, every: int = 10, layers: int = 2) -> list[dict]:

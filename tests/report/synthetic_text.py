@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from synthetic import film
 
 from moejax.pieces import letters_of_bytes
 
@@ -42,6 +43,8 @@ def routing(*, layers: int, experts: int, length: int = 32) -> dict[str, np.ndar
         "sample_tokens": tokens,
         "sample_nats": nats,
         "sample_gate": gate.astype(np.float32),
+        "film": film(gate[:2], np.random.default_rng(2)),
+        "film_step": np.array([10, 20, 40, 80, 100]),
         "sample_logits": np.log(gate + 0.05).astype(np.float32),
     }
 

@@ -17,6 +17,9 @@ def report(tmp_path_factory):
     return render(write_run(tmp_path_factory.mktemp("runs") / "soft"))
 
 
+FRAMES = 5  # of the film
+
+
 @pytest.mark.parametrize("width", [1280, 500])
 def test_page_is_whole(browser, report, tmp_path, width):
     probed = tmp_path / "probed.html"
@@ -27,7 +30,7 @@ def test_page_is_whole(browser, report, tmp_path, width):
     document, console = visit(browser, probed, tmp_path / "profile", f"--window-size={width},900", "--dump-dom")
     for section in SECTIONS:
         assert f'<section id="{section.name}">' in document
-    assert f'data-pictures="{len(SECTIONS)}"' in document
+    assert f'data-pictures="{len(SECTIONS) - 1 + FRAMES}"' in document
     assert 'data-overflow="0"' in document
     assert console == []
 

@@ -98,6 +98,21 @@ def test_each_ailment_is_said_with_what_to_change(change, said, option):
     assert option in sentence
 
 
+@pytest.mark.parametrize(
+    ("frames", "sentence"),
+    [
+        ([[0, 1, 2, 3], [1, 0, 3, 3], [0, 1, 2, 3]], "A frame before the last one, 25% of the tokens have the expert"),
+        ([[1, 0, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]], "From step 20 on at least nine tokens in ten have the expert"),
+        ([[0, 1, 2, 3]], ""),
+    ],
+)
+def test_since_when_tokens_have_their_expert(frames, sentence):
+    steps = 10 * np.arange(1, len(frames) + 1)
+    said = findings.film(record(film=np.array(frames)[:, None, None], film_step=steps))
+    assert said.startswith(sentence)
+    assert bool(said) == bool(sentence)
+
+
 def test_what_is_dropped_on_test_counts_before_what_is_dropped_in_training():
     tested = replace(record(**HEALTHY | {"dropped": [[0.3]]}), summary={"dropped": 0.03})
     assert ailments(tested)[0].startswith("3% of the choices are dropped on test. Raise moe.eval_capacity_factor")

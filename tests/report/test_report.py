@@ -15,7 +15,7 @@ from moejax.report import render
 from moejax.report.record import read
 from moejax.report.sections import SECTIONS
 
-EVERYWHERE = {section.name for section in SECTIONS if not section.only}
+EVERYWHERE = {section.name for section in SECTIONS if not section.only} - {"film"}  # which is of the page alone
 
 
 def drawn(run) -> set[str]:

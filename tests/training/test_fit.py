@@ -101,6 +101,9 @@ def test_a_run_learns_and_leaves_its_numbers(finished, dataset):
     np.testing.assert_allclose(routing["load"].sum(-1), 1, rtol=1e-5)
     np.testing.assert_array_equal(routing["confusion"].sum(1), np.bincount(dataset.test["label"]))
     assert routing["sample_gate"].shape == (4, 1, 25, 2)
+    np.testing.assert_array_equal(routing["film_step"], [3, 6, 9, 12])
+    gate = routing["sample_gate"]
+    np.testing.assert_array_equal(routing["film"][-1], np.where(gate.any(-1), gate.argmax(-1), -1))
     assert routing["position_expert"].shape == (1, 25, 2)
     assert routing["content_expert"].shape == (1, 32, 2)
     assert routing["experts_by_position"].shape == (1,)

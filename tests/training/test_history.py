@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from moejax.files import packed
-from moejax.training import history
+from moejax.training import film, history
+from moejax.training.film import Film
 from moejax.training.history import RoutingHistory
 from moejax.training.objective import StepMetrics
 
@@ -45,6 +46,22 @@ def test_rows_are_means_of_ever_more_chunks(four_rows, chunks, steps, load):
     np.testing.assert_allclose(arrays["load"][:, 0, 0], load)
     np.testing.assert_array_equal(arrays["load"][:, 0, 1], np.ones(len(load)))
     assert arrays["chunks"].sum() == chunks
+
+
+@pytest.mark.parametrize("stop", range(20))
+def test_a_film_that_goes_on_is_the_same_and_has_ever_more_chunks_between_frames(monkeypatch, stop):
+    monkeypatch.setattr(film, "_MOST", 4)
+
+    def shoot(chunks, shot):
+        for number in chunks:
+            if shot.wants():
+                shot.append(number, np.full((1, 1, 1), number, np.int16))
+        return shot
+
+    begun = Film.from_arrays(shoot(range(1, stop + 1), Film()).to_arrays())
+    arrays = shoot(range(stop + 1, 21), begun).to_arrays()
+    np.testing.assert_array_equal(arrays["film_step"], [1, 9, 17])
+    np.testing.assert_array_equal(arrays["film"].ravel(), [1, 9, 17])
 
 
 @pytest.mark.parametrize("stop", range(20))

@@ -1,5 +1,6 @@
 """Strict: eight CPU devices, rank promotion and warnings are errors, array shapes are checked at run time."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -21,6 +22,7 @@ from hypothesis import settings
 from chromium import browser  # noqa: F401  (a fixture)
 from small_run import config, dataset  # noqa: F401  (fixtures)
 
+gc.set_threshold(100_000, 50, 100)  # what is compiled stays, and looking through it took a twentieth of the time
 settings.register_profile("untimed", deadline=None)  # the first example compiles
 settings.load_profile("untimed")
 jax.config.update("jax_numpy_rank_promotion", "raise")

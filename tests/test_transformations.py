@@ -109,7 +109,9 @@ def useful(routing):
     return found
 
 
-@pytest.mark.parametrize("name", OF_LAYER)
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in OF_LAYER]
+)
 def test_no_dtype_is_promoted_implicitly(name):
     layer, x, mask = make(name), draw(0, 3, 5, D), jnp.ones((3, 5), bool)
 

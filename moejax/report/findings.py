@@ -138,7 +138,7 @@ def film(record: Record) -> str:
         return ""
     if settled == len(frames) - 1:
         return f"A frame before the last one, {same[-2]:.0%} of the tokens have the expert that they end with."
-    return f"From step {steps[settled]:,} on at least nine tokens in ten have the expert that they end with."
+    return f"From step {int(steps[settled]):,} on at least nine tokens in ten have the expert that they end with."
 
 
 def computed(record: Record) -> str:

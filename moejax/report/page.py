@@ -9,6 +9,7 @@ from string import Template
 from matplotlib.colors import to_hex
 
 from moejax.report.ailments import ailments
+from moejax.report.earlier import beside
 from moejax.report.frame import framed, plate, please_note
 from moejax.report.headline import facts, headline, kind
 from moejax.report.record import Record, flat
@@ -41,6 +42,7 @@ def page(record: Record, parts: Mapping[str, bytes | str]) -> str:
         contents="\n".join(f'<a href="#{section.name}">{escape(section.title)}</a>' for section in drawn),
         sections="\n".join(_section(section, record, parts[section.name]) for section in drawn),
         absent=_absent(absent, record),
+        earlier=beside(record),
         config=_table(flat(record.config), "config.json is empty."),
         environment=_table(flat(record.environment), "The run recorded no environment."),
         command=escape(f"python -m moejax.run --config {shlex.quote(record.folder.name)}/config.json"),

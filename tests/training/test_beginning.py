@@ -121,7 +121,10 @@ def test_cut_before_and_after_it_saved_it_has_the_same_bits(sparse, followed, co
     assert bits(two) == bits(followed[0])
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{", '{"run": "x", "step": 3}'])
+SELDOM = [pytest.param(content, marks=pytest.mark.slow) for content in ("", "[1]")]
+
+
+@pytest.mark.parametrize("content", [*SELDOM, "{", '{"run": "x", "step": 3}'])
 def test_a_damaged_record_of_it_is_one_sentence_before_anything_is_trained(followed, dataset, tmp_path, content):
     run = shutil.copytree(followed[0].folder.path, tmp_path / "run")
     (run / "sha256.json").unlink(missing_ok=True)

@@ -121,8 +121,9 @@ def test_the_early_stop_by_hand():
 def test_every_optimiser_stops_where_it_is_told_to(network, optimizer):
     train = TrainOptions(warmup=0.0, optimizer=optimizer, stop_rise=0.1)
     transform = make_optimizer(train, 10)
-    state = transform.init(network)
+    state = jax.jit(transform.init)(network)
+    update = jax.jit(lambda state, loss: transform.update(network, state, network, value=loss))
     for loss, moves in ((1.0, True), (1.05, True), (1.2, False), (0.5, False)):
-        change, state = transform.update(network, state, network, value=jnp.float32(loss))
+        change, state = update(state, jnp.float32(loss))
         assert any(np.any(leaf) for leaf in jax.tree.leaves(change)) == moves
         assert stopped_after(state) == (None if moves else 2)

@@ -166,7 +166,10 @@ def not_text(path):
     path.write_bytes(b"\xff\xfe" + path.read_bytes())
 
 
-@pytest.mark.parametrize("damage", [removed, bad_line, flipped_key, flipped_number, not_text])
+SELDOM = [pytest.param(damage, marks=pytest.mark.slow) for damage in (removed, bad_line, flipped_key)]
+
+
+@pytest.mark.parametrize("damage", [*SELDOM, flipped_number, not_text])
 def test_a_damaged_log_is_again_what_it_was_and_says_so(copy, stopped, dataset, damage):
     damage(copy / "metrics.jsonl")
     (copy / "routing.npz").write_bytes(b"PK")

@@ -152,6 +152,7 @@ def test_a_run_names_its_first_gradient_that_is_not_finite_and_goes_on_by_skippi
     assert json.loads((path / "config.json").read_text())["train"]["skip_nonfinite"] == 2
 
 
+@pytest.mark.slow
 def test_an_operation_that_makes_a_nan_is_named_with_its_line(config, dataset, tmp_path):
     fit = begin(tmp_path / "run", config, dataset, train={"weight_decay": 1e30, "warmup": 0.0})
     fit.debug_nans = True

@@ -36,11 +36,8 @@ def earlier(record: Record) -> Earlier | None:
     return None
 
 
-def beside(record: Record) -> str:
-    """HTML of this run and the run before in one table, and a sentence on it; nothing where there is none."""
-    before = earlier(record)
-    if before is None:
-        return ""
+def beside(record: Record, before: Earlier) -> str:
+    """HTML of this run and the run before in one table, and a sentence on it."""
     here, there = (_score(record, summary) for summary in (record.summary, before.summary))
     measured = [
         (name.replace("_", " "), *(_number(summary, name, form) for summary in (record.summary, before.summary)))
@@ -71,6 +68,8 @@ def _sentence(record: Record, before: Earlier, here: str, there: str, changed: i
     alone = _right_alone(record, before.folder)
     if alone is None:
         return f"{said}, {options}."
+    if alone == (0, 0):
+        return f"{said}, {options}, and the same test examples are right."
     return (
         f"{said}, {options}: {alone[0]:,} test examples are right here alone, {alone[1]:,} there alone. Whether that is"
         " more than chance, the command at the end says."

@@ -9,7 +9,7 @@ from string import Template
 from matplotlib.colors import to_hex
 
 from moejax.report.ailments import ailments
-from moejax.report.earlier import beside
+from moejax.report.earlier import beside, earlier
 from moejax.report.frame import framed, plate, please_note
 from moejax.report.headline import facts, headline, kind
 from moejax.report.record import Record, flat
@@ -31,6 +31,8 @@ def page(record: Record, parts: Mapping[str, bytes | str]) -> str:
     drawn = [section for section in sections if section.name in parts]
     absent = [section for section in sections if section.name not in parts and section.speaks_of(record)]
     figure, unit, meaning = headline(record)
+    before = earlier(record)
+    other = shlex.quote(before.folder.name) if before else "EARLIER"
     body = Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
         name=escape(record.name),
         kind=escape(kind(record)),
@@ -42,12 +44,12 @@ def page(record: Record, parts: Mapping[str, bytes | str]) -> str:
         contents="\n".join(f'<a href="#{section.name}">{escape(section.title)}</a>' for section in drawn),
         sections="\n".join(_section(section, record, parts[section.name]) for section in drawn),
         absent=_absent(absent, record),
-        earlier=beside(record),
+        earlier=beside(record, before) if before else "",
         config=_table(flat(record.config), "config.json is empty."),
         environment=_table(flat(record.environment), "The run recorded no environment."),
         command=escape(f"python -m moejax.run --config {shlex.quote(record.folder.name)}/config.json"),
         again=escape(f"python -m moejax report {shlex.quote(record.folder.name)}"),
-        compare=escape(f"python -m moejax compare EARLIER {shlex.quote(record.folder.name)}"),
+        compare=escape(f"python -m moejax compare {other} {shlex.quote(record.folder.name)}"),
     )
     return framed(f"{record.name}: moejax report", body, _style(record))
 

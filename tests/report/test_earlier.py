@@ -32,6 +32,11 @@ def mine(tmp_path):
     return run(tmp_path / "mine", 100, np.where(LABELS == 1, 0, LABELS), test_accuracy=0.8)
 
 
+def said(folder) -> str:
+    record = read(folder)
+    return beside(record, earlier(record))
+
+
 def test_it_is_the_latest_that_was_finished_when_this_one_began(mine):
     assert earlier(read(mine)) is None
     for name, at in (("old", 10), ("last", 80), ("beside", 95), ("later", 200)):
@@ -48,7 +53,7 @@ def test_scores_answers_and_options_stand_beside_each_other(mine):
     config = json.loads((last / "config.json").read_text())
     (last / "config.json").write_text(json.dumps(config | {"train": {"epochs": 77}}))
     os.utime(last / "config.json", (10, 10))
-    page = beside(read(mine))
+    page = said(mine)
     assert "80.00%, after 81.00% of the run before, with " in page
     assert ": 2 test examples are right here alone, 2 there alone." in page
     assert "last &lt;1&gt;" in page
@@ -56,9 +61,14 @@ def test_scores_answers_and_options_stand_beside_each_other(mine):
     assert "<td>77</td>" in page
 
 
+def test_the_same_answers_are_said_to_be_the_same(mine):
+    run(mine.parent / "last", 10, np.where(LABELS == 1, 2, LABELS), test_accuracy=0.8)
+    assert "80.00%, as the run before, with the same options, and the same test examples are right.</p>" in said(mine)
+
+
 def test_with_other_examples_or_none_only_scores_are_told(mine):
     last = run(mine.parent / "last", 10, test_accuracy=0.8)
     (last / predictions.NAME).unlink()
-    assert "80.00%, as the run before, with the same options.</p>" in beside(read(mine))
+    assert "80.00%, as the run before, with the same options.</p>" in said(mine)
     (mine / "summary.json").unlink()
-    assert beside(read(mine)) == ""
+    assert earlier(read(mine)) is None

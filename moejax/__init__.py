@@ -28,6 +28,7 @@ _HOME = {
     ),
     "router_updates": ("update_routers",),
     "parameters": ("decays",),
+    "quantization": ("quantize",),
     "dispatch": ("einsum_dispatch", "gather_dispatch", "grouped_dispatch", "default_group_size"),
     "kernels.groups": ("Groups",),
     "sharding": ("MeshAxes",),

@@ -33,6 +33,7 @@ from moejax.losses import (
 )
 from moejax.multi_gate import MultiGateMoE as MultiGateMoE
 from moejax.parameters import decays as decays
+from moejax.quantization import quantize as quantize
 from moejax.router_updates import update_routers as update_routers
 from moejax.routers import (
     ROUTERS as ROUTERS,

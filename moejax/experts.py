@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
 from moejax.inputs import where_real
@@ -29,17 +28,18 @@ from moejax.kernels.slots import slot_matmul
 from moejax.makers import MakeExpert, made, refuse_what_changes
 from moejax.options import Count, Width, checked
 from moejax.parameters import parameters
+from moejax.quantization import Int8Linear, more_than_plain
 from moejax.randomness import require_rngs
 from moejax.routing import SparseRouting, TopKRouting
 from moejax.sharding import DEFAULT_AXES, EXPERTS, SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, MeshAxes, axes_in_use, constrain
 
 Activation = Callable[[Array], Array]
-Linear = Callable[[nnx.Linear, Array], Array]
+Linear = Callable[[nnx.Linear | Int8Linear, Array], Array]
 
 UNREAD = 2e6  # numbers left unread, from which sorting few tokens was seen to pay: `python -m benchmarks decoding`
 
 
-def apply_linear(linear: nnx.Linear, x: Array) -> Array:
+def apply_linear(linear: nnx.Linear | Int8Linear, x: Array) -> Array:
     """`linear(x)`: what an expert's argument `linear` is when the expert runs by itself."""
     return linear(x)
 
@@ -165,33 +165,31 @@ def _map(experts: nnx.Module, x: Array, key: Key[Array, ""] | None, over_x: int 
     return jax.vmap(lambda expert, x, key: expert(x, key=key, **options), in_axes=(0, over_x, 0))(experts, x, keys)
 
 
-def _of_one(linear: nnx.Linear, x: Float[Array, "*n d"]) -> Float[Array, "*n d2"]:
+def _of_one(linear: nnx.Linear | Int8Linear, x: Float[Array, "*n d"]) -> Float[Array, "*n d2"]:
     """`linear(x)`; a plain map by a product that is a fast one for all experts at once under vmap."""
-    return linear(x) if _more_than_plain(linear) else _applied(linear, x, slot_matmul, lambda bias, rows: bias[None])
+    return linear(x) if more_than_plain(linear) else _applied(linear, x, slot_matmul, lambda bias, rows: bias[None])
 
 
 def _applied(
-    linear: nnx.Linear, x: Float[Array, "*n d"], product: Callable[..., Array], spread: Callable[..., Array]
+    linear: nnx.Linear | Int8Linear,
+    x: Float[Array, "*n d"],
+    product: Callable[..., Array],
+    spread: Callable[..., Array],
 ) -> Float[Array, "*n d2"]:
-    """A plain linear map by another product; `spread(bias, rows)` is the bias of each row, or one for all."""
+    """A plain linear map by another product; `spread(bias, rows)` is the bias of each row, or one for all, and so of
+    the scale of an int8 kernel.
+    """
     bias = None if linear.bias is None else linear.bias[...]
-    rows, kernel, bias = linear.promote_dtype(
-        (x.reshape(-1, x.shape[-1]), linear.kernel[...], bias), dtype=linear.dtype
+    scale = linear.scale[...] if isinstance(linear, Int8Linear) else None
+    rows, kernel, scale, bias = linear.promote_dtype(
+        (x.reshape(-1, x.shape[-1]), linear.kernel[...], scale, bias), dtype=linear.dtype
     )
     y = product(rows, kernel)
+    if scale is not None:
+        y = y * spread(scale, y.shape[0])
     if bias is not None:
         y = y + spread(bias, y.shape[0])
     return y.reshape(*x.shape[:-1], y.shape[-1])
-
-
-def _more_than_plain(linear: nnx.Module) -> str:
-    """What a linear map has beyond x · kernel + bias, in words; empty for a plain one."""
-    if type(linear) is not nnx.Linear:
-        return f"the class {type(linear).__name__}"
-    for name in ("precision", "preferred_element_type"):
-        if (value := getattr(linear, name)) is not None:
-            return f"{name} {value}"
-    return "" if linear.dot_general is lax.dot_general else "a dot_general of its own"
 
 
 def can_be_grouped(experts: nnx.Module) -> bool:
@@ -238,7 +236,7 @@ def _not_grouped(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
     maps: list[nnx.Module] = []
     others: list[str] = []
 
-    def linear(linear: nnx.Linear, x: Array) -> Array:
+    def linear(linear: nnx.Linear | Int8Linear, x: Array) -> Array:
         maps.append(linear)
         return linear(x)
 
@@ -249,7 +247,7 @@ def _not_grouped(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
             name = ".".join(map(str, path))
             if isinstance(node, nnx.Variable) and id(node) not in inside:
                 others.append(f"{name} beside those")
-            elif any(node is linear for linear in maps) and (more := _more_than_plain(node)):
+            elif any(node is linear for linear in maps) and (more := more_than_plain(node)):
                 others.append(f"{name} with {more}")
 
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), experts)
@@ -257,7 +255,9 @@ def _not_grouped(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
     return others
 
 
-def _grouped(groups: Groups, linear: nnx.Linear, x: Float[Array, "n *parts d"]) -> Float[Array, "n *parts d2"]:
+def _grouped(
+    groups: Groups, linear: nnx.Linear | Int8Linear, x: Float[Array, "n *parts d"]
+) -> Float[Array, "n *parts d2"]:
     # An expert may cut each row into parts, such as patches: then each group has as many times more rows.
     parts = math.prod(x.shape[1:-1])
     groups = Groups(groups.starts * parts, groups.sizes * parts)

@@ -49,10 +49,12 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a sample of each; keeps nothing")
     asked = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    results = {name: tried(name, asked.quick) for name in asked.parts or PARTS}
+    results: dict[str, list[dict]] = {}
+    for name in asked.parts or PARTS:
+        results[name] = tried(name, asked.quick)
+        if not asked.quick:
+            keep({name: results[name]})
     print(f"\n{table(results)}")
-    if not asked.quick:
-        keep(results)
     return 0 if all(row["good"] for rows in results.values() for row in rows) else 1
 
 
@@ -78,7 +80,7 @@ def table(results: dict[str, list[dict]]) -> str:
 
 
 def keep(results: dict[str, list[dict]]) -> None:
-    """Put these parts' rows in place of older ones, and the table into the README."""
+    """Put these parts' rows in place of older ones, and the table into the README: part by part, each takes long."""
     from experiments import readmes
 
     file = HERE / "results.json"

@@ -100,16 +100,19 @@ class Checkpoints:
         """The state saved at `step`, with the structure and on the devices of `like`, or of `otherwise` where the saved
         names are those of `otherwise`.
 
-        UserError if a file is damaged, or an array is missing or of another shape or dtype.
+        UserError if a file is damaged, or an array is missing or of another shape or dtype; OSError if the files are
+        deleted meanwhile.
         """
         self._verify(step)
         folder = self.folder / str(step)
-        saved = checkpoint.saved(folder)
+        with _errors_of_the_system(folder):
+            saved = checkpoint.saved(folder)
         if otherwise is not None and saved.keys() == checkpoint.named(otherwise).keys():
             like = otherwise
         expected = checkpoint.named(like)
         checkpoint.check(folder, expected, saved, expected.keys() | saved.keys())
-        restored = checkpoint.restore(folder, expected)
+        with _errors_of_the_system(folder):
+            restored = checkpoint.restore(folder, expected)
         return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(restored[name]) for name in expected])
 
     def _verify(self, step: int) -> None:
@@ -149,7 +152,7 @@ def _check_room(folder: Path, state: TrainState) -> None:
 
 @contextlib.contextmanager
 def _errors_of_the_system(folder: Path) -> Iterator[None]:
-    """Inside, orbax's write errors are raised as OSErrors, and what its threads print about them is not shown."""
+    """Inside, errors that orbax meets in files are OSErrors, and what its threads print about them is not shown."""
     level, code = logging.root.manager.disable, None
     alone = jax.process_count() == 1  # else another process's last words, which come by stderr, would be lost
     logging.disable(logging.CRITICAL)
@@ -170,8 +173,8 @@ def _errors_of_the_system(folder: Path) -> Iterator[None]:
 
 
 def _code_of(error: Exception, folder: Path) -> int | None:
-    """The system's number of an error that was met as the folder was written; None if it is not the system's."""
-    if isinstance(error, OSError):
+    """The system's number of an error that was met in the folder; None if it says so itself, or is another's."""
+    if isinstance(error, OSError) and error.filename:
         return None
     if said := re.search(r"os_error_code='(\d+)'", str(error)):
         return int(said[1])
@@ -180,7 +183,7 @@ def _code_of(error: Exception, folder: Path) -> int | None:
 
 
 def _say_no_more() -> None:
-    """Let orbax's other writes, which may be under way still, fail without a word: their event loop is closed."""
+    """Let orbax's other work, which may be under way still, fail without a word: their event loop is closed."""
     logging.getLogger("asyncio").addFilter(
         lambda record: not (record.exc_info and "os_error_code=" in str(record.exc_info[1]))
     )

@@ -217,6 +217,10 @@ class Fit:
             "notes": [*data.notes, *notes(self.config)],
         }
         self.folder.write_summary(summary)
+        if processes.is_first() and not self.checkpoints.steps():
+            self.progress.message(
+                f"note: {self.checkpoints.folder} holds no checkpoint any more: the run can neither go on nor be asked"
+            )
         self.log.close()
         return summary
 

@@ -124,6 +124,8 @@ def _deleted(labs: list[Lab], words: list[str], expected: dict, count: int) -> F
         code = lab.run(words)
         deleter.join()
         where = f"{name or 'the folder'} deleted {seconds:.2f} s after the first checkpoint began"
+        if code == 0 and not any(lab.seen.glob("checkpoints/[0-9]*")):  # after it had saved for the last time
+            return False, _judged(lab, code, None, where, ())
         wrong = _judged(lab, code, None if code else expected, where, ())
         if not name and code == 2 and (lab.seen / "config.json").exists():
             wrong += lab.problem(f"{where}, and it was made again")

@@ -3,6 +3,7 @@
 A line of JSON asks for one (`Lab.run` in lab.py makes it), or for another program; a line says how it ended.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -12,6 +13,8 @@ import sys
 import time
 import warnings
 from pathlib import Path
+
+from moejax.errors import UserError
 
 
 def main() -> None:
@@ -38,8 +41,9 @@ def main() -> None:
                 moejax.report.render = lambda path: path / "report.html"
             _arm(**asked["arm"])
             code = run.main(asked["words"])
-            if code == 0:
-                Path(asked["digest"]).write_text(digest(Path(asked["folder"])), encoding="utf-8")
+            with contextlib.suppress(UserError):  # its checkpoints may have been deleted
+                if code == 0:
+                    Path(asked["digest"]).write_text(digest(Path(asked["folder"])), encoding="utf-8")
             os._exit(code)
         print(json.dumps(_ended(pid, asked["seconds"])), flush=True)
 

@@ -11,6 +11,7 @@ from small_run import StopAfter
 
 from moejax import manifest
 from moejax.errors import UserError
+from moejax.runs import checkpoint
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.identity import check_same
@@ -204,6 +205,30 @@ def test_a_best_checkpoint_that_is_gone_or_damaged_is_no_other_result(copy, data
     shutil.rmtree(copy / "checkpoints" / "6")
     with pytest.raises(UserError, match=r"checkpoints/6, is gone; set train\.tested in .* to last"):
         run.test()
+
+
+@pytest.mark.parametrize("reads", ["saved", "restore"])
+def test_a_checkpoint_that_is_deleted_as_it_is_read_is_an_error_of_the_system(copy, dataset, monkeypatch, reads):
+    run = resumed(copy, dataset)
+    really = getattr(checkpoint, reads)
+
+    def too_late(folder, *more):
+        shutil.rmtree(folder)
+        return really(folder, *more)
+
+    monkeypatch.setattr(checkpoint, reads, too_late)
+    with pytest.raises(FileNotFoundError) as raised:
+        run.restore(6)
+    assert raised.value.filename == str(copy / "checkpoints" / "6")
+
+
+def test_a_run_whose_checkpoints_were_deleted_says_so_at_its_end(copy, dataset):
+    run = resumed(copy, dataset)
+    assert run.train(StopAfter(NEVER))
+    run.config = run.config.replace(train={"tested": "last"})
+    shutil.rmtree(copy / "checkpoints")
+    run.test()
+    assert "holds no checkpoint any more: the run can neither go on nor be asked" in run.progress.said[-1]
 
 
 def test_another_configuration_is_refused_by_the_field(copy, dataset):

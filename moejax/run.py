@@ -213,7 +213,7 @@ def _run(
 
     from moejax.data.dataset import rows
     from moejax.training.fit import Fit
-    from moejax.training.processes import see, together
+    from moejax.training.processes import part, see, together
     from moejax.training.progress import Console, Progress
 
     see(folder.path)
@@ -246,6 +246,7 @@ def _run(
             return None
         ends_with(f"stopped before the test was done; {go_on}")
         summary = fit.test()
+    part()
     if folder.writes:
         report = _report(folder.path, stop)
         progress.message(

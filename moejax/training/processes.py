@@ -126,6 +126,14 @@ def together(path: Path) -> Iterator[None]:
         os._exit(1)  # JAX's own farewell would wait for the process that is gone
 
 
+def part() -> None:
+    """Let the other processes end: what is left to do, the first one does alone. All have to call it."""
+    if jax.process_count() > 1:
+        if lifeline.current is not None:
+            lifeline.current.say({"bye": True})
+        jax.distributed.shutdown()
+
+
 def any_of(value: bool) -> bool:
     """Whether it is true in any process; all must call this."""
     if jax.process_count() == 1:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from moejax.errors import UserError
-from moejax.training import processes
+from moejax.training import lifeline, processes
 from moejax.training.processes import connect, on_a_cluster
 
 SMALL = [
@@ -194,6 +195,16 @@ def test_processes_are_one_run_and_go_on_where_they_stopped(alone, tmp_path, cou
     assert [code for code, _, _ in results] == [0] * count, results
     assert ["report:" in out for _, out, _ in results] == [True] + [False] * (count - 1)  # the first alone reports
     assert_same(path, alone)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_when_the_run_is_finished_the_others_need_not_wait_for_its_report(monkeypatch, count):
+    done, line = [], SimpleNamespace(say=lambda message: done.append(message))
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: done.append("shutdown"))
+    monkeypatch.setattr(lifeline, "current", line)
+    processes.part()
+    assert done == ([{"bye": True}, "shutdown"] if count > 1 else [])
 
 
 @pytest.mark.slow

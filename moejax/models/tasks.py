@@ -62,6 +62,7 @@ class TasksClassifier(nnx.Module):
 
     options, reads, many_tasks = TasksOptions, "image", True
     layer_options = LayerOptions
+    experts_return_tokens = False
     tokens = 1
 
     @staticmethod

@@ -119,6 +119,10 @@ def test_loss_and_accuracy_are_means_over_the_tasks():
         ({"train.label_smoothing": 0.1}, "train.label_smoothing is 0.1, but of the tasks of model.name tasks some"),
         ({"train.rotate": 5.0}, "train.rotate is 5, which changes the answer to slant (data.tasks); set it to 0."),
         ({"model.own_expert": True}, "model.own_expert is true, but there are 4 tasks (data.tasks) for 8 experts; set"),
+        (
+            {"moe.layer": "sparse", "moe.constant_experts": 8},
+            "moe.constant_experts is 8, which add a token, but with model.name tasks experts return something else;",
+        ),
         ({"data.name": "mnist"}, "model.name is tasks, which cannot read mnist; use mnist_tasks."),
         ({"model.name": "image", "moe.layer": "soft"}, "model.name is image, which cannot read mnist_tasks; use mnist"),
     ],

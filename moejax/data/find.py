@@ -15,7 +15,7 @@ from moejax.data import web
 from moejax.data.dataset import Dataset
 from moejax.data.verify import File, accept, packed
 from moejax.errors import UserError
-from moejax.files import write_whole
+from moejax.files import sweep, write_whole
 
 T = TypeVar("T")
 
@@ -202,6 +202,7 @@ def keep(name: str, file_name: str, raw: bytes) -> None:
     path = cache_folder(name) / file_name
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)  # what a process that was killed has left; one that writes now begins again
         write_whole(path, raw)
 
 

@@ -189,6 +189,13 @@ def test_an_interrupted_write_leaves_nothing(cache, monkeypatch, step):
     assert list((cache / "tiny").iterdir()) == []
 
 
+def test_what_a_killed_process_left_half_written_goes_with_the_next_file(cache):
+    (cache / "tiny").mkdir(parents=True, exist_ok=True)
+    (cache / "tiny" / ".other.0123abcd.partial").write_bytes(b"half")
+    find.keep("tiny", "file", b"whole")
+    assert {path.name for path in (cache / "tiny").iterdir() if path.name.endswith(("partial", "file"))} == {"file"}
+
+
 def test_keep_replaces_and_needs_no_cache_to_succeed(cache):
     for raw in (b"one", b"two"):
         find.keep("tiny", "file", raw)

@@ -104,12 +104,15 @@ class Two:
         return self.started[process].exitcode
 
     def says(self, process: int, codes: Collection[int], *patterns: str, seconds: float = SECONDS) -> None:
-        """WrongError unless it ends in time, with such a code and with one sentence, which fits one of the patterns."""
+        """WrongError unless it ends in time, with such a code and with a sentence or more, each of which fits a pattern of
+        its own: who is told to stop as the run ends is told first that it will, then that it is finished.
+        """
         code, said = self.ended(process, seconds), self.said(process)
         sentences = [line for line in said.splitlines() if line.startswith("moejax: ") and not WAITS.search(line)]
         if code not in codes:
             raise WrongError(f"process {process} ended with exit code {code}")
-        if code and (len(sentences) != 1 or not any(re.search(pattern, sentences[0]) for pattern in patterns)):
+        fits = [pattern for pattern in patterns if any(re.search(pattern, sentence) for sentence in sentences)]
+        if code and (not sentences or len(fits) != len(sentences)):
             raise WrongError(f"process {process} said {sentences}")
         if "Traceback" in said:
             raise WrongError(f"process {process} said a traceback")

@@ -104,8 +104,8 @@ class Two:
         return self.started[process].exitcode
 
     def says(self, process: int, codes: Collection[int], *patterns: str, seconds: float = SECONDS) -> None:
-        """WrongError unless it ends in time, with such a code and a sentence or more, each of which fits a pattern of its
-        own: who is told to stop as the run ends says first that it will, then that the run is finished.
+        """WrongError unless it ends in time, with such a code and a sentence or more, each with a pattern of
+        its own: who is told to stop as the run ends says first that it will, then that the run is finished.
         """
         code, said = self.ended(process, seconds), self.said(process)
         sentences = [line for line in said.splitlines() if line.startswith("moejax: ") and not WAITS.search(line)]

@@ -147,10 +147,13 @@ def _killed(who: int, moment: Callable[[Two], bool], two: Two) -> None:
 
 
 def _told(who: int, moment: Callable[[Two], bool], two: Two) -> None:
-    """Both save and stop, or are finished."""
+    """Both save and stop, or are finished; where nothing was saved yet, one ends and is missed by the other."""
     two.both()
     two.wait_for(moment)
     two.send(who, SIGTERM)
+    if two.ended(who, LONGEST) == 128 + SIGTERM and "interrupted before anything was saved" in two.said(who):
+        two.says(1 - who, [1], GONE)
+        return
     codes = {two.ended(process, LONGEST) for process in (0, 1)}
     if not codes <= {0, 128 + SIGTERM} or (codes == {0, 128 + SIGTERM} and not (two.run / "summary.json").exists()):
         raise WrongError(f"they ended with exit codes {codes}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from moejax.files import write_whole
+from moejax.files import sweep, write_whole
 from moejax.report.page import page
 from moejax.report.record import Record
 from moejax.report.sections import SECTIONS
@@ -17,6 +17,8 @@ from moejax.report.style import DPI, STYLE, entitle
 def draw(run_dir: Path, record: Record) -> Path:
     """Draw the report of what was read there; see `moejax.report.render`."""
     (run_dir / "figures").mkdir(exist_ok=True)
+    for folder in (run_dir, run_dir / "figures"):
+        sweep(folder)  # what a report that was killed has left
     parts: dict[str, bytes | str] = {}
     with matplotlib.rc_context(STYLE):
         for section in sections_of(record):

@@ -108,6 +108,15 @@ def test_smallest_and_largest(tmp_path, layers, experts):
     assert ("1 expert<" if experts == 1 else "64 experts") in text
 
 
+def test_what_a_killed_report_left_half_written_goes(tmp_path):
+    run = write_run(tmp_path / "run", "sparse", finished=False)
+    (run / "figures").mkdir()
+    for file in (run / ".report.html.0123abcd.partial", run / "figures" / ".load.png.0123abcd.partial"):
+        file.write_bytes(b"half")
+    render(run)
+    assert not list(run.rglob("*.partial"))
+
+
 def test_text_pairs_have_no_images(tmp_path):
     run = write_run(tmp_path / "run", "sparse")
     whole = routing("sparse", layers=2, experts=8)

@@ -19,7 +19,7 @@ from moejax.errors import UserError
 from moejax.report.markdown import markdown
 
 TOLERANCE = 1.2
-SETTINGS = ("case", "preset", "layer", "batch_size", "dtype", "what", "seed")
+SETTINGS = ("case", "dispatch", "preset", "layer", "batch_size", "dtype", "what", "seed")
 # What a number under such a name is; the others (ratios, drops, sizes) are not compared.
 TIMES = {"ms", "ms_per_step", "seconds", "compile_seconds"}
 RATES = {"flops", "bandwidth", "routers", "examples_per_second", "tokens_per_second"}

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int8
@@ -71,29 +70,21 @@ def quantize(module: M) -> M:
 
     def in_int8(linear):
         nonlocal found
-        if type(linear) is not nnx.Linear:
+        if not _is_linear(linear):
             return linear
         if more := more_than_plain(linear):
             raise ValueError(f"quantize cannot keep {more} of an expert's linear map; leave it out.")
         found += 1
         return Int8Linear(linear)
 
-    def of_layer(node):
-        for name in ("experts", "shared"):
-            if isinstance(getattr(node, name, None), nnx.Module):
-                setattr(node, name, jax.tree.map(in_int8, getattr(node, name), is_leaf=_is_linear))
-
     copy = jax.tree.map(lambda leaf: leaf, module)
     for _, node in list(nnx.iter_modules(copy)):
-        of_layer(node)
+        for name in ("experts", "shared"):
+            if isinstance(part := getattr(node, name, None), nnx.Module):
+                setattr(node, name, jax.tree.map(in_int8, part, is_leaf=_is_linear))
     if not found:
         raise ValueError(f"{type(module).__name__} has no experts with linear maps; quantize an MoE layer, or a model.")
     return copy
-
-
-def size_in_bytes(module: nnx.Module) -> int:
-    """Of all its arrays."""
-    return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(module))
 
 
 def _is_linear(node: object) -> bool:

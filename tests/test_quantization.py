@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from moejax import GLU, MLP, DenseMoE, SoftMoE, SparseMoE, quantize
 from moejax.parameters import parameters
-from moejax.quantization import Int8Linear, rounded, size_in_bytes
+from moejax.quantization import Int8Linear, rounded
 
 D, H, E = 12, 20, 4
 KINDS = {
@@ -98,6 +98,10 @@ def test_what_is_left_and_what_is_smaller():
     assert {leaf.dtype for leaf in jax.tree.leaves(parameters(small.experts))} == {jnp.dtype("float32")}  # biases
     large = jax.eval_shape(lambda: SparseMoE(256, 8, lambda rngs: MLP(256, 512, rngs=rngs), rngs=nnx.Rngs(0)))
     assert size_in_bytes(jax.eval_shape(quantize, large)) < 0.27 * size_in_bytes(large)
+
+
+def size_in_bytes(module):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(module))
 
 
 def walk(module, path):

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float
 
 from benchmarks.harness.interleave import interleave, ratio
 from benchmarks.suite.cases import Case, program, sparse, tokens
 from moejax.layers import SparseMoE
-from moejax.quantization import quantize, size_in_bytes
+from moejax.quantization import quantize
 from moejax.report.markdown import markdown
 
 TURNS = 9
@@ -49,7 +48,7 @@ def row_of(case: Case, dispatch: str, turns: int = TURNS) -> dict:
         "dispatch": dispatch,
         "ms": {name: float(1e3 * np.median(s)) for name, s in seconds.items()},
         "gain": {name: ratio(seconds["float32"], s) for name, s in seconds.items()},
-        "bytes": {name: size_in_bytes(nnx.state(layer)) for name, layer in of.items()},
+        "bytes": {name: sum(a.nbytes for a in jax.tree.leaves(layer)) for name, layer in of.items()},
         "error": {name: float(np.sqrt(((a - y["float32"]) ** 2).mean()) / size) for name, a in y.items()},
     }
 

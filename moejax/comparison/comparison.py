@@ -13,9 +13,7 @@ import numpy as np
 from moejax.comparison.statistics import interval, mcnemar
 from moejax.errors import UserError
 from moejax.predictions import Predictions
-from moejax.report.record import Record, flat, number, read
-
-ABSENT = "–"  # what a run does not have
+from moejax.report.record import Record, differences, number, read
 
 
 class Key(str):
@@ -141,14 +139,6 @@ def compare(folders: Sequence[Path]) -> Comparison:
         differences([run.record.config for run in runs]),
         (*left_out, *dict.fromkeys(_remarks(runs))),
     )
-
-
-def differences(configs: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
-    """The options whose values are not all the same, by dotted name; a dash where a configuration has none."""
-    values = [dict(flat(config)) for config in configs]
-    names = dict.fromkeys(name for of_one in values for name in of_one)
-    rows = {name: [of_one.get(name, ABSENT) for of_one in values] for name in names}
-    return {name: row for name, row in rows.items() if len(set(row)) > 1}
 
 
 def _read(folders: Sequence[Path]) -> list[Run]:

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from moejax.comparison.comparison import ABSENT, Comparison, Run, Score
-from moejax.report.record import number
+from moejax.comparison.comparison import Comparison, Run, Score
+from moejax.report.record import ABSENT, number
 
 
 class Table(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moejax import manifest, predictions
-from moejax.report.record import Record, flat, number
+from moejax.report.record import ABSENT, Record, differences, number
 
 _BEGINS = ("config.json", "env.json", "data.json")  # what a run writes first
 _SAME = ("dataset", "test_examples")  # of both runs' summaries
@@ -43,12 +43,8 @@ def beside(record: Record, before: Earlier) -> str:
         (name.replace("_", " "), *(_number(summary, name, form) for summary in (record.summary, before.summary)))
         for name, form in _MEASURED.items()
     ]
-    ours, theirs = dict(flat(record.config)), dict(flat(before.config))
-    options = [
-        (name, ours.get(name, "–"), theirs.get(name, "–"))
-        for name in dict.fromkeys([*ours, *theirs])
-        if ours.get(name) != theirs.get(name) and name != "name"
-    ]
+    changed = differences([record.config, before.config])
+    options = [(name, *values) for name, values in changed.items() if name != "name"]
     rows = [("score", here, there), *measured, *options]
     body = "".join(
         f'<tr><th scope="row">{escape(what)}</th><td>{escape(ours)}</td><td>{escape(theirs)}</td></tr>'
@@ -93,7 +89,7 @@ def _score(record: Record, summary: dict[str, Any]) -> str:
 
 def _number(summary: dict[str, Any], name: str, form: str) -> str:
     value = number(summary.get(name))
-    return form.format(value) if math.isfinite(value) else "–"
+    return form.format(value) if math.isfinite(value) else ABSENT
 
 
 def _written(file: Path) -> float:

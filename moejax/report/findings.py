@@ -132,10 +132,10 @@ def places(record: Record) -> str:
 def film(record: Record) -> str:
     """Since when nine places or tokens in ten have the expert that they end with."""
     frames, steps = record.routing["film"], record.routing["film_step"]
-    same = (frames == frames[-1]).mean((1, 2, 3))
-    settled = int(np.flatnonzero(same < SETTLED).max(initial=-1)) + 1
     if len(frames) == 1:
         return ""
+    same = (frames == frames[-1]).mean((1, 2, 3))
+    settled = int(np.flatnonzero(same < SETTLED).max(initial=-1)) + 1
     if settled == len(frames) - 1:
         return f"A frame before the last one, {same[-2]:.0%} of the tokens have the expert that they end with."
     return f"From step {int(steps[settled]):,} on at least nine tokens in ten have the expert that they end with."

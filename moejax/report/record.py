@@ -7,7 +7,7 @@ not be read, or is not what was written (`moejax.manifest`), is left out, with a
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from moejax.errors import UserError
 from moejax.pieces import pieces
 from moejax.predictions import Predictions
 
+ABSENT = "–"  # what a run does not have
 # The arrays of `routing.npz` and their axes. Axes of one name have one size; n counts records, s sample images.
 AXES = {
     "step": "n",
@@ -240,6 +241,14 @@ def flat(tree: Mapping, prefix: str = "") -> list[tuple[str, str]]:
         else:
             rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
     return rows
+
+
+def differences(configs: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """The options whose values are not all the same, by dotted name; a dash where a configuration has none."""
+    values = [dict(flat(config)) for config in configs]
+    names = dict.fromkeys(name for of_one in values for name in of_one)
+    rows = {name: [of_one.get(name, ABSENT) for of_one in values] for name in names}
+    return {name: row for name, row in rows.items() if len(set(row)) > 1}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

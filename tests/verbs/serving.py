@@ -8,6 +8,7 @@ import threading
 from contextlib import contextmanager
 
 import pytest
+from chromium import visit
 from PIL import Image
 from runs.test_model import IMAGE, RUNS, SPARSE, of_images, of_pairs
 from small_run import saved_run
@@ -20,6 +21,9 @@ from moejax.serve.service import Service
 pytest.importorskip("starlette", reason="of the extra `serve`")
 uvicorn = pytest.importorskip("uvicorn", reason="of the extra `serve`")
 
+
+from starlette.responses import HTMLResponse, Response  # noqa: E402
+from starlette.routing import Route  # noqa: E402
 
 from moejax.serve.app import application  # noqa: E402
 
@@ -47,6 +51,37 @@ def served(service, change=lambda app: None):
         finally:
             server.should_exit = True
             thread.join()
+
+
+# A page counts as loaded, and is printed, once its last picture is there: it comes when the script calls `done`.
+ACT = """<img src="/held" alt=""><script>{
+const when = (ready, then) => {
+  const wait = setInterval(() => { if (ready()) { clearInterval(wait); then(); } }, 20);
+};
+const done = () => fetch("/done");
+%s
+}</script></body>"""
+
+
+def acted(browser, service, html, script, profile, width=1200) -> tuple[str, list[str]]:
+    """The served page after `script` has acted on it, in real time, and what its console says."""
+    over = threading.Event()
+
+    def held(request):
+        over.wait(40)  # a script that never ends is printed as far as it came
+        return Response(status_code=204)
+
+    def ended(request):
+        over.set()
+        return Response(status_code=204)
+
+    def change(app):
+        text = html.replace("</body>", ACT % script)
+        pages = {"/acted": lambda _: HTMLResponse(text), "/held": held, "/done": ended}
+        app.router.routes += [Route(path, answer) for path, answer in pages.items()]
+
+    with served(service, change) as port:
+        return visit(browser, f"http://127.0.0.1:{port}/acted", profile, f"--window-size={width},900", "--dump-dom")
 
 
 @pytest.fixture(scope="module")

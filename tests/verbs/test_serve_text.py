@@ -5,12 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from chromium import visit
 from runs.test_generate import of_text, text_config
-from serving import asked, said, served
+from serving import acted, asked, said, served
 from small_run import saved_run
-from starlette.responses import HTMLResponse
-from starlette.routing import Route
 
 import moejax
 from moejax.data.text_tokens import END
@@ -114,11 +111,8 @@ def test_a_model_that_sees_later_tokens_is_not_served(tmp_path):
         Service(moejax.runs.load(tmp_path / "run"), "soft")
 
 
-TYPE = """<script>addEventListener("load", () => {
+TYPE = """
   const $$ = selector => [...document.querySelectorAll(selector)], note = document.body.dataset;
-  const when = (ready, then) => {
-    const wait = setInterval(() => { if (ready()) { clearInterval(wait); then(); } }, 20);
-  };
   when(() => $$(".next").length, () => {
     const text = document.getElementById("text");
     text.value = "the c\\n";
@@ -132,18 +126,18 @@ TYPE = """<script>addEventListener("load", () => {
       note.label = $$(".code i")[4].ariaLabel;
       note.bits = document.querySelector(".note + *, article .note").textContent;
       document.getElementById("on").click();
-      when(() => text.value.length > 8, () => { note.more = text.value.startsWith("the c\\n"); });
+      when(() => text.value.length > 8, () => {
+        note.more = text.value.startsWith("the c\\n");
+        done();
+      });
     });
   });
-})</script></body>"""
+"""
 
 
 @pytest.mark.parametrize("width", [1200, pytest.param(500, marks=pytest.mark.slow)])
 def test_code_is_typed_in_a_browser_and_gone_on_with(browser, writer, tmp_path, width):
-    html = page("words", 4).html.replace("</body>", TYPE)
-    with served(writer[0], lambda app: app.router.routes.append(Route("/typed", lambda _: HTMLResponse(html)))) as port:
-        flags = (f"--window-size={width},900", "--virtual-time-budget=60000", "--dump-dom")
-        document, console = visit(browser, f"http://127.0.0.1:{port}/typed", tmp_path / "profile", *flags)
+    document, console = acted(browser, writer[0], page("words", 4).html, TYPE, tmp_path / "profile", width)
     assert console == []
     assert 'data-overflow="0"' in document
     assert 'data-seen="the c⏎\n"' in document

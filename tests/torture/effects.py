@@ -21,6 +21,7 @@ from moejax.errors import UserError
 from moejax.models import build_model
 from moejax.options import names_of, options_of
 from moejax.presets import PRESETS
+from moejax.training import frozen
 from moejax.training.loop import make_init, make_update, parameter_key
 from moejax.training.optimizer import make_optimizer
 from moejax.training.parallel import Parallel
@@ -56,7 +57,11 @@ BESIDE = {
     "model.own_expert": {"moe.num_experts": 4},
     "model.oracle": {"data.name": "domains", "moe.layer": "sparse", "moe.k": 1},
     "model.hidden": {"model.moe_every": 2},
+    "moe.topk_group": {"moe.num_experts": 8, "moe.num_expert_groups": 4, "moe.k": 1},
+    "train.optimizer_arguments": {"train.optimizer": "optax.lion"},
 }
+# Words that mean something for every run; most of those that are drawn are refused.
+VALUES = {"train.frozen": "blocks", "train.optimizer_arguments": "b1=0.5"}
 # By data set, what makes small files of it here; the others need files that are published.
 FILES = {
     "arrays": ("npz", "some.npz"),
@@ -131,7 +136,7 @@ def _pairs(name: str, words: str) -> Iterator[tuple[Config, Config]]:
             if beside and option not in (*chosen, name) and not _where(option) and not option.startswith("data."):
                 other, wrong = configured({option: value_of(beside, rng, True)}, config)
                 config = config if wrong or name not in fields_of(other) else other
-        now, value = flatten(config).get(name), value_of(fields_of(config)[name], rng, True)
+        now, value = flatten(config).get(name), VALUES.get(name) or value_of(fields_of(config)[name], rng, True)
         twice = type(now) is int and seed % 3 == 2  # such as a width, which heads have to divide
         other, wrong = configured({name: 2 * now if twice else value}, config)
         if not wrong and flatten(other).get(name) != flatten(config).get(name):
@@ -161,6 +166,7 @@ def _program(config: Config) -> str:
     optimizer = make_optimizer(config.train, steps, flat=False)
     init = make_init(lambda rngs: build_model(config, answers, rngs, image_shape=(28, 28)), optimizer)
     state = jax.eval_shape(init, parameter_key(0))
+    frozen.check(state.model, config.train.frozen)
     skips = config.train.skip_nonfinite > 0
     update = make_update(Parallel.of(config, (28, 28)).objective(config), optimizer, steps, skips=skips)
     programs = [

@@ -126,16 +126,29 @@ def _deleted(labs: list[Lab], words: list[str], expected: dict, count: int) -> F
         where = f"{name or 'the folder'} deleted {seconds:.2f} s after the first checkpoint began"
         if code == 0 and not any(lab.seen.glob("checkpoints/[0-9]*")):  # after it had saved for the last time
             return False, _judged(lab, code, None, where, ())
-        wrong = _judged(lab, code, None if code else expected, where, ())
+        left = _without_deleted(expected, lab) if name and not code else expected
+        wrong = _judged(lab, code, None if code else left, where, ())
         if not name and code == 2 and (lab.seen / "config.json").exists():
             wrong += lab.problem(f"{where}, and it was made again")
         if not (lab.seen / "config.json").exists():
             lab.clear()  # what came into the folder as it was deleted
-        return code == 2, wrong + goes_on(lab, words, expected, where)
+        return code == 2, wrong + goes_on(lab, words, left, where)
 
     failed, wrong = each(labs, cases, attempt)
     what = "a run's folder, or its checkpoints, deleted as it trains"
     return Figure(what, len(cases), f"{failed} stopped; {_in_words(wrong)}", not wrong)
+
+
+def _without_deleted(expected: dict, lab: Lab) -> dict:
+    """What is expected of a run that had gone on and saved again: all but the earlier checkpoints that were deleted."""
+    folders = [Path(name).parts[:2] for name in expected["files"]]
+    last = max(int(step) for place, *steps in folders if place == "checkpoints" for step in steps)
+    kept = [
+        name
+        for name, folder in zip(expected["files"], folders, strict=True)
+        if folder[0] != "checkpoints" or folder[1] == str(last) or lab.seen.joinpath(*folder).exists()
+    ]
+    return expected | {"files": kept}
 
 
 def _delete(begun: Path, folder: Path, seconds: float) -> None:

@@ -1,5 +1,7 @@
 """Experts in int8: how far a weight is off, that every dispatch multiplies by the same, and what stays as it is."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,10 +66,15 @@ def as_floats(module):
     return jax.tree.map(back, module, is_leaf=lambda node: type(node) is Int8Linear)
 
 
-@pytest.mark.parametrize("make", [lambda rngs: MLP(D, H, rngs=rngs), lambda rngs: GLU(D, H, rngs=rngs)])
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_layer_multiplies_by_what_is_kept(kind, make):
-    module = layer(kind, make)
+CELLS = [
+    pytest.param(kind, expert, marks=() if expert is MLP or kind == "grouped" else pytest.mark.slow)
+    for kind, expert in itertools.product(KINDS, (MLP, GLU))
+]
+
+
+@pytest.mark.parametrize(("kind", "expert"), CELLS)
+def test_every_layer_multiplies_by_what_is_kept(kind, expert):
+    module = layer(kind, lambda rngs: expert(D, H, rngs=rngs))
     small, x = quantize(module), reference.draw(1, 2, 9, D)
     y = output(small, x)
     np.testing.assert_allclose(y, output(as_floats(small), x), rtol=1e-4, atol=1e-5)

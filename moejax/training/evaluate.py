@@ -125,36 +125,50 @@ def routing_facts(result: Evaluation, data: Examples) -> dict[str, Any]:
     share of each layer's routing that a token's position, label and content tell. The gates of a multi-gate layer count
     as layers. For examples in clusters, `dispatch_entropy` says how mixed the clusters of each expert are.
     """
-    load, gates = jnp.asarray(result.load), jnp.asarray(result.gates.swapaxes(0, 1))
+    load = result.load
     information = _label_information(result.tables.shares["label"]) if result.tables else np.zeros(0)
     if result.zero_computation:
         load = load[:, : -result.zero_computation.total]
-        load = load / jnp.maximum(load.sum(-1, keepdims=True), 1e-9)
+        load = load / np.maximum(load.sum(-1, keepdims=True), 1e-9)
+    least, most, dead = _balance(load)
     computed = result.experts_computed
     return {
         "dropped": float(result.dropped.mean()),
         "experts_per_token": np.round(result.experts_per_token, 6).tolist(),
         **({} if computed is None else {"experts_computed": np.round(computed, 6).tolist()}),
         "gate_entropy": np.round(result.gate_entropy, 6).tolist(),
-        "least_load": float(metrics.relative_load(load).min()),
-        "max_violation": float(metrics.max_violation(load).max()),
-        "dead_experts": int(metrics.dead_experts(load).sum()),
+        "least_load": float(least),
+        "max_violation": float(most),
+        "dead_experts": int(dead),
         **_rounded({"label_information": np.asarray(information)}),
         **({"experts_by": _rounded(result.tables.explained())} if result.tables else {}),
-        **({"dispatch_entropy": _dispatch_entropy(gates, jnp.asarray(data["cluster"]))} if "cluster" in data else {}),
+        **({"dispatch_entropy": _dispatch_entropy(result.gates, data["cluster"])} if "cluster" in data else {}),
     }
 
 
+# Each is one program: by themselves its operations would take a run's end longer to compile.
 _label_information = jax.jit(jax.vmap(metrics.label_information))
+
+
+@jax.jit
+def _balance(load: Float[Array, "l e"]) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, ""]]:
+    """The least relative load, the largest violation and how many experts are dead, over all layers."""
+    return metrics.relative_load(load).min(), metrics.max_violation(load).max(), metrics.dead_experts(load).sum()
+
+
+@functools.partial(jax.jit, static_argnames="num_clusters")
+def _entropy_of(gates: Float[Array, "n l e"], clusters: Int[Array, " n"], num_clusters: int) -> Float[Array, " l"]:
+    counts = jax.vmap(lambda of_layer: metrics.label_counts(of_layer, clusters, num_clusters), in_axes=1)(gates)
+    return jax.vmap(metrics.dispatch_entropy)(counts)
 
 
 def _rounded(values: Mapping[str, Float[ndarray, " l"]]) -> dict[str, list[float]]:
     return {name: np.round(array.astype(np.float64), 6).tolist() for name, array in values.items()}
 
 
-def _dispatch_entropy(gates: Float[Array, "l n e"], clusters: Int[Array, " n"]) -> list[float]:
-    tables = [metrics.label_counts(of_layer, clusters, int(clusters.max()) + 1) for of_layer in gates]
-    return [round(float(metrics.dispatch_entropy(table)), 6) for table in tables]
+def _dispatch_entropy(gates: Float[ndarray, "n l e"], clusters: Int[ndarray, " n"]) -> list[float]:
+    entropy = _entropy_of(gates, clusters, num_clusters=int(clusters.max()) + 1)
+    return np.round(np.asarray(entropy, np.float64), 6).tolist()
 
 
 def flops_per_example(model: nnx.Module, data: Examples, batch_size: int) -> float | None:

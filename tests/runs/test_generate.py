@@ -127,7 +127,7 @@ def one_pass(model, tokens):
     return jax.jit(lambda module, tokens: module({"tokens": tokens}, train=False)[0][0])(model.module, tokens[None])
 
 
-@pytest.mark.parametrize(("size", "part"), [(3, 1024), (3 * LENGTH + 5, 4)])
+@pytest.mark.parametrize(("size", "part"), [pytest.param(3, 1024, marks=pytest.mark.slow), (3 * LENGTH + 5, 4)])
 def test_a_trained_run_foretells_the_same_with_its_cache(model, size, part, monkeypatch):
     """The prompt's logits and those of every token behind it are those of one pass over all of them."""
     monkeypatch.setattr("moejax.runs.generate._PART", part)

@@ -60,14 +60,16 @@ def test_transformers_loads_it_with_the_same_logits(kind, tmp_path, capsys):
     ("model", "moe", "sentence"),
     [
         ({}, dict(layer="dense", hidden=8), "The layers of this run are blocks of no family of Hugging Face; blocks"),
-        (
-            {},
-            MIXTRAL | dict(renormalize=False),
+        pytest.param(
+            *({}, MIXTRAL | dict(renormalize=False)),
             "This run is no language model of Hugging Face; a Mixtral has moe.layer",
+            marks=pytest.mark.slow,
         ),
         ({}, MIXTRAL | dict(router="top_k_softmax"), "This run is no language model of Hugging Face; a Mixtral has"),
         (dict(moe_every=2), MIXTRAL, "This run is no mixtral of Hugging Face: the parameters of block 0 have mlp."),
-        ({}, MIXTRAL | dict(zero_experts=1), "This run is no mixtral of Hugging Face: "),
+        pytest.param(
+            *({}, MIXTRAL | dict(zero_experts=1), "This run is no mixtral of Hugging Face: "), marks=pytest.mark.slow
+        ),
         ({}, MIXTRAL | dict(k=1), "This run has options that a mixtral of Hugging Face has not; a Mixtral has moe"),
     ],
 )

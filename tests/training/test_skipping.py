@@ -108,12 +108,12 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(config, datase
 @pytest.mark.parametrize(
     ("devices", "values"),
     [
-        (2, {"parallel": {"expert": 2}, "train": {"batch_size": 16}}),
+        pytest.param(2, {"parallel": {"expert": 2}, "train": {"batch_size": 16}}, marks=pytest.mark.slow),
         pytest.param(
             *(3, {"parallel": {"strategy": "pmap"}, "moe": {"dispatch": "grouped"}, "train": {}}),
             marks=pytest.mark.slow,
         ),
-        pytest.param(1, {"train": {"gradient_accumulation_steps": 3}}, marks=pytest.mark.slow),
+        (1, {"train": {"gradient_accumulation_steps": 3}}),
     ],
     ids=["mesh", "pmap", "accumulated"],
 )

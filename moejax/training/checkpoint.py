@@ -176,10 +176,16 @@ def _code_of(error: Exception, folder: Path) -> int | None:
     """The system's number of an error that was met in the folder; None if it says so itself, or is another's."""
     if isinstance(error, OSError) and error.filename:
         return None
-    if said := re.search(r"os_error_code='(\d+)'", str(error)):
+    text = _text_of(error)
+    if said := re.search(r"os_error_code='(\d+)'", text):
         return int(said[1])
-    is_gone = re.search(r"not.found|no \w+ found|does not exist", str(error), re.IGNORECASE)  # in part, or all of it
+    is_gone = re.search(r"not.found|no \w+ found|does not exist", text, re.IGNORECASE)  # in part, or all of it
     return errno.ENOENT if is_gone or not os.path.exists(folder) else None
+
+
+def _text_of(error: BaseException | None) -> str:
+    """What it says and what its causes do, which orbax leaves out of some that it raises anew."""
+    return f"{error}\n{_text_of(error.__cause__ or error.__context__)}" if error else ""
 
 
 def _say_no_more() -> None:

@@ -222,6 +222,16 @@ def test_a_checkpoint_that_is_deleted_as_it_is_read_is_an_error_of_the_system(co
     assert raised.value.filename == str(copy / "checkpoints" / "6")
 
 
+def test_so_is_one_of_which_a_part_is_gone_when_the_library_says_so_in_a_cause_alone(copy, dataset, monkeypatch):
+    def half_gone(folder, *more):
+        raise RuntimeError("Encountered error while reading array index") from ValueError("NOT_FOUND: state/d/0")
+
+    run = resumed(copy, dataset)
+    monkeypatch.setattr(checkpoint, "restore", half_gone)
+    with pytest.raises(FileNotFoundError):
+        run.restore(6)
+
+
 def test_a_run_whose_checkpoints_were_deleted_says_so_at_its_end(copy, dataset):
     run = resumed(copy, dataset)
     assert run.train(StopAfter(NEVER))

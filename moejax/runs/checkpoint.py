@@ -6,9 +6,12 @@ before arrays are restored every file is verified, and every array's name, shape
 expected.
 """
 
-from collections.abc import Iterable, Mapping
+import errno
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +26,7 @@ IDENTITY = "identity.json"  # beside it: the configuration and data that it was 
 MODEL = ".model"  # what the names of a model's arrays begin with
 _AVERAGE = ".parameters"  # what those of averaged parameters have before the rest of the name
 Shapes = Mapping[str, Any]  # shapes and dtypes, or arrays, by name
+T = TypeVar("T")
 
 
 def steps(folder: Path) -> list[int]:
@@ -85,6 +89,23 @@ def averages(there: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def _or_gone(read: Callable[..., T]) -> Callable[..., T]:
+    """`read(checkpoint, …)`; FileNotFoundError if it fails and files are gone, which orbax says in many ways."""
+
+    @functools.wraps(read)
+    def reading(checkpoint: Path, *more: Any) -> T:
+        try:
+            return read(checkpoint, *more)
+        except Exception:
+            recorded = manifest.read(checkpoint)
+            if recorded and all((checkpoint / name).exists() for name in recorded["files"]):
+                raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(checkpoint))
+
+    return reading
+
+
+@_or_gone
 def saved(checkpoint: Path) -> dict[str, Any]:
     """The shapes and dtypes of a checkpoint's arrays by name."""
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
@@ -102,6 +123,7 @@ def check(checkpoint: Path, expected: Shapes, there: Shapes, names: Iterable[str
             )
 
 
+@_or_gone
 def restore(checkpoint: Path, expected: Shapes) -> dict[str, Array]:
     """Those arrays of a verified checkpoint, of these shapes and dtypes, on one device if they name no sharding."""
     here = jax.numpy.zeros(()).sharding  # not where the devices were that saved it

@@ -161,11 +161,12 @@ def _errors_of_the_system(folder: Path) -> Iterator[None]:
             try:
                 yield
             except Exception as error:  # tensorstore calls them all ValueErrors, orbax some by other names
-                code = _code_of(error, folder)
+                says_so = isinstance(error, OSError) and bool(error.filename)
+                code = None if says_so else _code_of(error, folder)
+                if says_so or code is not None:
+                    _say_no_more()
                 if code is None:
                     raise
-            if code:
-                _say_no_more()
     finally:
         logging.disable(level)
     if code:
@@ -173,9 +174,7 @@ def _errors_of_the_system(folder: Path) -> Iterator[None]:
 
 
 def _code_of(error: Exception, folder: Path) -> int | None:
-    """The system's number of an error that was met in the folder; None if it says so itself, or is another's."""
-    if isinstance(error, OSError) and error.filename:
-        return None
+    """The system's number of an error that was met in the folder; None if it is another's."""
     text = _text_of(error)
     if said := re.search(r"os_error_code='(\d+)'", text):
         return int(said[1])
@@ -185,13 +184,13 @@ def _code_of(error: Exception, folder: Path) -> int | None:
 
 def _text_of(error: BaseException | None) -> str:
     """What it says and what its causes do, which orbax leaves out of some that it raises anew."""
-    return f"{error}\n{_text_of(error.__cause__ or error.__context__)}" if error else ""
+    return f"{error}\n{_text_of(error.__cause__)}" if error else ""
 
 
 def _say_no_more() -> None:
     """Let orbax's other work, which may be under way still, fail without a word: their event loop is closed."""
     logging.getLogger("asyncio").addFilter(
-        lambda record: not (record.exc_info and "os_error_code=" in str(record.exc_info[1]))
+        lambda record: not (record.exc_info and "os_error_code=" in _text_of(record.exc_info[1]))
     )
     before = sys.unraisablehook
 

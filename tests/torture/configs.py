@@ -4,8 +4,8 @@ import json
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic.fields import FieldInfo
@@ -203,8 +203,17 @@ def _word(value: Any) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def trace(config: Config) -> None:
-    """Trace the step that a run of this configuration takes, on shapes alone."""
+class Step(NamedTuple):
+    """A step as a run takes it: `init(key)` is the state, `update(state, batch, key)` the next one and its metrics."""
+
+    init: Callable
+    update: Callable
+    state: Any  # of shapes alone, as is
+    batch: dict[str, Any]
+
+
+def step_of(config: Config) -> Step:
+    """The step of a run of this configuration; UserError if it is refused as the run begins."""
     import jax
 
     from moejax.models import build_model
@@ -214,13 +223,23 @@ def trace(config: Config) -> None:
     from moejax.training.parallel import Parallel
 
     batch, answers = batch_of(config)
-    parallel = Parallel.of(config, (28, 28))
-    optimizer = make_optimizer(config.train, 10, flat=False)
+    steps = 10 * config.train.epochs
+    optimizer = make_optimizer(config.train, steps, flat=False)
     init = make_init(lambda rngs: build_model(config, answers, rngs, image_shape=(28, 28)), optimizer)
     state = jax.eval_shape(init, parameter_key(0))
     frozen.check(state.model, config.train.frozen)
-    after, _ = jax.eval_shape(make_update(parallel.objective(config), optimizer, 10), state, batch, jax.random.key(0))
-    before, then = ([(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (state, after))
+    objective = Parallel.of(config, (28, 28)).objective(config)
+    skips = config.train.skip_nonfinite > 0
+    return Step(init, make_update(objective, optimizer, steps, skips=skips), state, batch)
+
+
+def trace(config: Config) -> None:
+    """Trace the step that a run of this configuration takes, on shapes alone."""
+    import jax
+
+    step = step_of(config)
+    after, _ = jax.eval_shape(step.update, step.state, step.batch, jax.random.key(0))
+    before, then = ([(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (step.state, after))
     if before != then:
         raise RuntimeError("a step changes shapes or dtypes of the state")
 

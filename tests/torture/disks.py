@@ -141,14 +141,10 @@ def _deleted(labs: list[Lab], words: list[str], expected: dict, count: int) -> F
 
 def _without_deleted(expected: dict, lab: Lab) -> dict:
     """What is expected of a run that had gone on and saved again: all but the earlier checkpoints that were deleted."""
-    folders = [Path(name).parts[:2] for name in expected["files"]]
-    last = max(int(step) for place, *steps in folders if place == "checkpoints" for step in steps)
-    kept = [
-        name
-        for name, folder in zip(expected["files"], folders, strict=True)
-        if folder[0] != "checkpoints" or folder[1] == str(last) or lab.seen.joinpath(*folder).exists()
-    ]
-    return expected | {"files": kept}
+    step_of = {name: name.split("/")[1] for name in expected["files"] if name.startswith("checkpoints/")}
+    last = max(step_of.values(), key=int)
+    gone = {step for step in step_of.values() if step != last and not (lab.seen / "checkpoints" / step).exists()}
+    return expected | {"files": [name for name in expected["files"] if step_of.get(name) not in gone]}
 
 
 def _delete(begun: Path, folder: Path, seconds: float) -> None:

@@ -18,14 +18,10 @@ from moejax.config.schema import everything
 from moejax.data import DATASETS, load
 from moejax.data.dataset import first
 from moejax.errors import UserError
-from moejax.models import build_model
 from moejax.options import names_of, options_of
 from moejax.presets import PRESETS
-from moejax.training import frozen
-from moejax.training.loop import make_init, make_update, parameter_key
-from moejax.training.optimizer import make_optimizer
-from moejax.training.parallel import Parallel
-from tests.torture.configs import batch_of, changes, fields_of, value_of
+from moejax.training.loop import parameter_key
+from tests.torture.configs import changes, fields_of, step_of, value_of
 from tests.torture.figure import Figure, figure
 from tests.torture.files import KINDS, digest_of, splits
 
@@ -161,18 +157,11 @@ def _data(config: Config, folders: Mapping[str, str]) -> str:
 
 def _program(config: Config) -> str:
     """What makes the first parameters, takes a step and evaluates, as text without addresses."""
-    batch, answers = batch_of(config)
-    steps = 10 * config.train.epochs
-    optimizer = make_optimizer(config.train, steps, flat=False)
-    init = make_init(lambda rngs: build_model(config, answers, rngs, image_shape=(28, 28)), optimizer)
-    state = jax.eval_shape(init, parameter_key(0))
-    frozen.check(state.model, config.train.frozen)
-    skips = config.train.skip_nonfinite > 0
-    update = make_update(Parallel.of(config, (28, 28)).objective(config), optimizer, steps, skips=skips)
+    step = step_of(config)
     programs = [
-        jax.make_jaxpr(init)(parameter_key(0)),
-        jax.make_jaxpr(update)(state, batch, jax.random.key(0)),
-        jax.make_jaxpr(lambda model, batch: model(batch, train=False))(state.model, batch),
+        jax.make_jaxpr(step.init)(parameter_key(0)),
+        jax.make_jaxpr(step.update)(step.state, step.batch, jax.random.key(0)),
+        jax.make_jaxpr(lambda model, batch: model(batch, train=False))(step.state.model, step.batch),
     ]
     constants = (c for program in programs for c in program.consts if c.dtype.kind in "fiub")  # no keys
     text = "".join(map(str, programs)) + "".join(np.asarray(c).tobytes().hex() for c in constants)

@@ -41,7 +41,7 @@ def main() -> None:
                 moejax.report.render = lambda path: path / "report.html"
             _arm(**asked["arm"])
             code = run.main(asked["words"])
-            with contextlib.suppress(UserError):  # its checkpoints may have been deleted
+            with contextlib.suppress(UserError, FileNotFoundError):  # its checkpoints may have been deleted
                 if code == 0:
                     Path(asked["digest"]).write_text(digest(Path(asked["folder"])), encoding="utf-8")
             os._exit(code)

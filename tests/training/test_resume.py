@@ -207,13 +207,16 @@ def test_a_best_checkpoint_that_is_gone_or_damaged_is_no_other_result(copy, data
         run.test()
 
 
-@pytest.mark.parametrize("reads", ["saved", "restore"])
-def test_a_checkpoint_that_is_deleted_as_it_is_read_is_an_error_of_the_system(copy, dataset, monkeypatch, reads):
+@pytest.mark.parametrize(
+    ("reads", "what"), [("saved", ""), ("restore", ""), ("saved", "/state/_METADATA"), ("restore", "/state/**/d/*")]
+)
+def test_a_checkpoint_that_is_deleted_as_it_is_read_is_an_error_of_the_system(copy, dataset, monkeypatch, reads, what):
     run = resumed(copy, dataset)
     really = getattr(checkpoint, reads)
 
     def too_late(folder, *more):
-        shutil.rmtree(folder)
+        for path in list(folder.parent.glob(f"{folder.name}{what}")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         return really(folder, *more)
 
     monkeypatch.setattr(checkpoint, reads, too_late)

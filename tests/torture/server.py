@@ -6,6 +6,7 @@ A line of JSON asks for one (`Lab.run` in lab.py makes it), or for another progr
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -41,6 +42,7 @@ def main() -> None:
                 moejax.report.render = lambda path: path / "report.html"
             _arm(**asked["arm"])
             code = run.main(asked["words"])
+            logging.disable(logging.CRITICAL)  # from here on the run is over
             with contextlib.suppress(UserError, FileNotFoundError):  # its checkpoints may have been deleted
                 if code == 0:
                     Path(asked["digest"]).write_text(digest(Path(asked["folder"])), encoding="utf-8")

@@ -19,6 +19,7 @@ from moejax.report.markdown import markdown
 # By part, a module of this folder, what it shows. It has `torture(quick) -> Iterator[Figure]`.
 PARTS: dict[str, str] = {
     "kills": "runs killed at every file operation and at random moments: they go on to the same bits",
+    "devices": "runs killed twice go on each time on other devices: the same files and lines, to rounding",
     "verbs": "report and a fetch of data killed at random moments: all as it was, and done by the next",
     "signals": "SIGINT, SIGTERM and SIGHUP in every phase, once and twice: said, saved, gone on",
     "numbers": "a loss, a gradient or an option that is not of this world: named, skipped, never kept",

@@ -96,6 +96,7 @@ class Lab:
         environment: Mapping[str, str | None] | None = None,
         full: Sequence[str] = (),
         begins: bool = False,
+        way: Sequence[str] = (),
         seconds: float = 300,
     ) -> int:
         """Begin the run, or go on with it; the exit code, -9 for one that was killed.
@@ -109,10 +110,12 @@ class Lab:
           environment: variables that have these values, or are not set.
           full: of `out` and `err` those that go to a device that is full.
           begins: even where there is a run.
+          way: words that follow, whether it begins or goes on.
           seconds: after which it is killed.
         """
         resumes = (self.seen / "config.json").exists() and not begins
         words = ["--resume", str(self.folder)] if resumes else [*words, "--out", str(self.folder)]
+        words = [*words, *way]
         armed = {"folder": within or self.folder, "number": number, "half": half, "error": error}
         asked = {"words": words, "arm": armed | {"list_to": self.room / "operations"}, "reports": reports}
         asked |= {"folder": self.folder, "seconds": seconds, "environment": environment or {}}

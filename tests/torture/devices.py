@@ -1,10 +1,11 @@
 """A run is killed before one of its file operations, twice, and goes on each time with another number of devices.
 
 The devices, and how the run spreads over them, are drawn at each start. Sums over devices round in another order, so
-parameters and metrics are near those of a run that nobody disturbed, on one device; its lines and files are the same.
+arrays and metrics are near those of a run that nobody disturbed, on one device; its lines and files are the same.
 """
 
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.torture.figure import Figure
 from tests.torture.lab import KINDS, RUN, Lab, each, needs_compiler, open_labs, undisturbed
 
 SEED = 27
-NEAR = 1e-5  # of parameters of about 1 and of metrics alike
+NEAR = 1e-5  # of arrays of about 1 and of metrics alike
 # By how many devices there are, how a run may spread over them: along `data`, as `pmap`, or with shared experts.
 DATA, PMAP, SHARED = ("jit", 1), ("pmap", 1), ("jit", 2)
 WAYS = {1: [DATA], 2: [DATA, PMAP, SHARED], 3: [DATA, PMAP], 4: [DATA, PMAP, SHARED]}
@@ -54,9 +55,7 @@ def _at_operations(labs: list[Lab], kind: str, words: list[str], count: int) -> 
     killed, wrong = each(labs, cases, attempt)
     what = f"killed twice at file operations ({kind}), gone on with on other devices, 1 to 4, by jit and pmap"
     found = f"{wrong} went on to another end" if wrong else "all went on to the same lines and files"
-    return Figure(
-        what, killed, f"{found}, parameters within {max(furthest, default=0):.0e}", not wrong and killed >= count
-    )
+    return Figure(what, killed, f"{found}, arrays within {max(furthest, default=0):.0e}", not wrong and killed >= count)
 
 
 def _starts(draw: random.Random) -> list[Start]:
@@ -76,11 +75,16 @@ def _on(lab: Lab, words: list[str], start: Start, number: int) -> int:
 
 
 def _arrays(lab: Lab) -> dict[str, np.ndarray]:
-    return checkpoint.arrays(checkpoint.chosen(lab.seen.absolute() / "checkpoints", "last"))
+    """The last checkpoint's, Adam's moments as one vector each, which is how devices that share no experts keep them."""
+    arrays = checkpoint.arrays(checkpoint.chosen(lab.seen.absolute() / "checkpoints", "last"))
+    parts: dict[str, list[np.ndarray]] = {}
+    for name in sorted(arrays):
+        parts.setdefault(re.sub(r"(\.[mn]u)\..*", r"\1", name), []).append(np.ravel(np.asarray(arrays[name], float)))
+    return {name: np.concatenate(part) for name, part in parts.items()}
 
 
 def _compared(expected: dict[str, Any], found: dict[str, Any]) -> tuple[float, str]:
-    """How far the parameters are from those expected, and what is wrong, if anything is."""
+    """How far the arrays are from those expected, and what is wrong, if anything is."""
     if found["files"] != expected["files"]:
         return 0, f"other files: {sorted(set(found['files']) ^ set(expected['files']))}"
     if [line.keys() for line in found["metrics"]] != [line.keys() for line in expected["metrics"]]:
@@ -93,7 +97,7 @@ def _compared(expected: dict[str, Any], found: dict[str, Any]) -> tuple[float, s
     distance = max(
         float(np.abs(np.asarray(theirs[name], float) - np.asarray(a, float)).max()) for name, a in ours.items()
     )
-    return distance, "" if distance <= NEAR else f"parameters {distance:.0e} away"
+    return distance, "" if distance <= NEAR else f"arrays {distance:.0e} away"
 
 
 def _near(one: Any, other: Any) -> bool:

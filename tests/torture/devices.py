@@ -75,7 +75,7 @@ def _on(lab: Lab, words: list[str], start: Start, number: int) -> int:
 
 
 def _arrays(lab: Lab) -> dict[str, np.ndarray]:
-    """The last checkpoint's, Adam's moments as one vector each, which is how devices that share no experts keep them."""
+    """The last checkpoint's; Adam's moments as one vector each, as where no experts are shared."""
     arrays = checkpoint.arrays(checkpoint.chosen(lab.seen.absolute() / "checkpoints", "last"))
     parts: dict[str, list[np.ndarray]] = {}
     for name in sorted(arrays):
@@ -94,9 +94,7 @@ def _compared(expected: dict[str, Any], found: dict[str, Any]) -> tuple[float, s
     ours, theirs = expected["arrays"], found["arrays"]
     if {name: a.shape for name, a in ours.items()} != {name: a.shape for name, a in theirs.items()}:
         return 0, "other arrays"
-    distance = max(
-        float(np.abs(np.asarray(theirs[name], float) - np.asarray(a, float)).max()) for name, a in ours.items()
-    )
+    distance = max(float(np.abs(theirs[name] - ours[name]).max()) for name in ours)
     return distance, "" if distance <= NEAR else f"arrays {distance:.0e} away"
 
 

@@ -38,7 +38,7 @@ def page(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
     sections = [_section(name, titles[name], pictures.get(name), found.get(name), colours) for name in there]
     contents = (f'<a href="#{name}">{escape(titles[name])}</a>' for name in there)
     tested = next((run.examples for run in runs if run.examples), None)
-    on = runs[0].dataset + (f", tested on {tested:,} examples" if tested else "")
+    on = f"runs on {runs[0].dataset}" + (f", tested on {tested:,} examples" if tested else "")
     body = "\n".join(
         [
             f'<header><p class="kind">{escape(on)}</p><h1>{len(runs)} runs side by side</h1>',

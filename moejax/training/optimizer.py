@@ -69,12 +69,12 @@ def _clip(train: TrainOptions) -> optax.GradientTransformation:
 
 
 def relayout(state: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
-    """An optimiser's state in the form of `like`: of one vector (`flat`) or of one array a parameter."""
+    """An optimiser's state in the form of `like`: Adam's moments one vector (`flat`) or one array a parameter."""
     if jax.tree.structure(state) == jax.tree.structure(like):
         return state
     if len(jax.tree.leaves(state)) < len(jax.tree.leaves(like)):
         return jax.tree.map(_split, state, like)
-    return jax.tree.map(lambda one, many: _join(many) if one.ndim else many, like, state)
+    return jax.tree.map(lambda _, part: part if jax.tree_util.all_leaves([part]) else _join(part), like, state)
 
 
 def _split(vector: Array, like: PyTree[Array]) -> PyTree[Array]:

@@ -150,7 +150,7 @@ def test_a_run_goes_on_under_another_strategy(alone, config, dataset, tmp_path):
 def test_an_optimisers_state_is_the_same_numbers_in_either_form(config):
     a, b = jax.random.normal(jax.random.key(0), (2, 3, 2))
     model = {"a": {"experts": a}, "b": b, "c": jnp.float32(2)}
-    for train in (config.train, TrainOptions(clip_norm=None, frozen="['b']", stop_rise=0.5)):
+    for train in (config.train, TrainOptions(clip_norm=None, frozen="['b']", stop_rise=0.5), TrainOptions(average=0.5)):
         forms = []
         for flat in (True, False):
             optimizer = make_optimizer(train, 10, flat=flat)

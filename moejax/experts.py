@@ -179,11 +179,12 @@ def _applied(
     """A plain linear map by another product; `spread(bias, rows)` is the bias of each row, or one for all, and so of
     the scale of an int8 kernel.
     """
-    bias = None if linear.bias is None else linear.bias[...]
-    scale = linear.scale[...] if isinstance(linear, Int8Linear) else None
-    rows, kernel, scale, bias = linear.promote_dtype(
-        (x.reshape(-1, x.shape[-1]), linear.kernel[...], scale, bias), dtype=linear.dtype
-    )
+    kernel, bias = linear.kernel[...], None if linear.bias is None else linear.bias[...]
+    rows, scale = x.reshape(-1, x.shape[-1]), None
+    if isinstance(linear, Int8Linear):
+        rows, scale, bias = linear.promote_dtype((rows, linear.scale[...], bias), dtype=linear.dtype)
+    else:
+        rows, kernel, bias = linear.promote_dtype((rows, kernel, bias), dtype=linear.dtype)
     y = product(rows, kernel)
     if scale is not None:
         y = y * spread(scale, y.shape[0])

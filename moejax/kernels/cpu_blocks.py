@@ -8,32 +8,35 @@ in one loop, whatever groups they are of; a sum of outer products takes group by
 Axis letters: r rows, e experts, d and h widths.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from moejax.kernels import bfloat16
+from moejax.kernels import bfloat16, int8
 from moejax.kernels.bfloat16 import as_bits, from_bits
 from moejax.kernels.groups import Groups, few
 
 # Rows of a block. Larger ones use the processor better; the smallest that holds the rest of a group wastes the least.
 # Each size takes a tenth of a second to compile, thrice a product with its derivatives.
 _BLOCKS = (16, 32, 64, 128, 256, 512)
+_BRANCHES = 64  # each takes 10 ms to compile
 
 
 def matmul(
-    x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], groups: Groups, transposed: bool
+    x: Float[Array, "r d"], w: Shaped[Array, "e d_or_h h_or_d"], groups: Groups, transposed: bool
 ) -> Float[Array, "r h"]:
     """`grouped_matmul`, without a derivative or vmap."""
-    multiply = bfloat16.matmul_transposed if transposed else bfloat16.matmul
     limit = len(x)
-    dtype, x, w = x.dtype, as_bits(x), as_bits(w)
+    if w.dtype == jnp.bfloat16 and few(limit, len(w)) and limit * len(w) <= _BRANCHES:
+        return _row_by_row(x, w, groups, transposed)
+    multiply, dtype, x = _multiplier(w, transposed), x.dtype, as_bits(x)
 
     def product(e, first, rows):
-        block, matrix = lax.dynamic_slice_in_dim(x, first, rows), lax.dynamic_index_in_dim(w, e, keepdims=False)
-        return as_bits(multiply(from_bits(block, dtype), from_bits(matrix, dtype)).astype(dtype))
+        block = from_bits(lax.dynamic_slice_in_dim(x, first, rows), dtype)
+        return as_bits(multiply(block, e).astype(dtype))
 
     blocks = [1] if few(limit, len(w)) else _blocks(limit)
     largest, whole = blocks[-1], groups.sizes // blocks[-1]
@@ -59,6 +62,30 @@ def matmul(
     for index, rows in enumerate(blocks, start=1):
         y = lax.fori_loop(bounds[index], bounds[index + 1], partial(rest, rows), y)
     return from_bits(y, dtype)
+
+
+def _row_by_row(
+    x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], groups: Groups, transposed: bool
+) -> Float[Array, "r h"]:
+    """`matmul` without a loop, which would carry a copy of all matrices: each row has a branch for each matrix."""
+    product, h = (bfloat16.matmul_transposed, w.shape[1]) if transposed else (bfloat16.matmul, w.shape[2])
+    branches = [partial(lambda e, row: product(row, w[e]), e) for e in range(len(w))]
+    branches.append(lambda row: jnp.zeros((1, h), jnp.float32))  # in no group
+    rows = [lax.switch(e, branches, x[i : i + 1]) for i, e in enumerate(groups.of_rows(len(x)))]
+    return jnp.concatenate(rows).astype(x.dtype)
+
+
+def _multiplier(w: Shaped[Array, "e d_or_h h_or_d"], transposed: bool) -> Callable[..., Float[Array, "n h"]]:
+    """Rows, and which matrix, to their product in float32."""
+    if w.dtype == jnp.int8 and not transposed:
+        return lambda rows, e: int8.matmul(rows, w, e)
+    product, bits = bfloat16.matmul_transposed if transposed else bfloat16.matmul, as_bits(w)
+
+    def multiply(rows, e):
+        matrix = from_bits(lax.dynamic_index_in_dim(bits, e, keepdims=False), w.dtype)
+        return product(rows, matrix.astype(rows.dtype))
+
+    return multiply
 
 
 def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], groups: Groups) -> Float[Array, "e d h"]:

@@ -17,19 +17,20 @@ from types import ModuleType
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
-from moejax.kernels import cpu_blas, cpu_blocks, gpu, ragged
+from moejax.kernels import cpu_blas, cpu_blocks, gpu, int8, ragged
 from moejax.kernels.groups import Groups, few, folded
 from moejax.kernels.multilinear import Lowering, multilinear, products
 
 
 def grouped_matmul(
-    x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], groups: Groups, transposed: bool = False
+    x: Float[Array, "r d"], w: Shaped[Array, "e d_or_h h_or_d"], groups: Groups, transposed: bool = False
 ) -> Float[Array, "r h"]:
     """Multiply the rows of each group by its expert's matrix; zeros for rows that are left over.
 
-    `transposed` multiplies by w[e]ᵀ: w is [e, h, d] then, else [e, d, h]. The groups must not hold more than r rows.
+    w: of x's dtype, or int8, which has no derivative. `transposed` multiplies by w[e]ᵀ: w is [e, h, d] then, else
+    [e, d, h]. The groups must not hold more than r rows.
     """
     return (_matmul_transposed if transposed else _matmul)(x, w, *groups)
 
@@ -41,8 +42,8 @@ def grouped_outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], groups: Group
 
 _matmul, _matmul_transposed, _outer = products(
     "grouped",
-    lambda x, w, *groups: ragged.matmul(x, w, Groups(*groups), False),
-    lambda x, w, *groups: ragged.matmul(x, w, Groups(*groups), True),
+    lambda x, w, *groups: ragged.matmul(x, w.astype(x.dtype), Groups(*groups), False),
+    lambda x, w, *groups: ragged.matmul(x, w.astype(x.dtype), Groups(*groups), True),
     lambda x, dy, *groups: ragged.outer(x, dy, Groups(*groups)),
 )
 
@@ -51,7 +52,7 @@ def on_cpu(lowering: Lowering, a: Array, b: Array) -> ModuleType:
     """What computes a product on CPUs. An exported program may run where this one's Python is not."""
     if not isinstance(a.shape[0], int):  # exported with an open batch size
         return ragged
-    if b.ndim == 3 and few(len(a), len(b)):  # rows and matrices
+    if b.ndim == 3 and (few(len(a), len(b)) or int8.pays(a, b)):  # rows and matrices
         return cpu_blocks
     return cpu_blas if cpu_blas.serves(a.dtype) and not lowering.exported else cpu_blocks
 
@@ -64,7 +65,9 @@ def on_cuda(lowering: Lowering, a: Array, b: Array) -> ModuleType:
 def _by(choose: Callable[..., ModuleType], name: str, *options: bool) -> Callable[..., Array]:
     def product(lowering, a, b, *groups):
         def of_rows(a, b, groups):
-            return getattr(choose(lowering, a, b), name)(a, b, groups, *options)
+            kernels = choose(lowering, a, b)
+            b = b if kernels is cpu_blocks else b.astype(a.dtype)
+            return getattr(kernels, name)(a, b, groups, *options)
 
         fold = folded if choose is on_cpu and isinstance(a.shape[0], int) else lambda f: f
         return fold(of_rows)(a, b, Groups(*groups))

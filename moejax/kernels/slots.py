@@ -12,22 +12,25 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
-from moejax.kernels import blas_threads, cpu_blas
+from moejax.kernels import bfloat16, blas_threads, cpu_blas, int8
 from moejax.kernels.groups import Groups, folded
 from moejax.kernels.multilinear import Lowering, products
 
 LARGE = 5e8  # FLOPs from which the library was seen to win
 
 
-def slot_matmul(x: Float[Array, "n d"], w: Float[Array, "d h"]) -> Float[Array, "n h"]:
-    """x · w, of operands of one type."""
+def slot_matmul(x: Float[Array, "n d"], w: Shaped[Array, "d h"]) -> Float[Array, "n h"]:
+    """x · w, of operands of one type; or w is int8, which has no derivative."""
     return _matmul(x, w)
 
 
-_matmul, _matmul_transposed, _outer = products("slot", lambda x, w: x @ w, lambda x, w: x @ w.T, lambda x, dy: x.T @ dy)
+_matmul, _matmul_transposed, _outer = products(
+    "slot", lambda x, w: x @ w.astype(x.dtype), lambda x, w: x @ w.astype(x.dtype).T, lambda x, dy: x.T @ dy
+)
 
 
 def _on_cpu(plain: Callable, grouped: Callable) -> Callable:
@@ -41,6 +44,8 @@ def _on_cpu(plain: Callable, grouped: Callable) -> Callable:
         @of_one.def_vmap
         def of_all(experts, mapped, a, b):
             of_each = jax.vmap(plain, [0 if m else None for m in mapped])
+            if all(mapped) and plain is _plain and int8.pays(a.reshape(-1, a.shape[-1]), b):
+                return lax.map(lambda e: int8.matmul(a[e], b, e).astype(a.dtype), jnp.arange(experts)), True
             if all(mapped) and blas_threads.serves(a.dtype) and _flops(of_each, a, b) >= LARGE:
                 return grouped(a, b), True
             return of_each(a, b), True
@@ -50,16 +55,16 @@ def _on_cpu(plain: Callable, grouped: Callable) -> Callable:
     return product
 
 
-def _flops(product: Callable, a: Float[Array, "e _ _"], b: Float[Array, "e _ _"]) -> int:
+def _flops(product: Callable, a: Float[Array, "e _ _"], b: Shaped[Array, "e _ _"]) -> int:
     # Of each expert the sizes of both operands and of the result are n·d, d·h and n·h.
     sizes = (math.prod(array.shape[1:]) for array in (a, b, jax.eval_shape(product, a, b)))
     return 2 * len(a) * math.isqrt(math.prod(sizes))
 
 
-def _grouped_matmul(transposed: bool, x: Float[Array, "e n d"], w: Float[Array, "e _ _"]) -> Float[Array, "e n h"]:
+def _grouped_matmul(transposed: bool, x: Float[Array, "e n d"], w: Shaped[Array, "e _ _"]) -> Float[Array, "e n h"]:
     e, n, d = x.shape
     product = folded(partial(cpu_blas.matmul, transposed=transposed))
-    return product(x.reshape(e * n, d), w, _of_one_size(e, n)).reshape(e, n, -1)
+    return product(x.reshape(e * n, d), w.astype(x.dtype), _of_one_size(e, n)).reshape(e, n, -1)
 
 
 def _grouped_outer(x: Float[Array, "e n d"], dy: Float[Array, "e n h"]) -> Float[Array, "e d h"]:
@@ -71,6 +76,18 @@ def _of_one_size(e: int, n: int) -> Groups:
     return Groups(n * jnp.arange(e, dtype=jnp.int32), jnp.full(e, n, jnp.int32))
 
 
-_matmul.on("cpu", _on_cpu(_matmul.f, partial(_grouped_matmul, False)))
-_matmul_transposed.on("cpu", _on_cpu(_matmul_transposed.f, partial(_grouped_matmul, True)))
-_outer.on("cpu", _on_cpu(_outer.f, _grouped_outer))
+def _plain(x: Float[Array, "n d"], w: Shaped[Array, "d h"]) -> Float[Array, "n h"]:
+    return bfloat16.matmul(x, w.astype(x.dtype)).astype(x.dtype)
+
+
+def _plain_transposed(x: Float[Array, "n h"], w: Shaped[Array, "d h"]) -> Float[Array, "n d"]:
+    return bfloat16.matmul_transposed(x, w.astype(x.dtype)).astype(x.dtype)
+
+
+def _plain_outer(x: Float[Array, "n d"], dy: Float[Array, "n h"]) -> Float[Array, "d h"]:
+    return bfloat16.outer(x, dy).astype(x.dtype)
+
+
+_matmul.on("cpu", _on_cpu(_plain, partial(_grouped_matmul, False)))
+_matmul_transposed.on("cpu", _on_cpu(_plain_transposed, partial(_grouped_matmul, True)))
+_outer.on("cpu", _on_cpu(_plain_outer, _grouped_outer))

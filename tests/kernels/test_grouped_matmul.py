@@ -124,6 +124,27 @@ def test_few_rows_equal_a_loop_over_rows(sizes, units):
     assert front.on_cpu(lowering, jnp.ones((9, D)), w) is cpu_blas
 
 
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
+@pytest.mark.parametrize(("rows", "experts"), [(3, 16), (7, 16), (40, 5), (200, 5)])
+def test_narrow_matrices_equal_a_loop_over_rows_and_so_do_derivatives_by_rows(rows, experts, dtype):
+    d, rng = 300, np.random.default_rng(rows)  # more than a piece of int8
+    w, x, dy = rng.integers(-9, 9, (experts, d, H)), rng.integers(-9, 9, (rows, d)), rng.integers(-9, 9, (rows, H))
+    sizes = np.bincount(rng.integers(0, experts, rows - 1), minlength=experts)
+    narrow, of_rows = jnp.asarray(w, dtype), "float32" if dtype == "int8" else dtype
+
+    @jax.jit
+    def products(x, dy, w, sizes):
+        y, by_rows = jax.vjp(lambda x: grouped_matmul(x, w, sizes), x)
+        return y, *by_rows(dy)
+
+    got = products(jnp.asarray(x, of_rows), jnp.asarray(dy, of_rows), narrow, int32(sizes))
+    w = np.float64(w)
+    want = reference.grouped_matmul(np.float64(x), w, sizes), reference.grouped_matmul(dy, w.swapaxes(1, 2), sizes)
+    for y, exact in zip(got, want, strict=True):
+        assert y.dtype == of_rows
+        np.testing.assert_array_equal(y, exact.astype(y.dtype))  # whole numbers: nothing but the result is rounded
+
+
 @few
 @given(st.lists(st.integers(0, 300), min_size=E, max_size=E))
 def test_products_equal_a_loop_for_any_runs(sizes):

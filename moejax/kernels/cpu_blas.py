@@ -18,6 +18,8 @@ from moejax.kernels.blas_threads import Operand
 from moejax.kernels.groups import Groups
 from moejax.kernels.numpy_calls import called_by_name, numpy_call
 
+_READ = 10  # rows are multiplied by a matrix in the time that it takes to read it
+
 
 def serves(dtype: DTypeLike) -> bool:
     """Whether this is the fastest product of such numbers."""
@@ -69,7 +71,8 @@ def _fill_products(x: ndarray, w: ndarray, starts: ndarray, sizes: ndarray, y: n
         row = first[e] + low
         multiply(high - low, h, d, row * row_of_x, e * matrix, row * row_of_y)
 
-    blas_threads.run(fill, _pieces(sizes, sizes), flops=2 * int(sizes.sum()) * d * h)
+    rows = max(int(sizes.sum()), _READ * int((sizes > 0).sum()))
+    blas_threads.run(fill, _pieces(sizes, sizes), flops=2 * rows * d * h)
 
 
 @called_by_name("moejax_grouped_outers")

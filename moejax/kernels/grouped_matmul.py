@@ -48,13 +48,18 @@ _matmul, _matmul_transposed, _outer = products(
 )
 
 
+LARGE = 3e6  # numbers in a matrix, from which for a row the library was seen to win: `python -m benchmarks decoding`
+
+
 def on_cpu(lowering: Lowering, a: Array, b: Array) -> ModuleType:
     """What computes a product on CPUs. An exported program may run where this one's Python is not."""
     if not isinstance(a.shape[0], int):  # exported with an open batch size
         return ragged
-    if b.ndim == 3 and (few(len(a), len(b)) or int8.pays(a, b)):  # rows and matrices
+    if lowering.exported or not cpu_blas.serves(a.dtype) or int8.pays(a, b):
         return cpu_blocks
-    return cpu_blas if cpu_blas.serves(a.dtype) and not lowering.exported else cpu_blocks
+    if b.ndim == 3 and few(len(a), len(b)) and (b.dtype == jnp.bfloat16 or b[0].size < LARGE):
+        return cpu_blocks
+    return cpu_blas
 
 
 def on_cuda(lowering: Lowering, a: Array, b: Array) -> ModuleType:

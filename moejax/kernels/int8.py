@@ -31,6 +31,6 @@ def matmul(x: Float[Array, "n d"], w: Int8[Array, "e d h"], e: Int[Array, ""]) -
     return y + product(d - rest, rest) if rest else y
 
 
-def pays(x: Float[Array, "r _"], w: Shaped[Array, "e d h"]) -> bool:
+def pays(x: Float[Array, "r _"], w: Shaped[Array, "..."]) -> bool:
     """Whether matrices are int8 and rows so few that reading those costs more than multiplying by them."""
     return w.dtype == jnp.int8 and len(x) <= FEW * len(w)

@@ -112,7 +112,7 @@ def test_products_equal_a_loop_over_rows_on_every_path(rows, sizes):
 
 
 @pytest.mark.parametrize("sizes", [[], [3], [7], [2, 15], [5, 5, 5], [0, 1, 2, 3], [15]])
-def test_few_rows_equal_a_loop_over_rows(sizes, units):
+def test_few_rows_equal_a_loop_over_rows(sizes, units, monkeypatch):
     # Of sixteen experts those named have a row each, of four rows.
     sizes = np.bincount(sizes, minlength=16)
     x, w, wt, dy = draw(0, 4, D), draw(1, 16, D, H), draw(2, 16, H, D), draw(3, 4, H)
@@ -122,6 +122,9 @@ def test_few_rows_equal_a_loop_over_rows(sizes, units):
     lowering = Lowering(exported=False, devices=1)
     assert front.on_cpu(lowering, x, w) is cpu_blocks
     assert front.on_cpu(lowering, jnp.ones((9, D)), w) is cpu_blas
+    monkeypatch.setattr(front, "LARGE", D * H)
+    assert front.on_cpu(lowering, x, w) is cpu_blas
+    assert front.on_cpu(lowering, *(a.astype(jnp.bfloat16) for a in (x, w))) is cpu_blocks
 
 
 @pytest.mark.parametrize("dtype", ["int8", "bfloat16"])

@@ -8,6 +8,7 @@
     gpu              on NVIDIA GPUs `gpu_mosaic` or `gpu_tokamax`, where they are right when tried
     ragged           everywhere else: XLA's own
     bfloat16         products of narrow numbers that are added up in float32
+    int8             products with a matrix of whole numbers, which is read as it is kept
     multilinear      what they are all made by: functions that are linear in each of their first arguments
 
 Nothing here knows what a router or a layer is.

@@ -1,9 +1,10 @@
 """Grouped matrix products on CPUs by XLA's own products: each group of rows cut into blocks.
 
-For bfloat16 where the processor has units for it, for exported programs, which know no library, and for few rows. A
-group is as many blocks of the largest size as fit, then one of the smallest size that holds the rest. Blocks are read
-where they lie and may reach into the next group, whose rows are left as they are. A product takes all blocks of a size
-in one loop, whatever groups they are of; a sum of outer products takes group by group.
+For bfloat16 where the processor has units for it, for exported programs, which know no library, and for few rows by
+matrices that are narrow or not large. A group is as many blocks of the largest size as fit, then one of the smallest
+size that holds the rest. Blocks are read where they lie and may reach into the next group, whose rows are left as they
+are. A product takes all blocks of a size in one loop, whatever groups they are of; a sum of outer products takes group
+by group.
 
 Axis letters: r rows, e experts, d and h widths.
 """

@@ -24,22 +24,21 @@ from jaxtyping import Array, Bool, Float, Key
 from moejax.inputs import where_real
 from moejax.kernels.grouped_matmul import grouped_matmul, rows_of_groups
 from moejax.kernels.groups import Groups, few
-from moejax.kernels.slots import slot_matmul
+from moejax.linear_maps import LinearMap, apply_by, apply_to_one, more_than_plain
 from moejax.makers import MakeExpert, made, refuse_what_changes
 from moejax.options import Count, Width, checked
 from moejax.parameters import parameters
-from moejax.quantization import Int8Linear, more_than_plain
 from moejax.randomness import require_rngs
 from moejax.routing import SparseRouting, TopKRouting
 from moejax.sharding import DEFAULT_AXES, EXPERTS, SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, MeshAxes, axes_in_use, constrain
 
 Activation = Callable[[Array], Array]
-Linear = Callable[[nnx.Linear | Int8Linear, Array], Array]
+Linear = Callable[[LinearMap, Array], Array]
 
 UNREAD = 2e6  # numbers left unread, from which sorting few tokens was seen to pay: `python -m benchmarks decoding`
 
 
-def apply_linear(linear: nnx.Linear | Int8Linear, x: Array) -> Array:
+def apply_linear(linear: LinearMap, x: Array) -> Array:
     """`linear(x)`: what an expert's argument `linear` is when the expert runs by itself."""
     return linear(x)
 
@@ -165,32 +164,9 @@ def _map(experts: nnx.Module, x: Array, key: Key[Array, ""] | None, over_x: int 
     return jax.vmap(lambda expert, x, key: expert(x, key=key, **options), in_axes=(0, over_x, 0))(experts, x, keys)
 
 
-def _of_one(linear: nnx.Linear | Int8Linear, x: Float[Array, "*n d"]) -> Float[Array, "*n d2"]:
+def _of_one(linear: LinearMap, x: Float[Array, "*n d"]) -> Float[Array, "*n d2"]:
     """`linear(x)`; a plain map by a product that is a fast one for all experts at once under vmap."""
-    return linear(x) if more_than_plain(linear) else _applied(linear, x, slot_matmul, lambda bias, rows: bias[None])
-
-
-def _applied(
-    linear: nnx.Linear | Int8Linear,
-    x: Float[Array, "*n d"],
-    product: Callable[..., Array],
-    spread: Callable[..., Array],
-) -> Float[Array, "*n d2"]:
-    """A plain linear map by another product; `spread(bias, rows)` is the bias of each row, or one for all, and so of
-    the scale of an int8 kernel.
-    """
-    kernel, bias = linear.kernel[...], None if linear.bias is None else linear.bias[...]
-    rows, scale = x.reshape(-1, x.shape[-1]), None
-    if isinstance(linear, Int8Linear):
-        rows, scale, bias = linear.promote_dtype((rows, linear.scale[...], bias), dtype=linear.dtype)
-    else:
-        rows, kernel, bias = linear.promote_dtype((rows, kernel, bias), dtype=linear.dtype)
-    y = product(rows, kernel)
-    if scale is not None:
-        y = y * spread(scale, y.shape[0])
-    if bias is not None:
-        y = y + spread(bias, y.shape[0])
-    return y.reshape(*x.shape[:-1], y.shape[-1])
+    return linear(x) if more_than_plain(linear) else apply_to_one(linear, x)
 
 
 def can_be_grouped(experts: nnx.Module) -> bool:
@@ -237,7 +213,7 @@ def _not_grouped(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
     maps: list[nnx.Module] = []
     others: list[str] = []
 
-    def linear(linear: nnx.Linear | Int8Linear, x: Array) -> Array:
+    def linear(linear: LinearMap, x: Array) -> Array:
         maps.append(linear)
         return linear(x)
 
@@ -256,11 +232,9 @@ def _not_grouped(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
     return others
 
 
-def _grouped(
-    groups: Groups, linear: nnx.Linear | Int8Linear, x: Float[Array, "n *parts d"]
-) -> Float[Array, "n *parts d2"]:
+def _grouped(groups: Groups, linear: LinearMap, x: Float[Array, "n *parts d"]) -> Float[Array, "n *parts d2"]:
     # An expert may cut each row into parts, such as patches: then each group has as many times more rows.
     parts = math.prod(x.shape[1:-1])
     groups = Groups(groups.starts * parts, groups.sizes * parts)
     product = partial(grouped_matmul, groups=groups)
-    return _applied(linear, x, product, lambda bias, rows: rows_of_groups(bias, groups, rows))
+    return apply_by(linear, x, product, lambda vectors, rows: rows_of_groups(vectors, groups, rows))

@@ -13,32 +13,12 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float, Int8
+
+from moejax.linear_maps import Int8Linear, more_than_plain
 
 M = TypeVar("M", bound=nnx.Module)
 LARGEST = 127
-
-
-class Int8Linear(nnx.Module):
-    """x · kernel · scale + bias, of a kernel int8 [*e, d, h] and a scale float32 [*e, h]. Neither is a parameter."""
-
-    def __init__(self, linear: nnx.Linear):
-        kernel, scale = rounded(linear.kernel[...])
-        spec = linear.kernel.get_metadata("out_sharding", None)
-        of_scale = spec and (*spec[:-2], spec[-1])
-        self.kernel = nnx.Variable(kernel, out_sharding=spec, eager_sharding=False)
-        self.scale = nnx.Variable(scale, out_sharding=of_scale, eager_sharding=False)
-        self.bias, self.dtype, self.promote_dtype = linear.bias, linear.dtype, linear.promote_dtype
-
-    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n h"]:
-        """The output for each row."""
-        bias = None if self.bias is None else self.bias[...]
-        x, kernel, scale, bias = self.promote_dtype((x, self.kernel[...], self.scale[...], bias), dtype=self.dtype)
-        y = x @ kernel
-        one_row = (*(1,) * (y.ndim - 1), -1)
-        y = y * scale.reshape(one_row)
-        return y if bias is None else y + bias.reshape(one_row)
 
 
 def rounded(kernel: Float[Array, "*e d h"]) -> tuple[Int8[Array, "*e d h"], Float[Array, "*e h"]]:
@@ -46,18 +26,6 @@ def rounded(kernel: Float[Array, "*e d h"]) -> tuple[Int8[Array, "*e d h"], Floa
     step = jnp.abs(kernel.astype(jnp.float32)).max(-2) / LARGEST
     scale = jnp.where(step > 0, step, 1.0)
     return jnp.round(kernel / scale[..., None, :]).astype(jnp.int8), scale
-
-
-def more_than_plain(linear: nnx.Module) -> str:
-    """What a linear map has beyond x · kernel + bias, in words; empty for a plain one."""
-    if type(linear) is Int8Linear:
-        return ""
-    if type(linear) is not nnx.Linear:
-        return f"the class {type(linear).__name__}"
-    for name in ("precision", "preferred_element_type"):
-        if (value := getattr(linear, name)) is not None:
-            return f"{name} {value}"
-    return "" if linear.dot_general is lax.dot_general else "a dot_general of its own"
 
 
 def quantize(module: M) -> M:
@@ -75,7 +43,7 @@ def quantize(module: M) -> M:
         if more := more_than_plain(linear):
             raise ValueError(f"quantize cannot keep {more} of an expert's linear map; leave it out.")
         found += 1
-        return Int8Linear(linear)
+        return Int8Linear(*rounded(linear.kernel[...]), linear)
 
     copy = jax.tree.map(lambda leaf: leaf, module)
     for _, node in list(nnx.iter_modules(copy)):

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from moejax import GLU, MLP, DenseMoE, SoftMoE, SparseMoE, quantize
+from moejax.linear_maps import Int8Linear
 from moejax.parameters import parameters
-from moejax.quantization import Int8Linear, rounded
+from moejax.quantization import rounded
 
 D, H, E = 12, 20, 4
 KINDS = {

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-from moejax.report.style import EXPERTS, INK, MUTED, PERCENT, bare, panels, place, sheet
+from moejax.report.style import EXPERTS, INK, MUTED, PERCENT, bare, key, panels, place, sheet
 
 MULTIPLES = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 WORDS = {
@@ -48,6 +48,35 @@ def layers(rows: list[dict]) -> Figure:
         panel.set_ylim(min(*every, 1) / 1.25, 1.25 * max(*every, 1))
         multiples(panel, "y")
     legend(axes[-1], [*zip(names, EXPERTS, strict=False), ("mlp, dashed", MUTED)])
+    return figure
+
+
+def growth(rows: list[dict]) -> Figure:
+    """Time above and memory below, one panel a sweep; dashed: the least there can be."""
+    base, names, fields = rows[0]["case"], list(rows[0]["layers"]), ("tokens", "experts", "k", "d")
+    figure, axes = panels(
+        2 * len(fields),
+        len(fields),
+        1.7,
+        "time above, memory below, forward and backward; dashed: the least there can be",
+        f"else T {base['tokens']:,}, d {base['d']}, h {base['h']}, E {base['experts']}, k {base['k']}",
+    )
+    places = [(quantity, unit, field) for quantity, unit in (("ms", "ms"), ("mb", "MB")) for field in fields]
+    for panel, (quantity, unit, field) in zip(axes, places, strict=True):
+        points = sweep(rows, field)
+        values = [value for value, _ in points]
+        panel.plot(values, [row["least"][quantity] for _, row in points], color=MUTED, lw=1, ls="--")
+        for name, colour in zip(names, EXPERTS, strict=False):
+            of_layer = [row["layers"][name][quantity] for _, row in points]
+            panel.plot(values, of_layer, color=colour, lw=1.4, marker="o", ms=3)
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.set(xlabel=WORDS[field], title=unit)
+        panel.xaxis.set_major_locator(FixedLocator(values[:: max(1, len(values) // 3)]))
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+            axis.set_minor_formatter(NullFormatter())
+    key(figure, EXPERTS[: len(names)], "", names)
     return figure
 
 
@@ -148,6 +177,7 @@ def legend(axes: Axes, entries: list[tuple[str, str]]) -> None:
 # name of a benchmark → (heading, its figure)
 FIGURES: dict[str, tuple[str, Callable[[list[dict]], Figure]]] = {
     "layers": ("What a layer costs", layers),
+    "growth": ("How a layer grows", growth),
     "peers": ("Our layers and other libraries'", peers),
     "scaling": ("How far it would scale", scaling),
 }

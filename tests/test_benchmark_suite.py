@@ -16,7 +16,7 @@ from flax import nnx
 from benchmarks.harness import compare, draw
 from benchmarks.harness.interleave import interleave
 from benchmarks.peers.grouped_products import forward_with, ragged_dot, relative_error
-from benchmarks.suite import convergence, generation, gpu_layers, gpu_text, peers, pictures, scaling, training
+from benchmarks.suite import convergence, generation, gpu_layers, gpu_text, growth, peers, pictures, scaling, training
 from benchmarks.suite.cases import Case, forward, sparse, tokens, with_gradients
 from benchmarks.suite.layers import BASE, cases
 from benchmarks.suite.loops import make_loops, random_images
@@ -249,8 +249,18 @@ def test_every_sweep_gets_its_panel(tmp_path):
     assert [value for value, _ in pictures.sweep(rows, "tokens")] == [512, BASE.tokens, 8192]
     picture = draw.draw(results(tmp_path / "layers.json", rows))
     assert picture.read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UserError, match="no picture; name the results of layers or peers"):
+    with pytest.raises(UserError, match="no picture; name the results of layers or growth or peers"):
         draw.draw(tmp_path / "limit.json")
+
+
+def test_growth_has_each_case_once_and_multiples_of_the_least(tmp_path):
+    every = growth.cases(quick=False)
+    assert len(set(every)) == len(every) == sum(map(len, growth.SWEEPS.values())) - 3
+    cost = {"ms": 6.0, "mb": 3.0}
+    rows = [{"case": c._asdict(), "least": {"ms": 2.0, "mb": 2.0}, "layers": {"gather": cost}} for c in every]
+    assert growth.table(rows).splitlines()[2] == "| 2048, 256, 512, 16, 2 | 2.0 ms, 2 MB | 3.00×, 1.50× |"
+    assert draw.draw(results(tmp_path / "growth.json", rows)).read_bytes().startswith(b"\x89PNG")
+    assert growth.held(Case(3, 5, 7, 2, 1)) == 4 * (2 * 2 * 2 * 5 * 7 + 4 * 3 * 5)
 
 
 def test_peers_are_drawn(tmp_path, peer_rows):

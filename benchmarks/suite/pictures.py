@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-from moejax.report.style import EXPERTS, INK, MUTED, PERCENT, bare, key, panels, place, sheet
+from moejax.report.style import EXPERTS, INK, MUTED, PERCENT, bare, expert_colours, key, panels, place, sheet
 
 MULTIPLES = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 WORDS = {
@@ -76,7 +76,7 @@ def growth(rows: list[dict]) -> Figure:
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
             axis.set_minor_formatter(NullFormatter())
-    key(figure, EXPERTS[: len(names)], "", names)
+    key(figure, expert_colours(len(names)), "", names)
     return figure
 
 

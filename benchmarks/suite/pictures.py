@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-from moejax.report.style import EXPERTS, INK, MUTED, PERCENT, bare, expert_colours, key, panels, place, sheet
+from moejax.report.style import EXPERTS, INK, MUTED, PERCENT, bare, panels, place, sheet
 
 MULTIPLES = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 WORDS = {
@@ -61,22 +61,23 @@ def growth(rows: list[dict]) -> Figure:
         "time above, memory below, forward and backward; dashed: the least there can be",
         f"else T {base['tokens']:,}, d {base['d']}, h {base['h']}, E {base['experts']}, k {base['k']}",
     )
-    places = [(quantity, unit, field) for quantity, unit in (("ms", "ms"), ("mb", "MB")) for field in fields]
-    for panel, (quantity, unit, field) in zip(axes, places, strict=True):
-        points = sweep(rows, field)
-        values = [value for value, _ in points]
-        panel.plot(values, [row["least"][quantity] for _, row in points], color=MUTED, lw=1, ls="--")
-        for name, colour in zip(names, EXPERTS, strict=False):
-            of_layer = [row["layers"][name][quantity] for _, row in points]
-            panel.plot(values, of_layer, color=colour, lw=1.4, marker="o", ms=3)
-        panel.set_xscale("log", base=2)
-        panel.set_yscale("log")
-        panel.set(xlabel=WORDS[field], title=unit)
-        panel.xaxis.set_major_locator(FixedLocator(values[:: max(1, len(values) // 3)]))
-        for axis in (panel.xaxis, panel.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-            axis.set_minor_formatter(NullFormatter())
-    key(figure, expert_colours(len(names)), "", names)
+    for i, (quantity, unit) in enumerate((("ms", "ms"), ("mb", "MB"))):
+        every = [of[quantity] for row in rows for of in (row["least"], *row["layers"].values())]
+        for panel, field in zip(axes[i * len(fields) :], fields, strict=False):
+            points = sweep(rows, field)
+            values = [value for value, _ in points]
+            panel.plot(values, [row["least"][quantity] for _, row in points], color=MUTED, lw=1, ls="--")
+            for name, colour in zip(names, EXPERTS, strict=False):
+                of_layer = [row["layers"][name][quantity] for _, row in points]
+                panel.plot(values, of_layer, color=colour, lw=1.4, marker="o", ms=3, label=name)
+            panel.set_xscale("log", base=2)
+            panel.set_yscale("log")
+            panel.set(xlabel=WORDS[field], title=unit, ylim=(min(every) / 1.5, 1.5 * max(every)))
+            panel.xaxis.set_major_locator(FixedLocator(values[:: 3 if len(values) > 7 else 2]))
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+                axis.set_minor_formatter(NullFormatter())
+    axes[0].legend(loc="upper left", frameon=False, handlelength=0, labelcolor="linecolor", borderaxespad=0)
     return figure
 
 

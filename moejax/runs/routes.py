@@ -41,6 +41,6 @@ def by_example(routing: Routing, examples: int, tokens: int) -> Route:
     return Route(**{name: of_examples(getattr(routing, name)) for name in names})
 
 
-def leading(gates: Float[ndarray, " e"]) -> list[int]:
+def leading(gates: Float[AnyArray, " e"]) -> list[int]:
     """The experts with most weight in a token's output, the largest first; none that has no weight."""
     return [int(e) for e in np.argsort(-np.abs(gates), kind="stable")[:MOST] if gates[e]]

@@ -74,12 +74,12 @@ def _name(model: Model, token: Any) -> str:
     return as_name(model.read.text_tokens.decode([token]))
 
 
-def _best(model: Model, probabilities: Float[ndarray, " y"], top: int) -> list[dict[str, Any]]:
+def _best(model: Model, probabilities: Float[AnyArray, " y"], top: int) -> list[dict[str, Any]]:
     found = most_probable(probabilities, top)
     return [{"token": token, "text": _name(model, token), "probability": p} for token, p in found]
 
 
-def _instead(model: Model, probabilities: Float[ndarray, " y"], top: int) -> str:
+def _instead(model: Model, probabilities: Float[AnyArray, " y"], top: int) -> str:
     return "  ".join(f"{one['text']} {one['probability']:.0%}" for one in _best(model, probabilities, top))
 
 

@@ -49,6 +49,7 @@ def tokens(case: Case, seed: int = 0) -> tuple[Float[Array, "1 t d"], Float[Arra
 
 def sparse(case: Case, dispatch: str, router: str = "softmax_top_k") -> SparseMoE:
     """A sparse layer whose experts are as popular as the case says, where its router has a matrix."""
+    slots = {} if dispatch == "grouped" else {"capacity_factor": case.factor, "group_size": case.group_size}
 
     def make() -> SparseMoE:
         return SparseMoE(
@@ -58,8 +59,7 @@ def sparse(case: Case, dispatch: str, router: str = "softmax_top_k") -> SparseMo
             k=case.k,
             router=router,
             dispatch=dispatch,
-            capacity_factor=case.factor,
-            group_size=None if dispatch == "grouped" else case.group_size,
+            **slots,
             rngs=nnx.Rngs(0),
         )
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int8, Shaped
 
 from moejax.kernels import bfloat16, blas_threads, cpu_blas, int8
 from moejax.kernels.groups import Groups, folded
@@ -33,8 +33,14 @@ _matmul, _matmul_transposed, _outer = products(
 )
 
 
-def _on_cpu(plain: Callable, grouped: Callable) -> Callable:
-    """`plain`, but for all experts at once `grouped`, if that pays."""
+def _on_cpu(
+    of_floats: Callable, of_bfloat16: Callable, grouped: Callable, of_int8: Callable | None = None
+) -> Callable[..., Array]:
+    """The product of operands of a type; but for all experts at once `grouped` or `of_int8`, if that pays."""
+
+    def plain(a: Array, b: Array) -> Array:
+        narrow = a.dtype == jnp.bfloat16
+        return of_bfloat16(a, b.astype(a.dtype)).astype(a.dtype) if narrow else of_floats(a, b)
 
     def product(lowering: Lowering, a: Array, b: Array) -> Array:
         if lowering.exported or lowering.devices > 1:
@@ -44,8 +50,8 @@ def _on_cpu(plain: Callable, grouped: Callable) -> Callable:
         @of_one.def_vmap
         def of_all(experts, mapped, a, b):
             of_each = jax.vmap(plain, [0 if m else None for m in mapped])
-            if all(mapped) and plain is _plain and int8.pays(a.reshape(-1, a.shape[-1]), b):
-                return lax.map(lambda e: int8.matmul(a[e], b, e).astype(a.dtype), jnp.arange(experts)), True
+            if all(mapped) and of_int8 and int8.pays(a.reshape(-1, a.shape[-1]), b):
+                return of_int8(a, b), True
             if all(mapped) and blas_threads.serves(a.dtype) and _flops(of_each, a, b) >= LARGE:
                 return grouped(a, b), True
             return of_each(a, b), True
@@ -76,18 +82,10 @@ def _of_one_size(e: int, n: int) -> Groups:
     return Groups(n * jnp.arange(e, dtype=jnp.int32), jnp.full(e, n, jnp.int32))
 
 
-def _plain(x: Float[Array, "n d"], w: Shaped[Array, "d h"]) -> Float[Array, "n h"]:
-    return bfloat16.matmul(x, w.astype(x.dtype)).astype(x.dtype)
+def _few_rows(x: Float[Array, "e n d"], w: Int8[Array, "e d h"]) -> Float[Array, "e n h"]:
+    return lax.map(lambda e: int8.matmul(x[e], w, e).astype(x.dtype), jnp.arange(len(w)))
 
 
-def _plain_transposed(x: Float[Array, "n h"], w: Shaped[Array, "d h"]) -> Float[Array, "n d"]:
-    return bfloat16.matmul_transposed(x, w.astype(x.dtype)).astype(x.dtype)
-
-
-def _plain_outer(x: Float[Array, "n d"], dy: Float[Array, "n h"]) -> Float[Array, "d h"]:
-    return bfloat16.outer(x, dy).astype(x.dtype)
-
-
-_matmul.on("cpu", _on_cpu(_plain, partial(_grouped_matmul, False)))
-_matmul_transposed.on("cpu", _on_cpu(_plain_transposed, partial(_grouped_matmul, True)))
-_outer.on("cpu", _on_cpu(_plain_outer, _grouped_outer))
+_matmul.on("cpu", _on_cpu(_matmul.f, bfloat16.matmul, partial(_grouped_matmul, False), _few_rows))
+_matmul_transposed.on("cpu", _on_cpu(_matmul_transposed.f, bfloat16.matmul_transposed, partial(_grouped_matmul, True)))
+_outer.on("cpu", _on_cpu(_outer.f, bfloat16.outer, _grouped_outer))

@@ -80,4 +80,4 @@ def test_without_names_there_is_the_plan_and_nothing_is_measured(options):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     assert "  convergence      11 min  seconds to 98.5 % on MNIST" in result.stdout
-    assert result.stdout.endswith("Name some of them, or all, which takes about 59 minutes on two CPU cores.\n")
+    assert result.stdout.endswith("Name some of them, or all, which takes about 64 minutes on two CPU cores.\n")

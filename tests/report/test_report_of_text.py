@@ -93,6 +93,7 @@ def test_one_expert_has_a_text_by_bits_alone(tmp_path):
     assert "entropy" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_largest_run_has_a_page_of_less_than_three_megabytes(tmp_path):
     run = write_text_run(tmp_path / "run", layers=12, experts=64)
     arrays = routing(layers=12, experts=64)

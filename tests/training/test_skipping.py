@@ -113,7 +113,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(config, datase
             *(3, {"parallel": {"strategy": "pmap"}, "moe": {"dispatch": "grouped"}, "train": {}}),
             marks=pytest.mark.slow,
         ),
-        (1, {"train": {"gradient_accumulation_steps": 3}}),
+        pytest.param(*(1, {"train": {"gradient_accumulation_steps": 3}}), marks=pytest.mark.slow),
     ],
     ids=["mesh", "pmap", "accumulated"],
 )

@@ -97,9 +97,8 @@ def selection_probability(
     num_experts = noisy.shape[-1]
     if k == num_experts:
         return jnp.ones_like(clean)
-    experts = best(noisy, k + 1)
-    ranked = jnp.take_along_axis(noisy, experts, axis=-1)
-    chosen = jax.nn.one_hot(experts[..., :k], num_experts, dtype=bool).any(-2)
-    # The k-th best of the others: for a chosen expert that is the (k + 1)-th of all.
-    threshold = jnp.where(chosen, ranked[..., k, None], ranked[..., k - 1, None])
+    ranked = jnp.take_along_axis(noisy, best(noisy, k + 1), axis=-1)
+    last, next_one = ranked[..., k - 1, None], ranked[..., k, None]
+    # The k-th best of the others: for a chosen expert that is the (k + 1)-th of all. Where the two are alike, either.
+    threshold = jnp.where(noisy > next_one, next_one, last)
     return jax.scipy.stats.norm.cdf((clean - threshold) / deviation)

@@ -47,6 +47,11 @@ def tokens(case: Case, seed: int = 0) -> tuple[Float[Array, "1 t d"], Float[Arra
     return x.at[..., 0].set(1), dy
 
 
+def as_taken(name: str, case: Case, *arrays: Float[Array, "1 t d"]) -> list[Float[Array, "g t2 d"]]:
+    """The arrays as that layer takes them: the slots of a soft one mix the tokens of a group."""
+    return [a.reshape(-1, case.group_size, case.d) if name == "soft" else a for a in arrays]
+
+
 def sparse(case: Case, dispatch: str, router: str = "softmax_top_k") -> SparseMoE:
     """A sparse layer whose experts are as popular as the case says, where its router has a matrix."""
     slots = {} if dispatch == "grouped" else {"capacity_factor": case.factor, "group_size": case.group_size}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.harness.interleave import interleave
-from benchmarks.suite.cases import Case, forward_backward, makers, program, tokens
+from benchmarks.suite.cases import Case, as_taken, forward_backward, makers, program, tokens
 from benchmarks.suite.limit import Limit, limit_of, unavoidable
 from moejax.report.markdown import markdown
 
@@ -42,11 +42,8 @@ def held(case: Case) -> float:
 
 def row_of(case: Case, turns: int, limit: Limit) -> dict:
     """Milliseconds and megabytes of each layer, and the least of both."""
-    make, (x, dy), of_soft = makers(case), tokens(case), (-1, case.group_size, case.d)
-    programs = {}
-    for name in LAYERS:  # soft: its slots mix the tokens of a group
-        arrays = [a.reshape(of_soft) if name == "soft" else a for a in (x, dy)]
-        programs[name] = program(forward_backward, make[name](), *arrays)
+    make, arrays = makers(case), tokens(case)
+    programs = {name: program(forward_backward, make[name](), *as_taken(name, case, *arrays)) for name in LAYERS}
     seconds = interleave({name: p.call for name, p in programs.items()}, turns)
     least = limit.seconds(*unavoidable(case, "forward_backward"))
     return {

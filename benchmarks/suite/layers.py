@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.harness.interleave import interleave, ratio
-from benchmarks.suite.cases import Case, forward, forward_backward, layers, program, tokens, unevenness
+from benchmarks.suite.cases import Case, as_taken, forward, forward_backward, layers, program, tokens, unevenness
 from benchmarks.suite.limit import limit_of, unavoidable
 from moejax.layers import SparseMoE
 from moejax.report.markdown import markdown
@@ -43,8 +43,7 @@ def cases(quick: bool) -> list[Case]:
 def row_of(case: Case, turns: int, side: int | None = None) -> dict:
     """All layers at one case; `side` of the matrices that measure the limit, whole ones if none is given."""
     made, (x, dy) = layers(case), tokens(case)
-    of_soft = (-1, case.group_size, case.d)  # its slots mix the tokens of a group
-    arguments = {name: [a.reshape(of_soft) if name == "soft" else a for a in (x, dy)] for name in made}
+    arguments = {name: as_taken(name, case, x, dy) for name in made}
     limit = limit_of(case.dtype, turns, side)
     row = {"case": case._asdict() | {"group": case.group_size}, "layers": {}}
     for passes, (f, count) in PASSES.items():

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from benchmarks.harness.interleave import interleave, ratio
-from benchmarks.suite.cases import Case, forward, forward_backward, makers, program, sparse, tokens
+from benchmarks.suite.cases import Case, as_taken, forward, forward_backward, makers, program, sparse, tokens
 from benchmarks.suite.limit import limit_of, unavoidable
 from moejax.errors import UserError
 from moejax.files import place_for
@@ -63,9 +63,7 @@ def rows_of(case: Case, asked: argparse.Namespace, given: Int[Array, "1 t k"] | 
         programs = {}
         for (name, router), layer in made.items():
             more = {"given": given, "key": jax.random.key(0)} if router else {}
-            groups = (-1, case.group_size, case.d) if name == "soft" else x.shape  # its slots mix a group's tokens
-            arguments = [a.reshape(groups) for a in (x, dy)][:count]
-            programs[name, router] = program(f, layer, *arguments, **more)
+            programs[name, router] = program(f, layer, *as_taken(name, case, x, dy)[:count], **more)
         seconds = interleave({name: p.call for name, p in programs.items()}, asked.turns)
         least = limit.seconds(*unavoidable(case, passes))
         for (name, router), times in seconds.items():

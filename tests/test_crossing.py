@@ -1,13 +1,16 @@
 """What crosses devices in the compiled expert-parallel step: what the formula says, in all-to-alls, and no more."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from benchmarks.suite.crossing import bytes_crossing, expected
+from benchmarks.suite.crossing import bytes_by_computation, bytes_crossing, expected
 from moejax import MLP, SparseMoE, load_balance_loss
+from moejax.dispatch import grouped_mesh
 from moejax.experts import apply_linear
 from moejax.routing import limit_to_groups
 from moejax.sharding import DEFAULT_AXES, TOKENS, make_mesh
@@ -71,6 +74,18 @@ def test_a_device_sends_as_much_when_devices_and_tokens_grow_together(dispatch):
     two, four, eight = (bytes_crossing(compiled(dispatch, 1, expert).as_text()) for expert in (2, 4, 8))
     assert two == four == eight
     assert two["all-to-all"] > 0
+
+
+def test_a_dropless_layer_exchanges_rows_or_gathers_tokens_and_never_both():
+    data, expert = 1, 8
+    tokens, k = GROUPS * T, 2
+    rows = expert * math.ceil(grouped_mesh.ROOM * k * tokens / expert)
+    branches = bytes_by_computation(compiled("grouped", data, expert).as_text()).values()
+    exchanging = [crossing["all-to-all"] for crossing in branches if "all-to-all" in crossing]
+    gathering = [crossing["all-gather"] for crossing in branches if "all-gather" in crossing]
+    assert not any(crossing.keys() >= {"all-to-all", "all-gather"} for crossing in branches)
+    assert sum(exchanging) == 4 * rows * D * 4 + rows * 4
+    assert sum(gathering) > 1.5 * sum(exchanging)
 
 
 def test_a_choice_limited_to_groups_of_experts_stays_on_each_device():

@@ -9,6 +9,10 @@ A layer on a mesh of data × expert devices, forward and backward, by device:
 in bytes, with slots = E · c · d · (groups of a device) ≈ k · capacity factor · (tokens of a device) · d numbers. None
 of them grows with the number of devices: with twice the devices and twice the tokens, a device sends as much as before.
 Of the bytes of an all-to-all, 1 / expert do not leave the device.
+
+`grouped` sends as much, with ROOM in place of the capacity factor, and 4 bytes a row for the number of its expert. Only
+while a choice is too uneven for that does it gather all tokens along `expert`: each way is a branch, a computation of
+its own in the program.
 """
 
 import re
@@ -17,6 +21,7 @@ from math import prod
 _OPERATION = re.compile(
     r" = (?P<shapes>.*?)\s(?P<kind>all-to-all|all-gather|all-reduce|reduce-scatter|collective-permute)(-start)?\("
 )
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$", re.MULTILINE)
 _SHAPE = re.compile(r"(?P<type>[a-z]+)(?P<bits>\d*)\[(?P<sizes>[\d,]*)\]")
 
 
@@ -29,6 +34,14 @@ def bytes_crossing(program: str) -> dict[str, int]:
     for found in _OPERATION.finditer(program):
         total[found["kind"]] = total.get(found["kind"], 0) + sum(map(_bytes, _SHAPE.finditer(found["shapes"])))
     return total
+
+
+def bytes_by_computation(program: str) -> dict[str, dict[str, int]]:
+    """`bytes_crossing` of each computation in which something crosses, such as a branch, by its name."""
+    begins = [*_COMPUTATION.finditer(program)]
+    ends = [*(found.start() for found in begins[1:]), len(program)]
+    each = {a["name"]: bytes_crossing(program[a.start() : end]) for a, end in zip(begins, ends, strict=True)}
+    return {name: crossing for name, crossing in each.items() if crossing}
 
 
 def _bytes(shape: re.Match) -> int:

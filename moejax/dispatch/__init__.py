@@ -24,7 +24,8 @@ from moejax.dispatch.einsum import (
     sparse_masks,
 )
 from moejax.dispatch.gather import gather_dispatch
-from moejax.dispatch.grouped import grouped_dispatch, grouped_over_mesh
+from moejax.dispatch.grouped import grouped_dispatch
+from moejax.dispatch.grouped_mesh import grouped_over_mesh
 
 __all__ = [
     "combine_dense",

@@ -10,11 +10,12 @@ Building a table scatters integers, one a choice; no activation is ever scattere
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from moejax.kernels.groups import Groups
-from moejax.routing import ExpertChoiceRouting, SparseRouting, TopKRouting, position_in_expert
+from moejax.routing import ExpertChoiceRouting, SparseRouting, position_in_expert
 
 
 class IndexTables(NamedTuple):
@@ -41,15 +42,15 @@ def slot_tables(routing: SparseRouting, capacity: int) -> IndexTables:
     return IndexTables(inverse(row.reshape(-1), rows), row, routing.weights.reshape(row.shape))
 
 
-def sorted_tables(routing: TopKRouting) -> tuple[IndexTables, Groups]:
-    """Rows are the choices that are dispatched, sorted by expert, then empty ones; an expert's rows are its group."""
-    g, t, k = routing.experts.shape
-    experts = jnp.where(routing.kept, routing.experts, -1).reshape(-1)
-    groups = Groups.of(routing.dispatched.sum((0, 1), dtype=jnp.int32))
-    position = position_in_expert(experts[None], len(groups.sizes))[0]
-    row = jnp.where(experts < 0, -1, groups.starts[experts] + position)
-    tables = IndexTables(inverse(row, row.size), row.reshape(g * t, k), routing.weights.reshape(g * t, k))
-    return tables, groups
+def sorted_tables(
+    experts: Int[Array, "n k"], num_experts: int, weights: Float[Array, "n k"]
+) -> tuple[IndexTables, Groups]:
+    """Rows are the choices, those of -1 left out, sorted by expert, then empty ones; an expert's rows are its group."""
+    chosen = experts.reshape(-1)
+    groups = Groups.of(jax.nn.one_hot(chosen, num_experts, dtype=jnp.int32).sum(0))
+    position = position_in_expert(chosen[None], num_experts)[0]
+    row = jnp.where(chosen < 0, -1, groups.starts[chosen] + position)
+    return IndexTables(inverse(row, row.size), row.reshape(experts.shape), weights), groups
 
 
 def inverse(table: Int[Array, " m"], size: int) -> Int[Array, " n"]:

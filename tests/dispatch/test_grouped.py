@@ -23,19 +23,12 @@ def draw(seed, *shape):
 
 def test_index_tables_sort_the_choices_by_expert_and_within_it_by_token():
     # Choices in order, token by token: 1 0 | 1 2 | 0 2, so expert 0 has choices 1 and 4, 1 has 0 and 2, 2 has 3 and 5.
-    tables, groups = sorted_tables(chosen([[[1, 0], [1, 2]], [[0, 2], [-1, -1]]], 4))
+    experts = jnp.array([[1, 0], [1, 2], [0, 2], [-1, -1]])
+    tables, groups = sorted_tables(experts, 4, jnp.full((4, 2), 0.5))
     np.testing.assert_array_equal(groups, [[0, 2, 4, 6], [2, 2, 2, 0]])
     np.testing.assert_array_equal(tables.choice_of_row, [1, 4, 0, 2, 3, 5, -1, -1])
     np.testing.assert_array_equal(tables.row_of_choice, [[2, 0], [3, 4], [1, 5], [-1, -1]])
     np.testing.assert_allclose(tables.weights, np.full((4, 2), 0.5))
-
-
-def test_dropped_choices_become_empty_rows():
-    routing = assign(chosen([[[0], [0], [1]]], 2), 1)
-    tables, groups = sorted_tables(routing)
-    np.testing.assert_array_equal(groups, [[0, 1], [1, 1]])
-    np.testing.assert_array_equal(tables.choice_of_row, [0, 2, -1])
-    np.testing.assert_array_equal(tables.row_of_choice, [[0], [-1], [1]])
 
 
 def test_experts_get_each_row_once_and_nothing_else():

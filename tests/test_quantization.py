@@ -11,6 +11,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from seldom import slow_but_for
 
 from moejax import GLU, MLP, DenseMoE, SoftMoE, SparseMoE, quantize
 from moejax.linear_maps import Int8Linear
@@ -67,10 +68,7 @@ def as_floats(module):
     return jax.tree.map(back, module, is_leaf=lambda node: type(node) is Int8Linear)
 
 
-CELLS = [
-    pytest.param(kind, expert, marks=() if expert is MLP or kind == "grouped" else pytest.mark.slow)
-    for kind, expert in itertools.product(KINDS, (MLP, GLU))
-]
+CELLS = slow_but_for(itertools.product(KINDS, (MLP, GLU)), *itertools.product(KINDS, [MLP]), ("grouped", GLU))
 
 
 @pytest.mark.parametrize(("kind", "expert"), CELLS)

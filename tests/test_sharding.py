@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from reference import draw
+from seldom import slow_but_for
 
 from benchmarks.suite.crossing import bytes_crossing
 from moejax import GLU, MLP, DenseMoE, MeshAxes, SoftMoE, SparseMoE, load_balance_loss
@@ -54,10 +55,6 @@ def assert_close(got, want, tolerance=1e-6):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), got, want)
 
 
-def slow_but_for(cells, *few):
-    return [cell if cell in few else pytest.param(*cell, marks=pytest.mark.slow) for cell in cells]
-
-
 @pytest.mark.parametrize(
     ("names", "kind", "dispatch", "size"),
     slow_but_for(
@@ -68,10 +65,8 @@ def slow_but_for(cells, *few):
             for dispatch in ("einsum", "gather")
             for size in SIZES
         ],
-        ("dp, ep", EXPLICIT, "einsum", "small"),
         ("data, fsdp, expert", AUTO, "gather", "large"),
-        ("expert, data", AUTO, "gather", "small"),
-        ("a, b, c", EXPLICIT, "einsum", "large"),
+        ("a, b, c", EXPLICIT, "einsum", "small"),
     ),
 )
 def test_slots_cross_in_all_to_alls_and_nothing_is_gathered(names, kind, dispatch, size):

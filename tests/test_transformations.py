@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from reference import draw
+from seldom import slow_but_for
 
 from moejax import losses, metrics
 from moejax.experts import MLP
@@ -29,10 +30,6 @@ OF_LAYER |= {
 }
 OF_LAYER |= {"groups of 7": (SparseMoE, {"group_size": 7}), "groups of 4": (SparseMoE, {"group_size": 4})}
 FEW = ("dense", "soft", "softmax_top_k einsum", "softmax_top_k gather", "softmax_top_k grouped")
-
-
-def slow_but_for(cases, *few):
-    return [case if case in few else pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
 def make(name, d=D, h=H, **options):
@@ -109,9 +106,7 @@ def useful(routing):
     return found
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in OF_LAYER]
-)
+@pytest.mark.parametrize("name", slow_but_for(OF_LAYER, *FEW))
 def test_no_dtype_is_promoted_implicitly(name):
     layer, x, mask = make(name), draw(0, 3, 5, D), jnp.ones((3, 5), bool)
 

@@ -1,5 +1,6 @@
 """Upcycling: the same function at first, experts that are copies, moments that move along."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -9,6 +10,7 @@ import optax
 import pytest
 import reference
 from flax import nnx
+from seldom import slow_but_for
 
 from moejax.experts import GLU, MLP
 from moejax.routers import ROUTERS
@@ -25,15 +27,17 @@ def tokens():
     return jnp.asarray(np.random.default_rng(1).normal(size=(2, 7, D)), jnp.float32)
 
 
-@pytest.mark.parametrize("kind", [MLP, GLU])
-@pytest.mark.parametrize("options", [{}, {"k": 3}, {"dispatch": "gather"}, {"dispatch": "grouped"}], ids=str)
+OPTIONS = [{}, {"k": 3}, {"dispatch": "gather"}, {"dispatch": "grouped"}]
+FEW = [(MLP, {}), (GLU, {"k": 3}), (MLP, {"dispatch": "gather"}), (GLU, {"dispatch": "grouped"})]
+
+
+@pytest.mark.parametrize(("kind", "options"), slow_but_for(itertools.product((MLP, GLU), OPTIONS), *FEW))
 def test_the_layer_computes_what_the_mlp_did(kind, options):
     dense = trained(kind)
     y, _ = jax.jit(lambda layer, x: layer(x))(upcycle(dense, D, E, rngs=nnx.Rngs(1), **options), tokens())
     np.testing.assert_allclose(y, dense(tokens()), rtol=1e-5, atol=1e-5)
 
 
-FEW = ("softmax_top_k", "sigmoid", "expert_choice", "relu")
 # Every router with options whose weights sum to 1, and with some whose weights do not.
 SAME = {
     "softmax_top_k": ({"k": 2}, {"k": E}, {"k": E, "renormalize": False}),
@@ -66,9 +70,7 @@ def output(layer, train):
     return layer(tokens(), train=train, key=jax.random.key(2))[0]
 
 
-@pytest.mark.parametrize(
-    "router", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in ROUTERS]
-)
+@pytest.mark.parametrize("router", slow_but_for(ROUTERS, "softmax_top_k", "expert_choice"))
 def test_the_layer_computes_what_the_mlp_did_with_every_router_or_refuses(router):
     dense = trained()
     for options in SAME[router]:

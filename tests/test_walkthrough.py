@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from seldom import slow_but_for
 
 from experiments.study import ROOT
 
@@ -26,13 +27,7 @@ def course(monkeypatch):
     return exercises, answers.ANSWERS
 
 
-SELDOM = (2, 4, 6, 8, 10, 11)  # each compiles dozens of small programs
-
-
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(n, marks=pytest.mark.slow if n in SELDOM else ()) for n in range(1, len(CHAPTERS) + 1)],
-)
+@pytest.mark.parametrize("number", slow_but_for(range(1, len(CHAPTERS) + 1), 1, len(CHAPTERS)))
 def test_an_exercise_takes_the_answer_and_nothing_else(number, course, capsys):
     exercises, answers = course
     answer = answers[number - 1]

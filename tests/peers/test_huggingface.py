@@ -5,6 +5,7 @@ real models. All in float32: max |Δ|, as a share of the largest value where tha
 blocks 5e-6.
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from peer_answers import GOLDEN, TOLERANCE, answer_fast, errors, load
+from seldom import slow_but_for
 
 from moejax.experts import MLP
 from moejax.huggingface import FAMILIES, PublishedFiles, from_huggingface, to_huggingface
@@ -40,16 +42,18 @@ def test_every_family_is_recorded():
     assert {family_of(load(name)) for name in NAMES} == set(FAMILIES)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_equals_recorded(name):
+DISPATCHES = ("einsum", "gather", "grouped")
+IN_TURN = zip(NAMES, itertools.cycle(DISPATCHES))
+
+
+@pytest.mark.parametrize(("name", "dispatch"), slow_but_for(itertools.product(NAMES, DISPATCHES), *IN_TURN))
+def test_equals_recorded(name, dispatch):
     case = load(name)
-    dispatches = ["einsum", "gather", "grouped"]
-    answers = errors(case, *(layer_of(case, dispatch=dispatch) for dispatch in dispatches))
-    for dispatch, (forward, backward, routing) in zip(dispatches, answers, strict=True):
-        assert forward <= SMALL_TOLERANCE, dispatch
-        assert backward <= SMALL_TOLERANCE, dispatch
-        # The recorded Switch drops, under every dispatch and in each sequence by itself; none other does.
-        assert bool(routing.kept.all()) == (family_of(case) != "switch_transformers"), dispatch
+    [(forward, backward, routing)] = errors(case, layer_of(case, dispatch=dispatch))
+    assert forward <= SMALL_TOLERANCE
+    assert backward <= SMALL_TOLERANCE
+    # The recorded Switch drops, under every dispatch and in each sequence by itself; none other does.
+    assert bool(routing.kept.all()) == (family_of(case) != "switch_transformers")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from seldom import slow_but_for
 from small_run import StopAfter
 
 from benchmarks.suite.crossing import bytes_crossing
@@ -104,15 +105,7 @@ def assert_same_run(fit: Fit, other: Fit) -> None:
     assert [r["accuracy"] for r in ours] == [r["accuracy"] for r in theirs]
 
 
-# By default one layer on a mesh of two axes.
-BY_DEFAULT = {("2 × 4", "gather")}
-GRID = [
-    pytest.param(*cell, marks=() if cell in BY_DEFAULT else pytest.mark.slow)
-    for cell in itertools.product(WAYS, LAYERS)
-]
-
-
-@pytest.mark.parametrize(("way", "layer"), GRID)
+@pytest.mark.parametrize(("way", "layer"), slow_but_for(itertools.product(WAYS, LAYERS), ("2 × 4", "gather")))
 def test_any_number_of_devices_gives_the_same_run(alone, config, dataset, tmp_path, layer, way):
     fit = start(tmp_path / "run", configure(config, LAYERS[layer]), dataset, WAYS[way])
     assert fit.train(StopSignal())

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from seldom import slow_but_for
 from small_run import StopAfter
 from test_parallel import devices
 
@@ -38,7 +39,6 @@ WAYS = {
         parallel=dict(data=4, expert=2), model=dict(remat=True), train=dict(gradient_accumulation_steps=2)
     ),
 }
-BY_DEFAULT = ("all at once",)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def alone(text, tmp_path_factory) -> Fit:
     return fit
 
 
-@pytest.mark.parametrize("way", [w if w in BY_DEFAULT else pytest.param(w, marks=pytest.mark.slow) for w in WAYS])
+@pytest.mark.parametrize("way", slow_but_for(WAYS, "all at once"))
 def test_any_way_gives_the_run_of_one_device(alone, text, tmp_path, way):
     fit = begun(tmp_path / "run", configured(**WAYS[way]), text)
     assert fit.train(StopSignal())

@@ -38,7 +38,11 @@ SINGLE = make_config(**single("nonlinear", filters=8)), {}  # in blocks
 
 
 @pytest.mark.parametrize("mapped", [pytest.param("in turn", marks=pytest.mark.slow), "at once"])
-@pytest.mark.parametrize(("config", "changes"), [MIXTURE, SINGLE], ids=["mixture", "single"])
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [MIXTURE, pytest.param(*SINGLE, marks=pytest.mark.slow)],
+    ids=["mixture", "single"],
+)
 def test_seeds_together_take_the_steps_of_each_alone(monkeypatch, config, changes, mapped):
     monkeypatch.setattr(clusters, "TRAIN", N)
     monkeypatch.setattr(clusters, "TEST", 32)

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from reference import draw
+from seldom import slow_but_for
 
 import moejax
 from moejax import metrics
@@ -129,7 +130,7 @@ def test_any_batch_and_another_input_of_the_gates():
     assert alone.shape == (TASKS, 4, D)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("kind", slow_but_for([AxisType.Auto, AxisType.Explicit], AxisType.Explicit))
 def test_on_a_mesh_it_gives_the_same_numbers_and_each_output_lies_as_the_tokens_do(kind):
     axes = ("dp", "ep")
     layer = MultiGateMoE(

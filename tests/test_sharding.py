@@ -122,7 +122,7 @@ def test_every_layer_gives_the_numbers_of_one_device(name, groups):
         assert_close(step(sharded, jax.device_put(x, P())), want)
 
 
-@pytest.mark.parametrize("kind", [AUTO, EXPLICIT])
+@pytest.mark.parametrize("kind", slow_but_for([AUTO, EXPLICIT], EXPLICIT))
 def test_the_mesh_of_sharded_arguments_is_used_as_that_of_set_mesh(kind):
     layer, x, mesh = make_small("gather"), draw(0, G, 4, 8), make_mesh("dp, ep", kind)
     step, forward = jax.jit(jax.value_and_grad(squares, (0, 1))), jax.jit(lambda layer, x: layer(x)[0])
@@ -182,8 +182,8 @@ def test_experts_axes_that_are_not_tokens_are_one_sentence():
 @pytest.mark.parametrize(
     ("axes", "shape", "crossing"),
     [
-        (DP_EP, (1, 1), set()),
-        (DP_EP, (8, 1), {"all-reduce"}),
+        pytest.param(DP_EP, (1, 1), set(), marks=pytest.mark.slow),
+        pytest.param(DP_EP, (8, 1), {"all-reduce"}, marks=pytest.mark.slow),
         (MeshAxes(("dp", "ep"), ()), (4, 2), {"all-reduce"}),
     ],
 )

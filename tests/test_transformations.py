@@ -156,7 +156,6 @@ def test_explicit_axes_give_the_same_numbers_and_outputs_lie_as_the_tokens_do(na
             for dispatch in ("einsum", "gather", "grouped")
             for check in (True, False)
         ],
-        ("softmax_top_k gather", True),
         ("softmax_top_k grouped", True),
     ),
 )

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from seldom import slow_but_for
 
 from moejax.config import make_config
 from moejax.errors import UserError
@@ -48,9 +49,7 @@ KINDS = {
 }
 
 
-SOME = [
-    kind if kind in ("few keys", "every other block") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS
-]
+SOME = slow_but_for(KINDS, "every other block")
 
 
 @pytest.mark.parametrize("kind", SOME)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from reference import randomly_filled
+from seldom import slow_but_for
 
 from moejax.config import Config, make_config
 from moejax.errors import UserError
@@ -150,7 +151,7 @@ def test_a_recurrence_against_a_loop_over_words():
 # The whole
 
 
-@pytest.mark.parametrize(("expert", "layer"), KINDS)
+@pytest.mark.parametrize(("expert", "layer"), slow_but_for(KINDS, ("cnn", "soft"), ("rnn", "sparse")))
 def test_a_pair_is_classified_alike_in_either_order_and_any_batch(expert, layer):
     model, batch = make(tiny(expert, layer)), pairs(4)
     logits, (routing,) = classify(model, batch)

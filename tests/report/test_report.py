@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from seldom import slow_but_for
 from synthetic import routing, write_run
 
 from moejax.__main__ import main
@@ -100,7 +101,7 @@ def test_nan_everywhere_does_not_break_the_page(tmp_path):
     assert drawn(run) == EVERYWHERE | {"dispatch"}
 
 
-@pytest.mark.parametrize(("layers", "experts"), [(1, 1), (12, 64)])
+@pytest.mark.parametrize(("layers", "experts"), slow_but_for([(1, 1), (12, 64)], (1, 1)))
 def test_smallest_and_largest(tmp_path, layers, experts):
     run = write_run(tmp_path / "run", layers=layers, experts=experts)
     text = render(run).read_text()

@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from seldom import slow_but_for
 from small_run import saved_run
 
 import moejax
@@ -38,7 +39,7 @@ def logits(model: Decoder, tokens):
     return jax.jit(lambda model, tokens: model({"tokens": tokens}, train=False)[0])(model, tokens)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but_for(KINDS, "olmoe"))
 def test_transformers_loads_it_with_the_same_logits(kind, tmp_path, capsys):
     assert exported(tmp_path, *KINDS[kind]) == 0
     assert f'AutoModelForCausalLM.from_pretrained("{tmp_path / "hf"}")' in capsys.readouterr().out
@@ -65,7 +66,11 @@ def test_transformers_loads_it_with_the_same_logits(kind, tmp_path, capsys):
             "This run is no language model of Hugging Face; a Mixtral has moe.layer",
             marks=pytest.mark.slow,
         ),
-        ({}, MIXTRAL | dict(router="top_k_softmax"), "This run is no language model of Hugging Face; a Mixtral has"),
+        pytest.param(
+            *({}, MIXTRAL | dict(router="top_k_softmax")),
+            "This run is no language model of Hugging Face; a Mixtral has",
+            marks=pytest.mark.slow,
+        ),
         (dict(moe_every=2), MIXTRAL, "This run is no mixtral of Hugging Face: the parameters of block 0 have mlp."),
         pytest.param(
             *({}, MIXTRAL | dict(zero_experts=1), "This run is no mixtral of Hugging Face: "), marks=pytest.mark.slow

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 from flax import nnx
+from seldom import slow_but_for
 from small_run import StopAfter
 from test_fit import NEVER, bits, start
 from test_more_epochs import Quiet, resumed
@@ -155,8 +156,9 @@ UPCYCLED = {
 }
 
 
-@pytest.mark.parametrize("moe", UPCYCLED.values(), ids=UPCYCLED)
-def test_upcycled_the_network_computes_what_the_dense_one_did(moe, dense, config, dataset):
+@pytest.mark.parametrize("kind", slow_but_for(UPCYCLED, "grouped"))
+def test_upcycled_the_network_computes_what_the_dense_one_did(kind, dense, config, dataset):
+    moe = UPCYCLED[kind]
     config = config.replace(moe=moe, init=str(dense.folder.path), upcycle=True)
     model = jax.jit(lambda: build_model(config, 4, nnx.Rngs(1)))()
     begins = beginning(config, model)

@@ -51,9 +51,10 @@ def one_step(path, config: Config, dataset, monkeypatch, count: int) -> tuple[Fi
     return fit, metrics
 
 
-@pytest.mark.parametrize("narrow", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("narrow", [True, False])
 def test_the_sparse_preset_under_pmap_makes_the_step_of_one_device(dataset, tmp_path, monkeypatch, narrow):
-    """In groups of 16, as many tokens as its experts are wide by four; with a small stem and one block by default."""
+    """In groups of 16, as many tokens as its experts are wide by four; with a small stem and one block if narrow."""
     config = PRESETS["mnist_sparse"].config
     if narrow:
         config = config.replace(model=dict(stem=2, width=8, depth=1))

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from seldom import slow_but_for
 from small_run import StopAfter
 from test_parallel import devices
 
@@ -82,7 +81,8 @@ def alone(text, tmp_path_factory) -> Fit:
     return fit
 
 
-@pytest.mark.parametrize("way", slow_but_for(WAYS, "all at once"))
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 def test_any_way_gives_the_run_of_one_device(alone, text, tmp_path, way):
     fit = begun(tmp_path / "run", configured(**WAYS[way]), text)
     assert fit.train(StopSignal())

@@ -31,10 +31,10 @@ def even() -> TopKRouting:
 
 
 def uneven() -> TopKRouting:
-    """A device has all its choices in one other; padding and drops are among them."""
+    """Of each half a device has all its choices in one other; padding and drops are among them."""
     chosen = even()
     slots = jnp.zeros_like(chosen.experts).at[3, 2].set(-1)
-    return chosen._replace(experts=chosen.experts.at[5].set(jnp.array([14, 15])).at[0, 4].set(-1), slots=slots)
+    return chosen._replace(experts=chosen.experts.at[1::4].set(jnp.array([14, 15])).at[0, 4].set(-1), slots=slots)
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,12 @@ SMALL = {
 
 def data_of(make, config: Config) -> Dataset:
     rng = np.random.default_rng(0)
-    parts = [{"label": rng.integers(0, 2, EXAMPLES).astype(np.int32), **make(rng, config)} for _ in range(3)]
-    classes, lengths = {images: 10, texts: 256}.get(make, 2), np.ones(256, np.int32) if make is texts else None
-    return Dataset(config.name, "dir", "made on the spot", {}, *parts, num_classes=classes, token_bytes=lengths)
+    tasks = dict.fromkeys(config.data.tasks.split(","), 2) if hasattr(config.data, "tasks") else {}
+    shape = (EXAMPLES, len(tasks)) if tasks else EXAMPLES
+    parts = [{"label": rng.integers(0, 2, shape).astype(np.int32), **make(rng, config)} for _ in range(3)]
+    of_all = {"num_classes": 2 if tasks else {images: 10, texts: 256}.get(make, 2), "tasks": tasks}
+    lengths = np.ones(256, np.int32) if make is texts else None
+    return Dataset(config.name, "dir", "made on the spot", {}, *parts, **of_all, token_bytes=lengths)
 
 
 def changed(preset: str, changes: dict[str, object]) -> Config:

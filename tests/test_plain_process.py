@@ -10,8 +10,8 @@ import pytest
 FOLDER = Path(__file__).parent
 
 
-PLAIN = ("mesh", "readme", "loop")
-SELDOM = ("layers", "arguments", "float64", "export", "extensions")
+PLAIN = ("mesh", "readme")
+SELDOM = ("loop", "layers", "arguments", "float64", "export", "extensions")
 
 
 @pytest.mark.parametrize(

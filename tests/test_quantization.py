@@ -68,7 +68,7 @@ def as_floats(module):
     return jax.tree.map(back, module, is_leaf=lambda node: type(node) is Int8Linear)
 
 
-CELLS = slow_but_for(itertools.product(KINDS, (MLP, GLU)), *itertools.product(KINDS, [MLP]), ("grouped", GLU))
+CELLS = slow_but_for(itertools.product(KINDS, (MLP, GLU)), ("gather", MLP), ("soft", MLP), ("grouped", GLU))
 
 
 @pytest.mark.parametrize(("kind", "expert"), CELLS)

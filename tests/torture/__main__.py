@@ -49,6 +49,8 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help="which; without: all")
     parser.add_argument("--quick", action="store_true", help="a sample of each; keeps nothing")
     asked = parser.parse_args()
+    if asked.quick:
+        entry.compile_quickly()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     results: dict[str, list[dict]] = {}
     for name in asked.parts or PARTS:

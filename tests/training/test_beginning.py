@@ -136,6 +136,7 @@ def test_a_damaged_record_of_it_is_one_sentence_before_anything_is_trained(follo
     resumed(run, dataset)
 
 
+@pytest.mark.slow
 def test_a_source_that_is_another_one_by_now_is_one_sentence(sparse, dense, config, dataset, tmp_path):
     source = shutil.copytree(sparse.folder.path, tmp_path / "source")
     begin(tmp_path / "next", config, dataset, init=str(source))

@@ -53,6 +53,7 @@ def test_a_test_that_is_not_finite_is_no_result(config, dataset, tmp_path):
     assert_nothing_was_kept(fit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [

@@ -190,6 +190,7 @@ def test_routers_change_what_is_theirs_after_each_step(config, dataset, tmp_path
     assert bias.sum() == 0
 
 
+@pytest.mark.slow
 def test_an_annealed_temperature_arrives(config, dataset, tmp_path):
     moe = dict(layer="dense", temperature=2.0, final_temperature=0.25)
     fit = start(tmp_path / "dense", config.replace(moe=moe), dataset)
@@ -228,6 +229,7 @@ def test_a_guided_run_keeps_every_epoch_and_writes_its_tables(config, dataset, t
     assert (table.argmax(1) == np.arange(4)).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_without_validation_all_examples_are_trained_on(config, dataset, tmp_path):
     everything = {k: np.concatenate([dataset.train[k], dataset.validation[k]]) for k in dataset.train}
     nothing = {k: v[:0] for k, v in dataset.validation.items()}

@@ -70,7 +70,8 @@ def explained(router: str, k: int) -> dict[str, float]:
     return {name: float(values[0]) for name, values in result.tables.explained().items()}
 
 
-@pytest.mark.parametrize("k", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [1, 2])
 def test_hash_goes_by_position_and_random_by_nothing(k):
     by = explained("hash", k)
     assert by["position"] > 0.999

@@ -68,7 +68,8 @@ def test_under_pmap_too(config, arguments, whole):
     assert_close(program(np.arange(DEVICES), *arguments), whole)
 
 
-@pytest.mark.parametrize("over", ["micro_batch", pytest.param("sequence", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("over", ["micro_batch", "sequence"])
 def test_over_each_micro_batch_they_are_the_mean_of_steps_of_their_own(config, arguments, whole, over):
     """As a loop that accumulates gradients has it. A sequence, an image, is as even wherever it is."""
     model, batch, key = arguments

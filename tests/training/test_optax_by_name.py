@@ -126,6 +126,7 @@ def test_values_are_those_of_the_words():
     assert optax_by_name.arguments("") == {}
 
 
+@pytest.mark.slow
 def test_a_run_with_one_stops_and_goes_on_to_the_same_bits(config, dataset, tmp_path):
     train = dict(optimizer="optax.lion", optimizer_arguments="b2=0.95", learning_rate=1e-3, average=0.5)
     config = config.replace(train=train)

@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from seldom import slow_but_for
 from small_run import StopAfter
 
 from moejax import manifest
@@ -167,10 +168,7 @@ def not_text(path):
     path.write_bytes(b"\xff\xfe" + path.read_bytes())
 
 
-SELDOM = [pytest.param(damage, marks=pytest.mark.slow) for damage in (removed, bad_line, flipped_key)]
-
-
-@pytest.mark.parametrize("damage", [*SELDOM, flipped_number, not_text])
+@pytest.mark.parametrize("damage", slow_but_for((removed, bad_line, flipped_key, flipped_number, not_text), not_text))
 def test_a_damaged_log_is_again_what_it_was_and_says_so(copy, stopped, dataset, damage):
     damage(copy / "metrics.jsonl")
     (copy / "routing.npz").write_bytes(b"PK")

@@ -55,6 +55,7 @@ def test_k_and_capacity_change_the_routing_and_nothing_else(images):
     assert said(port, {"image": picture})["k"] == config.k
 
 
+@pytest.mark.slow
 def test_only_so_many_settings_are_kept(run, monkeypatch):
     monkeypatch.setattr(settings, "MOST", 2)
     variants = settings.Variants(moejax.runs.load(run))

@@ -46,14 +46,14 @@ def draw(
             if of_curves:
                 by_domains, by_flops = of_curves
                 _curves(by_domains, [row for row in mine if row["share"] == 1], lambda row: row["domains"])
-                by_domains.set_xscale("log", base=2)
-                by_domains.xaxis.set_major_formatter("{x:g}")
                 by_domains.set(title=f"The more {change}, …", xlabel="domains", ylabel="test accuracy, %")
                 _curves(by_flops, [row for row in mine if row["domains"] == usual], lambda row: row["flops"] / 1e3)
                 by_flops.set(title=f"{usual} {change}", xlabel="kFLOP per image")
                 if by_domains.lines:
                     by_domains.legend(frameon=False, fontsize=7, loc="lower left")
                 for panel in of_curves:
+                    panel.set_xscale("log", base=2)
+                    panel.xaxis.set_major_formatter("{x:g}")
                     panel.set_visible(bool(panel.lines))
         figure.savefig(file, dpi=DPI)
         plt.close(figure)

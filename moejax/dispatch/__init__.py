@@ -12,7 +12,8 @@ Each is called as `way(experts, x, routing, ...)` and computes the same outputs 
 the only thing it knows of them: a function of [e, g, c, d] for slots, of ([n, d], groups) for sorted tokens.
 
 `index_tables` says which row holds which token, for gather and grouped; `rows` moves whole rows by it, in both
-directions without a scatter. What computes the experts' products is in `moejax.kernels`.
+directions without a scatter. `grouped_mesh` is `grouped` where experts are shared by several devices. What computes the
+experts' products is in `moejax.kernels`.
 """
 
 from moejax.dispatch.einsum import (

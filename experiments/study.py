@@ -99,7 +99,7 @@ def _collect_one(study: Study, run: Run, folder: Path, also: Callable[[Path], Ro
     seconds = (_main_job_here if study.quick else _main_job)(words, folder)
     result, env = summary(folder), _read(folder / "env.json", dict)
     measured = {name: result[name] for name in KEPT if name in result}
-    env["command"] = " ".join(["python -m moejax.run", *words])  # without this machine's folder
+    env["command"] = " ".join(["python -m moejax.run", *words]).replace(f"{ROOT}/", "")  # without this machine's folder
     study.add({**run.key, "seconds": seconds, **measured, **also(folder), "environment": env})
 
 

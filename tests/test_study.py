@@ -75,3 +75,4 @@ def test_the_command_of_every_recorded_run_is_one_that_can_be_given_again():
     assert len(runs) > 100
     for words in runs:
         configure(parse(words))
+        assert not any(word.startswith("/") for word in words), "a machine's folder"

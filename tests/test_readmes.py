@@ -128,8 +128,8 @@ def test_the_code_of_the_first_readme_runs():
     assert names["losses"][-1] < 0.1 * names["losses"][0]
     assert names["block"].moe.router.bias[...].any()
     moejax, x = names["moejax"], names["x"]
-    make = lambda: moejax.SparseMoE(64, 8, lambda rngs: moejax.MLP(64, 256, rngs=rngs), group_size=0, rngs=nnx.Rngs(0))  # noqa: E731
-    layer = jax.jit(make)()
+    mlp = lambda rngs: moejax.MLP(64, 256, rngs=rngs)  # noqa: E731
+    layer = jax.jit(lambda: moejax.SparseMoE(64, 8, mlp, group_size=0, rngs=nnx.Rngs(0)))()
     dispatch = importlib.import_module("moejax.dispatch")
     experts = importlib.import_module("moejax.experts")
     names |= {"kernel": layer.router.kernel[...], "capacity": layer.capacity(32)}

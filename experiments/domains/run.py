@@ -35,7 +35,7 @@ BASE = {
     "train.learning_rate": 4e-3,
     "train.chunk": 500,
 }
-QUICK = ("dense", "oracle", "upcycled", "top4")
+QUICK = ("dense", "oracle", "soft", "upcycled", "top4")
 SPARSE = {"router": "sigmoid", "dispatch": "grouped", "balance_weight": 0.01, "z_weight": 0.001}
 # The table's lines: name, and what the layer has; hidden widths are for an image's full width, and shrink with it.
 Lines = dict[str, tuple[str, dict[str, Any]]]

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from moejax.dispatch.grouped import GroupedExperts, grouped_dispatch, sums_of_outputs
-from moejax.dispatch.index_tables import IndexTables, inverse, sorted_tables
+from moejax.dispatch.index_tables import IndexTables, inverse
 from moejax.dispatch.rows import combine_rows, take_tokens
 from moejax.routing import TopKRouting, position_in_expert
 from moejax.sharding import EXPERTS, REPLICATED, TOKENS, devices_along, shard_map_axes, shard_map_groups
@@ -103,9 +103,8 @@ def _exchanged(
     sent = IndexTables(inverse(row.reshape(-1), devices_along(axes) * room), row, weights.reshape(row.shape))
     number = jnp.where(sent.choice_of_row < 0, -1, (chosen % num_local).reshape(-1)[sent.choice_of_row])
     exchange = partial(lax.all_to_all, axis_name=axes, split_axis=0, concat_axis=0, tiled=True)
-    rows, number = exchange(take_tokens(x.reshape(-1, x.shape[-1]), sent)), exchange(number)[:, None]
-    by_expert, groups = sorted_tables(number, num_local, jnp.ones(number.shape, weights.dtype))
-    y = experts(take_tokens(rows, by_expert), groups)
-    as_sent = IndexTables(by_expert.row_of_choice[:, 0], by_expert.choice_of_row[:, None], by_expert.weights)
-    outputs = exchange(take_tokens(y, as_sent))
-    return combine_rows(outputs, sent).astype(y.dtype).reshape(*x.shape[:2], -1)
+    rows, number = exchange(take_tokens(x.reshape(-1, x.shape[-1]), sent)), exchange(number)
+    # Each row is a token with one choice, which weighs 1 here: the sender weighs what comes back.
+    one = jnp.ones((1, len(rows), 1), weights.dtype)
+    y, dtype = sums_of_outputs(experts, rows[None], number.reshape(one.shape), num_local, one)
+    return combine_rows(exchange(y[0].astype(dtype)), sent).astype(dtype).reshape(*x.shape[:2], -1)

@@ -31,6 +31,13 @@ def test_index_tables_sort_the_choices_by_expert_and_within_it_by_token():
     np.testing.assert_allclose(tables.weights, np.full((4, 2), 0.5))
 
 
+def test_dropped_choices_become_empty_rows():
+    tables, groups = sorted_tables(jnp.array([[0], [-1], [1]]), 2, jnp.ones((3, 1)))
+    np.testing.assert_array_equal(groups, [[0, 1], [1, 1]])
+    np.testing.assert_array_equal(tables.choice_of_row, [0, 2, -1])
+    np.testing.assert_array_equal(tables.row_of_choice, [[0], [-1], [1]])
+
+
 def test_experts_get_each_row_once_and_nothing_else():
     # Two tokens, both to expert 1 first: rows 10 and 20 are expert 1's, preceded by expert 0's 20.
     seen = {}

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 from reference import draw
+from seldom import slow_but_for
 
 from moejax.kernels import blas_threads, cpu_blas, cpu_blocks, ragged
 from moejax.kernels import grouped_matmul as front
@@ -128,9 +129,11 @@ def test_few_rows_equal_a_loop_over_rows(sizes, units, monkeypatch):
 
 
 # int8: row by row, in blocks, and as floats; bfloat16: a branch for each matrix.
-@pytest.mark.parametrize(
-    ("rows", "experts", "dtype"), [(3, 16, "int8"), (40, 5, "int8"), (200, 5, "int8"), (3, 16, "bfloat16")]
-)
+FEW = ((3, 16, "int8"), (40, 5, "int8"), (200, 5, "int8"), (3, 16, "bfloat16"))
+NARROW = [(*sizes, dtype) for sizes in ((3, 16), (7, 16), (40, 5), (200, 5)) for dtype in ("int8", "bfloat16")]
+
+
+@pytest.mark.parametrize(("rows", "experts", "dtype"), slow_but_for(NARROW, *FEW))
 def test_narrow_matrices_equal_a_loop_over_rows_and_so_do_derivatives_by_rows(rows, experts, dtype):
     d, rng = 300, np.random.default_rng(rows)  # more than a piece of int8
     w, x, dy = rng.integers(-9, 9, (experts, d, H)), rng.integers(-9, 9, (rows, d)), rng.integers(-9, 9, (rows, H))

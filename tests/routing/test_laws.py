@@ -30,6 +30,7 @@ COMMON = (E, 2, 2, T, "position")
 EDGES = [(3, 2, 1, T, "weight"), (E, E, T, T, "position"), (1, 1, 1, 1, "position")]
 SIZES = [(name, *COMMON) for name in ROUTERS]
 SIZES += [(name, *size) for name in ("softmax_top_k", "expert_choice") for size in EDGES]
+SIZES += [pytest.param("sigmoid", *size, marks=pytest.mark.slow) for size in EDGES]
 
 
 def make(name, num_experts=E, k=2, seed=0, **options):

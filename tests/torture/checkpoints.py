@@ -26,7 +26,7 @@ def torture(quick: bool) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         image, words = image_run(folder), text_run(folder)
-        yield _every_bit(image, every=997 if quick else 1)
+        yield _every_bit(image, every=389 if quick else 1)
         yield _newest(image, *((3, 1) if quick else (60, 12)))
         yield _misfits(image, words)
         yield _noticed((image, words), *((1, 1, 15) if quick else (60, 12, 1)))

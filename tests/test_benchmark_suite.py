@@ -69,13 +69,30 @@ def test_compare_says_by_its_status_whether_anything_is_slower(tmp_path, capsys,
 def test_what_cannot_be_compared_is_one_sentence(tmp_path, capsys):
     row = {"what": "import", "seconds": 2.0}
     old, other = results(tmp_path / "a.json", [row]), results(tmp_path / "b.json", [row], device="a gpu")
-    assert compare.main([str(old), str(other)]) == 2
-    assert capsys.readouterr().err.endswith("b.json of a gpu; compare results of one kind of device.\n")
-    with pytest.raises(UserError, match="have no row in common"):
-        compare.compare(old, results(tmp_path / "c.json", [row | {"what": "else"}]))
-    (tmp_path / "d.json").write_text("{}")
-    with pytest.raises(UserError, match=r"d.json is no results file"):
-        compare.compare(old, tmp_path / "d.json")
+    with pytest.raises(UserError, match=r"b\.json of a gpu; compare results of one kind of device\.$"):
+        compare.main([str(old), str(other)])
+    for rows in ([row | {"what": "else"}], [row | {"seconds": 0.0}]):
+        with pytest.raises(UserError, match="have no row in common"):
+            compare.compare(old, results(tmp_path / "c.json", rows))
+    with pytest.raises(SystemExit):
+        compare.main([str(old), str(old), "--tolerance", "nan"])
+    assert "--tolerance: 'nan' must be a number above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"rows": [1], "environment": {"device": "cpu"}}'])
+def test_a_file_of_something_else_is_one_sentence(tmp_path, text):
+    file = tmp_path / "peers.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"peers.json is no results file"):
+        compare.compare(file, file)
+    with pytest.raises(UserError, match=r"peers.json is no results file"):
+        draw.draw(file)
+
+
+@pytest.mark.parametrize("name", ["layers", "growth", "peers"])
+def test_rows_of_something_else_are_not_drawn(tmp_path, name):
+    with pytest.raises(UserError, match=f"has other rows than {name} writes; make it anew by  python -m benchmarks"):
+        draw.draw(results(tmp_path / f"{name}.json", [{"what": "import"}]))
 
 
 def test_the_recorded_results_have_numbers_to_compare():
@@ -235,7 +252,7 @@ def test_without_a_gpu_the_gpu_s_command_is_one_sentence():
     command = [sys.executable, "-m", "benchmarks", "gpu"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
-    assert result.stderr.startswith("The benchmark gpu needs a GPU, and JAX sees only cpu;")
+    assert result.stderr.startswith("moejax: The benchmark gpu needs a GPU, and JAX sees only cpu;")
     assert result.stderr.count("\n") == 1
 
 

@@ -46,6 +46,11 @@ def test_a_given_choice_is_the_load_that_is_measured(tmp_path, capsys):
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 
 
+def test_groups_that_tokens_do_not_fill_are_a_sentence():
+    with pytest.raises(UserError, match=r"32 tokens of the shape 32, 8, 16, 4, 2 make no groups of 5; give a --group"):
+        own_case.main([*SMALL, "--group", "5"])
+
+
 @pytest.mark.parametrize(
     ("experts", "sentence"),
     [
@@ -71,7 +76,10 @@ def test_a_choice_that_cannot_be_is_a_sentence(tmp_path, experts, sentence):
         (["--shape", "32,8,16,4,5"], "'32,8,16,4,5' must be five whole numbers"),
         ([*SMALL, "--layers", "gathre"], "there is no 'gathre'; did you mean gather?"),
         ([*SMALL, "--routers", "zzz"], "there is no 'zzz'; choose of softmax_top_k, "),
-        ([*SMALL, "--factor", "0"], "0 must be above 0"),
+        ([*SMALL, "--factor", "0"], "'0' must be a number above 0"),
+        ([*SMALL, "--factor", "x"], "'x' must be a number above 0"),
+        ([*SMALL, "--group", "0"], "'0' must be a whole number of at least 1"),
+        ([*SMALL, "--skew", "nan"], "'nan' must be a number of at least 0"),
     ],
 )
 def test_words_that_make_no_case_are_a_sentence(words, sentence, capsys):

@@ -8,13 +8,13 @@ python -m benchmarks compare --rev OLD --rev NEW --shape T,d,h,E,k: two commits,
 """
 
 import argparse
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.harness import revisions
+from benchmarks.harness.results import read
+from benchmarks.harness.words import positive
 from moejax.errors import UserError
 from moejax.report.markdown import markdown
 
@@ -36,11 +36,11 @@ class Change(NamedTuple):
 
 
 def numbers(row: dict[str, Any], place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:
-    """Every time and rate of a row, with the names that lead to it."""
+    """Every time and rate of a row, with the names that lead to it; those that were measured are above 0."""
     for name, value in row.items():
         if isinstance(value, dict):
             yield from numbers(value, (*place, name))
-        elif isinstance(value, int | float) and (TIMES | RATES) & {*place, name}:
+        elif isinstance(value, int | float) and value > 0 and (TIMES | RATES) & {*place, name}:
             yield (*place, name), float(value)
 
 
@@ -65,31 +65,16 @@ def settings(row: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in sorted(found.items()))
 
 
-def read(file: Path) -> dict[str, Any]:
-    """One results file.
-
-    Raises:
-      UserError: it is none.
-    """
-    try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-        return {"rows": results["rows"], "device": results["environment"]["device"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{file} is no results file of a benchmark; name one of benchmarks/results/*/*.json.") from None
-
-
 def compare(old: Path, new: Path) -> list[Change]:
     """What changed from one file to the other.
 
     Raises:
       UserError: they are of different devices, or have no number in common.
     """
-    before, after = read(old), read(new)
-    if before["device"] != after["device"]:
-        raise UserError(
-            f"{old} is of {before['device']} and {new} of {after['device']}; compare results of one kind of device."
-        )
-    found = changes(before["rows"], after["rows"])
+    (before, device), (after, other) = read(old), read(new)
+    if device != other:
+        raise UserError(f"{old} is of {device} and {new} of {other}; compare results of one kind of device.")
+    found = changes(before, after)
     if not found:
         raise UserError(f"{old} and {new} have no row in common; compare two results of one benchmark.")
     return found
@@ -113,13 +98,11 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("old", type=Path, metavar="OLD.json")
     parser.add_argument("new", type=Path, metavar="NEW.json")
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="factor that is still allowed (%(default)s)")
+    parser.add_argument(
+        "--tolerance", type=positive, default=TOLERANCE, help="factor that is still allowed (%(default)s)"
+    )
     asked = parser.parse_args(arguments)
-    try:
-        found = compare(asked.old, asked.new)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    found = compare(asked.old, asked.new)
     slower = [change for change in found if change.factor > asked.tolerance]
     print(table(found))
     print(f"{len(slower)} of {len(found)} numbers are slower by more than {asked.tolerance:g}×.")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import readmes
+from moejax.errors import UserError
 from moejax.files import write_whole
 from moejax.training.environment import environment
 
@@ -37,3 +38,19 @@ def write(name: str, rows: list[Mapping[str, Any]], table: str, *, device: str |
     write_whole(path.with_suffix(".md"), table)
     readmes.write(ROOT)
     return path
+
+
+def read(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a results file, and the device that they were measured on.
+
+    Raises:
+      UserError: it is none.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        rows, device = results["rows"], str(results["environment"]["device"])
+        if not (rows and isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+            raise ValueError("no rows")
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is no results file of a benchmark; name one of benchmarks/results/*/*.json.") from None
+    return rows, device

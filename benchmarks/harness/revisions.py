@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness.results import ROOT
+from benchmarks.harness.words import positive
 from benchmarks.suite import own_case
 from moejax.errors import UserError
 from moejax.report.markdown import markdown
@@ -37,7 +38,7 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("--rev", action="append", required=True, metavar="COMMIT", help="twice: the old, then the new")
     parser.add_argument("--rounds", type=int, choices=range(1, 100), default=3, metavar="N", help="(default: 3)")
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="factor still allowed (default: 1.05)")
+    parser.add_argument("--tolerance", type=positive, default=TOLERANCE, help="factor still allowed (default: 1.05)")
     asked, case = parser.parse_known_args(words)
     own_case.parser().parse_args(case)  # what is wrong with it is said before anything is measured
     if len(asked.rev) != 2:

@@ -35,7 +35,7 @@ class Case(NamedTuple):
     @property
     def group_size(self) -> int:
         """The group size that the einsum and gather dispatches use."""
-        return min(self.group or default_group_size(self.h), self.tokens)
+        return min(default_group_size(self.h) if self.group is None else self.group, self.tokens)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self[:5]))
@@ -118,11 +118,12 @@ def with_gradients(f: Callable[..., Array]) -> Callable[..., tuple[Any, Any]]:
 
 
 forward_backward = with_gradients(forward)
+PASSES = {"forward": (forward, 1), "forward_backward": (forward_backward, 2)}  # with the arguments beside the layer
 
 
-def unevenness(layer: SparseMoE, x: Float[Array, "1 t d"]) -> dict[str, float]:
+def unevenness(layer: SparseMoE, x: Float[Array, "1 t d"], **more: Array | None) -> dict[str, float]:
     """What a sparse layer drops in training, and how uneven its experts' load is (MaxVio)."""
-    routing = jax.jit(lambda layer, x: layer(x, train=True)[1])(layer, x)
+    routing = jax.jit(lambda layer, x, **more: layer(x, train=True, **more)[1])(layer, x, **more)
     return {"dropped": float(dropped(routing)), "max_violation": float(max_violation(load(routing)))}
 
 

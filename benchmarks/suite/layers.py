@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.harness.interleave import interleave, ratio
-from benchmarks.suite.cases import Case, as_taken, forward, forward_backward, layers, program, tokens, unevenness
+from benchmarks.suite.cases import PASSES, Case, as_taken, layers, program, tokens, unevenness
 from benchmarks.suite.limit import limit_of, unavoidable
 from moejax.layers import SparseMoE
 from moejax.report.markdown import markdown
@@ -30,7 +30,6 @@ SWEEPS = {
 }
 LETTERS = {"tokens": "T", "experts": "E", "dtype": "type"}
 SMALL = Case(tokens=128, d=32, h=64, experts=4, k=2)
-PASSES = {"forward": (forward, 1), "forward_backward": (forward_backward, 2)}  # with the arguments beside the layer
 
 
 def cases(quick: bool) -> list[Case]:

@@ -20,20 +20,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from benchmarks.harness.interleave import interleave, ratio
-from benchmarks.suite.cases import Case, as_taken, forward, forward_backward, makers, program, sparse, tokens
+from benchmarks.harness.words import count, not_negative, positive
+from benchmarks.suite.cases import PASSES, Case, as_taken, makers, program, sparse, tokens, unevenness
 from benchmarks.suite.limit import limit_of, unavoidable
 from moejax.errors import UserError
 from moejax.files import place_for
 from moejax.layers import DISPATCHES, SparseMoE
-from moejax.metrics import dropped, load, max_violation
 from moejax.report.markdown import markdown
 from moejax.routers import ROUTERS
 
 NAMES = ("mlp", "einsum", "gather", "grouped", "soft", "dense")
-PASSES = {"forward": (forward, 1), "forward_backward": (forward_backward, 2)}  # with the arguments beside the layer
 COLUMNS = (
     *("shape", "dtype", "layer", "router", "pass", "ms", "low", "high", "to_mlp", "of_limit", "peak_mb"),
     *("dropped", "max_violation"),
@@ -41,12 +40,18 @@ COLUMNS = (
 
 
 def cases(asked: argparse.Namespace) -> list[Case]:
-    """Each shape in each type."""
-    return [
+    """Each shape in each type; UserError where tokens make no whole groups."""
+    made = [
         Case(*shape, factor=asked.factor, group=asked.group, dtype=dtype, skew=asked.skew)
         for shape in asked.shape
         for dtype in asked.dtype
     ]
+    if uneven := next((case for case in made if case.tokens % case.group_size), None):
+        raise UserError(
+            f"The {uneven.tokens} tokens of the shape {uneven} make no groups of {uneven.group_size}; give a --group"
+            " that divides them."
+        )
+    return made
 
 
 def rows_of(case: Case, asked: argparse.Namespace, given: Int[Array, "1 t k"] | None) -> Iterator[dict[str, Any]]:
@@ -59,11 +64,12 @@ def rows_of(case: Case, asked: argparse.Namespace, given: Int[Array, "1 t k"] | 
             made[name, ""] = makers(case)[name]()
     x, dy = tokens(case)
     limit = limit_of(case.dtype, asked.turns, asked.side)
-    for passes, (f, count) in PASSES.items():
+    more = {"given": given, "key": jax.random.key(0)}  # of a sparse layer alone
+    for passes, (f, arguments) in PASSES.items():
         programs = {}
         for (name, router), layer in made.items():
-            more = {"given": given, "key": jax.random.key(0)} if router else {}
-            programs[name, router] = program(f, layer, *as_taken(name, case, x, dy)[:count], **more)
+            of_layer = more if router else {}
+            programs[name, router] = program(f, layer, *as_taken(name, case, x, dy)[:arguments], **of_layer)
         seconds = interleave({name: p.call for name, p in programs.items()}, asked.turns)
         least = limit.seconds(*unavoidable(case, passes))
         for (name, router), times in seconds.items():
@@ -80,7 +86,7 @@ def rows_of(case: Case, asked: argparse.Namespace, given: Int[Array, "1 t k"] | 
                 "to_mlp": ratio(times, seconds["mlp", ""])["median"],
                 "of_limit": float(1e3 * least / median),
                 "peak_mb": programs[name, router].peak_bytes / 1e6,
-                **(_balance(made[name, router], x, given) if router else {}),
+                **(unevenness(made[name, router], x, **more) if router else {}),
             }
 
 
@@ -91,13 +97,6 @@ def _sparse(case: Case, dispatch: str, router: str) -> SparseMoE | None:
     except ValueError as error:
         print(f"{dispatch} with {router} is left out: {error}", flush=True)
         return None
-
-
-def _balance(layer: SparseMoE, x: Float[Array, "1 t d"], given: Int[Array, "1 t k"] | None) -> dict[str, float]:
-    """What it drops in training, and how uneven its experts' load is."""
-    call = jax.jit(lambda layer, x, given, key: layer(x, train=True, given=given, key=key)[1])
-    routing = call(layer, x, given, jax.random.key(0))
-    return {"dropped": float(dropped(routing)), "max_violation": float(max_violation(load(routing)))}
 
 
 def table(rows: Sequence[dict]) -> str:
@@ -196,9 +195,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME,…",
         help=f"of {', '.join(ROUTERS)} (default: softmax_top_k)",
     )
-    parser.add_argument("--factor", type=_positive, default=1.25, help="capacity factor (default: 1.25)")
-    parser.add_argument("--group", type=int, help="tokens that compete for slots together (default: h / 4)")
-    parser.add_argument("--skew", type=float, default=0.0, help="expert e has odds (e + 1)^-skew (default: 0)")
+    parser.add_argument("--factor", type=positive, default=1.25, help="capacity factor (default: 1.25)")
+    parser.add_argument(
+        "--group", type=count, metavar="N", help="tokens that compete for slots together (default: h / 4)"
+    )
+    parser.add_argument("--skew", type=not_negative, default=0.0, help="expert e has odds (e + 1)^-skew (default: 0)")
     parser.add_argument("--given", type=Path, metavar="FILE", help="each token's experts, an .npy or .npz file")
     parser.add_argument("--turns", type=int, choices=range(1, 1000), metavar="N", default=7, help="(default: 7)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="every row, with quartiles")
@@ -227,9 +228,3 @@ def _names(known: Collection[str]) -> Callable[[str], list[str]]:
         return found
 
     return names
-
-
-def _positive(text: str) -> float:
-    if not (value := float(text)) > 0:
-        raise argparse.ArgumentTypeError(f"{text} must be above 0")
-    return value

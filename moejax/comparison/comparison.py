@@ -53,9 +53,11 @@ class Run:
 
     @property
     def examples(self) -> int | None:
-        """How many it was tested on; None if it was not."""
+        """How many it was tested on, as its summary or else its answers tell; None if neither is there."""
         count = number(self.record.summary.get("test_examples"))
-        return int(count) if count > 0 else None
+        if count > 0:
+            return int(count)
+        return len(self.predictions.right) if self.predictions else None
 
 
 class Score(NamedTuple):

@@ -49,6 +49,14 @@ def test_other_data_is_said_and_left_out(tmp_path):
     assert len(error.value.sentences) == 2
 
 
+@pytest.mark.parametrize("without", [0, 1])
+def test_a_run_whose_summary_is_gone_is_left_out_of_other_examples_in_a_sentence(tmp_path, without):
+    runs = [write(tmp_path / name, [0], test=name) for name in ("one", "two", "three")]
+    (runs[without] / "summary.json").unlink()
+    with pytest.raises(UserError, match="two is left out: it was tested on 10 other examples of mnist than the 10 of"):
+        compare(runs)
+
+
 def test_an_older_run_has_a_score_and_no_p(tmp_path):
     found = compare([write(tmp_path / "old", [0], kept=False), write(tmp_path / "new", [1])])
     assert list(found.scores) == ["A", "B"]

@@ -25,7 +25,7 @@ from moejax.inputs import where_real
 from moejax.kernels.grouped_matmul import grouped_matmul, rows_of_groups
 from moejax.kernels.groups import Groups, few
 from moejax.linear_maps import LinearMap, apply_by, apply_to_one, more_than_plain
-from moejax.makers import MakeExpert, made, refuse_what_changes
+from moejax.makers import MakeExpert, made
 from moejax.options import Count, Width, checked
 from moejax.parameters import parameters
 from moejax.randomness import require_rngs
@@ -103,18 +103,23 @@ def stack_experts(make: MakeExpert, num_experts: Count, rngs: nnx.Rngs, mesh_axe
 
     That axis is in their partition metadata (`nnx.get_partition_spec`) under the name of experts' mesh axes.
 
-    Raises ValueError if `make` is no function of `rngs`, or if what it makes cannot run under vmap.
+    Raises ValueError if `make` is no function of `rngs`, or if what it makes has variables that change while it runs.
     """
     require_rngs(rngs)
     one = partial(made, make, name="make_expert")
     experts = nnx.split_rngs(splits=num_experts)(nnx.vmap(one, in_axes=0, out_axes=0))(rngs)
-    refuse_what_changes(experts, "make_expert")
+    name_expert_axis(experts, mesh_axes)
+    return experts
+
+
+def name_expert_axis(experts: nnx.Module, mesh_axes: MeshAxes) -> None:
+    """Put experts' mesh axes into the partition metadata of stacked experts, unless they are there: in place."""
     for _, node in nnx.iter_graph(experts):
         if isinstance(node, nnx.Variable):
             of_one = node.get_metadata("out_sharding", None) or (None,) * (node.ndim - 1)
-            # Metadata alone: eager sharding would constrain the array now, and fail without a mesh.
-            node.set_metadata(out_sharding=(*mesh_axes.spec(EXPERTS), *of_one), eager_sharding=False)
-    return experts
+            if len(of_one) < node.ndim:
+                # Metadata alone: eager sharding would constrain the array now, and fail without a mesh.
+                node.set_metadata(out_sharding=(*mesh_axes.spec(EXPERTS), *of_one), eager_sharding=False)
 
 
 def hidden_width(experts: nnx.Module, d: int) -> int:

@@ -6,9 +6,9 @@ groups of t tokens (g = 1 for [t, d]); its routing has the axes [g, t, ...]. `ma
 by zeros on entry, takes no slot, counts in no loss, and its output is zeros. The routing of an input without tokens is
 that of one token of padding.
 
-`dtype` is the type that experts compute in, as in Flax's layers: tokens and the experts' parameters are cast to it, and
-the output has it. None: JAX's promotion decides. Routers get the tokens before that cast, and compute in float32 or
-wider.
+`dtype` is the type that experts compute in, as in Flax's layers: tokens and the experts' parameters are cast to it. So
+the output has it, unless an expert computes in another. None: JAX's promotion decides. Routers get the tokens before
+that cast, and compute in float32 or wider.
 
 On a mesh of devices, `mesh_axes` names the axes that tokens and experts are sharded over.
 
@@ -58,6 +58,8 @@ from moejax.options import (
     Width,
     arguments_of,
     checked,
+    conflicts,
+    in_words,
     no_option,
     options_of,
 )
@@ -203,7 +205,7 @@ class SparseMoE(nnx.Module):
             raise ValueError("shared_gate is True, but make_shared is None, so that there is no output to multiply.")
         kinds = ZeroComputation(zero_experts, copy_experts, constant_experts, null_experts, zero_computation_tau)
         self.zero_computation = kinds if kinds.total else None
-        self.router = _router(router, d, num_experts + kinds.total, k, router_options, rngs)
+        self.router = _router(router, d, num_experts + kinds.total, k, dispatch, router_options, rngs)
         self.experts = stack_experts(make_expert, num_experts, rngs, mesh_axes)
         if dispatch == "grouped" and not can_be_grouped(self.experts):
             raise ValueError(
@@ -214,7 +216,7 @@ class SparseMoE(nnx.Module):
         self.shared_gate = nnx.Linear(d, 1, use_bias=False, rngs=rngs) if shared_gate else None
         adds = copy_experts or constant_experts
         self.zero_computation_experts = ZeroComputationExperts(kinds, d, rngs=rngs) if adds else None
-        self.d, self.num_experts, self.k = d, num_experts, self.router.k
+        self.d, self.num_experts, self.k = d, num_experts, k
         self.mesh_axes, self.dtype = mesh_axes, dtype
         if group_size is None and (hidden := hidden_width(self.experts, d)):
             group_size = default_group_size(hidden)
@@ -272,7 +274,7 @@ class SparseMoE(nnx.Module):
             ids=ids,
             router_input=router_input,
             given=given,
-            k=self.k,
+            k=self.router.most_experts,
             starts=starts,
         )
         capacity = self.capacity(inputs.x.shape[1], train)
@@ -366,18 +368,29 @@ LAYERS = {"dense": DenseMoE, "sparse": SparseMoE, "soft": SoftMoE, "multi_gate":
 
 
 def _router(
-    router: str | type[Router] | Router, d: int, num_experts: int, k: int, options: dict[str, Any], rngs: nnx.Rngs
+    router: str | type[Router] | Router,
+    d: int,
+    num_experts: int,
+    k: int,
+    dispatch: str,
+    options: dict[str, Any],
+    rngs: nnx.Rngs,
 ) -> Router:
-    """The router itself, or a new one of the named kind."""
+    """The router itself, or a new one of the named kind; its options have an effect beside the layer's dispatch."""
     if isinstance(router, Router):
         if options:
             raise ValueError(f"{', '.join(options)}: options of a router; give them to the one that is made already.")
-        if router.num_experts != num_experts:
-            raise ValueError(f"the layer has {num_experts} experts, but the router was made for {router.num_experts}.")
+        for name, of_layer in (("num_experts", num_experts), ("k", k)):
+            if (of_router := getattr(router, name)) != of_layer:
+                raise ValueError(f"{name} of the layer is {of_layer}, but the router was made for {of_router}.")
+        declared = {"dispatch": arguments_of(SparseMoE)["dispatch"], **options_of(type(router))}
+        own = {name: getattr(router, name) for name in options_of(type(router)) if hasattr(router, name)}
+        for sentence in conflicts(declared, {"dispatch": dispatch, **own}, own):
+            raise ValueError(in_words(sentence))
         return router
     kind = ROUTERS[router] if isinstance(router, str) else router
     if not (isinstance(kind, type) and issubclass(kind, Router)):
         raise ValueError(f"router is {kind!r}; it must be one of {', '.join(ROUTERS)}, a Router, or a subclass of it.")
     for name in set(options) - set(arguments_of(kind)):
         raise ValueError(no_option(name, kind.__name__, sorted(options_of(kind)), options_of(SparseMoE)))
-    return kind(d, num_experts, k, rngs=rngs, **options)
+    return _router(kind(d, num_experts, k, rngs=rngs, **options), d, num_experts, k, dispatch, {}, rngs)

@@ -23,6 +23,7 @@ from moejax.routing import (
     TopKRouting,
     meant_shares,
     null_alike,
+    one_hot_of_assigned,
 )
 from moejax.sharding import all_gathered
 
@@ -129,6 +130,11 @@ def load_balance_loss(
     if over == "micro_batch":
         return jax.vmap(load_balance_loss)(_parts(all_gathered(chosen), micro_batches)).mean()
     counts = chosen.choices.sum((0, 1)) if global_load is None else global_load
+    if jnp.shape(counts) != chosen.probs.shape[-1:]:
+        raise ValueError(
+            f"global_load has the shape {jnp.shape(counts)}; a number for each expert makes it"
+            f" {chosen.probs.shape[-1:]}."
+        )
     return _balance(chosen, _shares(counts), mean_over_tokens(chosen, chosen.probs))
 
 
@@ -239,7 +245,7 @@ def assignment_loss(routing: Routing, assigned: Int[Array, "g t"] | None = None)
 
     Guided assignment: PyTorch's `binary_cross_entropy(probs, one_hot)`, logarithms not below -100 as there. `assigned`:
     None is what the layer was called with. Raises TypeError for a SoftRouting, whose slots are mixtures of tokens, and
-    ValueError for `assigned` of another shape or where nothing is assigned.
+    ValueError where nothing is assigned, or as `one_hot_of_assigned` does.
     """
     of_experts: LogitRouting = only(LogitRouting, routing, "assignment_loss", "a dense or sparse layer")
     if assigned is None:
@@ -247,9 +253,7 @@ def assignment_loss(routing: Routing, assigned: Int[Array, "g t"] | None = None)
     if assigned is None:
         raise ValueError("assigned is None, and the layer was called without; give each token's expert to either.")
     p = of_experts.probs
-    if jnp.shape(assigned) != p.shape[:2]:
-        raise ValueError(f"assigned has shape {jnp.shape(assigned)}, expected an expert for each token, {p.shape[:2]}.")
-    target = jax.nn.one_hot(assigned, p.shape[-1])
+    target = one_hot_of_assigned(assigned, p, of_experts.mask)
 
     def log(p: Array) -> Array:
         # The inner choice keeps the gradient finite at 0.

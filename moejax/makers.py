@@ -9,14 +9,15 @@ from flax import nnx
 
 MakeExpert = Callable[..., nnx.Module]  # called as make(rngs) or make(rngs=rngs)
 
-# Variables that Flax's modules change while they run. Under vmap, and in a compiled program, the change is lost.
+# Variables that Flax's modules change while they run; under vmap, in a compiled program and in a copy that is lost.
 _CHANGES = (nnx.RngState, nnx.BatchStat, nnx.Cache, nnx.Intermediate)
 
 
 def made(make: MakeExpert, rngs: nnx.Rngs, name: str) -> Any:
     """Make a module: by `make(rngs=rngs)` where that can be called, else by `make(rngs)`.
 
-    `partial(MLP, 8, 16)` will do. Raises ValueError, naming the argument `name`, if `make` is no such function.
+    `partial(MLP, 8, 16)` will do. Raises ValueError, naming the argument `name`, if `make` is no such function, or if
+    the module has variables that change while it runs.
     """
     example = f"{name}=lambda rngs: moejax.MLP(8, 16, rngs=rngs)"
     if isinstance(make, nnx.Module) or not callable(make):
@@ -29,19 +30,15 @@ def made(make: MakeExpert, rngs: nnx.Rngs, name: str) -> Any:
         raise ValueError(f"{name} must be a function of rngs alone, such as {example}; {_called(make)} needs more.")
     if not isinstance(module, nnx.Module):
         raise ValueError(f"{name} made {_called(module)}, which is no flax.nnx.Module; try {example}.")
-    return module
-
-
-def refuse_what_changes(module: nnx.Module, name: str) -> None:
-    """Raise ValueError if stacked experts hold variables that change while they run, such as dropout's counter."""
     for path, variable in nnx.to_flat_state(nnx.state(module)):
         if isinstance(variable, _CHANGES):
             raise ValueError(
-                f"{name} made experts with {'.'.join(map(str, path))}, which changes in every call (nnx.Dropout and"
-                " nnx.BatchNorm have such variables) and cannot under vmap; for dropout set `draws = True` in the"
-                " expert and use the `key` that its call then gets (see moejax.models.dropout), for normalisation"
-                " nnx.LayerNorm."
+                f"{name} made {_called(module)} with {'.'.join(map(str, path))}, which changes in every call"
+                " (nnx.Dropout and nnx.BatchNorm have such variables); a layer would lose the change. For dropout set"
+                " `draws = True` in the module and use the `key` that its call then gets (see moejax.models.dropout),"
+                " for normalisation nnx.LayerNorm."
             )
+    return module
 
 
 def _takes(make: Callable, *args: Any, **by_name: Any) -> bool:

@@ -32,6 +32,14 @@ def load(routing: Routing, *, after_capacity: bool = False) -> Float[Array, " e"
     return total / jnp.maximum(total.sum(), 1e-9)
 
 
+def real_tokens(routing: Routing) -> Float[Array, ""]:
+    """How many tokens are not padding."""
+    only(Routing, routing, "real_tokens", "the routing that a layer returns")
+    if routing.mask is None:
+        return jnp.float32(math.prod(routing.logits.shape[:2]))
+    return routing.mask.sum(dtype=jnp.float32)
+
+
 def experts_per_token(routing: Routing) -> Float[Array, ""]:
     """Mean number of experts that a token chose, or that chose it, before capacity; all of a dense or soft layer."""
     only(Routing, routing, "experts_per_token", "the routing that a layer returns")

@@ -38,8 +38,12 @@ def quantize(module: M) -> M:
 
     def in_int8(linear):
         nonlocal found
-        if not _is_linear(linear):
+        if not isinstance(linear, nnx.Linear):
             return linear
+        if type(linear) is not nnx.Linear:
+            raise ValueError(
+                f"quantize knows nnx.Linear alone, and not what {type(linear).__name__} adds; leave it out."
+            )
         if more := more_than_plain(linear):
             raise ValueError(f"quantize cannot keep {more} of an expert's linear map; leave it out.")
         found += 1
@@ -49,11 +53,7 @@ def quantize(module: M) -> M:
     for _, node in list(nnx.iter_modules(copy)):
         for name in ("experts", "shared"):
             if isinstance(part := getattr(node, name, None), nnx.Module):
-                setattr(node, name, jax.tree.map(in_int8, part, is_leaf=_is_linear))
+                setattr(node, name, jax.tree.map(in_int8, part, is_leaf=lambda node: isinstance(node, nnx.Linear)))
     if not found:
         raise ValueError(f"{type(module).__name__} has no experts with linear maps; quantize an MoE layer, or a model.")
     return copy
-
-
-def _is_linear(node: object) -> bool:
-    return type(node) is nnx.Linear

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import PyTree
 
+from moejax.experts import name_expert_axis
 from moejax.layers import SparseMoE
 from moejax.options import NotNegative, checked, in_words
 from moejax.parameters import parameters, with_parameters
+from moejax.sharding import DEFAULT_AXES, MeshAxes
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -45,7 +47,7 @@ def upcycle(
     layer = SparseMoE(d, num_experts, lambda rngs: jax.tree.map(jnp.copy, dense), rngs=rngs, **options)
     if exact and (said := difference(layer)):
         raise ValueError(f"{in_words(said)}, or pass exact=False to begin with another function.")
-    layer.experts = copies(dense, num_experts, noise=noise, rngs=rngs)
+    layer.experts = copies(dense, num_experts, noise=noise, mesh_axes=layer.mesh_axes, rngs=rngs)
     return layer
 
 
@@ -70,9 +72,10 @@ def difference(layer: SparseMoE) -> str:
     return ""
 
 
-def copies(dense: M, num_experts: int, *, noise: float = 0.0, rngs: nnx.Rngs) -> M:
+def copies(dense: M, num_experts: int, *, noise: float = 0.0, mesh_axes: MeshAxes = DEFAULT_AXES, rngs: nnx.Rngs) -> M:
     """Copies of a module stacked along a leading axis, as the experts of any layer; `noise` as in `upcycle`."""
     stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (num_experts, *a.shape)), dense)
+    name_expert_axis(stacked, mesh_axes)
     if not noise:
         return stacked
     leaves, structure = jax.tree.flatten(parameters(stacked))
@@ -88,7 +91,10 @@ def upcycle_moments(moments: nnx.Module, layer: SparseMoE) -> SparseMoE:
     (`moejax.parameters`).
     """
     new = jax.tree.map(jnp.zeros_like, parameters(layer))
-    new.experts = jax.tree.map(lambda m, like: jnp.broadcast_to(m, like.shape), parameters(moments), new.experts)
+    likes, structure = jax.tree.flatten(new.experts)  # with partition metadata that the MLP does not have
+    of_mlp = jax.tree.leaves(parameters(moments))
+    copied = [jnp.broadcast_to(m, like.shape) for m, like in zip(of_mlp, likes, strict=True)]
+    new.experts = jax.tree.unflatten(structure, copied)
     return new
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from moejax import routing
+from moejax import losses, routing
 from moejax.experts import GLU, MLP, stack_experts
 from moejax.layers import DenseMoE, SoftMoE, SparseMoE
 from moejax.routers import ROUTERS, DenseRouter, SoftRouter
@@ -89,7 +89,13 @@ soft, dense = partial(layer, SoftMoE), partial(layer, DenseMoE)
         (layer(k=6, zero_experts=2), "k is 6, but there are only 5 experts .num_experts."),
         (
             layer(zero_experts=1, router=ROUTERS["vmoe"](D, E, 2, rngs=nnx.Rngs(0))),
-            "the layer has 4 experts, but the router was made for 3",
+            "num_experts of the layer is 4, but the router was made for 3",
+        ),
+        (layer(k=1, router=ROUTERS["vmoe"](D, E, 2, rngs=nnx.Rngs(0))), "k of the layer is 1, but the router was made"),
+        (layer(dispatch="grouped", priority="weight"), "priority is weight, but dispatch is grouped; it has an effect"),
+        (
+            layer(dispatch="grouped", router=ROUTERS["vmoe"](D, E, 2, priority="weight", rngs=nnx.Rngs(0))),
+            "priority is weight, but dispatch is grouped; it has an effect only where dispatch is einsum or gather",
         ),
         (layer(shared_gate=True), "shared_gate is True, but make_shared is None"),
         (layer(shared_gate="yes"), "shared_gate is yes; it must be true or false"),
@@ -198,6 +204,14 @@ MASK = jnp.ones((1, 5), bool)
         (partial(routing.assigned_experts, 3, 0), "num_experts is 0; it must be a whole number from 1 to 65,536"),
         (partial(routing.guided_weights, LOGITS[..., :1], jnp.zeros((2, 5), int), 0.5), "probs are of 1 expert"),
         (partial(routing.guided_weights, LOGITS, jnp.zeros(5, int), 0.5), r"assigned has the shape \(5,\)"),
+        (
+            partial(routing.guided_weights, LOGITS, jnp.full((2, 5), 3), 0.5),
+            "assigned holds the expert 3; give each token one from 0 to 2",
+        ),
+        (
+            partial(losses.load_balance_loss, CHOSEN, global_load=jnp.ones((E, 1))),
+            r"global_load has the shape \(3, 1\); a number for each expert makes it \(3,\)",
+        ),
         (
             partial(routing.sinkhorn, LOGITS, max_iterations=0),
             "max_iterations is 0; it must be a whole number",

@@ -289,5 +289,23 @@ def test_experts_that_change_while_they_run_are_refused(name, kind):
     def make_expert(rngs):
         return nnx.Sequential(nnx.Linear(D, D, rngs=rngs), kind(rngs))
 
-    with pytest.raises(ValueError, match=r"make_expert made experts with layers\.1\.\S+, which changes in every call"):
+    with pytest.raises(ValueError, match=r"make_expert made a \w+ with layers\.1\.\S+, which changes in every call"):
         LAYERS[name](D, E, make_expert, rngs=nnx.Rngs(0))
+    other = {"dense": "make_gate", "einsum": "make_shared"}[name]
+    with pytest.raises(ValueError, match=rf"{other} made a \w+ with layers\.1\.\S+, which changes in every call"):
+        LAYERS[name](D, E, mlp, **{other: make_expert}, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("width", [1, E + 1])
+def test_a_gate_of_another_width_is_one_sentence(width):
+    layer = DenseMoE(D, E, mlp, make_gate=lambda rngs: nnx.Linear(D, width, rngs=rngs), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=rf"make_gate made a Linear whose output has the shape \(1, 5, {width}\)"):
+        layer(jnp.zeros((5, D)))
+
+
+def test_under_jit_an_expert_that_is_not_there_gives_its_token_no_number_and_padding_any():
+    layer = DenseMoE(D, E, mlp, rngs=nnx.Rngs(0))
+    mask, assigned = jnp.array([True, True, False]), jnp.array([0, E, -1])
+    y, routing = jax.jit(lambda x: layer(x, mask=mask, assigned=assigned))(jnp.ones((3, D)))
+    np.testing.assert_array_equal(np.isnan(y).any(-1), [False, True, False])
+    assert np.isfinite(routing.gates[0, [0, 2]]).all()

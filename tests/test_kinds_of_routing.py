@@ -244,7 +244,7 @@ def test_what_is_no_routing_or_no_table_is_one_sentence():
         match=r"^label_counts got gates \(2, 5, 3\) and labels \(5,\); give a label for each token, \(2, 5\)",
     ):
         plain(metrics.label_counts)(routing.gates, jnp.zeros(5, int), 2)
-    with pytest.raises(ValueError, match=r"^assigned has shape \(5,\), expected an expert for each token, \(2, 5\)"):
+    with pytest.raises(ValueError, match=r"^assigned has the shape \(5,\); an expert for each token makes it \(2, 5\)"):
         plain(losses.assignment_loss)(routing, jnp.zeros(5, int))
     with pytest.raises(ValueError, match=r"^mean_square got parameters without a single number"):
         losses.mean_square({"a": jnp.zeros((0, 3))})

@@ -130,3 +130,17 @@ def walk(module, path):
 def test_what_makes_no_sense_is_one_sentence(module, sentence):
     with pytest.raises(ValueError, match=sentence):
         quantize(module())
+
+
+def test_a_map_that_is_more_than_a_linear_one_is_refused():
+    class Scaled(nnx.Linear):
+        def __call__(self, x):
+            return 2 * super().__call__(x)
+
+    def make(rngs):
+        mlp = MLP(D, H, rngs=rngs)
+        mlp.down = Scaled(H, D, rngs=rngs)
+        return mlp
+
+    with pytest.raises(ValueError, match=r"quantize knows nnx\.Linear alone, and not what Scaled adds; leave it out"):
+        quantize(KINDS["dense"](make))

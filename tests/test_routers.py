@@ -127,6 +127,17 @@ def test_priority_by_weight_lets_the_surest_tokens_in_first():
             assert got.slots[g, winner, 0] == 0
 
 
+def test_priority_is_the_highest_weight_whichever_choice_has_it():
+    router = make("sigmoid", priority="weight")
+    router.bias[...] = router.bias[...].at[0].set(5.0)  # all choose expert 0 first, whatever it weighs
+    got = route(router, X, 2)
+    highest = np.asarray(got.weights).max(-1)
+    assert (highest > np.asarray(got.weights)[..., 0] + 1e-3).any()
+    for g in range(G):
+        kept = np.asarray(got.slots)[g, :, 0] >= 0
+        assert highest[g][kept].min() >= highest[g][~kept].max()
+
+
 def test_jitter_needs_a_key_and_moves_the_logits_a_little():
     still, shaken = make("softmax_top_k"), make("softmax_top_k", jitter=0.01)
     want = np.asarray(route(still, X).logits)

@@ -10,10 +10,12 @@ import optax
 import pytest
 import reference
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 from seldom import slow_but_for
 
-from moejax.experts import GLU, MLP
+from moejax.experts import GLU, MLP, stack_experts
 from moejax.routers import ROUTERS
+from moejax.sharding import DEFAULT_AXES, MeshAxes
 from moejax.upcycling import upcycle, upcycle_moments, upcycle_state
 
 D, H, E = 6, 10, 4
@@ -177,3 +179,15 @@ def test_a_state_of_something_else_is_refused():
     layer = upcycle(trained(), D, E, rngs=nnx.Rngs(1))
     with pytest.raises(ValueError, match="no tree like the dense module"):
         upcycle_state(optax.adam(1e-2).init({"w": jnp.ones(3)}), trained(), lambda m: upcycle_moments(m, layer))
+
+
+def test_copies_are_sharded_by_expert_as_fresh_experts_are():
+    def make(rngs):
+        return nnx.Linear(D, D, kernel_metadata={"out_sharding": (None, "tensor"), "eager_sharding": False}, rngs=rngs)
+
+    for dense, axes in ((trained(), DEFAULT_AXES), (make(nnx.Rngs(0)), MeshAxes(("data", "ep"), "ep"))):
+        layer = upcycle(dense, D, E, dispatch="gather", mesh_axes=axes, rngs=nnx.Rngs(1))
+        fresh = stack_experts(lambda rngs, dense=dense: jax.tree.map(jnp.copy, dense), E, nnx.Rngs(0), axes)
+        assert jax.tree.structure(layer.experts) == jax.tree.structure(fresh)
+        specs = nnx.get_partition_spec(layer.experts)
+    assert specs.kernel.get_value() == P("ep", None, "tensor")

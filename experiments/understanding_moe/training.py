@@ -19,9 +19,10 @@ from moejax import metrics
 from moejax.config import Config
 from moejax.data import clusters
 from moejax.models import build_model
+from moejax.training.early_stop import early_stop_of
 from moejax.training.loop import TrainState, make_init, make_keys, make_update, parameter_key
 from moejax.training.objective import Batch, Objective, StepMetrics, make_objective
-from moejax.training.optimizer import EarlyStopState, make_optimizer
+from moejax.training.optimizer import make_optimizer
 
 Row = dict[str, Any]
 CHUNK = 50  # steps in one call
@@ -92,7 +93,7 @@ def train(
     loss = np.concatenate(losses, axis=1)
     _, entropy = tell(state.model, data)
     accuracy, _ = tell(state.model, examples(config.data.setting, seeds, test, n))
-    stops = _early_stop(state)
+    stops = early_stop_of(state.optimizer)
     taken = np.full(len(seeds), done) if stops is None else np.asarray(stops.steps)
     return Result(np.asarray(accuracy), np.asarray(entropy), taken, loss, seconds, state)
 
@@ -137,10 +138,5 @@ def _stack(trees: Sequence[Any]) -> Any:
 
 
 def _stopped(state: TrainState) -> bool:
-    stops = _early_stop(state)
+    stops = early_stop_of(state.optimizer)
     return stops is not None and bool(stops.stopped.all())
-
-
-def _early_stop(state: TrainState) -> EarlyStopState | None:
-    parts = state.optimizer if isinstance(state.optimizer, tuple) else ()
-    return next((part for part in parts if isinstance(part, EarlyStopState)), None)

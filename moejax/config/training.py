@@ -126,18 +126,25 @@ class TrainOptions(Options):
                 f"`gradient_accumulation_steps` is {o.gradient_accumulation_steps}, which does not divide `batch_size`,"
                 f" {o.batch_size}; use {near}."
             )
-        if o.optimizer not in OWN_OPTIMIZERS:
+        own = o.optimizer in OWN_OPTIMIZERS
+        if not own:
             yield from optax_by_name.problems(o.optimizer, o.optimizer_arguments)
-            default = TrainOptions.model_fields["weight_decay"].default
-            if o.weight_decay not in (0, default) and not optax_by_name.decays(o.optimizer):
-                yield (
-                    f"`weight_decay` is {o.weight_decay:g}, but {o.optimizer} takes none; set it to 0, or choose an"
-                    " optimiser that does, such as optax.adamw."
-                )
         elif o.optimizer_arguments:
             yield (
                 f"`optimizer_arguments` is {shown(o.optimizer_arguments)}, but `optimizer` is {o.optimizer}; it has an"
                 " effect only with an optimiser of optax, such as optax.adamw: choose one, or give ''."
+            )
+        default = {name: field.default for name, field in TrainOptions.model_fields.items()}
+        decays = o.optimizer != "normalized" if own else optax_by_name.decays(o.optimizer)
+        if o.weight_decay not in (0, default["weight_decay"]) and not decays:
+            yield (
+                f"`weight_decay` is {o.weight_decay:g}, but {o.optimizer} takes none; set it to 0, or choose an"
+                " optimiser that does, such as optax.adamw."
+            )
+        if o.clip_norm not in (None, default["clip_norm"]) and o.optimizer in ("adam", "normalized"):
+            yield (
+                f"`clip_norm` is {o.clip_norm:g}, but {o.optimizer} clips no gradients; set it to none, or choose an"
+                " optimiser that does, such as adamw or optax.adam."
             )
 
 

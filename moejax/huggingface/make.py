@@ -12,12 +12,15 @@ from moejax.routers.top_k import Switch, TopKSoftmax
 
 
 def make_layer(read: Entries, layer_options: dict[str, Any]) -> SparseMoE:
-    """The layer, with `layer_options` of its own."""
+    """The layer, with `layer_options` of its own; ValueError for those that the configuration says."""
     family = read.family
     d, num_experts = read("hidden_size", "d_model"), read("num_local_experts", "num_experts", "n_routed_experts")
     k = 1 if family.router is Switch else read("num_experts_per_tok")
     options = {"dispatch": "grouped", "capacity_factor": None, "eval_capacity_factor": None, "group_size": 0}
     options |= layer_options
+    router = router_of(read, k)
+    if said := sorted({"make_shared", "shared_gate", "rngs", "k", *router} & layer_options.keys()):
+        raise ValueError(f"{', '.join(said)}: the configuration says that; leave it out of the layer's options.")
     if family.shared_width:
         width = math.prod(read(name) for name in family.shared_width)
         options |= {"make_shared": glu(read, d, width), "shared_gate": "shared_gate.kernel" in family.names}
@@ -25,7 +28,7 @@ def make_layer(read: Entries, layer_options: dict[str, Any]) -> SparseMoE:
     if family.router is Switch and not {"capacity_factor", "eval_capacity_factor"} & layer_options.keys():
         make, options = SlotsMoE, options | {"slots": read("expert_capacity")}
     make_expert = family.make_expert(read, d, read(family.hidden))
-    return make(d, num_experts, make_expert, k=k, rngs=nnx.Rngs(0), **router_of(read, k), **options)
+    return make(d, num_experts, make_expert, k=k, rngs=nnx.Rngs(0), **router, **options)
 
 
 def router_of(read: Entries, k: int) -> dict[str, Any]:

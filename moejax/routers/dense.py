@@ -39,7 +39,7 @@ class DenseRouter(nnx.Module):
         require_rngs(rngs)
         self.kernel = nnx.Param(kernel_init(rngs.params(), (d, num_experts))) if make_gate is None else None
         self.gate = None if make_gate is None else made(make_gate, rngs, "make_gate")
-        self.temperature, self.final_temperature = temperature, final_temperature
+        self.num_experts, self.temperature, self.final_temperature = num_experts, temperature, final_temperature
         # Kept as a logarithm, so that learning cannot take it below 0.
         log = jnp.log(jnp.float32(temperature))
         annealed = None if final_temperature is None else RouterState(log)
@@ -74,14 +74,20 @@ class DenseRouter(nnx.Module):
         if assigned is None:
             return decision
         share = jax.nn.sigmoid(jnp.float32(temperature))
-        guided = routing.guided_weights(decision.probs, assigned, share)
+        guided = routing.guided_weights(decision.probs, assigned, share, mask)
         return decision._replace(assigned=assigned, guided=guided)
 
     def logits(self, x: Float[Array, "g t d"], key: Key[Array, ""] | None) -> Float[Array, "g t e"]:
-        """In float32 at least."""
+        """In float32 at least; ValueError if the gate gives another number than one for each expert."""
         if self.gate is None:
             return linear(at_least_float32(x), self.kernel)
-        return at_least_float32(self.gate(x) if key is None else self.gate(x, key=key))
+        logits = at_least_float32(self.gate(x) if key is None else self.gate(x, key=key))
+        if logits.shape != (want := (*x.shape[:-1], self.num_experts)):
+            raise ValueError(
+                f"make_gate made a {type(self.gate).__name__} whose output has the shape {logits.shape}; a logit for"
+                f" each expert of each token makes it {want}."
+            )
+        return logits
 
     def after_step(self, load: Float[Array, " e"], progress: Float[Array, ""]) -> None:
         """Anneal the temperature, if it has somewhere to go."""

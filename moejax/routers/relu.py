@@ -33,6 +33,10 @@ class ReLU(Router):
     weights_sum_to_1 = False
     aims_at_k = True
 
+    @property
+    def most_experts(self):
+        return self.num_experts
+
     def build(self, d, kernel_init, rngs):
         super().build(d, kernel_init, rngs)
         self.l1_reg_coeff = RouterState(jnp.float32(self.l1_reg_coeff_init))

@@ -116,6 +116,11 @@ class Router(nnx.Module):
         """Whether the weights of every token do: here where it has all experts, by a softmax of them."""
         return self.k == self.num_experts
 
+    @property
+    def most_experts(self) -> int:
+        """How many experts a token can have at most, and so how many a routing names for each."""
+        return self.k
+
     def build(self, d: int, kernel_init: Initializer, rngs: nnx.Rngs) -> None:
         """Make the parameters: here those of linear logits."""
         self.kernel = nnx.Param(kernel_init(rngs.params(), (d, self.num_experts)))
@@ -147,7 +152,7 @@ class Router(nnx.Module):
         chosen = routing.mask_tokens(chosen, context.mask)._replace(starts=context.starts)
         if context.given is not None:
             chosen = routing.refuse_impossible(chosen)
-        priority = chosen.weights[..., 0] if self.priority == "weight" else None
+        priority = chosen.weights.max(-1) if self.priority == "weight" else None
         chosen = routing.with_zero_computation(chosen, context.zero_computation)
         return chosen if capacity is None else routing.assign(chosen, capacity, priority)
 

@@ -34,7 +34,7 @@ from moejax.routing.decision import (
     mask_tokens,
 )
 from moejax.routing.expert_choice import expert_choice
-from moejax.routing.guidance import assigned_experts, guided_weights
+from moejax.routing.guidance import assigned_experts, guided_weights, one_hot_of_assigned
 from moejax.routing.mixtures import anneal, dense_routing, soft_routing
 from moejax.routing.noise import jitter, noisy_top_k, selection_probability, uniform_top_k, vmoe_top_k
 from moejax.routing.position import position_in_expert
@@ -69,6 +69,7 @@ __all__ = [
     "meant_shares",
     "noisy_top_k",
     "null_alike",
+    "one_hot_of_assigned",
     "position_in_expert",
     "random_routing",
     "refuse_impossible",

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
 
 from moejax.options import Count, checked
@@ -22,17 +22,45 @@ def assigned_experts(num_labels: Count, num_experts: Count) -> Int[ndarray, " y"
 
 
 def guided_weights(
-    probs: Float[Array, "g t e"], assigned: Int[Array, "g t"], share: Float[Array, ""] | float
+    probs: Float[Array, "g t e"],
+    assigned: Int[Array, "g t"],
+    share: Float[Array, ""] | float,
+    mask: Bool[Array, "g t"] | None = None,
 ) -> Float[Array, "g t e"]:
-    """share · probs + (1 - share) · mask, where the mask is 0.9 at the assigned expert and even over the others.
+    """share · probs + (1 - share) · target, where the target is 0.9 at the assigned expert and even over the others.
 
-    Raises ValueError for fewer than two experts.
+    Raises ValueError for fewer than two experts, and as `one_hot_of_assigned` does.
     """
     num_experts = probs.shape[-1]
     if num_experts < 2:
         raise ValueError(f"probs are of {num_experts} expert; guided weights lead to one of at least 2.")
-    if assigned.shape != probs.shape[:2]:
-        raise ValueError(f"assigned has the shape {assigned.shape}; the tokens' is {probs.shape[:2]}.")
     others = (1 - _CONFIDENCE) / (num_experts - 1)
-    mask = jnp.where(jax.nn.one_hot(assigned, num_experts, dtype=bool), _CONFIDENCE, others)
-    return share * probs + (1 - share) * mask
+    hot = one_hot_of_assigned(assigned, probs, mask)
+    target = jnp.where(hot == 1, _CONFIDENCE, jnp.where(hot == 0, others, hot))  # NaN propagates
+    return share * probs + (1 - share) * target
+
+
+def one_hot_of_assigned(
+    assigned: Int[Array | ndarray, "*tokens"], probs: Float[Array, "g t e"], mask: Bool[Array, "g t"] | None = None
+) -> Float[Array, "g t e"]:
+    """1 at each token's assigned expert, 0 at the others; whatever is assigned to padding counts nowhere.
+
+    Raises ValueError for another shape than the tokens', and for an expert that is not there. Where the values are not
+    known, as under `jax.jit`, such a token gets NaN instead.
+    """
+    if jnp.shape(assigned) != probs.shape[:2]:
+        raise ValueError(
+            f"assigned has the shape {jnp.shape(assigned)}; an expert for each token makes it {probs.shape[:2]}."
+        )
+    assigned, num_experts = jnp.asarray(assigned), probs.shape[-1]
+    impossible = (assigned < 0) | (assigned >= num_experts)
+    if mask is not None:
+        impossible &= mask
+    try:
+        if impossible.any():
+            raise ValueError(
+                f"assigned holds the expert {assigned[impossible][0]}; give each token one from 0 to {num_experts - 1}."
+            )
+    except jax.errors.TracerBoolConversionError:
+        pass
+    return jnp.where(impossible[..., None], jnp.nan, jax.nn.one_hot(assigned, num_experts, dtype=probs.dtype))

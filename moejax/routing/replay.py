@@ -34,7 +34,8 @@ def softmax_of_chosen(scores: Float[Array, "g t e"], experts: Int[Array, "g t k"
 def refuse_impossible(routing: TopKRouting) -> TopKRouting:
     """Raise ValueError for experts that a token cannot have: one beyond the last, or one twice.
 
-    Where their values are not known, as under `jax.jit`, such a token gets NaN weights instead, hence a NaN output.
+    Where their values are not known, as under `jax.jit`, such a token gets NaN weights at the first experts instead,
+    hence a NaN output; no other token is touched.
     """
     experts, num_experts = routing.experts, routing.probs.shape[-1]
     one, other = experts[..., :, None], experts[..., None, :]
@@ -47,6 +48,6 @@ def refuse_impossible(routing: TopKRouting) -> TopKRouting:
                 f" {num_experts - 1}, or -1 in place of one."
             )
     except jax.errors.TracerBoolConversionError:
-        weights = jnp.where(impossible[..., None], jnp.nan, routing.weights)
-        return routing._replace(experts=jnp.minimum(experts, num_experts - 1), weights=weights)
+        experts = jnp.where(impossible[..., None], jnp.arange(experts.shape[-1])[None, None], experts)
+        return routing._replace(experts=experts, weights=jnp.where(impossible[..., None], jnp.nan, routing.weights))
     return routing

@@ -34,7 +34,8 @@ def softmax_top_k(
     multiplies the weights after that (16 in DeepSeek-V2).
     """
     probs = jax.nn.softmax(logits, axis=-1)
-    experts = best(limit_to_groups(probs, num_expert_groups, topk_group), k, given)
+    # By logits: probabilities that vanish are all alike.
+    experts = best(limit_to_groups(logits, num_expert_groups, topk_group), k, given)
     weights = _renormalized(logits, probs, experts) if renormalize and k > 1 else of_chosen(probs, experts)
     return TopKRouting(logits, probs, experts, weights * scale)
 

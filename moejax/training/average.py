@@ -42,7 +42,10 @@ def average_parameters(decay: float) -> optax.GradientTransformation:
 
 
 def averaged(state: TrainState) -> nnx.Module:
-    """The model to evaluate: with the averaged parameters if the optimiser has them, else as it is."""
+    """The model to evaluate: with the averaged parameters if the optimiser has them, else as it is.
+
+    What routers change by themselves, such as a bias, is the last step's.
+    """
     kept = jax.tree.leaves(state.optimizer, is_leaf=lambda leaf: isinstance(leaf, AverageState))
     averages = [leaf.parameters for leaf in kept if isinstance(leaf, AverageState)]
     return with_parameters(state.model, averages[0]) if averages else state.model

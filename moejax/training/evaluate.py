@@ -1,7 +1,7 @@
 """Evaluation: every example once, in order, and how the routers treated it."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +30,7 @@ class BatchResult(NamedTuple):
     loss: Float[Array, " b *tasks"]  # cross-entropy, nats
     gates: Float[Array, "b l e"]  # each expert's share of the example's output
     token_shares: Float[Array, "b l t e"]  # and of each token's
+    tokens: Float[Array, " l"]  # that are not padding
     load: Float[Array, "l e"]
     dropped: Float[Array, " l"]
     gate_entropy: Float[Array, " l"]
@@ -74,6 +75,7 @@ def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
         optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
         jnp.stack([metrics.token_shares(gates(r).sum(1)) for r in routings], axis=1),
         jnp.stack([metrics.token_shares(gates(r)) for r in routings], axis=1),
+        stacked(metrics.real_tokens),
         stacked(metrics.load),
         stacked(metrics.dropped),
         stacked(metrics.gate_entropy),
@@ -88,6 +90,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate on all of `data`, in batches of `batch_size`; the last one may be smaller.
 
+    What is told of tokens and choices is their mean over the whole split, however they fall into batches.
+
     `kinds`: what the data's tokens are, to tell by which of it the experts go.
     """
     run, results, tables = replicated(evaluate_batch), [], []
@@ -96,12 +100,13 @@ def evaluate(
         if kinds:
             tables.append(tabulate(result.token_shares, {name: Kinds(of[some], n) for name, (of, n) in kinds.items()}))
         results.append(result._replace(token_shares=None))  # too large to keep
-    sizes = np.array([len(r.loss) for r in results])
     of_example = functools.partial(_gather, results)
     prediction, label = of_example("prediction"), np.asarray(data["label"])
     right = prediction == label
-    names = ["load", "dropped", "gate_entropy", "experts_per_token"]
-    names += [] if results[0].experts_computed is None else ["experts_computed"]
+    tokens = np.array([r.tokens for r in results], np.float64)
+    choices = tokens * np.array([r.experts_per_token for r in results])
+    weights = {"load": choices, "dropped": choices, "gate_entropy": tokens, "experts_per_token": tokens}
+    weights |= {} if results[0].experts_computed is None else {"experts_computed": tokens}
     return Evaluation(
         loss=float(of_example("loss").mean()),
         accuracy=float(right.mean()),
@@ -109,7 +114,7 @@ def evaluate(
         prediction=prediction,
         gates=of_example("gates"),
         zero_computation=results[0].zero_computation,
-        **{name: np.average([getattr(r, name) for r in results], axis=0, weights=sizes) for name in names},
+        **{name: _mean([getattr(r, name) for r in results], of_batch) for name, of_batch in weights.items()},
         of_tasks=() if right.ndim == 1 or is_text(data) else tuple(right.mean(0).tolist()),
         tables=add(tables) if tables else None,
     )
@@ -190,6 +195,13 @@ def _of_one_device(a: Array) -> Array | jax.ShapeDtypeStruct:
 def f1(predicted: Bool[ndarray, " n"], true: Bool[ndarray, " n"]) -> float:
     """Harmonic mean of precision and recall; 0 where nothing is right."""
     return float(2 * (predicted & true).sum() / max(predicted.sum() + true.sum(), 1))
+
+
+def _mean(values: Sequence[Float[Array, "l ..."]], weights: Float[ndarray, "b l"]) -> Float[ndarray, "l ..."]:
+    """A mean over batches, each layer's by the tokens or choices that it is of; zeros if there are none."""
+    of_batch = np.asarray(values, np.float64)
+    by = weights.reshape(*weights.shape, *[1] * (of_batch.ndim - 2))
+    return (by * of_batch).sum(0) / np.maximum(by.sum(0), 1e-9)
 
 
 def _gather(results: list[BatchResult], name: str) -> ndarray:

@@ -28,6 +28,7 @@ from moejax.training import diagnosis, frozen, processes, trace
 from moejax.training.average import averaged
 from moejax.training.beginning import beginning, filled
 from moejax.training.checkpoint import Checkpoints
+from moejax.training.early_stop import stopped_after
 from moejax.training.evaluate import Evaluation, evaluate
 from moejax.training.film import frame
 from moejax.training.finite import all_finite, finite_rows, not_finite
@@ -38,7 +39,7 @@ from moejax.training.information import Kinds, kinds_of_tokens
 from moejax.training.log import Log, rounded
 from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, make_update, parameter_key
 from moejax.training.objective import StepMetrics
-from moejax.training.optimizer import learning_rate_schedule, make_optimizer, relayout, stopped_after
+from moejax.training.optimizer import learning_rate_schedule, make_optimizer, relayout
 from moejax.training.parallel import Parallel
 from moejax.training.pictures import pictures_of_test
 from moejax.training.progress import Progress, Status

@@ -17,6 +17,7 @@ from jaxtyping import Array, Int, Key, PyTree
 from moejax.parameters import parameters, with_parameters
 from moejax.router_updates import update_routers
 from moejax.sharding import TOKENS, constrain
+from moejax.training.early_stop import unless_stopped
 from moejax.training.feed import Feed
 from moejax.training.finite import finite
 from moejax.training.objective import Batch, Objective, StepMetrics
@@ -77,8 +78,8 @@ def make_update(
     """One step of gradient descent as a pure function (state, batch, key) → (state, metrics).
 
     Gradients change the model's parameters alone (`moejax.parameters`). Then routers update their own state from the
-    step's load and the share of all `steps` done; `steps` None: they do not. `skips`: a step whose loss, metrics or
-    gradient are not all finite changes nothing but the number of steps.
+    step's load and the share of all `steps` done; `steps` None: they do not, and neither do they after an early stop.
+    `skips`: a step whose loss, metrics or gradient are not all finite changes nothing but the number of steps.
     """
 
     optimizer = optax.with_extra_args_support(optimizer)  # some need the loss
@@ -95,9 +96,10 @@ def make_update(
             change, optimizer_state = optimizer.update(gradient, state.optimizer, learnt, value=loss)
             model = with_parameters(state.model, optax.apply_updates(learnt, change))
             if steps is not None:
-                model = jax.tree.map(lambda leaf: leaf, model)  # a copy: the caller's state stays as it is
+                before, model = model, jax.tree.map(lambda leaf: leaf, model)  # a copy: what was there stays as it is
                 load = metrics.load * metrics.experts_per_token[:, None]
                 update_routers(model, load, progress=step / steps)
+                model = unless_stopped(optimizer_state, model, before)
             return model, optimizer_state
 
         if skips:

@@ -1,17 +1,16 @@
 """The optimiser: AdamW, Adam, normalised descent or one of optax; linear warm-up, a schedule, an early stop."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from moejax.config import optax_by_name
 from moejax.config.training import TrainOptions
 from moejax.parameters import decays
 from moejax.training.average import average_parameters
+from moejax.training.early_stop import early_stop
 from moejax.training.frozen import leave_out
 
 
@@ -108,62 +107,32 @@ def normalize_experts() -> optax.GradientTransformation:
     """
 
     def normalize(updates: PyTree[Array], params: PyTree[Array] | None) -> PyTree[Array]:
-        squares: dict[str, Float[Array, " e"]] = {}
+        of_stack: dict[str, list[Float[Array, "e _n"]]] = {}
         for path, leaf in jax.tree.leaves_with_path(updates):
             if stack := expert_stack(path):
-                of_leaf = jnp.sum(leaf.reshape(len(leaf), -1) ** 2, axis=1)
-                squares[stack] = squares.get(stack, 0) + of_leaf
+                of_stack.setdefault(stack, []).append(leaf.reshape(len(leaf), -1))
+        sizes = {stack: _size_and_length(leaves) for stack, leaves in of_stack.items()}
 
         def divided(path: tuple, leaf: Array) -> Array:
             if not (stack := expert_stack(path)):
                 return leaf
-            factor = jnp.where(squares[stack] > 0, jax.lax.rsqrt(squares[stack]), 0.0)
-            return leaf * factor.reshape(-1, *[1] * (leaf.ndim - 1))
+            size, length = (of.reshape(-1, *[1] * (leaf.ndim - 1)) for of in sizes[stack])
+            return leaf / size / length
 
         return jax.tree.map_with_path(divided, updates)
 
     return optax.stateless(normalize)
 
 
+def _size_and_length(leaves: list[Float[Array, "e _n"]]) -> tuple[Float[Array, " e"], Float[Array, " e"]]:
+    """Each expert's largest number, and its norm in that unit, whose squares cannot overflow; 1 and 1 for zeros."""
+    largest = jnp.stack([jnp.abs(leaf).max(1, initial=0) for leaf in leaves]).max(0)
+    size = jnp.where(largest == 0, 1, largest)
+    length = jnp.sqrt(sum(jnp.sum((leaf / size[:, None]) ** 2, axis=1) for leaf in leaves))
+    return size, jnp.where(largest == 0, 1, length)
+
+
 def expert_stack(path: tuple) -> str | None:
     """The path of the stack of experts that a parameter belongs to; None if it belongs to none."""
     before, found, _ = jax.tree_util.keystr(path).partition(".experts.")
     return before + found if found else None
-
-
-class EarlyStopState(NamedTuple):
-    """The lowest loss so far, whether training has stopped, and the steps before that."""
-
-    least: Float[Array, ""]
-    stopped: Bool[Array, ""]
-    steps: Int[Array, ""]
-
-
-def stopped_after(state: PyTree[Array]) -> int | None:
-    """The steps after which an early stop has ended the learning; None as long as it goes on."""
-    parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, EarlyStopState))
-    ended = (part for part in parts if isinstance(part, EarlyStopState) and part.stopped)
-    return next((int(part.steps) for part in ended), None)
-
-
-def early_stop(rise: float | None, below: float | None) -> optax.GradientTransformationExtraArgs:
-    """Stop changing parameters at the first step whose loss has risen (the rule of Chen et al.'s code).
-
-    That is: it is above the lowest so far, and either above that by more than `rise`, or at most `below`; None leaves a
-    condition out. `update` takes the loss as `value`.
-    """
-
-    def init(params: PyTree[Array]) -> EarlyStopState:
-        return EarlyStopState(jnp.float32(jnp.inf), jnp.zeros((), bool), jnp.zeros((), jnp.int32))
-
-    def update(updates, state, params=None, *, value, **extra):
-        stops = jnp.zeros((), bool)
-        if rise is not None:
-            stops |= value > state.least + rise
-        if below is not None:
-            stops |= value <= below
-        stopped = state.stopped | (stops & (value > state.least))
-        updates = jax.tree.map(lambda u: jnp.where(stopped, jnp.zeros_like(u), u), updates)
-        return updates, EarlyStopState(jnp.minimum(state.least, value), stopped, state.steps + ~stopped)
-
-    return optax.GradientTransformationExtraArgs(init, update)

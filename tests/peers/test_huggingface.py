@@ -279,6 +279,11 @@ def test_bad_input_is_named(change, sentence):
         layer_of(case)
 
 
+def test_options_that_the_configuration_says_are_named():
+    with pytest.raises(ValueError, match=r"^make_shared, shared_gate: the configuration says that; leave it out"):
+        layer_of(load("qwen2_moe"), make_shared=lambda rngs: MLP(4, 5, rngs=rngs), shared_gate=False)
+
+
 def test_a_layer_that_is_not_made_like_the_block_is_named():
     layer = jax.eval_shape(lambda: SparseMoE(4, 3, lambda rngs: MLP(4, 5, rngs=rngs), rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match=re.escape("have no experts.gate_up.kernel, which a mixtral")):

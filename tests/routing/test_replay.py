@@ -212,6 +212,15 @@ def test_on_a_mesh_it_is_the_same(dispatch):
     np.testing.assert_allclose(on_mesh, y, rtol=1e-5, atol=1e-6)
 
 
+def test_a_token_of_relu_has_any_number_of_experts_and_so_a_replay():
+    layer, x = layer_of("grouped", "relu"), draw(1, G, T, D)
+    y, first = call(layer, x)
+    assert 0 < (np.asarray(first.experts) < 0).mean() < 1
+    again, second = call(layer, x, ungroup(first.experts, x.shape[:-1]))
+    np.testing.assert_array_equal(again, y)
+    np.testing.assert_array_equal(second.experts, first.experts)
+
+
 # Experts that cannot be
 
 
@@ -228,7 +237,7 @@ def test_experts_that_a_token_cannot_have_are_one_sentence(experts, said):
 
 
 @pytest.mark.parametrize(("experts", "said"), IMPOSSIBLE)
-@pytest.mark.parametrize("dispatch", ["gather", "grouped"])
+@pytest.mark.parametrize("dispatch", ["einsum", "gather", "grouped"])
 def test_under_jit_they_give_that_token_no_number_and_touch_no_other(dispatch, experts, said):
     layer, x = layer_of(dispatch, factor=4.0), draw(0, G, T, D)
     wrong, right = some_experts(0), some_experts(0)

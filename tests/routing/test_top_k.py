@@ -81,6 +81,12 @@ def test_ties_go_to_the_lower_expert_index():
         np.testing.assert_array_equal(choice(logits, 3).experts, [[[0, 1, 2], [1, 2, 3], [0, 2, 1]]])
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_where_probabilities_vanish_the_logits_decide(groups):
+    got = softmax_top_k(jnp.array([[[0.0, -300.0, -200.0, -150.0]]]), 2, num_expert_groups=groups, topk_group=groups)
+    np.testing.assert_array_equal(got.experts, [[[0, 3]]])
+
+
 def test_gates_and_choices_before_anything_is_dropped():
     got = softmax_top_k(log(PROBS), 2)
     np.testing.assert_allclose(got.gates, [[[5 / 8, 3 / 8, 0], [0, 2 / 9, 7 / 9]]], rtol=1e-6)

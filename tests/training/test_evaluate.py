@@ -1,9 +1,13 @@
-"""The numbers of an evaluation, by hand."""
+"""The numbers of an evaluation, by hand, and of any batches."""
 
+import jax
 import numpy as np
+import reference
+from flax import nnx
 
+from moejax import MLP, SparseMoE, metrics
 from moejax.routing import ZeroComputation
-from moejax.training.evaluate import Evaluation, f1, routing_facts
+from moejax.training.evaluate import Evaluation, evaluate, f1, routing_facts
 from moejax.training.information import Tables
 
 
@@ -41,3 +45,28 @@ def test_facts_of_a_routing():
     facts = routing_facts(result, data)
     assert facts["experts_computed"] == [0.5, 1.0]
     assert (facts["dead_experts"], facts["least_load"], facts["max_violation"]) == (0, 0.5, 0.5)
+
+
+class OfLayers(nnx.Module):
+    """A sparse layer on examples of four tokens, some of them padding."""
+
+    tokens = 4
+
+    def __init__(self, rngs):
+        self.moe = SparseMoE(3, 4, lambda rngs: MLP(3, 5, rngs=rngs), capacity_factor=None, group_size=8, rngs=rngs)
+
+    def __call__(self, batch, *, train):
+        y, routing = self.moe(batch["x"], train=train, mask=batch["mask"])
+        return y.sum(1), (routing,)
+
+
+def test_what_is_told_of_tokens_is_their_mean_however_examples_fall_into_batches():
+    rng = np.random.default_rng(0)
+    real = np.arange(4) < np.array([4, 4, 4, 1, 1, 1, 2, 1])[:, None]
+    data = {"x": rng.normal(size=(8, 4, 3)).astype(np.float32), "mask": real, "label": np.zeros(8, np.int32)}
+    model = reference.randomly_filled(lambda: OfLayers(nnx.Rngs(0)))
+    whole, parts = (evaluate(model, data, size) for size in (8, 2))
+    for name in ("load", "dropped", "gate_entropy", "experts_per_token"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-6, err_msg=name)
+    _, routing = jax.jit(lambda model, x: model.moe(x, mask=real))(model, data["x"])
+    np.testing.assert_allclose(whole.gate_entropy, [metrics.gate_entropy(routing)], rtol=1e-5)

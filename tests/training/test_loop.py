@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from moejax.models import build_model
+from moejax.training.early_stop import early_stop_of
 from moejax.training.feed import epoch_order, from_all
 from moejax.training.loop import (
     TrainState,
@@ -101,3 +102,22 @@ def test_bfloat16_trains_with_float32_parameters(config, dataset, layer):
     assert loss.dtype == metrics.load.dtype == jnp.float32
     assert np.isfinite(loss)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("moe", [dict(router="sigmoid"), dict(layer="dense", final_temperature=0.1)], ids=str)
+def test_after_an_early_stop_nothing_changes_not_even_what_routers_change_by_themselves(config, dataset, moe):
+    stopping = config.replace(moe=moe, train=dict(stop_below=1e6, warmup=0.0))  # the first loss that has risen
+    optimizer = make_optimizer(stopping.train, STEPS)
+    state = make_init(lambda rngs: build_model(stopping, dataset.num_classes, rngs), optimizer)(parameter_key(0))
+    update = jax.jit(make_update(make_objective(stopping), optimizer, STEPS))
+    batch = {name: array[:15] for name, array in dataset.train.items()}
+    stop = early_stop_of(state.optimizer)
+    state = state._replace(optimizer=jax.tree.map(lambda a: a, state.optimizer))
+    models = []
+    for step in range(STEPS):
+        state, _ = update(state, batch, jax.random.key(step))
+        stop = early_stop_of(state.optimizer)
+        models.append((bool(stop.stopped), state.model))
+    stopped = [model for ended, model in models if ended]
+    assert 2 <= len(stopped) < STEPS
+    assert_same_bits(stopped[0], stopped[-1])

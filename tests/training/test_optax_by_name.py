@@ -110,6 +110,8 @@ def test_lion_by_its_formula_with_the_runs_decay(network):
         (dict(optimizer="optax.sgd", optimizer_arguments="nesterov=2"), "it must be true or false"),
         (dict(optimizer="optax.sgd", optimizer_arguments="momentum=nan"), "it must be a finite number"),
         (dict(optimizer="optax.sgd", weight_decay=0.1), "weight_decay is 0.1, but optax.sgd takes none; set it to 0"),
+        (dict(optimizer="normalized", weight_decay=0.1), "weight_decay is 0.1, but normalized takes none; set it to 0"),
+        (dict(optimizer="adam", clip_norm=0.1), "clip_norm is 0.1, but adam clips no gradients; set it to none"),
     ],
     ids=str,
 )

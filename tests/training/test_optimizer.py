@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from moejax.config.training import TrainOptions
 from moejax.experts import MLP
 from moejax.layers import SparseMoE
-from moejax.training.optimizer import early_stop, make_optimizer, normalize_experts, stopped_after
+from moejax.training.early_stop import early_stop, stopped_after
+from moejax.training.optimizer import make_optimizer, normalize_experts
 
 
 class Network(nnx.Module):
@@ -91,6 +92,14 @@ def steps_until_stop(losses, rise, below):
         elif (rise is not None and loss > least + np.float32(rise)) or (below is not None and loss <= below):
             return step
     return len(losses)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-22, 1.0, 1e19, 1e30])
+def test_a_gradient_of_any_size_becomes_one_of_length_1(size):
+    gradient = {"experts": {"kernel": jnp.float32(size) * jnp.array([[3.0, 4.0], [0.0, 0.0]])}}
+    paths = nnx.Dict(experts=nnx.Dict(kernel=nnx.Param(gradient["experts"]["kernel"])))
+    change, _ = normalize_experts().update(paths, normalize_experts().init(paths), None)
+    np.testing.assert_allclose(change.experts.kernel[...], [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
 
 
 losses = st.lists(st.sampled_from([0.25, 0.3125, 0.375, 0.5, 0.53125, 0.75]), min_size=1, max_size=12)

@@ -1,0 +1,59 @@
+"""An early stop: from some loss on, nothing is learnt any more. It is part of the optimiser's chain and state."""
+
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+T = TypeVar("T")
+
+
+class EarlyStopState(NamedTuple):
+    """The lowest loss so far, whether training has stopped, and the steps before that."""
+
+    least: Float[Array, ""]
+    stopped: Bool[Array, ""]
+    steps: Int[Array, ""]
+
+
+def stopped_after(state: PyTree[Array]) -> int | None:
+    """The steps after which an early stop has ended the learning; None as long as it goes on."""
+    stop = early_stop_of(state)
+    return int(stop.steps) if stop is not None and stop.stopped else None
+
+
+def unless_stopped(state: PyTree[Array], changed: T, before: T) -> T:
+    """`changed`, or once an early stop has ended the learning `before`."""
+    stop = early_stop_of(state)
+    return changed if stop is None else jax.lax.cond(stop.stopped, lambda: before, lambda: changed)
+
+
+def early_stop_of(state: PyTree[Array]) -> EarlyStopState | None:
+    """The early stop's part of an optimiser's state; None if there is none."""
+    parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, EarlyStopState))
+    return next((part for part in parts if isinstance(part, EarlyStopState)), None)
+
+
+def early_stop(rise: float | None, below: float | None) -> optax.GradientTransformationExtraArgs:
+    """Stop changing parameters at the first step whose loss has risen (the rule of Chen et al.'s code).
+
+    That is: it is above the lowest so far, and either above that by more than `rise`, or at most `below`; None leaves a
+    condition out. `update` takes the loss as `value`.
+    """
+
+    def init(params: PyTree[Array]) -> EarlyStopState:
+        return EarlyStopState(jnp.float32(jnp.inf), jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None, *, value, **extra):
+        stops = jnp.zeros((), bool)
+        if rise is not None:
+            stops |= value > state.least + rise
+        if below is not None:
+            stops |= value <= below
+        stopped = state.stopped | (stops & (value > state.least))
+        updates = jax.tree.map(lambda u: jnp.where(stopped, jnp.zeros_like(u), u), updates)
+        return updates, EarlyStopState(jnp.minimum(state.least, value), stopped, state.steps + ~stopped)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -126,13 +126,13 @@ def check_resume(arguments: Arguments) -> None:
     if arguments.problems:
         raise UserError(*arguments.problems)
     given = (*arguments.options, *arguments.fields)
-    may = ("resume", "profile", *PROCESSES, "train.epochs", "train.skip_nonfinite")
-    others = [n for n in given if n not in may and not n.startswith("parallel.")]
+    may = ("train.epochs", "train.skip_nonfinite", "profile", *PROCESSES)
+    others = [n for n in given if n not in ("resume", *may) and not n.startswith("parallel.")]
     if others:
+        taken = ", ".join(f"--{name}" for name in may)
         raise UserError(
-            "--resume takes no other argument than --parallel.…, --train.epochs and --train.skip_nonfinite, but there"
-            f" is --{others[0]}: a run continues with the configuration it began with; to begin another one from its"
-            " parameters, use --init."
+            f"--resume takes no other argument than --parallel.…, {taken}, but there is --{others[0]}: a run continues"
+            " with the configuration it began with; to begin another one from its parameters, use --init."
         )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 # Nothing that takes long to import: a signal that comes in the middle of an import is answered from `main` on.
 from moejax import entry
 from moejax.entry import PROGRAM
-from moejax.errors import UserError, cannot_write, of_the_system
+from moejax.errors import UserError, abridged, cannot_write, of_the_system
 from moejax.interrupt import StopSignal
 from moejax.training import lifeline
 
@@ -46,19 +46,34 @@ def train(what: "Config | str | Sequence[str]", out: str | Path | None = None) -
     before a KeyboardInterrupt stays, and `train(["--resume", folder])` goes on from there.
     """
     from moejax.commandline import DEBUG_NANS, Arguments, parse
+    from moejax.config import Config
 
     heeds_none = StopSignal()
     into = {} if out is None else {"out": str(out)}
     if isinstance(what, str | Sequence):
-        arguments = parse(shlex.split(what) if isinstance(what, str) else what)
+        arguments = parse(_words(what))
         if others := arguments.flags - {DEBUG_NANS}:
             raise UserError(f"--{min(others)} trains nothing; leave it out, or call moejax.run.main.")
         summary = _train(arguments._replace(options={**arguments.options, **into}), heeds_none)
-    else:
+    elif isinstance(what, Config):
         summary = _start(what, Arguments(frozenset(), (), into, {}, ()), heeds_none)
+    else:
+        raise UserError(f"train got {abridged(repr(what))}; give a configuration, or the words of a command line.")
     if summary is None:
         raise UserError("Another process of the run was told to stop, and all have saved what they had.")
     return summary
+
+
+def _words(what: str | Sequence[str]) -> Sequence[str]:
+    """The words of a command line; UserError if they are none."""
+    if not isinstance(what, str):
+        if wrong := [word for word in what if not isinstance(word, str)]:
+            raise UserError(f"train got the word {abridged(repr(wrong[0]))}; words of a command line are text.")
+        return what
+    try:
+        return shlex.split(what)
+    except ValueError as error:
+        raise UserError(f"train got {abridged(repr(what))}, which makes no words: {error}.") from None
 
 
 @lifeline.told()

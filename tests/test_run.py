@@ -237,3 +237,9 @@ def test_in_python_what_is_wrong_is_raised(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="already holds a run"):
         run.train("--config mnist_tiny", tmp_path)
+    with pytest.raises(UserError, match="which makes no words: No closing quotation"):
+        run.train('--config "mnist_tiny')
+    with pytest.raises(UserError, match="train got the word 3; words of a command line are text"):
+        run.train(["--config", 3])
+    with pytest.raises(UserError, match="train got None; give a configuration, or the words of a command line"):
+        run.train(None)

@@ -78,7 +78,7 @@ def plan(words: Sequence[str], out: str | None = None) -> Sweep:
     axes = {name: options for name, options in values.items() if len(options) > 1}
     combinations = [dict(zip(values, some, strict=True)) for some in itertools.product(*values.values())]
     configs, wrong = _checked(combinations, arguments, axes)
-    if problems := problems + wrong:
+    if problems := problems + (wrong or list(_alike(configs, combinations, axes))):
         raise UserError(*problems)
     own = f"runs/sweep-{'-'.join(dict.fromkeys(c.name for c in configs))[:80]}"
     folder = place_for("--out", own if out is None else out, folder=True)
@@ -104,6 +104,15 @@ def _checked(
             for sentence in error.sentences:
                 said.setdefault(sentence, []).append(_name({name: one[name] for name in axes}))
     return configs, [_of(sentence, names, len(combinations)) for sentence, names in said.items()]
+
+
+def _alike(configs: Sequence["Config"], combinations: Sequence[Mapping[str, str]], axes: Mapping) -> Iterator[str]:
+    """A sentence if two combinations are one run, since their values are spelled differently: 8 and 08."""
+    names = [_name({name: one[name] for name in axes}) for one in combinations]
+    for i, config in enumerate(configs):
+        if config in configs[:i]:
+            yield f"{names[i]} is the same run as {names[configs.index(config)]}; leave one out."
+            return
 
 
 def _of(sentence: str, names: Sequence[str], count: int) -> str:

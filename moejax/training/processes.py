@@ -57,10 +57,11 @@ def connect(coordinator: str | None, processes: str | None, process: str | None)
                 "--coordinator is auto, but JAX knows no cluster here; give host:port, --processes and --process."
             ) from None
         return
-    if coordinator is None or ":" not in coordinator or processes is None or process is None:
+    if coordinator is None or processes is None or process is None:
+        given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
         raise UserError(
-            f"--coordinator is {coordinator}, --processes {processes}, --process {process}; give all three, the first"
-            " as host:port, or --coordinator auto alone."
+            f"{' and '.join(name for name, value in given.items() if value is None)} not given; give all three, the"
+            " first as host:port, or --coordinator auto alone."
         )
     if not (processes.isdecimal() and process.isdecimal() and int(process) < int(processes)):
         raise UserError(

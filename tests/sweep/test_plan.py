@@ -55,11 +55,18 @@ def test_every_combination_is_a_run_with_a_folder_of_its_own(tmp_path):
 def test_presets_can_vary_and_odd_values_have_plain_folders(tmp_path):
     file = tmp_path / "a,b" / "config.json"
     file.parent.mkdir()
-    file.write_text(to_json(PRESETS["mnist_tiny"].config))
+    file.write_text(to_json(PRESETS["mnist_tiny"].config.replace(seed=7)))
     words = ["--config", json.dumps(["mnist_tiny", str(file)]), "--name", '["x y", "x_y"]']
     names = [run.folder.name for run in plan(words, str(tmp_path)).runs]
     assert len(set(names)) == 4
     assert all(name.isascii() and "/" not in name and len(name) < 160 for name in names)
+
+
+@pytest.mark.parametrize(("option", "values"), [("train.batch_size", "8,08"), ("train.learning_rate", "0.001,1e-3")])
+def test_equal_values_that_are_spelled_differently_are_one_run_and_said(option, values):
+    first, second = values.split(",")
+    with pytest.raises(UserError, match=f"^{option}={second} is the same run as {option}={first}; leave one out"):
+        plan(["--config", "mnist_tiny", f"--{option}", values])
 
 
 def test_without_a_choice_there_is_one_run():

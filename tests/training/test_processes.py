@@ -31,12 +31,9 @@ SMALL = [
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (
-            ("here", "2", "0"),
-            "--coordinator is here, --processes 2, --process 0; give all three",
-        ),
-        ((None, "2", "0"), "--coordinator is None, --processes 2"),
-        (("here:1", "2", None), "--process None; give all three"),
+        (("here", "2", "0"), "--coordinator is here; give host:port"),
+        ((None, "2", "0"), "--coordinator not given; give all three"),
+        (("here:1", None, None), "--processes and --process not given; give all three"),
         (("here:1", "2", "2"), "--process is 2 of --processes 2; give how many"),
         (("here:port", "2", "1"), "--coordinator is here:port; give host:port, the port a number"),
         (("here:99999", "2", "1"), "--coordinator is here:99999; give host:port, the port a number"),

@@ -160,6 +160,18 @@ def _read(file: Path, kind: type) -> Any:
     return value
 
 
+def can_load(label: str, name: str, **options: Any) -> bool:
+    """Whether that data set is there; if not, it is said why what the label names is left out."""
+    from moejax.data import load
+
+    try:
+        load(name, **options)
+    except UserError as error:
+        print(f"{label} is left out:", *error.sentences, sep="\n  ")
+        return False
+    return True
+
+
 def million(rows: Sequence[Row], name: str) -> str:
     """The mean in millions; a dash where a row has none, such as the FLOPs of a program with a loop."""
     values = [row.get(name) for row in rows]

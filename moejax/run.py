@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 # Nothing that takes long to import: a signal that comes in the middle of an import is answered from `main` on.
 from moejax import entry
 from moejax.entry import PROGRAM
-from moejax.errors import UserError, abridged, cannot_write, of_the_system
+from moejax.errors import UserError, abridged, of_the_system
 from moejax.interrupt import StopSignal
 from moejax.training import lifeline
 
@@ -64,7 +64,7 @@ def train(what: "Config | str | Sequence[str]", out: str | Path | None = None) -
     return summary
 
 
-def _words(what: str | Sequence[str]) -> Sequence[str]:
+def _words(what: str | Sequence[Any]) -> Sequence[str]:
     """The words of a command line; UserError if they are none."""
     if not isinstance(what, str):
         if wrong := [word for word in what if not isinstance(word, str)]:
@@ -164,14 +164,9 @@ def _resume(arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
 
 def _profile(arguments: "Arguments") -> Path | None:
     """Where a trace is asked for; UserError if nothing can be written there."""
-    if "profile" not in arguments.options:
-        return None
-    folder = Path(arguments.options["profile"])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write("--profile", folder, error) from None
-    return folder
+    from moejax.files import place_for
+
+    return place_for("--profile", arguments.options["profile"], folder=True) if "profile" in arguments.options else None
 
 
 def _debugs_nans(arguments: "Arguments") -> bool:
@@ -202,14 +197,10 @@ def _saved(path: Path) -> str:
 
 
 def _load(config: "Config") -> "Dataset":
-    from moejax.data import DATASETS, load
-    from moejax.data.dataset import first
-    from moejax.options import options_of
+    from moejax.data import load_of
     from moejax.training.processes import agree
 
-    d, loader = config.data, DATASETS[config.data.name]
-    data = load(d.name, seed=config.seed, **{name: getattr(d, name) for name in options_of(loader)})
-    data = first(data, d.limit, d.evaluation_limit)
+    data = load_of(config.data, config.seed)
     agree(config, data)
     return data
 

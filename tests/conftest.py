@@ -20,6 +20,7 @@ import pytest
 from hypothesis import settings
 
 from chromium import browser  # noqa: F401  (a fixture)
+from moejax.runs import programs
 from small_run import config, dataset  # noqa: F401  (fixtures)
 
 gc.set_threshold(100_000, 50, 100)  # what is compiled stays, and looking through it took a twentieth of the time
@@ -39,17 +40,12 @@ if "MOEJAX_TEST_PROGRAMS" not in os.environ:
 jax.config.update("jax_compilation_cache_dir", os.environ["MOEJAX_TEST_PROGRAMS"])
 jax.config.update("jax_compilation_cache_max_size", 2**33)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+programs.keep_programs = lambda: None  # what runs and verbs call, which have a place of the user's
 
 
 def pytest_make_parametrize_id(val, argname):
     """Bytes are not a name: a gzip file holds the second it was made in, and workers must collect the same names."""
     return f"{argname} of {len(val)} bytes" if isinstance(val, bytes) else None
-
-
-@pytest.fixture
-def programs_stay_where_tests_keep_them(monkeypatch):
-    """For verbs, which keep their programs in a place of the user's."""
-    monkeypatch.setattr("moejax.runs.programs.keep_programs", lambda: None)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -25,9 +25,9 @@ LINES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "no_balance": ("no balance loss", (*MNIST, "--moe.balance_weight", "0"), "load"),
     "hot_expert": ("one hot expert: a router that has to decide, unbalanced", (*MNIST, *ALONE), "load"),
     "few_slots": ("a quarter of the slots", (*MNIST, *QUARTER), "gate"),
-    "bfloat16": ("no z-loss, in bfloat16", (*MNIST, "--moe.z_weight", "0", "--train.dtype", "bfloat16"), "gate"),
-    "noise": ("nothing: noise at the start", CLUSTERS, "load"),
-    "no_noise": ("no noise at the start", (*CLUSTERS, "--moe.router", "switch"), "load"),
+    "bfloat16": ("in bfloat16, without a z-loss, as all of these", (*MNIST, "--train.dtype", "bfloat16"), "gate"),
+    "noise": ("nothing: a router with noise, clusters", CLUSTERS, "load"),
+    "no_noise": ("no noise", (*CLUSTERS, "--moe.router", "switch"), "load"),
 }
 QUICK = ("hot_expert",)
 

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.study import Row, Run, Study, collect, fewer, log, million, parser_of
-from moejax.data import load
-from moejax.errors import UserError
+from experiments.study import Row, Run, Study, can_load, collect, fewer, log, million, parser_of
 from moejax.report.markdown import markdown
 from moejax.report.mean import mean_and_deviation
 
@@ -146,7 +144,7 @@ def main(arguments: Sequence[str]) -> None:
     where = ["--data.dir", asked.folder] if asked.folder else []
     smaller = [*fewer(1024), "--train.epochs", "2", "--train.batch_size", "256"] if asked.quick else []
     seeds, comparisons = ([0], ["flat"]) if asked.quick else (asked.seeds, asked.only)
-    sets = [data for data in (["mnist"] if asked.quick else asked.data) if _found(data, asked.folder)]
+    sets = [data for data in (["mnist"] if asked.quick else asked.data) if can_load(data, data, dir=asked.folder)]
     collect(
         study,
         [
@@ -165,12 +163,3 @@ def main(arguments: Sequence[str]) -> None:
     if study.rows:
         draw(study.rows, study.folder / "accuracy.png")
     print(table(study.rows))
-
-
-def _found(data: str, folder: str | None) -> bool:
-    try:
-        load(data, dir=folder)
-    except UserError as error:
-        print(f"{data} is left out:", *error.sentences, sep="\n  ")
-        return False
-    return True

@@ -11,10 +11,8 @@ by domain, far above a dense network of as many FLOPs and above experts that are
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from experiments.study import Row, Study, fewer, last_of_each, parser_of
-from moejax.data import load
+from experiments.study import Row, Study, can_load, fewer, last_of_each, parser_of
 from moejax.data.domains import SETS
-from moejax.errors import UserError
 from moejax.metrics import label_information
 from moejax.report.markdown import markdown
 from moejax.report.mean import mean_and_deviation
@@ -176,7 +174,7 @@ def main(arguments: Sequence[str]) -> None:
         asked.only, asked.of, asked.seeds = ["table"], ["mnist"], [0]
         asked.models = [name for name in QUICK if name in asked.models]
         more += [*fewer(2048, 512), "--data.copies", "1"]
-    sets = [of for of in asked.of if _found(of, asked.folder)]
+    sets = [of for of in asked.of if can_load(of, "domains", of=of, domains=1, dir=asked.folder)]
     for key in keys(asked.only, sets, asked.seeds):
         if asked.quick and key["change"] != "rotations":
             continue
@@ -187,12 +185,3 @@ def main(arguments: Sequence[str]) -> None:
 
         draw(study.rows, CHANGES, BEST, study.folder / "domains.png", asked.folder)
     print(table(study.rows))
-
-
-def _found(of: str, folder: str | None) -> bool:
-    try:
-        load("domains", of=of, domains=1, dir=folder)
-    except UserError as error:
-        print(f"{of} is left out:", *error.sentences, sep="\n  ")
-        return False
-    return True

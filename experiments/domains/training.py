@@ -17,10 +17,10 @@ from numpy import ndarray
 
 from moejax import metrics
 from moejax.config import Config
-from moejax.data import DATASETS, load
-from moejax.data.dataset import Dataset, first, rows
+from moejax.data import load_of
+from moejax.data.dataset import Dataset, rows
 from moejax.models import build_model
-from moejax.options import Options, options_of
+from moejax.options import Options
 from moejax.parameters import parameters
 from moejax.training.average import averaged
 from moejax.training.evaluate import evaluate
@@ -96,9 +96,7 @@ def upcycled(config: Config, dense_epochs: int, split: str = "test") -> Result:
 
 @functools.lru_cache(2)
 def _data(options: Options, seed: int) -> Dataset:
-    given = {name: getattr(options, name) for name in options_of(DATASETS[options.name])}
-    loaded = load(options.name, seed=seed, **given)
-    return first(loaded, options.limit, options.evaluation_limit)
+    return load_of(options, seed)
 
 
 @functools.lru_cache(8)

@@ -1,7 +1,7 @@
 """When does a mixture of experts learn what no single expert can? Synthetic clusters after Chen et al. 2022.
 
     python -m experiments understanding_moe                     all of it: 2 hours
-    python -m experiments understanding_moe --rules authors     the mixtures by the authors' rule, and the pictures
+    python -m experiments understanding_moe --rules authors     the authors' mixtures, and the pictures: 17 minutes
     python -m experiments understanding_moe --rules 128 512     the single models: 77 minutes
 
 Times are for one CPU core; all seeds of a setting train in one program. Expect a nonlinear mixture near 99 % and its

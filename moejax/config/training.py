@@ -149,7 +149,7 @@ class TrainOptions(Options):
 
 
 class ParallelOptions(Options):
-    """How a run spreads over devices; no number of the result depends on it, to rounding."""
+    """How a run spreads over devices; no number of the result depends on it, to rounding; pmap draws other noise."""
 
     strategy: Literal["jit", "pmap"] = "jit"
     """One program over a mesh of devices, or the same program on each (data parallelism alone)."""

@@ -27,11 +27,11 @@ from moejax.data import (
     python_library,
     text,
 )
-from moejax.data.dataset import SOURCES, Dataset, Examples, Loader
+from moejax.data.dataset import SOURCES, Dataset, Examples, Loader, first
 from moejax.errors import UserError
 from moejax.options import in_words, no_option, options_of, plain, problems, require
 
-__all__ = ["DATASETS", "SOURCES", "Dataset", "Examples", "load"]
+__all__ = ["DATASETS", "SOURCES", "Dataset", "Examples", "load", "load_of"]
 
 DATASETS = {
     "mnist": Loader(functools.partial(mnist.load, mnist.MNIST), "image", "handwritten digits, 28 × 28", ink=ink.MNIST),
@@ -89,3 +89,9 @@ def load(name: str, *, seed: int = 0, **options: Any) -> Dataset:
     if folder is not None and source not in ("auto", "dir", "tfds", "hf"):
         raise UserError(f"--data.dir={folder} is not used by --data.source={source}: leave one of the two out.")
     return DATASETS[name](seed=seed, **options)
+
+
+def load_of(options: Any, seed: int) -> Dataset:
+    """The data set that a configuration's section `data` describes, cut to its limits; errors as of `load`."""
+    given = {name: getattr(options, name) for name in options_of(DATASETS[options.name])}
+    return first(load(options.name, seed=seed, **given), options.limit, options.evaluation_limit)

@@ -20,7 +20,7 @@ SECTIONS: dict[str, tuple[Callable[[], Iterator[Finding]], ...]] = {
 
 
 def examine() -> Iterator[tuple[str, Finding]]:
-    """Section and finding, as they come; takes about ten seconds."""
+    """Section and finding, as they come; takes about five seconds."""
     for section, examinations in SECTIONS.items():
         for examination in examinations:
             try:

@@ -35,9 +35,6 @@ SPARSE = dict(layer="sparse", num_experts=4, hidden=8, k=2, dispatch="grouped")
 SENTENCES = ["the cat sat on the mat.\n", "a dög ran\n", "who sat there?\n"]
 
 
-pytestmark = pytest.mark.usefixtures("programs_stay_where_tests_keep_them")
-
-
 def text_config(moe=SPARSE, depth=2, **data):
     return make_config(
         name="words",

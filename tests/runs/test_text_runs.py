@@ -19,8 +19,6 @@ from moejax.runs.about import About
 from moejax.runs.inputs import Reader
 from moejax.runs.text import batch_of, cut
 
-pytestmark = pytest.mark.usefixtures("programs_stay_where_tests_keep_them")
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

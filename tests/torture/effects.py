@@ -15,10 +15,9 @@ import numpy as np
 
 from moejax.config import Config, configured, flatten
 from moejax.config.schema import everything
-from moejax.data import DATASETS, load
-from moejax.data.dataset import first
+from moejax.data import DATASETS, load_of
 from moejax.errors import UserError
-from moejax.options import names_of, options_of
+from moejax.options import names_of
 from moejax.presets import PRESETS
 from moejax.training.loop import parameter_key
 from tests.torture.configs import changes, fields_of, step_of, value_of
@@ -148,11 +147,9 @@ def effect(config: Config, name: str, folders: Mapping[str, str]) -> str:
 
 
 def _data(config: Config, folders: Mapping[str, str]) -> str:
-    given = {option: getattr(config.data, option) for option in options_of(DATASETS[config.data.name])}
-    if "dir" in given:
-        given["dir"] = folders.get(config.data.name)
-    found = first(load(config.data.name, seed=config.seed, **given), config.data.limit, config.data.evaluation_limit)
-    return digest_of(splits(found))
+    if hasattr(config.data, "dir"):
+        config = config.replace(data=dict(dir=folders.get(config.data.name)))
+    return digest_of(splits(load_of(config.data, config.seed)))
 
 
 def _program(config: Config) -> str:

@@ -15,8 +15,6 @@ from moejax.config import make_config
 from moejax.runs import blocks
 from moejax.runs.ask import image_of
 
-pytestmark = pytest.mark.usefixtures("programs_stay_where_tests_keep_them")
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

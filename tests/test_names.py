@@ -9,7 +9,7 @@ from flax import nnx
 
 from moejax.config import make_config
 from moejax.data import DATASETS
-from moejax.layers import DISPATCHES, LAYERS
+from moejax.layers import DISPATCHES, LAYERS, SparseMoE
 from moejax.models import MODELS
 from moejax.models.layer import EXPERTS, layer_maker
 from moejax.options import arguments_of, choice_of, meaning, options_of
@@ -51,6 +51,18 @@ def test_every_layer_is_made_of_every_expert(layer, expert):
     made = jax.eval_shape(lambda: layer_maker(moe, 8, "float32")(nnx.Rngs(0)))
     assert type(made) is LAYERS[layer]
     assert type(made.experts) is EXPERTS[expert]
+
+
+@pytest.mark.parametrize("expert", EXPERTS)
+def test_tokens_compete_in_groups_of_one_size_whether_a_layer_is_configured_or_made_in_python(expert):
+    moe = make_config(moe={"layer": "sparse", "expert": expert, "hidden": 64}).moe
+
+    def both(rngs):
+        made = SparseMoE(8, moe.num_experts, lambda rngs: EXPERTS[expert](8, 64, rngs=rngs), rngs=rngs)
+        return layer_maker(moe, 8, "float32")(rngs), made
+
+    configured, made = jax.eval_shape(lambda: both(nnx.Rngs(0)))
+    assert configured.group_size == made.group_size == {"mlp": 16, "glu": 24}[expert]
 
 
 def test_every_data_set_says_what_loads_it():

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from moejax.config import Config
+from moejax.dispatch import default_group_size
 from moejax.models.image import ImageClassifier as Ours
 from moejax.models.image import grid_of
-from moejax.models.layer import group_size
 from moejax.options import Options
 from moejax.routing import expert_capacity
 
@@ -66,7 +66,8 @@ class SparseMoE(nn.Module):
 
     def __init__(self, d: int, moe: Options, dispatch: str):
         super().__init__()
-        self.moe, self.dispatch, self.group = moe, dispatch, group_size(moe)
+        self.moe, self.dispatch = moe, dispatch
+        self.group = default_group_size(moe.hidden) if moe.group_size is None else moe.group_size
         self.router = normal(d, moe.num_experts, deviation=0.02)
         self.experts = Experts(moe.num_experts, d, moe.hidden)
 

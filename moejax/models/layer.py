@@ -7,7 +7,6 @@ from flax import nnx
 from jaxtyping import DTypeLike
 from pydantic import Field
 
-from moejax.dispatch import default_group_size
 from moejax.experts import GLU, MLP
 from moejax.layers import LAYERS, MakeExpert
 from moejax.losses import auxiliary_loss
@@ -80,14 +79,8 @@ def layer_maker(
         options["num_tasks"] = num_tasks
     if moe.layer == "sparse":
         options |= values(moe, ROUTERS[moe.router])
-        options["group_size"] = group_size(moe)
         options["make_shared"] = of_width(moe.shared) if getattr(moe, "shared", 0) else None
     return lambda rngs: kind(d, moe.num_experts, make_expert or of_width(moe.hidden), rngs=rngs, **options)
-
-
-def group_size(moe: Options) -> int:
-    """Tokens that compete for slots together in a sparse layer; 0: the groups that they come in."""
-    return default_group_size(moe.hidden) if moe.group_size is None else moe.group_size
 
 
 def values(options: Options, call: Callable) -> dict[str, Any]:

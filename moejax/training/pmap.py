@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from moejax.config import Config, nearest_divisor
 from moejax.models import build_model
-from moejax.models.layer import group_size
 from moejax.parameters import parameters, with_parameters
+from moejax.router_updates import moe_layers
 from moejax.training.objective import Batch, Objective, Outputs, StepMetrics, in_micro_batches, make_forward, make_score
 
 AXIS = "devices"
@@ -78,8 +78,8 @@ def keeps_groups(config: Config, shares: int, image_shape: tuple[int, ...] | Non
     dropless = moe.dispatch == "grouped" or moe.capacity_factor is None
     if dropless and moe.router not in ("sinkhorn", "expert_choice"):
         return True
-    tokens = tokens_of_an_example(config, image_shape)
-    whole = batch // shares * tokens % (group_size(moe) or tokens) == 0
+    tokens, size = tokens_of_an_example(config, image_shape)
+    whole = batch // shares * tokens % size == 0
     return whole and config.model.name != "encoder"
 
 
@@ -90,8 +90,8 @@ def broken_groups(config: Config, shares: int, image_shape: tuple[int, ...] | No
             f"parallel.strategy is pmap, but model.name encoder packs a batch's tokens into groups for moe.dispatch"
             f" {config.moe.dispatch} that reach across devices; use grouped, or strategy jit."
         )
-    of_example = tokens_of_an_example(config, image_shape)
-    size, tokens = group_size(config.moe) or of_example, config.train.micro_batch_size // shares * of_example
+    of_example, size = tokens_of_an_example(config, image_shape)
+    tokens = config.train.micro_batch_size // shares * of_example
     return (
         f"moe.group_size is {size}, but with parallel.strategy pmap the {tokens} tokens of a device make no whole"
         f" groups of it; use {nearest_divisor(size, tokens)}, or strategy jit."
@@ -99,6 +99,7 @@ def broken_groups(config: Config, shares: int, image_shape: tuple[int, ...] | No
 
 
 @lru_cache(1)
-def tokens_of_an_example(config: Config, image_shape: tuple[int, ...] | None) -> int:
-    """Tokens that an example has in each of the model's MoE layers."""
-    return jax.eval_shape(lambda: build_model(config, 2, nnx.Rngs(0), image_shape=image_shape)).tokens
+def tokens_of_an_example(config: Config, image_shape: tuple[int, ...] | None) -> tuple[int, int]:
+    """Tokens that an example has in each of the model's sparse layers, and that compete for slots together there."""
+    model = jax.eval_shape(lambda: build_model(config, 2, nnx.Rngs(0), image_shape=image_shape))
+    return model.tokens, moe_layers(model)[0].group_size or model.tokens

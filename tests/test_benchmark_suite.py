@@ -238,6 +238,9 @@ def test_the_language_model_on_the_gpu_is_large_and_its_work_is_counted():
     assert round(met / 1e6) == 114
     keys = 12 * 768 * (512 + 1)
     assert gpu_text.flops_per_token(config) == 6 * (met + keys)
+    for moe in (dict(layer="soft"), dict(zero_experts=2)):
+        with pytest.raises(ValueError, match="flops_per_token counts the experts that tokens choose, each of which"):
+            gpu_text.flops_per_token(config.replace(moe=moe))
 
 
 def test_the_language_model_on_the_gpu_in_small():

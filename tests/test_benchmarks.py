@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from benchmarks.suite.cases import Case, layers, program, sparse, tokens
-from benchmarks.suite.limit import Limit, unavoidable
+from benchmarks.suite.limit import Limit, unavoidable, unavoidable_of_mlp
 
 ROOT = Path(__file__).parent.parent
 FAULTS = """
@@ -22,6 +22,15 @@ for _ in range(3):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 SMALL = Case(tokens=64, d=8, h=16, experts=4, k=2)
+
+
+def test_of_few_tokens_only_the_experts_that_they_chose_are_read():
+    few = SMALL._replace(tokens=1, experts=64, k=2)
+    expert, token = 2 * few.d * few.h * 4, 2 * few.d * 4
+    assert unavoidable(few, "forward") == (4 * 2 * few.d * few.h, 2 * expert + token)
+    assert unavoidable(few, "forward_backward")[1] == (2 * 2 + 64) * expert + 2 * token
+    assert unavoidable(few, "forward", 1, 1) == (4 * few.d * few.h, expert + token)
+    assert unavoidable_of_mlp(few, "forward_backward")[1] == 3 * 2 * expert + 2 * token
 
 
 def test_unavoidable_work_by_hand():

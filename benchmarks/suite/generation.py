@@ -2,8 +2,8 @@
 
 Decoders of random parameters in float32 write bytes with a cache of 128 tokens; sparse ones have as many FLOPs a token
 as the dense one of their size. A token needs each matrix that it goes through once, whatever was computed before: so
-the limit is the time that copying as many bytes takes here, and a row's share is of that. Of experts only those count
-that a step's tokens go to: of equally popular ones E (1 - (1 - k / E)^samples). Copying is reading and writing.
+the limit is the time that reading as many bytes takes here, half of that of copying them, and a row's share is of that.
+Of experts only those count that a step's tokens go to: of equally popular ones E (1 - (1 - k / E)^samples).
 """
 
 from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.harness.interleave import interleave, ratio
 from benchmarks.suite.cases import PASSES, Case, as_taken, layers, program, tokens, unevenness
-from benchmarks.suite.limit import limit_of, unavoidable
+from benchmarks.suite.limit import limit_of, unavoidable, unavoidable_of_mlp
 from moejax.layers import SparseMoE
 from moejax.report.markdown import markdown
 
@@ -48,8 +48,8 @@ def row_of(case: Case, turns: int, side: int | None = None) -> dict:
     for passes, (f, count) in PASSES.items():
         programs = {name: program(f, layer, *arguments[name][:count]) for name, layer in made.items()}
         seconds = interleave({name: p.call for name, p in programs.items()}, turns)
-        least = limit.seconds(*unavoidable(case, passes))
         for name, times in seconds.items():
+            least = limit.seconds(*(unavoidable_of_mlp if name == "mlp" else unavoidable)(case, passes))
             row["layers"].setdefault(name, {})[passes] = {
                 "ms": float(1e3 * np.median(times)),
                 "to_mlp": ratio(times, seconds["mlp"]),

@@ -88,17 +88,30 @@ def pytorch(side: int) -> dict[str, Callable]:
     return {"PyTorch": lambda: a @ b}
 
 
-def unavoidable(case: Case, passes: str) -> tuple[float, float]:
+def unavoidable(case: Case, passes: str, choices: int | None = None, chosen: int | None = None) -> tuple[float, float]:
     """FLOPs and bytes that any dropless layer with these experts must spend: `passes` "forward" or "forward_backward".
 
-    FLOPs: two products for each token and expert of its k, three times that with the backward pass. Bytes: every
-    expert's weights are read once, and a second time and their gradients written with the backward pass; tokens are
-    read and outputs written, and so are their gradients.
+    FLOPs: two products for each token and expert of its k, three times that with the backward pass. Bytes: the weights
+    of every expert that is chosen are read once, and a second time with the backward pass, which writes the gradients
+    of all; tokens are read and outputs written, and so are their gradients.
+
+    Args:
+      choices: of all tokens together; None: k for each.
+      chosen: experts that any token chose; None: as many as can be.
     """
     size, backward = np.dtype(jnp.dtype(case.dtype)).itemsize, passes == "forward_backward"
-    flops = 4 * case.tokens * case.k * case.d * case.h
-    weights, activations = 2 * case.experts * case.d * case.h * 4, 2 * case.tokens * case.d * size
-    return (3 * flops, 3 * weights + 2 * activations) if backward else (flops, weights + activations)
+    choices = case.tokens * case.k if choices is None else choices
+    chosen = min(case.experts, choices) if chosen is None else chosen
+    flops, expert = 4 * choices * case.d * case.h, 2 * case.d * case.h * 4
+    activations = 2 * case.tokens * case.d * size
+    if not backward:
+        return flops, chosen * expert + activations
+    return 3 * flops, (2 * chosen + case.experts) * expert + 2 * activations
+
+
+def unavoidable_of_mlp(case: Case, passes: str) -> tuple[float, float]:
+    """The same of `cases.makers`' MLP, which is as wide as the k experts of a token."""
+    return unavoidable(case._replace(experts=case.k), passes)
 
 
 def table(rows: list[dict]) -> str:

@@ -54,10 +54,13 @@ def make_loops(config: Config, host: dict[str, ndarray], steps: int, schedule: i
         return chunk(state, device, keys, int(state.step) + steps)[0]
 
     def plain(state: TrainState, read_loss: bool = False) -> TrainState:
-        order = np.asarray(epoch_order(keys.order, int(state.step) // steps, steps * size))
+        before = int(state.step)
+        order = np.asarray(epoch_order(keys.order, before // steps, steps * size))
         for i in range(steps):
             rows = order[i * size : (i + 1) * size]
-            state, metrics = step(state, {name: array[rows] for name, array in host.items()}, fold(keys.augment, i))
+            state, metrics = step(
+                state, {name: array[rows] for name, array in host.items()}, fold(keys.augment, before + i)
+            )
             if read_loss:
                 float(metrics.loss)
         return state

@@ -9,11 +9,12 @@ from pydantic import SerializeAsAny
 from moejax.config.mesh_shape import mesh_problems
 from moejax.config.schema import ROOTS, DataOptions, ModelOptions, RunOptions, Section, everything
 from moejax.config.suggest import unknown
-from moejax.config.training import ParallelOptions, TrainOptions
+from moejax.config.training import AUGMENTATIONS, ParallelOptions, TrainOptions
 from moejax.data import DATASETS
 from moejax.errors import UserError
 from moejax.models import MODELS
 from moejax.options import Declared, Needs, Options, conflicts, from_text, in_words, plain, refusals
+from moejax.routers import ROUTERS
 
 
 class Config(RunOptions):
@@ -128,6 +129,14 @@ def _values(config: Config | None, name: str) -> dict[str, Any]:
     return {option: getattr(part, option) for option in type(part).model_fields if name or option not in ROOTS}
 
 
+def _draws(config: Config) -> bool:
+    """Whether two passes of an example in training can differ."""
+    router = ROUTERS.get(getattr(config.moe, "router", ""))
+    noisy = router is not None and (router.noisy or getattr(config.moe, "jitter", 0) > 0)
+    own = getattr(MODELS[config.model.name], "draws", False) or getattr(config.model, "dropout", 0) > 0
+    return noisy or own or any(getattr(config.train, name) for name in AUGMENTATIONS)
+
+
 def _together(config: Config) -> Iterator[str]:
     """A sentence for each contradiction between sections."""
     model, holds = MODELS[config.model.name], DATASETS[config.data.name].holds
@@ -140,7 +149,7 @@ def _together(config: Config) -> Iterator[str]:
             f"moe.layer is multi_gate, which has an output for each task, but model.name is {config.model.name}, which"
             " has one task; use dense, or model.name tasks."
         )
-    for name in ("shift", "rotate", "zoom", "elastic", "crop", "blur"):
+    for name in AUGMENTATIONS:
         if holds != "image" and (value := getattr(config.train, name)):
             yield f"train.{name} is {value:g}, but data.name is {config.data.name}; it is for images."
     for name in ("copy_experts", "constant_experts"):
@@ -153,6 +162,11 @@ def _together(config: Config) -> Iterator[str]:
         yield (
             f"moe.assignment_weight is {weight:g}, but nothing is assigned to experts; use model.name flat with"
             " model.guided true, or leave it out."
+        )
+    if config.train.consistency and not _draws(config):
+        yield (
+            f"train.consistency is {config.train.consistency:g}, but nothing is random, so that both passes of an"
+            " example are the same; give it model.dropout, an augmentation such as train.shift, or a noisy moe.router."
         )
     yield from (in_words(sentence) for sentence in getattr(model, "config_problems", lambda _: ())(config))
     if config.train.tested == "best" and config.data.validation == 0:

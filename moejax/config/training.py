@@ -41,6 +41,9 @@ def _of_some(prefix: str | None) -> str | None:
     return prefix
 
 
+AUGMENTATIONS = ("shift", "rotate", "zoom", "elastic", "crop", "blur")  # of images, each an option below
+
+
 class TrainOptions(Options):
     """How to learn: an optimiser, linear warm-up, then a schedule."""
 

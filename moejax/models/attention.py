@@ -17,7 +17,10 @@ def attend(
     values: Float[Array, "b s a2 c"],
     seen: Bool[Array, "t s"],
 ) -> Float[Array, "b t a c"]:
-    """Softmax attention of each query to the keys that it sees; a head of keys may serve several of queries."""
+    """Softmax attention of each query to the keys that it sees; a head of keys may serve several of queries.
+
+    On a CPU it has a derivative of its own, in reverse mode alone: no `jax.jvp`.
+    """
     if jax.default_backend() != "cpu":
         return _attention(queries, keys, values, seen)
     shared = queries.shape[2] // keys.shape[2]

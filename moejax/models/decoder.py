@@ -4,7 +4,8 @@
 
 It is that of Mixtral and OLMoE: RMSNorm before each part (Zhang, Sennrich 2019), rotary positions (Su et al. 2021),
 SwiGLU (Shazeer 2020), several query heads to a key (Ainslie et al. 2023), attention to the last `data.length` tokens.
-No token sees one that comes later: so all of a text is learnt at once, and is written token by token with a cache.
+No token sees one that comes later, unless the layers or their slots let it (`notes`): so all of a text is learnt at
+once, and is written token by token with a cache.
 
 Axis letters: b texts, t tokens, s keys of the cache and new ones, d width, a heads, c numbers of a head, y vocabulary.
 """
@@ -25,7 +26,7 @@ from moejax.models.dropout import dropout
 from moejax.models.layer import EXPERTS, SharedExpertOptions, layer_maker
 from moejax.options import Choice, Options, Positive, Share
 from moejax.routers import ROUTERS
-from moejax.routing import Routing
+from moejax.routing import Routing, ZeroComputation
 
 
 class DecoderOptions(Options):
@@ -173,6 +174,12 @@ class Decoder(nnx.Module):
                 f"{culprit} sees tokens that come later, so that the loss is less than that of what the model could"
                 " foretell, and no text can be generated."
             )
+        elif culprit := yields_to_later(config.moe):
+            yield (
+                f"With {culprit} the experts of a token depend on tokens that come later, a little, so that the loss is"
+                " not quite that of what the model could foretell; moe.router softmax_top_k with moe.dispatch grouped,"
+                " which has no slots, knows nothing of them."
+            )
 
     def __init__(self, config: Options, num_classes: int, *, rngs: nnx.Rngs):
         m, dtype = config.model, jnp.dtype(config.train.dtype)
@@ -207,7 +214,7 @@ class Decoder(nnx.Module):
     def _read(
         self, tokens: Integer[Array, "b t"], cache: Cache | None, train: bool, key: Key[Array, ""] | None
     ) -> tuple[Float[Array, "b t y"], tuple[Routing, ...], Cache | None]:
-        keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(self.blocks) + 1)]
+        keys = [jax.random.fold_in(key, i) if train and key is not None else None for i in range(len(self.blocks) + 1)]
         tokens = tokens.astype(jnp.int32)
         x = dropout(keys[-1], self.embeddings[...].astype(self.dtype)[tokens], self.rate)
         pasts = [None] * len(self.blocks) if cache is None else zip(cache.keys, cache.values, strict=True)
@@ -234,6 +241,23 @@ def sees_later(moe: Options) -> str:
     return f"moe.router {moe.router}" if moe.layer == "sparse" and not ROUTERS[moe.router].token_choice else ""
 
 
+def yields_to_later(moe: Options) -> str:
+    """What lets later tokens change a token's experts, as they take slots from its second choices; empty if nothing.
+
+    Text is written without slots and noise, so that there this holds for no layer.
+    """
+    if moe.layer != "sparse":
+        return ""
+    if moe.router == "sinkhorn":
+        return "moe.router sinkhorn"
+    in_turn = moe.k == 1 and moe.router != "relu" and getattr(moe, "priority", "position") == "position"
+    if in_turn or moe.dispatch == "grouped":
+        return ""
+    factors = {name: getattr(moe, name) for name in ("capacity_factor", "eval_capacity_factor")}
+    scarce = [f"moe.{name} {f:g}" for name, f in factors.items() if f is not None and f * moe.k < moe.num_experts]
+    return " and ".join(scarce)
+
+
 def active_width(moe: Options) -> int:
     """The hidden width of one expert with as many FLOPs as those that a token goes to."""
     of_token = moe.k if moe.layer == "sparse" else moe.num_experts
@@ -241,7 +265,13 @@ def active_width(moe: Options) -> int:
 
 
 def flops_per_token(config: Options, vocabulary: int, keys: float) -> float:
-    """Of a token's way forward: two for each weight that it meets and, in scores and values, for each of its keys."""
+    """Of a token's way forward: two for each weight that it meets and, in scores and values, for each of its keys.
+
+    ValueError for layers whose tokens do not meet all of k experts: soft ones, and those with experts that compute
+    nothing.
+    """
+    if config.moe.layer == "soft" or ZeroComputation.of(config.moe).total:
+        raise ValueError("flops_per_token counts the experts that tokens choose, each of which must compute something.")
     m, moe, d = config.model, config.moe, config.model.width
     of_keys = (m.key_heads or m.heads) / m.heads
     attention = 2 * d * d * (1 + of_keys) + 2 * keys * d

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from moejax import losses, metrics
 from moejax.config import Config
+from moejax.config.training import AUGMENTATIONS
 from moejax.data.augment import augment
 from moejax.models.layer import LOSS_OPTIONS
 from moejax.parameters import parameters
@@ -69,7 +70,7 @@ def make_forward(config: Config) -> Forward:
     """The model in training, on augmented examples: the random part of an objective."""
     t = config.train
     passes = 2 if t.consistency else 1
-    strengths = {name: getattr(t, name) for name in ("shift", "rotate", "zoom", "elastic", "crop", "blur")}
+    strengths = {name: getattr(t, name) for name in AUGMENTATIONS}
 
     def forward(model: nnx.Module, batch: Batch, key: Key[Array, ""]) -> Outputs:
         augment_key, router_key = jax.random.split(key)

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 
 from moejax.config import Config
-from moejax.data.dataset import Dataset, rows
+from moejax.data.dataset import Dataset, is_text, rows
 from moejax.errors import UserError
 from moejax.models import build_model
 from moejax.training import frozen, writers
@@ -44,6 +44,9 @@ def check_sizes(config: Config, data: Dataset) -> None:
     examples, batch, epochs = rows(data.train), config.train.batch_size, config.train.epochs
     if config.train.tested == "best" and not rows(data.validation):
         raise UserError("train.tested is best, but there are no validation examples; choose train.tested=last.")
+    if config.train.activations and (is_text(data.train) or not rows(data.validation)):
+        why = "text has no label a window" if is_text(data.train) else "there are no validation examples"
+        raise UserError(f"train.activations is true, but {why}, of which it would write a line; leave it out.")
     if batch > examples:
         raise UserError(
             f"train.batch_size is {batch}, but there are only {examples} training examples; choose at most {examples}."

@@ -61,6 +61,29 @@ def test_no_token_sees_a_later_one(kind):
     assert np.abs(before[:, 7] - after[:, 7]).max() > 1e-3
 
 
+# Layers with slots that may run out, what they say, and whether in training later tokens do change earlier ones.
+YIELDING = [
+    (dict(k=2, dispatch="gather", capacity_factor=0.5, eval_capacity_factor=None), "moe.capacity_factor 0.5"),
+    (dict(k=2, dispatch="grouped", router="sinkhorn"), "moe.router sinkhorn"),
+    (dict(k=1, router="switch", dispatch="gather", priority="weight", capacity_factor=0.5), "moe.capacity_factor 0.5 "),
+    (dict(k=1, router="switch", dispatch="gather", capacity_factor=0.5), ""),
+    (dict(k=2, dispatch="gather", capacity_factor=2.0), ""),
+    (dict(k=2, dispatch="grouped"), ""),
+]
+
+
+@pytest.mark.parametrize(("moe", "said"), YIELDING)
+def test_where_later_tokens_change_earlier_ones_in_training_it_is_said(moe, said):
+    moe = SPARSE | dict(group_size=0) | moe
+    model = decoder(moe=moe)
+    changed = TOKENS[:, :LENGTH].at[:, 7:].add(1) % VOCABULARY
+    train = jax.jit(lambda model, tokens: model({"tokens": tokens}, train=True)[0])
+    moved = np.abs(train(model, TOKENS[:, :LENGTH]) - train(model, changed))[:, :7].max()
+    assert (moved > 1e-3) == bool(said)
+    told = notes(config(moe=moe))
+    assert told[0].startswith(f"With {said}") if said else told == ()
+
+
 @pytest.mark.parametrize("kind", SOME)
 def test_a_cache_changes_nothing_also_beyond_its_room(kind):
     model = decoder(**KINDS[kind])
@@ -139,6 +162,22 @@ def test_the_derivative_of_attention_is_jax_s_own(dtype, heads_of_keys):
         np.testing.assert_allclose(
             np.float32(own), np.float32(jaxs), **dict(atol=1e-5) if dtype == "float32" else dict(atol=0.05)
         )
+
+
+@pytest.mark.parametrize("name", ["decoder", "encoder"])
+def test_at_evaluation_a_key_changes_nothing(name):
+    if name == "decoder":
+        model, batch = decoder(dropout=0.5), {"tokens": TOKENS[:, :LENGTH]}
+    else:
+        c = make_config(
+            data=dict(name="mrpc_pieces", vocabulary=VOCABULARY),
+            model=dict(name="encoder", width=12, heads=2, depth=1, dropout=0.5, moe_every=1),
+            moe=SPARSE,
+        )
+        model, pieces = jax.jit(lambda: build_model(c, 2, nnx.Rngs(0)))(), TOKENS[:, :LENGTH].astype(jnp.int32)
+        batch = {"pieces": pieces, "second": jnp.arange(LENGTH)[None] > jnp.array([[5], [6]])}
+    call = jax.jit(lambda model, key: model(batch, train=False, key=key)[0])
+    np.testing.assert_array_equal(call(model, None), call(model, jax.random.key(0)))
 
 
 def test_activations_computed_again_give_the_same_gradient():

@@ -5,8 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
+from moejax.errors import UserError
 from moejax.training.objective import disagreement, make_objective
 
 
@@ -39,7 +41,7 @@ def test_consistency_makes_two_passes_and_adds_what_they_disagree(config):
     batch = {"label": jnp.array([0, 1, 1])}
     losses = {}
     for weight in (1.0, 3.0):
-        train = dict(consistency=weight, shift=0.0)
+        train = dict(consistency=weight)  # of what is no image, nothing is augmented
         loss, metrics = jax.jit(make_objective(config.replace(train=train)))(Half(), batch, jax.random.key(0))
         losses[weight] = float(loss)
         # Three answers of (½, ½), and three of softmax(2, 0): one right, two wrong.
@@ -66,6 +68,8 @@ def test_each_of_the_two_passes_draws_an_augmentation_of_its_own(config, dataset
         objective = make_objective(config.replace(train=train))
         return jax.jit(lambda batch: objective(Seen(), batch, jax.random.key(0))[1])(batch)
 
-    drawn, without = told(**train), told(**train | {"shift": 0.0})
-    assert without.auxiliary == 0
+    drawn, hardly = told(**train), told(**train | {"shift": 1e-6})
+    assert hardly.auxiliary < 1e-3
     assert drawn.auxiliary > 1
+    with pytest.raises(UserError, match="consistency is 1, but nothing is random, so that both passes of an example"):
+        told(**train | {"shift": 0.0})

@@ -108,3 +108,18 @@ def test_a_product_counts_once_and_with_what_was_computed_for_it():
     # per image: the pixels, or the hidden numbers of 4 experts, or their logits; the router's 4 logits
     least, most = 64 * 4 * 4 * (16 + 8), 64 * 4 * (4 * (784 + 16 + 8 + 10) + 784 + 4 + 4 * 10)
     assert least <= memory.activations(config, data, model) <= most
+
+
+def test_activations_without_examples_to_write_them_of_are_refused():
+    config, data = case("mnist_sparse", "train.activations=true")
+    with pytest.raises(UserError, match=r"train\.activations is true, but there are no validation examples, of which"):
+        check(config, dataclasses.replace(data, validation=empty(data.validation)))
+    text, _ = case("text_tiny", "train.activations=true")
+    windows = {"tokens": np.zeros((N, 8), np.uint8), "label": np.zeros((N, 8), np.uint8)}
+    data = dataclasses.replace(data, train=windows, validation=windows, test=windows)
+    with pytest.raises(UserError, match=r"train\.activations is true, but text has no label a window"):
+        check(text, data)
+
+
+def empty(split):
+    return {name: array[:0] for name, array in split.items()}

@@ -55,6 +55,7 @@ class EncoderClassifier(nnx.Module):
 
     options, reads = EncoderOptions, "pieces"
     layer_options = EncoderLayerOptions
+    draws = True  # the order of a pair's sentences
 
     @staticmethod
     def config_problems(config: Any) -> Iterator[str]:

@@ -144,7 +144,7 @@ class Encoder(nnx.Module):
         mask = self.seen(pieces, train=train)
         where = packing(pieces != PADDING, b * self.room) if train and self.room < t else None
         positions = jnp.broadcast_to(jnp.arange(t), (b, t))
-        keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(self.blocks) + 1)]
+        keys = [jax.random.fold_in(key, i) if train and key is not None else None for i in range(len(self.blocks) + 1)]
         x = self.embeddings(*(pack_ids(ids, where) for ids in (pieces, positions, second.astype(jnp.int32))))
         x = dropout(keys[-1], x, self.rate)
         routings = []

@@ -52,8 +52,9 @@ _MCNEMAR = (
     "It speaks of these networks; other seeds may turn it round."
 )
 _LOAD = (
-    "Over all test examples, of the worst layer. Least load: 1 is an equal share, 0 an expert that gets nothing; "
-    "MaxVio: 0 is an equal share, 1 an expert with twice that."
+    "Over all test examples. Least load and MaxVio are the worst layer's, dead is the sum of all layers, dropped their "
+    "mean. Least load: 1 is an equal share, 0 an expert that gets nothing; MaxVio: 0 is an equal share, 1 an expert "
+    "with twice that."
 )
 _COST = "FLOPs of a forward pass, where the program can tell them; speed: the median over training."
 

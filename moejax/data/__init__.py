@@ -42,7 +42,10 @@ DATASETS = {
         ink=ink.FASHION_MNIST,
     ),
     "domains": Loader(
-        domains.load, "image", "either or both of these, each image turned or its pixels reordered", ink=ink.MNIST
+        domains.load,
+        "image",
+        "either or both of these, each image turned or its pixels reordered",
+        ink={"mnist": ink.MNIST, "fashion_mnist": ink.FASHION_MNIST},
     ),
     "mnist_tasks": Loader(
         functools.partial(image_tasks.load, mnist.MNIST),

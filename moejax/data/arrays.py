@@ -43,12 +43,18 @@ def load(
       UserError: there is no such file, or what is wrong with its arrays. Nothing in it is ever executed.
     """
     path = own_path(dir, "arrays", "an .npz file")
-    images, labels = by_split(read(path), str(path))
+    arrays = read(path)
+    images, labels = by_split(arrays, str(path))
     for split, x in images.items():
+        if not (x.ndim and labels[split].ndim):
+            raise UserError(f"{path} ({split}) has one number in place of images or labels: give an array of each.")
         if len(x) != len(labels[split]):
             raise UserError(f"{path} ({split}) has {len(x)} images and {len(labels[split])} labels: give each one.")
     numbers, classes = numbered(labels, str(path))
     pixels, notes = as_bytes({split: channels_last(x, f"{path} ({split})") for split, x in images.items()}, str(path))
+    read_of_it = [id(array) for part in (images, labels) for array in part.values()]
+    if unused := [name for name, array in arrays.items() if id(array) not in read_of_it]:
+        notes = [*notes, f"Not used of the file: {', '.join(unused)}."]
     if size is not None:
         pixels = {split: resized(x, size) for split, x in pixels.items()}
     check_sides(pixels["train"].shape, str(path))
@@ -152,6 +158,13 @@ def as_bytes(images: Splits, where: str) -> tuple[dict[str, UInt8[ndarray, "n ..
         raise UserError(
             f"{where} has images of numbers from {low:g} to {high:g}, expected 0 to 1, or 0 to 255: bring them there,"
             f" as by {'(x - x.min()) / (x.max() - x.min())' if low < 0 else 'x / x.max()'}."
+        )
+    small = [split for split, x in full.items() if x.max() <= 1 and x.max() > x.min()]
+    if high > 1 and small:
+        large = next(split for split, x in full.items() if x.max() > 1)
+        raise UserError(
+            f"{where} has numbers from 0 to {full[small[0]].max():g} in the {small[0]} split, and up to"
+            f" {full[large].max():g} in the {large} split: bring all splits to one scale."
         )
     if high <= 1:
         note = ["The images' numbers, 0 to 1, are made 0 to 255."]

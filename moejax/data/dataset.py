@@ -133,7 +133,8 @@ Validation = Annotated[
 class Loader:
     """An entry of the table of data sets: what it is, which array a model reads of it, and what loads it.
 
-    `many_tasks`: its label has one number a task. `ink`: how a new picture becomes one of its images; None: resized.
+    `many_tasks`: its label has one number a task. `ink`: how a new picture becomes one of its images, or by the option
+    `of` how; None: resized.
     """
 
     def __init__(
@@ -142,13 +143,17 @@ class Loader:
         holds: str,
         meaning: str,
         many_tasks: bool = False,
-        ink: Ink | None = None,
+        ink: Ink | Mapping[str, Ink] | None = None,
     ):
         self.__wrapped__, self.holds, self.__doc__, self.many_tasks = load, holds, meaning, many_tasks
         self.ink = ink
 
     def __call__(self, **options: Any) -> Dataset:
         return self.__wrapped__(**options)
+
+    def ink_of(self, options: Any) -> Ink | None:
+        """How a new picture becomes an image of the data set with these options; None: it is resized."""
+        return self.ink.get(options.of) if isinstance(self.ink, Mapping) else self.ink
 
 
 def rows(examples: Mapping[str, Sized]) -> int:

@@ -96,7 +96,10 @@ def files_of(root: Folder, prefix: str | None) -> tuple[Files, str]:
     for path in sorted(root.iterdir()):
         if match := _NAME.fullmatch(path.name):  # of one both packed and not, the packed one, which comes later
             before, split, what, _ = match.groups()
-            sets.setdefault(before, {})[_SPLITS[split.lower()], what.lower()] = path
+            files, part = sets.setdefault(before, {}), (_SPLITS[split.lower()], what.lower())
+            if part in files and files[part].name.removesuffix(".gz") != path.name.removesuffix(".gz"):
+                raise UserError(f"{root} has {files[part].name} and {path.name} for one split: move one away.")
+            files[part] = path
     if prefix is not None:
         prefix = prefix.removesuffix("-")
     if prefix not in sets and (prefix is not None or len(sets) != 1):

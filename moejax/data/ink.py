@@ -37,7 +37,8 @@ class Ink:
     def image_of(self, picture: UInt8[ndarray, "i j"], where: str) -> tuple[UInt8[ndarray, "28 28"], list[str]]:
         """The picture as such an image, and sentences on what was done to it or looks odd.
 
-        One of 28 × 28 pixels on a dark ground is taken as it is. UserError, naming `where`, if nothing is drawn on it.
+        One of 28 × 28 pixels on a dark ground is taken as it is. UserError, naming `where`, if nothing is drawn on
+        another.
         """
         ground = float(np.median(edges(picture)))
         if picture.shape == (_SIDE, _SIDE) and ground < 128:

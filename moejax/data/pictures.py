@@ -24,6 +24,7 @@ _MOST_BYTES = 2**28
 Side = Annotated[int | None, Field(ge=4, le=512)]  # pixels
 _ORIENTATION = 0x0112  # the tag of Exif; from 5 on, rows and columns are exchanged
 _DEEP = ("I", "I;16", "I;16L", "I;16B")
+_DEEP_WHITE = 4096  # of 65,536: as white as nothing is
 
 
 def load(path: Path) -> bytes:
@@ -100,6 +101,11 @@ def _of_bytes(picture: Image.Image, where: str) -> Image.Image:
         values = np.asarray(picture).astype(np.int64)
         if values.min() < 0 or values.max() >= 2**16:
             raise UserError(f"{where} holds numbers beyond 16 bits, of which white is unknown: save it with 8 bits.")
+        if 0 < values.max() < _DEEP_WHITE:
+            raise UserError(
+                f"{where} holds numbers up to {values.max():,} in 16 bits, where white is 65,535, and would be all but"
+                " black: bring its white there, or save it with 8 bits a pixel."
+            )
         return Image.fromarray((values // 257).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")

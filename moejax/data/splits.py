@@ -1,7 +1,7 @@
 """From the splits that one's own data come in to the three of a run: what is missing is drawn by the seed.
 
     test         `test_size` of each class, a fifth
-    validation   a tenth of each class, but in all no more than `validation`
+    validation   a tenth of each class, but in all no more than `validation`, or one of each class
 
 Both are drawn out of the training examples, of each class alike (stratified), at least one of each. Each split is put
 into one random order, the same for every seed: often the examples come class by class, and then the first few of a

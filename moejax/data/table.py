@@ -55,9 +55,9 @@ def read(paths: Sequence[Path]) -> Table:
 
 
 def _named(values: list, feature: Any) -> list:
-    """The names of classes in place of their numbers, where a column has such."""
+    """The names of classes in place of their numbers, where a column has such; None for -1, which means no label."""
     names = getattr(feature, "names", None)
-    return values if names is None else [names[n] if n is not None and 0 <= n < len(names) else n for n in values]
+    return values if names is None else [names[n] if n is not None and 0 <= n < len(names) else None for n in values]
 
 
 def _check_header(path: Path, options: Mapping[str, Any]) -> None:

@@ -121,7 +121,9 @@ def dataset_of(
     """The data set of such texts; `validate`: False trains on the validation examples, too."""
     splits, notes = divided(texts, held_out)
     if not validate:
-        splits = {"train": splits["train"] | splits["validation"], "validation": {}, "test": splits["test"]}
+        train, more = splits["train"], splits["validation"]  # of a text that was cut, more is what follows
+        both = {name: train.get(name, "") + more.get(name, "") for name in train | more}
+        splits = {"train": both, "validation": {}, "test": splits["test"]}
     size = sum(len(text) for of_split in splits.values() for text in of_split.values())
     check_room(4 * size, f"{size:,} letters as tokens", "leave some out by --data.pattern")
     learnt = list(splits["train"].values())

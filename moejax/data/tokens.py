@@ -61,7 +61,7 @@ def kept_or_trained(name: str, texts: Sequence[str], what: str, train: Callable[
     `name` is the data set's, `what` says which tokenizer it is.
     """
     version = importlib.metadata.version("tokenizers")  # another one may neither train the same nor read this one's
-    digest = hashlib.sha256("\n".join([version, what, *texts]).encode()).hexdigest()
+    digest = hashlib.sha256(repr([version, what, *texts]).encode()).hexdigest()
     text = _kept(name, digest)
     if text is None:
         text = train()
@@ -142,7 +142,9 @@ def encode(tokenizer, sentences: Iterable[str], length: int) -> np.ndarray:
         ),
         quiet_panics(),
     ):
-        ids = tokenizer(list(sentences), add_special_tokens=False, truncation=True, max_length=length)["input_ids"]
+        texts = list(sentences)
+        asked = dict(add_special_tokens=False, truncation=True, max_length=length)
+        ids = tokenizer(texts, **asked)["input_ids"] if texts else []  # of none it makes no list
     rows = np.full((len(ids), length), PAD, np.int32)
     for row, of_sentence in zip(rows, ids, strict=True):
         row[: len(of_sentence)] = of_sentence

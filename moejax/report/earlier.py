@@ -1,6 +1,7 @@
 """The run before: the latest one beside this that was tested on the same data when this one began, and what changed."""
 
 import math
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,9 +32,23 @@ def earlier(record: Record) -> Earlier | None:
         if when > began or folder.resolve() == record.folder:
             continue
         (config, _), (summary, _) = (manifest.object_in(folder / name) for name in ("config.json", "summary.json"))
-        if config and summary and all(summary.get(name) == record.summary.get(name) for name in _SAME):
+        same = all(summary.get(name) == record.summary.get(name) for name in _SAME)
+        if config and summary and same and _saw_the_same(record, folder, summary):
             return Earlier(folder, config, summary)
     return None
+
+
+def _saw_the_same(record: Record, folder: Path, summary: Mapping[str, Any]) -> bool:
+    """Whether both were tested on the same examples, by their answers, or else by the files that the data came from."""
+    theirs = _answers(folder)
+    if record.predictions and theirs:
+        return record.predictions.test_sha256 == theirs.test_sha256
+    return record.summary.get("data_sha256") == summary.get("data_sha256")
+
+
+def _answers(folder: Path) -> predictions.Predictions | None:
+    content, _ = manifest.content(folder / predictions.NAME)
+    return None if content is None else predictions.unpack(content)
 
 
 def beside(record: Record, before: Earlier) -> str:
@@ -74,9 +89,8 @@ def _sentence(record: Record, before: Earlier, here: str, there: str, changed: i
 
 def _right_alone(record: Record, folder: Path) -> tuple[int, int] | None:
     """How many test examples each of them alone has right; None where that is not known of one answer an example."""
-    content, _ = manifest.content(folder / predictions.NAME)
-    ours, theirs = record.predictions, None if content is None else predictions.unpack(content)
-    if ours is None or theirs is None or ours.test_sha256 != theirs.test_sha256 or ours.label.ndim != 1:
+    ours, theirs = record.predictions, _answers(folder)
+    if ours is None or theirs is None or ours.label.ndim != 1:
         return None
     return int((ours.right & ~theirs.right).sum()), int((theirs.right & ~ours.right).sum())
 

@@ -29,6 +29,7 @@ def likes(record: Record) -> str:
     """HTML of a table for each layer."""
     tables = {name: np.nan_to_num(record.routing[f"{name}_expert"]) for name in ("content", "label")}
     layers = spread(len(tables["content"]), MOST_LAYERS)
+    fewest = max(fewest_of(tables["content"][layer]) for layer in layers)
     names = [record.layer_name(layer) for layer in layers]
     panels = "".join(
         f'<div><table class="likes"><caption>{escape(name)}</caption><thead><tr><th scope="col">Expert</th>'
@@ -39,7 +40,8 @@ def likes(record: Record) -> str:
     return (
         f'<div class="switch" role="group" aria-label="Layer of the table">{buttons(_GROUP, names)}'
         '<p class="how">␣×3: of all blanks the expert takes three times the share that it has of all tokens, which '
-        f"stands beside its number. Tokens seen less than {_FEWEST} times are left out, and lifts below {_LEAST}.</p>"
+        f"stands beside its number. Tokens seen less than {fewest:,.0f} times are left out, and lifts below "
+        f"{_LEAST}.</p>"
         f'<div class="panels">{panels}</div></div>'
     )
 
@@ -60,10 +62,15 @@ def lift(table: np.ndarray) -> np.ndarray:
     return np.divide(table * table.sum(), expected, out=np.zeros(table.shape), where=expected > 0)
 
 
+def fewest_of(table: np.ndarray) -> float:
+    """How often a kind must be there to be told of."""
+    return max(_FEWEST, _PART * table.sum())
+
+
 def liked(table: np.ndarray) -> list[list[Liked]]:
     """For each expert the kinds of highest lift, of those that are there often enough; the more frequent first."""
-    counts, total = table.sum(1), table.sum()
-    lifts = np.where((counts >= max(_FEWEST, _PART * total))[:, None], lift(table.astype(np.float64)), 0.0)
+    counts = table.sum(1)
+    lifts = np.where((counts >= fewest_of(table))[:, None], lift(table.astype(np.float64)), 0.0)
     found = []
     for e in range(table.shape[1]):
         order = np.lexsort((-counts, -lifts[:, e].round(2)))[:_MOST]

@@ -66,7 +66,7 @@ def image_of(model: Model, content: bytes, name: str) -> tuple[np.ndarray, list[
     Raises:
       UserError: it cannot be read as a picture, is too large, or has nothing drawn on it; the sentence has its `name`.
     """
-    ink = DATASETS[model.config.data.name].ink
+    ink = DATASETS[model.config.data.name].ink_of(model.config.data)
     if ink is None:
         image = pictures.decode(content, name, tuple(model.about.shapes["image"]))
         return image, doubts_of_ground(image, model.about.grounds or (0, 255))

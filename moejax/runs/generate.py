@@ -149,6 +149,12 @@ class Writer:
 
 
 def _check(tokens: int, temperature: float, top_p: float, seed: int, samples: int) -> None:
+    for name, value in (("tokens", tokens), ("seed", seed), ("samples", samples)):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
+            raise UserError(f"{name} is {value!r}; give a whole number.")
+    for name, share in (("temperature", temperature), ("top_p", top_p)):
+        if not isinstance(share, int | float | np.number) or isinstance(share, bool):
+            raise UserError(f"{name} is {share!r}; give a number.")
     if tokens < 1:
         raise UserError(f"tokens is {tokens}; write one at least.")
     if not 0 <= temperature < math.inf:

@@ -18,6 +18,7 @@ from moejax.models.decoder import sees_later
 from moejax.runs import text
 from moejax.runs.about import About
 
+_IDS = ("first", "second", "pieces")  # arrays of tokens of a vocabulary
 _ENCODED = {"first": ("first", "second"), "pieces": ("pieces", "second")}
 
 
@@ -94,6 +95,9 @@ class Reader:
             raise UserError(f"`{name}` is of the type {array.dtype}; this model reads {want}.")
         if kind == "f" and not np.isfinite(array).all():
             raise UserError(f"`{name}` holds numbers that are not finite; this model reads {want}.")
+        most = self.config.data.vocabulary - 1 if name in _IDS else np.iinfo(np.int32).max
+        if kind == "i" and array.size and (array.min() < 0 or array.max() > most):
+            raise UserError(f"`{name}` holds {array.min()} to {array.max()}; this model reads 0 to {most:,}.")
         return array.astype(dtype)
 
     def _encode(self, pairs: Examples) -> Examples:

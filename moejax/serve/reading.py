@@ -25,7 +25,8 @@ def reading(model: Model, text: str) -> dict[str, Any]:
     The first token is not foretold: its bits are null. An empty text is the beginning of one.
     """
     tool = model.read.text_tokens
-    ids = tokens_of(tool, text)[-MOST_TOKENS:]
+    every = tokens_of(tool, text)
+    ids = every[-MOST_TOKENS:]
     begun = time.perf_counter()
     asked = ids if ids.size else np.array([END], ids.dtype)
     prediction, routes = model.answer(_of_few_sizes(asked, model.about.shapes["tokens"][0]))
@@ -46,12 +47,22 @@ def reading(model: Model, text: str) -> dict[str, Any]:
             {"name": layer_name(model, n), **_layer(route._replace(gates=route.gates[0, : len(ids)]))}
             for n, route in enumerate(routes)
         ],
+        "notes": left_out(every),
         "milliseconds": round(milliseconds, 2),
     }
 
 
+def left_out(ids: np.ndarray) -> list[str]:
+    """A sentence if the text is longer than what is read of it."""
+    if len(ids) <= MOST_TOKENS:
+        return []
+    return [f"of {len(ids):,} tokens the last {MOST_TOKENS:,} are read"]
+
+
 def going_on(model: Model, text: str, **options: Any) -> Iterator[dict[str, Any]]:
     """What it writes after a text, bit by bit: {"text": …}; at last {"tokens": …, "ended": whether its end came}.
+
+    Of a long text it goes on with the last `MOST_TOKENS`.
 
     `options`: as of `moejax.runs.generate.Writer.write`, whose errors are raised at once.
     """

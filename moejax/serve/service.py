@@ -47,7 +47,7 @@ class Service:
     def about(self) -> dict[str, Any]:
         """What the run is, and what of it can be changed."""
         config, about = self._model.config, self._model.about
-        ink = DATASETS[config.data.name].ink
+        ink = DATASETS[config.data.name].ink_of(config.data)
         dark = ink is not None or np.mean(about.grounds or (0,)) < 128
         return {
             "run": self.name,

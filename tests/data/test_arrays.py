@@ -198,3 +198,16 @@ def test_a_bomb_is_not_unpacked(tmp_path):
         archive.writestr("x.npy", header.ljust(127) + b"\n")
         archive.writestr("y.npy", b"")
     refused(r"mine\.npz cannot be read as an \.npz file of plain arrays", str(tmp_path / "mine.npz"))
+
+
+def test_splits_on_two_scales_are_refused_and_what_is_not_used_is_told(tmp_path):
+    x, y = np.random.default_rng(0).integers(0, 256, (40, 6, 6)).astype(np.uint8), np.arange(40) % 2
+    parts = {"x_train": x / 255, "y_train": y, "x_test": x, "y_test": y}
+    np.savez(tmp_path / "a.npz", **parts)
+    with pytest.raises(UserError, match="from 0 to 1 in the train split, and up to 255 in the test split: bring all"):
+        load("arrays", dir=str(tmp_path / "a.npz"))
+    np.savez(tmp_path / "b.npz", **parts | {"x_train": x, "x_tst": x})
+    assert "Not used of the file: x_tst." in load("arrays", dir=str(tmp_path / "b.npz")).notes
+    np.savez(tmp_path / "c.npz", x=np.float32(1), y=y)
+    with pytest.raises(UserError, match="one number in place of images or labels"):
+        load("arrays", dir=str(tmp_path / "c.npz"))

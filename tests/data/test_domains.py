@@ -1,11 +1,12 @@
 """Images in domains: each is changed as its domain says, and everything is the seed's."""
 
 import math
+import types
 
 import numpy as np
 import pytest
 
-from moejax.data import domains, load
+from moejax.data import DATASETS, domains, ink, load
 from moejax.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
@@ -148,3 +149,8 @@ def test_copies_are_of_training_images_alone_each_in_a_domain_of_its_own(load_ti
 def test_a_wrong_argument_is_one_sentence(arguments, sentence):
     with pytest.raises(UserError, match=sentence):
         load("domains", **arguments)
+
+
+@pytest.mark.parametrize(("of", "want"), [("mnist", ink.MNIST), ("fashion_mnist", ink.FASHION_MNIST), ("both", None)])
+def test_a_new_picture_becomes_one_of_the_images_that_there_are(of, want):
+    assert DATASETS["domains"].ink_of(types.SimpleNamespace(of=of)) is want

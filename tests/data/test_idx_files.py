@@ -92,3 +92,9 @@ def test_damaged_files(tmp_path, content, said):
     write(tmp_path)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
     refused(rf"train-images-idx3-.*{said}", tmp_path)
+
+
+def test_two_files_of_one_split_are_refused(tmp_path):
+    write(tmp_path)
+    write(tmp_path, test_name="test")
+    refused(r"has t10k-\S+ and test-\S+ for one split: move one away", tmp_path)

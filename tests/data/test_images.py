@@ -277,3 +277,13 @@ def test_of_many_faults_a_few_are_told(two):
         load("images", dir=str(two))
     assert len(told.value.sentences) == 6
     assert told.value.sentences[-1] == "3 more cannot be read either."
+
+
+@pytest.mark.parametrize("most", [230, 4000])
+def test_a_picture_whose_white_is_far_below_that_of_its_16_bits_is_refused(tmp_path, most):
+    file = tmp_path / "deep.png"
+    Image.fromarray(np.linspace(0, most, 784).reshape(28, 28).astype(np.uint16)).save(file)
+    with pytest.raises(
+        UserError, match=f"holds numbers up to {most:,} in 16 bits, where white is 65,535, and would be"
+    ):
+        pictures.decode(file.read_bytes(), str(file), (28, 28))

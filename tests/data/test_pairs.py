@@ -66,9 +66,9 @@ def test_classes_that_parquet_names(tmp_path):
     features = datasets.Features(
         {"q": datasets.Value("string"), "label": datasets.ClassLabel(names=["different", "same"])}
     )
-    rows = datasets.Dataset.from_dict({"q": ["x", "y"], "label": [1, 0]}, features=features)
+    rows = datasets.Dataset.from_dict({"q": ["x", "y", "z"], "label": [1, 0, -1]}, features=features)
     rows.to_parquet(tmp_path / "a.parquet")
-    assert read([tmp_path / "a.parquet"])["label"] == ["same", "different"]
+    assert read([tmp_path / "a.parquet"])["label"] == ["same", "different", None]  # -1: no label
 
 
 def test_a_folder_of_splits(tmp_path):

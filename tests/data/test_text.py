@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moejax.data import load, text
+from moejax.data.dataset import rows
 from moejax.data.text_tokens import END, BytePairs, Bytes, text_tokens
 from moejax.errors import UserError
 
@@ -115,3 +116,12 @@ def test_a_nul_and_a_missing_folder_are_said(tmp_path):
         load("text", dir=str(tmp_path / "none"))
     with pytest.raises(UserError, match="needs a file or a folder of text"):
         load("text")
+
+
+def test_without_validation_a_text_that_is_cut_trains_on_all_but_the_test(tmp_path):
+    file = tmp_path / "book.txt"
+    file.write_text("".join(f"line {n}\n" for n in range(2000)))
+    held, whole = (load("text", dir=str(file), length=16, validation=n) for n in (5000, 0))
+    assert rows(whole.validation) == 0
+    assert rows(whole.train) >= rows(held.train) + rows(held.validation)
+    np.testing.assert_array_equal(whole.test["tokens"], held.test["tokens"])

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from moejax.data import tokens
+from moejax.data import load, tokens
+from moejax.data.dataset import rows
 from moejax.errors import UserError
 
 SENTENCES = ["The shop sold 20 books .", "A shop bought 20 books !", "Nobody sold the shop ."] * 3
@@ -138,3 +139,9 @@ def test_an_altered_tokenizer_in_the_cache_is_made_again(cache):
     kept.write_text(json.dumps(altered))
     np.testing.assert_array_equal(tokens.encode(tokens.trained("x", SENTENCES, 60), SENTENCES, 9), ids)
     assert kept.read_text() == text
+
+
+def test_without_validation_there_is_nothing_to_encode_and_all_to_train_on():
+    whole, held = (load("mrpc", source="synthetic", validation=n) for n in (0, 408))
+    assert whole.validation["first"].shape == (0, 48)
+    assert rows(whole.train) == rows(held.train) + rows(held.validation)

@@ -48,6 +48,13 @@ def test_it_is_the_latest_that_was_finished_when_this_one_began(mine):
     assert earlier(read(mine)).folder.name == "last"
 
 
+def test_a_run_that_was_tested_on_other_examples_of_the_same_name_is_none(mine):
+    last = run(mine.parent / "last", 80)
+    (last / predictions.NAME).write_bytes(predictions.pack(Predictions(LABELS, LABELS, "another")))
+    os.utime(last / predictions.NAME, (80, 80))
+    assert earlier(read(mine)) is None
+
+
 def test_scores_answers_and_options_stand_beside_each_other(mine):
     last = run(mine.parent / "last <1>", 10, np.where(LABELS > 3, 0, LABELS), test_accuracy=0.81)
     config = json.loads((last / "config.json").read_text())

@@ -238,3 +238,12 @@ def test_a_file_that_is_none_is_a_sentence(run, tmp_path):
 def test_words_that_make_no_sense_are_a_sentence(run, words, sentence, capsys):
     assert main(["export", str(run), *words]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("form", "out"), [("safetensors", "config.json"), ("stablehlo", "metrics.jsonl")])
+def test_nothing_of_a_run_is_written_over(run, form, out, capsys):
+    (run / "metrics.jsonl").touch()
+    before = (run / out).read_bytes()
+    assert main(["export", str(run), "--format", form, "--out", str(run / out)]) == 2
+    assert f"would write over {run / out}, which a run needs; give another place" in capsys.readouterr().err
+    assert (run / out).read_bytes() == before

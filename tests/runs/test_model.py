@@ -273,6 +273,8 @@ def test_an_image_that_is_none_is_a_sentence(run, x, sentence):
         (("a", " "), "Pair 0 holds an empty sentence"),
         ([], "The batch is empty"),
         (7, "The input is 7"),
+        ({"first": np.full((1, 6), 2**20), "second": np.ones((1, 6), int)}, "`first` holds 1048576 to 1048576; this"),
+        ({"first": np.ones((1, 6), int), "second": np.full((1, 6), -3)}, "`second` holds -3 to -3; this model reads 0"),
     ],
 )
 def test_pairs_that_are_none_are_a_sentence(x, sentence, tmp_path_factory):

@@ -55,6 +55,12 @@ def test_each_token_has_what_it_cost_and_its_experts(writer, text):
     assert all(len(of) == 1 for of in said(port, {"text": text, "k": 1})["layers"][0]["experts"])
 
 
+def test_of_a_long_text_it_says_what_is_read(writer):
+    _, port = writer
+    assert said(port, {"text": "a" * 2100})["notes"] == ["of 2,100 tokens the last 2,048 are read"]
+    assert said(port, {"text": "a"})["notes"] == []
+
+
 def test_nothing_typed_is_the_beginning_of_a_text(writer):
     service, port = writer
     found = said(port, {"text": ""})

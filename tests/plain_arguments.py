@@ -11,9 +11,11 @@ import pytest
 from flax import nnx
 
 from moejax import losses, routing
+from moejax.errors import UserError
 from moejax.experts import GLU, MLP, stack_experts
 from moejax.layers import DenseMoE, SoftMoE, SparseMoE
 from moejax.routers import ROUTERS, DenseRouter, SoftRouter
+from moejax.runs import generate
 
 D, E = 4, 3
 
@@ -134,6 +136,21 @@ soft, dense = partial(layer, SoftMoE), partial(layer, DenseMoE)
 def test_constructors_refuse(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (dict(tokens=2.5), "tokens is 2.5; give a whole number."),
+        (dict(seed="5"), "seed is '5'; give a whole number."),
+        (dict(samples=True), "samples is True; give a whole number."),
+        (dict(temperature=None), "temperature is None; give a number."),
+    ],
+)
+def test_numbers_of_a_text_to_write_that_are_none(options, sentence):
+    given = dict(tokens=1, temperature=1.0, top_p=1.0, seed=0, samples=1) | options
+    with pytest.raises(UserError, match=sentence):
+        generate._check(**given)
 
 
 def test_experts_are_made_by_any_function_of_rngs():

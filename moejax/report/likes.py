@@ -64,7 +64,7 @@ def lift(table: np.ndarray) -> np.ndarray:
 
 def fewest_of(table: np.ndarray) -> float:
     """How often a kind must be there to be told of."""
-    return max(_FEWEST, _PART * table.sum())
+    return float(max(_FEWEST, _PART * table.sum()))
 
 
 def liked(table: np.ndarray) -> list[list[Liked]]:

@@ -240,7 +240,7 @@ def test_words_that_make_no_sense_are_a_sentence(run, words, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("form", "out"), [("safetensors", "config.json"), ("stablehlo", "metrics.jsonl")])
+@pytest.mark.parametrize(("form", "out"), [("safetensors", "config.json"), ("safetensors", "metrics.jsonl")])
 def test_nothing_of_a_run_is_written_over(run, form, out, capsys):
     (run / "metrics.jsonl").touch()
     before = (run / out).read_bytes()

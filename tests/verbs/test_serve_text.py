@@ -57,7 +57,7 @@ def test_each_token_has_what_it_cost_and_its_experts(writer, text):
 
 def test_of_a_long_text_it_says_what_is_read(writer):
     _, port = writer
-    assert said(port, {"text": "a" * 2100})["notes"] == ["of 2,100 tokens the last 2,048 are read"]
+    assert said(port, {"text": "漢" * 700})["notes"] == ["of 2,100 tokens the last 2,048 are read"]
     assert said(port, {"text": "a"})["notes"] == []
 
 

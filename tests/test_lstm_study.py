@@ -20,6 +20,7 @@ def test_each_run_stands_beside_the_originals_of_its_shape_with_the_nearest_numb
     row = {"seed": 0, "train_examples": 55000, "train_curve": [0.9, 0.995], "validation_curve": [], "parameters": 7}
     row |= {"test_accuracy": 0.9931, "least_load": 0.5}
     shapes = [(10, 512, 20, "affine"), (10, 512, 10, "crop"), (10, 512, 10, "crop+blur"), (5, 512, 10, "crop")]
+    shapes += [(5, 512, 2, "crop")]  # a shorter run has no line
     names = ("experts", "hidden", "epochs", "augmentation")
     lines = study.table([row | dict(zip(names, shape, strict=True)) for shape in shapes]).splitlines()[2:]
     beside = {tuple(line.split(" | ")[:2]): line.split(" | ")[2:5] for line in lines}
@@ -27,4 +28,5 @@ def test_each_run_stands_beside_the_originals_of_its_shape_with_the_nearest_numb
     assert beside["| 10 × 512", "crop"] == ["10", "99.534 %", "99.37 %"]
     assert beside["| 10 × 512", "crop+blur"] == ["20", "99.735 %", "99.31 %"]
     assert beside["| 5 × 512", "crop"] == ["–", "–", "–"]
+    assert len(lines) == 4
     assert all("**99.31 %**" in line for line in lines)

@@ -38,10 +38,15 @@ AS_IN_THE_ORIGINAL = [
 
 
 def table(rows: list[Row]) -> str:
-    """One line a run, the original's run of that shape (and as many epochs, if there is one) beside it."""
+    """One line a shape, its longest run, beside the original's of that shape (and as many epochs, if there is one)."""
     header = ["experts × hidden", "augmentation", "original: epochs", "train", "test", "ours: epochs"]
     header += ["train", "test", "parameters", "least load"]
-    return markdown(header, [_line(row) for row in sorted(rows, key=_place)])
+    return markdown(header, [_line(row) for row in longest(rows)])
+
+
+def longest(rows: list[Row]) -> list[Row]:
+    """Of the runs of a shape, an augmentation and a seed the longest, in order."""
+    return list({(*_place(row)[:3], row["seed"]): row for row in sorted(rows, key=_place)}.values())
 
 
 def _place(row: Row) -> tuple:
@@ -83,7 +88,8 @@ def draw(rows: list[Row], file: Path) -> None:
     colour = {5: EXPERTS[0], 10: EXPERTS[2], 20: EXPERTS[3]}
     titles = {"train": "Wrong, of training images as augmented", "validation": "Wrong, of validation images"}
     with rc_context(STYLE):
-        drawn = {name: title for name, title in titles.items() if any(row[f"{name}_curve"] for row in rows)}
+        shown = longest(rows)
+        drawn = {name: title for name, title in titles.items() if any(row[f"{name}_curve"] for row in shown)}
         figure, axes = panels(
             len(drawn),
             len(drawn),
@@ -97,7 +103,7 @@ def draw(rows: list[Row], file: Path) -> None:
             panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
             panel.yaxis.set_minor_formatter(NullFormatter())
-            for row in (row for row in sorted(rows, key=_place) if row[f"{name}_curve"]):
+            for row in (row for row in shown if row[f"{name}_curve"]):
                 wrong = 1 - np.array(row[f"{name}_curve"])
                 last = row["augmentation"].partition("+")[2]  # what stands beside affine or crop, if anything does
                 style = {"blur": ":", "elastic": "-."}.get(last, "--" if row["hidden"] == 256 else "-")

@@ -99,8 +99,13 @@ def _collect_one(study: Study, run: Run, folder: Path, also: Callable[[Path], Ro
     seconds = (_main_job_here if study.quick else _main_job)(words, folder)
     result, env = summary(folder), _read(folder / "env.json", dict)
     measured = {name: result[name] for name in KEPT if name in result}
-    env["command"] = " ".join(["python -m moejax.run", *words]).replace(f"{ROOT}/", "")  # without this machine's folder
+    env["command"] = " ".join(["python -m moejax.run", *map(_anywhere, words)])
     study.add({**run.key, "seconds": seconds, **measured, **also(folder), "environment": env})
+
+
+def _anywhere(word: str) -> str:
+    """A word of a command without this machine's folders: a path here from the root on, another as DIR."""
+    return "DIR" if (word := word.replace(f"{ROOT}/", "")).startswith("/") else word
 
 
 def last_of_each(words: Sequence[str]) -> list[str]:

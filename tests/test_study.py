@@ -67,6 +67,11 @@ def test_a_small_version_says_again_what_the_study_said():
     assert shared.last_of_each(words) == expected
 
 
+def test_a_recorded_command_names_no_folder_of_a_machine():
+    words = ["--data.dir", "/data/here", "--init", f"{shared.ROOT}/runs/dense", "--seed", "0"]
+    assert [shared._anywhere(word) for word in words] == ["--data.dir", "DIR", "--init", "runs/dense", "--seed", "0"]
+
+
 def test_the_command_of_every_recorded_run_is_one_that_can_be_given_again():
     commands = set()
     for file in (shared.ROOT / "experiments").glob("*/results.json"):

@@ -110,17 +110,19 @@ def files_of(root: File) -> dict[str, list[File]]:
     )
     if not tables:
         raise UserError(f"{root} holds no table ({', '.join(READERS)}): put train.tsv there, or name the file itself.")
-    if len(tables) == 1:
-        return {"train": tables}
     files: dict[str, list[File]] = {}
     for path in tables:
         name = re.sub(r"-\d+-of-\d+$", "", path.stem.lower())  # a part of a split, as on the Hugging Face hub
         split = next((split for split, names in NAMES.items() if name in names), None)
+        if split is None and len(tables) == 1:
+            return {"train": tables}
         if split is None:
             raise UserError(f"{path} is not named by its split: call it train, validation or test, or move it away.")
         files.setdefault(split, []).append(path)
     if "train" not in files:
-        raise UserError(f"{root} has {tables[0].name}, but no train{tables[0].suffix}: add it.")
+        raise UserError(
+            f"{root} has {tables[0].name}, but no train{tables[0].suffix}: add it, or name the file itself."
+        )
     return files
 
 

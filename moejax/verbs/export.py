@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> None:
         return
     print(f"{file}: {size:,} bytes, step {model.step}, reads {', '.join(said)}")
     use = "hf, whole" if asked.format == "hf" and model.config.model.name == "decoder" else asked.format
-    print(_USE[use].format(file=file))
+    print(_USE[use].format(file=file, length=getattr(model.config.data, "length", 0)))
 
 
 def _is_a_runs_own(path: Path) -> bool:
@@ -78,6 +78,8 @@ _USE = {
     "stablehlo": 'use it by  jax.export.deserialize(open("{file}", "rb").read()).call(…)["probabilities"]',
     "onnx": 'use it by  onnxruntime.InferenceSession("{file}").run(["probabilities"], …)',
     "hf": 'use it by  moejax.from_huggingface(moejax.huggingface.PublishedFiles("{file}"), config, layer=0)',
-    "hf, whole": 'use it by  transformers.AutoModelForCausalLM.from_pretrained("{file}")',
+    "hf, whole": (
+        'use it by  transformers.AutoModelForCausalLM.from_pretrained("{file}"), on texts of up to {length} tokens'
+    ),
     "safetensors": 'use it by  moejax.runs.load("{file}").predict(…)',
 }

@@ -71,6 +71,11 @@ def test_classes_that_parquet_names(tmp_path):
     assert read([tmp_path / "a.parquet"])["label"] == ["same", "different", None]  # -1: no label
 
 
+def test_the_test_pairs_alone_are_not_trained_on(tmp_path):
+    write(tmp_path / "test.csv", table(sep=","))
+    refused(r"has test\.csv, but no train\.csv: add it, or name the file itself", tmp_path)
+
+
 def test_a_folder_of_splits(tmp_path):
     for name in ("train", "dev", "test"):
         write(tmp_path / f"{name}.csv", table(sep=","))

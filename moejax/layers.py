@@ -205,7 +205,8 @@ class SparseMoE(nnx.Module):
             raise ValueError("shared_gate is True, but make_shared is None, so that there is no output to multiply.")
         kinds = ZeroComputation(zero_experts, copy_experts, constant_experts, null_experts, zero_computation_tau)
         self.zero_computation = kinds if kinds.total else None
-        self.router = _router(router, d, num_experts + kinds.total, k, dispatch, router_options, rngs)
+        self.router = _router(router, d, num_experts + kinds.total, k, router_options, rngs)
+        _refuse_misfit(self.router, num_experts + kinds.total, k, dispatch)
         self.experts = stack_experts(make_expert, num_experts, rngs, mesh_axes)
         if dispatch == "grouped" and not can_be_grouped(self.experts):
             raise ValueError(
@@ -368,29 +369,27 @@ LAYERS = {"dense": DenseMoE, "sparse": SparseMoE, "soft": SoftMoE, "multi_gate":
 
 
 def _router(
-    router: str | type[Router] | Router,
-    d: int,
-    num_experts: int,
-    k: int,
-    dispatch: str,
-    options: dict[str, Any],
-    rngs: nnx.Rngs,
+    router: str | type[Router] | Router, d: int, num_experts: int, k: int, options: dict[str, Any], rngs: nnx.Rngs
 ) -> Router:
-    """The router itself, or a new one of the named kind; its options have an effect beside the layer's dispatch."""
+    """The router itself, or a new one of the named kind."""
     if isinstance(router, Router):
         if options:
             raise ValueError(f"{', '.join(options)}: options of a router; give them to the one that is made already.")
-        for name, of_layer in (("num_experts", num_experts), ("k", k)):
-            if (of_router := getattr(router, name)) != of_layer:
-                raise ValueError(f"{name} of the layer is {of_layer}, but the router was made for {of_router}.")
-        declared = {"dispatch": arguments_of(SparseMoE)["dispatch"], **options_of(type(router))}
-        own = {name: getattr(router, name) for name in options_of(type(router)) if hasattr(router, name)}
-        for sentence in conflicts(declared, {"dispatch": dispatch, **own}, own):
-            raise ValueError(in_words(sentence))
         return router
     kind = ROUTERS[router] if isinstance(router, str) else router
     if not (isinstance(kind, type) and issubclass(kind, Router)):
         raise ValueError(f"router is {kind!r}; it must be one of {', '.join(ROUTERS)}, a Router, or a subclass of it.")
     for name in set(options) - set(arguments_of(kind)):
         raise ValueError(no_option(name, kind.__name__, sorted(options_of(kind)), options_of(SparseMoE)))
-    return _router(kind(d, num_experts, k, rngs=rngs, **options), d, num_experts, k, dispatch, {}, rngs)
+    return kind(d, num_experts, k, rngs=rngs, **options)
+
+
+def _refuse_misfit(router: Router, num_experts: int, k: int, dispatch: str) -> None:
+    """Raise ValueError for a router of other sizes, or with an option that the dispatch leaves without effect."""
+    for name, of_layer in (("num_experts", num_experts), ("k", k)):
+        if (of_router := getattr(router, name)) != of_layer:
+            raise ValueError(f"{name} of the layer is {of_layer}, but the router was made for {of_router}.")
+    declared = {"dispatch": arguments_of(SparseMoE)["dispatch"], **options_of(type(router))}
+    own = {name: getattr(router, name) for name in options_of(type(router)) if hasattr(router, name)}
+    for sentence in conflicts(declared, {"dispatch": dispatch, **own}, own):
+        raise ValueError(in_words(sentence))

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
 
 from moejax.options import Count, checked
+from moejax.routing.replay import known_to_hold
 
 _CONFIDENCE = 0.9  # weight of the assigned expert in the mask
 
@@ -56,11 +57,8 @@ def one_hot_of_assigned(
     impossible = (assigned < 0) | (assigned >= num_experts)
     if mask is not None:
         impossible &= mask
-    try:
-        if impossible.any():
-            raise ValueError(
-                f"assigned holds the expert {assigned[impossible][0]}; give each token one from 0 to {num_experts - 1}."
-            )
-    except jax.errors.TracerBoolConversionError:
-        pass
+    if known_to_hold(impossible):
+        raise ValueError(
+            f"assigned holds the expert {assigned[impossible][0]}; give each token one from 0 to {num_experts - 1}."
+        )
     return jnp.where(impossible[..., None], jnp.nan, jax.nn.one_hot(assigned, num_experts, dtype=probs.dtype))

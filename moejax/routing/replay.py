@@ -9,7 +9,7 @@ A token's experts are different numbers from 0 to E - 1, or -1 in place of one t
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from moejax.routing.decision import TopKRouting
 
@@ -41,13 +41,15 @@ def refuse_impossible(routing: TopKRouting) -> TopKRouting:
     one, other = experts[..., :, None], experts[..., None, :]
     twice = (one == other) & (one >= 0) & ~jnp.eye(experts.shape[-1], dtype=bool)[None, None]
     impossible = twice.any((-2, -1)) | (experts >= num_experts).any(-1)
-    try:
-        if impossible.any():
-            raise ValueError(
-                f"given holds the experts {experts[impossible][0].tolist()} for a token; give different ones from 0 to"
-                f" {num_experts - 1}, or -1 in place of one."
-            )
-    except jax.errors.TracerBoolConversionError:
-        experts = jnp.where(impossible[..., None], jnp.arange(experts.shape[-1])[None, None], experts)
-        return routing._replace(experts=experts, weights=jnp.where(impossible[..., None], jnp.nan, routing.weights))
-    return routing
+    if known_to_hold(impossible):
+        raise ValueError(
+            f"given holds the experts {experts[impossible][0].tolist()} for a token; give different ones from 0 to"
+            f" {num_experts - 1}, or -1 in place of one."
+        )
+    experts = jnp.where(impossible[..., None], jnp.arange(experts.shape[-1])[None, None], experts)
+    return routing._replace(experts=experts, weights=jnp.where(impossible[..., None], jnp.nan, routing.weights))
+
+
+def known_to_hold(condition: Bool[Array, "..."]) -> bool:
+    """Whether it holds anywhere; False where its values are not known, as under `jax.jit`."""
+    return not isinstance(condition, jax.core.Tracer) and bool(condition.any())

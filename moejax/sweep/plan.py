@@ -108,10 +108,11 @@ def _checked(
 
 def _alike(configs: Sequence["Config"], combinations: Sequence[Mapping[str, str]], axes: Mapping) -> Iterator[str]:
     """A sentence if two combinations are one run, since their values are spelled differently: 8 and 08."""
-    names = [_name({name: one[name] for name in axes}) for one in combinations]
-    for i, config in enumerate(configs):
-        if config in configs[:i]:
-            yield f"{names[i]} is the same run as {names[configs.index(config)]}; leave one out."
+    seen: dict[Config, str] = {}
+    for config, one in zip(configs, combinations, strict=True):
+        name = _name({axis: one[axis] for axis in axes})
+        if (first := seen.setdefault(config, name)) != name:
+            yield f"{name} is the same run as {first}; leave one out."
             return
 
 

@@ -31,7 +31,8 @@ if seed == 8:
     os.kill(os.getpid(), signal.SIGKILL)
 if seed == 5 and "--resume" not in words:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit((folder / "stopped").write_text("") + 143))
-    Path(folder / "config.json").write_text(json.dumps(CONFIG | {"seed": seed}))
+    Path(folder / "part").write_text(json.dumps(CONFIG | {"seed": seed}))
+    Path(folder / "part").rename(folder / "config.json")  # whole, when the signal comes
     while True:
         time.sleep(0.01)
 (folder / "config.json").write_text(json.dumps(CONFIG | {"seed": seed}))

@@ -6,7 +6,8 @@ Axis letters: b images, t rows of an image, d model width, y classes.
 """
 
 import math
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from pydantic import Field
 from moejax.experts import MLP, Linear, apply_linear
 from moejax.models.layer import LayerOptions, layer_maker
 from moejax.models.pixels import pixels_of_tokens, standardized
-from moejax.models.recurrence import LSTM
+from moejax.models.recurrence import LSTM, Bidirectional
 from moejax.options import Options
 from moejax.routing import Routing
 
@@ -39,6 +40,8 @@ class LSTMOptions(Options):
     """Numbers per token (d)."""
     forget_bias: Annotated[float, Field(ge=-1000, le=1000)] = 0.0
     """Added to the forget gates' initial bias, so that cells keep what they have at first; 1 is usual."""
+    bidirectional: bool = False
+    """Half of each LSTM's numbers read the rows from the last back to the first."""
 
 
 class LSTMClassifier(nnx.Module):
@@ -52,10 +55,11 @@ class LSTMClassifier(nnx.Module):
         rows, *of_row = image_shape
         settings = {"forget_bias": config.model.forget_bias, "dtype": dtype, "rngs": rngs}
         self.grid, self.tokens = (rows, 1), rows  # a token is a row
-        self.first = LSTM(math.prod(of_row), d, **settings)
+        layer = Bidirectional if config.model.bidirectional else LSTM
+        self.first = layer(math.prod(of_row), d, **settings)
         self.moe = layer_maker(moe, d, dtype, lambda rngs: SoftmaxMLP(d, moe.hidden, dtype=dtype, rngs=rngs))(rngs)
         # An expert's output is a distribution over d numbers, each about 1 / d: too small an input without the scale.
-        self.second = LSTM(d, d, input_scale=d**0.5, **settings)
+        self.second = layer(d, d, input_scale=d**0.5, **settings)
         self.head = nnx.Linear(self.tokens * d, num_classes, rngs=rngs)
 
     def __call__(
@@ -67,6 +71,12 @@ class LSTMClassifier(nnx.Module):
         x, routing = self.moe(x, train=train, key=key)
         x = self.second(x)
         return self.head(x.reshape(x.shape[0], -1).astype(jnp.float32)), (routing,)
+
+    @staticmethod
+    def config_problems(config: Any) -> Iterator[str]:
+        if config.model.bidirectional and config.model.width % 2:
+            width = config.model.width
+            yield f"model.width is {width}, of which model.bidirectional makes two halves; use {width + 1}."
 
     def content(self, batch: dict[str, Array]) -> Float[Array, "b t pixels"]:
         """The pixels that a token covers."""

@@ -7,6 +7,8 @@
 Axis letters: b examples, t steps, d input width, h hidden width; z holds the four gates side by side, [.., 4h].
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -46,6 +48,20 @@ class LSTM(nnx.Module):
         """h at every step, starting from h = c = 0."""
         x, w, u = (a.astype(self.dtype) for a in (x.swapaxes(0, 1), self.input[...], self.recurrent[...]))
         return recur(matmul(x, w), u, self.input_bias[...] + self.recurrent_bias[...]).swapaxes(0, 1)
+
+
+class Bidirectional(nnx.Module):
+    """Two LSTMs of half the width: one reads from the first step on, one from the last back (Schuster & Paliwal 1997).
+
+    `h` must be even; all else goes to both (see `LSTM`).
+    """
+
+    def __init__(self, d: int, h: int, *, rngs: nnx.Rngs, **settings: Any):
+        self.forth, self.back = (LSTM(d, h // 2, **settings, rngs=rngs) for _ in range(2))
+
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t h"]:
+        """At every step what was read up to it from either side."""
+        return jnp.concatenate([self.forth(x), self.back(x[:, ::-1])[:, ::-1]], axis=-1)
 
 
 @jax.custom_vjp

@@ -5,10 +5,12 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from reference import randomly_filled, softmax
 
 from moejax.config import make_config
+from moejax.errors import UserError
 from moejax.losses import load_loss
 from moejax.models import build_model
 from moejax.models.lstm import SoftmaxMLP
@@ -116,3 +118,17 @@ def test_every_parameter_gets_a_finite_gradient_of_its_own_type():
         assert leaf.dtype == jnp.float32
         assert np.isfinite(leaf).all(), path
         assert np.abs(leaf).max() > 0, path
+
+
+def test_from_both_ends_a_first_row_knows_the_last_and_the_second_half_of_its_numbers_does():
+    config = tiny().replace(model=dict(bidirectional=True))
+    model, image = make(config), images(1)
+    first = jax.jit(lambda model, image: model.first(image.reshape(1, 28, 28) / 255.0))
+    moved = np.abs(first(model, image) - first(model, np.where(np.arange(28)[:, None] == 27, 255 - image, image)))
+    assert not moved[0, :27, :4].any()
+    assert (moved[0, :, 4:].max(-1) > 0).all()
+
+
+def test_halves_of_an_odd_width_are_refused():
+    with pytest.raises(UserError, match=r"model\.width is 7, of which model\.bidirectional makes two halves; use 8"):
+        tiny().replace(model=dict(width=7, bidirectional=True))

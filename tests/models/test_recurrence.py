@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from reference import randomly_filled
 
-from moejax.models.recurrence import LSTM, recur
+from moejax.models.recurrence import LSTM, Bidirectional, recur
 
 
 def layer(d, h, dtype=jnp.float32):
@@ -78,6 +78,15 @@ def test_a_later_row_changes_nothing_before_it():
     before, after = run(lstm, x), run(lstm, x.at[:, 4].add(1))
     np.testing.assert_array_equal(before[:, :4], after[:, :4])
     assert (np.abs(before[:, 4:] - after[:, 4:]).max((0, 2)) > 1e-3).all()
+
+
+def test_both_directions_are_two_loops_of_half_the_width():
+    both, x = randomly_filled(lambda: Bidirectional(3, 8, rngs=nnx.Rngs(0)), scale=0.5), draw(2, 6, 3)
+    h = jax.jit(lambda both, x: both(x))(both, x)
+    from_first, from_last = (
+        loop(np.asarray(a, np.float64), *numbers(of)) for a, of in ((x, both.forth), (x[:, ::-1], both.back))
+    )
+    np.testing.assert_allclose(h, np.concatenate([from_first, from_last[:, ::-1]], axis=-1), rtol=1e-5, atol=1e-6)
 
 
 def test_bfloat16_is_near_float32_forward_and_backward():

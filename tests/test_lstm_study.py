@@ -22,11 +22,14 @@ def test_each_run_stands_beside_the_originals_of_its_shape_with_the_nearest_numb
     shapes = [(10, 512, 20, "affine"), (10, 512, 10, "crop"), (10, 512, 10, "crop+blur"), (5, 512, 10, "crop")]
     shapes += [(5, 512, 2, "crop")]  # a shorter run has no line
     names = ("experts", "hidden", "epochs", "augmentation")
-    lines = study.table([row | dict(zip(names, shape, strict=True)) for shape in shapes]).splitlines()[2:]
+    rows = [row | dict(zip(names, shape, strict=True)) for shape in shapes]
+    rows += [rows[0] | {"both_ends": True}]  # no network of the original's
+    lines = study.table(rows).splitlines()[2:]
     beside = {tuple(line.split(" | ")[:2]): line.split(" | ")[2:5] for line in lines}
     assert beside["| 10 × 512", "affine"] == ["20", "99.79 %", "99.28 %"]
     assert beside["| 10 × 512", "crop"] == ["10", "99.534 %", "99.37 %"]
     assert beside["| 10 × 512", "crop+blur"] == ["20", "99.735 %", "99.31 %"]
     assert beside["| 5 × 512", "crop"] == ["–", "–", "–"]
-    assert len(lines) == 4
+    assert beside["| 10 × 512, both ends", "affine"] == ["–", "–", "–"]
+    assert len(lines) == 5
     assert all("**99.31 %**" in line for line in lines)

@@ -3,7 +3,7 @@
 Without a name: which studies there are. With --help after its name a study says its question, its commands and their
 times. --quick makes a few small runs of it in under a minute; without a name, of every study, in one process.
 
-python -m experiments readmes: put the results' tables into the READMEs, which studies do by themselves.
+python -m experiments readmes: make all tables of the rows and put them into the READMEs, as studies do by themselves.
 """
 
 import argparse
@@ -46,10 +46,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a small version of every study; keeps nothing")
     asked = parser.parse_args()
     if asked.name == "readmes":
-        from experiments import readmes
-        from experiments import study as shared
-
-        readmes.write(shared.ROOT)
+        tables()
     elif asked.quick:
         quick()
     else:
@@ -61,6 +58,14 @@ def main() -> int:
 def study(name: str, words: list[str]) -> None:
     """One study, with its options."""
     importlib.import_module(f"experiments.{name}.run").main(words)
+
+
+def tables() -> None:
+    """The tables of all studies, of the rows that there are."""
+    from experiments.study import Study
+
+    for name in STUDIES:
+        Study(name, importlib.import_module(f"experiments.{name}.run").table).write_table()
 
 
 def quick() -> None:

@@ -56,8 +56,12 @@ class Study:
         with _locked(self.runs / ".lock"):
             self.rows = [*self._read(), row]
             write_whole(self.folder / "results.json", json.dumps(self.rows, indent=1) + "\n")
-            write_whole(self.folder / "table.md", self.table(self.rows))
-            readmes.write(ROOT)
+            self.write_table()
+
+    def write_table(self) -> None:
+        """Make the table of the rows, here and in the READMEs."""
+        write_whole(self.folder / "table.md", self.table(self.rows))
+        readmes.write(ROOT)
 
     def _read(self) -> list[Row]:
         file = self.folder / "results.json"

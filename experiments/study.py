@@ -4,7 +4,8 @@ A study is a folder beside this file. Its rows stand in its results.json, each u
 with what was measured and the machine it was measured on; the table of them in table.md beside it, and in the READMEs.
 A row that is there is not measured again, so a study may be interrupted and goes on where it stopped; delete rows to
 have them measured anew. With `--quick` it makes small versions of a few rows in runs/quick/STUDY, from nothing, in
-under a minute: to see that it works, not what it finds. Give the same command twice and two processes share its runs.
+under a minute: to see that it works, not what it finds. Give the same command twice and two processes share its runs,
+but not with `--quick`, where each begins anew.
 """
 
 import argparse
@@ -61,7 +62,8 @@ class Study:
     def write_table(self) -> None:
         """Make the table of the rows, here and in the READMEs."""
         write_whole(self.folder / "table.md", self.table(self.rows))
-        readmes.write(ROOT)
+        if not self.quick:
+            readmes.write(ROOT)
 
     def _read(self) -> list[Row]:
         file = self.folder / "results.json"

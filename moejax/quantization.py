@@ -22,9 +22,12 @@ LARGEST = 127
 
 
 def rounded(kernel: Float[Array, "*e d h"]) -> tuple[Int8[Array, "*e d h"], Float[Array, "*e h"]]:
-    """A matrix, or a stack of them, in whole numbers, and each output channel's scale; of zeros it is 1."""
+    """A matrix, or a stack of them, in whole numbers, and each output channel's scale; of zeros it is 1.
+
+    The scale of a channel with a weight that is not finite is not finite either, and so are its outputs.
+    """
     step = jnp.abs(kernel.astype(jnp.float32)).max(-2) / LARGEST
-    scale = jnp.where(step > 0, step, 1.0)
+    scale = jnp.where(step == 0, 1.0, step)
     return jnp.round(kernel / scale[..., None, :]).astype(jnp.int8), scale
 
 

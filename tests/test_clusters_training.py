@@ -11,6 +11,7 @@ from moejax.data import clusters
 from moejax.models import build_model
 from moejax.presets import PRESETS
 from moejax.presets.clusters import mixture, single
+from moejax.training.early_stop import early_stop_of
 from moejax.training.loop import make_init, make_keys, make_update, parameter_key
 from moejax.training.objective import make_objective
 from moejax.training.optimizer import make_optimizer
@@ -68,7 +69,7 @@ def test_seeds_together_take_the_steps_of_each_alone(monkeypatch, config, change
             losses.append(float(told.loss))
         taken = got.loss.shape[1]  # fewer if both seeds had stopped before
         np.testing.assert_allclose(got.loss[i], losses[:taken], rtol=1e-4)
-        assert got.steps[i] == (state.optimizer[-1].steps if config.train.stop_below else STEPS)
+        assert got.steps[i] == (early_stop_of(state.optimizer).steps if config.train.stop_below else STEPS)
         mine = jax.tree.map(lambda leaf, i=i: leaf[i], got.state.model)
         for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(state.model), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)

@@ -40,6 +40,12 @@ def test_a_matrix_by_hand():
     assert kernel.dtype == jnp.int8
 
 
+def test_a_weight_that_is_not_finite_makes_no_finite_output_of_its_channel():
+    kernel, scale = rounded(jnp.array([[1.0, np.nan, np.inf], [1.0, 1.0, 1.0]]))
+    outputs = (jnp.ones(2) @ kernel) * scale
+    np.testing.assert_array_equal(np.isfinite(outputs), [True, False, False])
+
+
 @given(arrays(np.float32, (2, 3, 4), elements=st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=False)))
 def test_no_weight_is_further_off_than_half_a_step(kernel):
     whole, scale = (np.asarray(a, np.float64) for a in rounded(jnp.asarray(kernel)))

@@ -82,3 +82,9 @@ def test_it_runs_as_a_script_and_as_a_notebook():
         folder = ROOT if "-m" in command else HERE
         done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("number", [0, 13])
+def test_another_number_of_an_exercise_is_one_sentence(number, course):
+    with pytest.raises(ValueError, match=f"There is no exercise {number}: give a number from 1 to 12"):
+        course[0].check(number, len)

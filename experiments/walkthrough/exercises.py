@@ -19,7 +19,9 @@ TOKENS = jax.random.normal(jax.random.key(0), (6, 2))
 
 
 def check(number: int, yours: Callable) -> None:
-    """Say that `yours` solves this exercise, or raise AssertionError in a sentence."""
+    """Say that `yours` solves this exercise, or raise AssertionError in a sentence; ValueError for another number."""
+    if number not in range(1, len(CHECKS) + 1):
+        raise ValueError(f"There is no exercise {number}: give a number from 1 to {len(CHECKS)}.")
     CHECKS[number - 1](yours)
     print(f"Exercise {number}: right.")
 

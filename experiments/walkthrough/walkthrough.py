@@ -453,11 +453,12 @@ assert (by_scatter == by_gather).all()
 
 def scatter_adds(call, x):
     """What the gradient's program adds into, by type and shape."""
-    program = str(jax.make_jaxpr(jax.grad(lambda x: call(x).sum()))(x))
+    program = jax.make_jaxpr(jax.grad(lambda x: call(x).sum()))(x).pretty_print(use_color=False)
     return re.findall(r"(\S+) = scatter-add", program)
 
 
 print("reading rows by an index:", scatter_adds(read, x[0]))
+assert scatter_adds(read, x[0])[0].endswith("2]")
 print("a layer by gather:       ", scatter_adds(lambda x: ways["gather"](x)[0], crowd))
 assert not any(added.endswith("64]") for added in scatter_adds(lambda x: ways["gather"](x)[0], crowd))
 # -

@@ -66,9 +66,10 @@ class TrainOptions(Options):
     router_learning_rate: Annotated[float, Field(gt=0, le=1e38), Needs("optimizer", ("normalized",))] = 0.1
     """Peak learning rate of the routers and of all that is no expert."""
     stop_rise: PositiveOrNone = None
-    """Learn no more once a batch's loss is this much above the least so far; none: always go on."""
+    """Learn no more once a batch's total loss, `task_weight` times the cross-entropy and what the MoE layers add, is
+    this much above the least so far; none: always go on."""
     stop_below: PositiveOrNone = None
-    """Learn no more once a batch's loss is at most this without being the least so far; none: always go on."""
+    """Learn no more once a batch's total loss is at most this without being the least so far; none: always go on."""
     evaluate_every: Count = 1
     """Epochs from one evaluation on the validation examples, and checkpoint, to the next."""
     schedule: Literal["cosine", "constant"] = "cosine"

@@ -60,10 +60,12 @@ def load(
       may divide among them. Where it would be the label (`changed`), it is what the image shows.
 
     Raises:
-      UserError: as the images' own loader; and where no image would be changed.
+      UserError: as the images' own loader; and where no image would be changed, or two domains would be one.
     """
     if label == "changed" and domains == 1:
         raise UserError("--data.label=changed needs images that are changed: choose --data.domains of at least 2.")
+    if angle is not None:
+        _check_angle(angle, domains)
     parts = [mnist.load(images, source, dir, validation=0, seed=seed) for images in SETS[of]]
     if change == "rotations":
         changes = [turn(r * (360 / domains if angle is None else angle)) for r in range(domains)]
@@ -94,6 +96,17 @@ def load(
     return dataclasses.replace(
         held_out, train=changed("train", 1, copies), validation=changed("validation", 2), test=changed("test", 3)
     )
+
+
+def _check_angle(angle: float, domains: int) -> None:
+    if domains == 1:
+        raise UserError(f"--data.angle={angle:g} turns nothing in one domain: choose --data.domains of at least 2.")
+    turns = [round(r * angle % 360, 6) % 360 for r in range(domains)]
+    if len(apart := set(turns)) < domains:
+        raise UserError(
+            f"--data.angle={angle:g} turns images in {len(apart)} ways, not in {domains}: choose --data.domains"
+            f" {len(apart)}, or another angle."
+        )
 
 
 def number_of_domains(options: Any) -> int:

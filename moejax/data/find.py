@@ -139,14 +139,14 @@ def cache_folder(name: str) -> Path:
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "moejax" / name
 
 
-def cached(name: str, files: Sequence[File]) -> Found:
-    """The files in the cache. One that is damaged is removed, so that it is fetched again.
+def cached(name: str, files: Sequence[File], *, remove: bool = True) -> Found:
+    """The files in the cache. One that is damaged is removed, so that it is fetched again, but for `remove` False.
 
     Raises:
       UnavailableError: a file is missing or was damaged.
     """
     folder = cache_folder(name)
-    values, problems, removed = {}, [], False
+    values, problems, damaged = {}, [], False
     for file in files:  # to the end, so that no damaged file stays beside those fetched next
         path = _locate(folder, file)
         if path is None:
@@ -155,10 +155,10 @@ def cached(name: str, files: Sequence[File]) -> Found:
         try:
             values[file.name] = accept(read(path, file.limit), file, str(path))
         except UserError as error:
-            problems.append(f"{_remove(path)}: {problem(error)}")
-            removed = True
+            problems.append(f"{_remove(path)}: {problem(error)}" if remove else problem(error))
+            damaged = True
     if problems:
-        raise UnavailableError("; ".join(problems), "pass --data.source=auto to fetch what is missing", notable=removed)
+        raise UnavailableError("; ".join(problems), "pass --data.source=auto to fetch what is missing", notable=damaged)
     return Found(origin=str(folder), values=values)
 
 

@@ -11,7 +11,7 @@ exchanged.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated
 
@@ -27,17 +27,21 @@ Answer = Callable[[Examples, Examples, int], Int[ndarray, " n"]]
 """(examples, the training examples, seed) → each example's class."""
 
 _DIGITS = 10
+_MARGIN = 4  # blank pixels around a digit of MNIST
 _CHUNK = 10_000  # images at a time, as float64
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A question about an image, the number of its answers, what answers it, and which augmentations change that."""
+    """A question about an image, the number of its answers, what answers it, and which augmentations change that.
+
+    `changed_by`: from beyond which value on.
+    """
 
     question: str
     classes: int
     answer: Answer
-    changed_by: tuple[str, ...] = ()
+    changed_by: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def ink(images: UInt8[ndarray, "n i j"]) -> Int[ndarray, " n"]:
@@ -81,12 +85,17 @@ def _half(shift: int, examples: Examples, train: Examples, seed: int) -> Int[nda
 TASKS = {
     "digit": Task("which digit", _DIGITS, lambda examples, train, seed: examples["label"]),
     "parity": Task("is it odd", 2, lambda examples, train, seed: examples["label"] % 2),
-    "size": Task("has it more ink than half of the images", 2, _part_of(ink, 2), ("zoom", "elastic", "crop")),
+    "size": Task(
+        "has it more ink than half of the images",
+        2,
+        _part_of(ink, 2),
+        {"zoom": 0, "elastic": 0, "crop": 0, "shift": _MARGIN},
+    ),
     "slant": Task(
         "in which third of the images by how it leans, the left first",
         3,
         _part_of(slant, 3),
-        ("rotate", "elastic", "crop"),
+        {"rotate": 0, "elastic": 0, "crop": 0, "shift": _MARGIN},
     ),
     "half": Task("is it one of five digits, which the seed chooses", 2, partial(_half, 0)),
     **{

@@ -1,6 +1,7 @@
 """Labels as one's own data have them, words or numbers with gaps, as 0 … classes - 1 and the classes' names."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from moejax.errors import UserError, abridged
 def numbered(columns: Mapping[str, Any], where: str) -> tuple[dict[str, Int[ndarray, " n"]], tuple[str, ...]]:
     """The labels of each split as int32, and the names of the classes: the values that they had, in order.
 
-    Whole numbers (also as floats, bool or bytes) are in order of their value, and so are words that are all digits;
+    Whole numbers (also as floats, bool or bytes) are in order of their value, and so are words that are all numbers;
     other words in that of their letters. `where`: the file, for messages.
 
     Raises:
@@ -28,11 +29,36 @@ def numbered(columns: Mapping[str, Any], where: str) -> tuple[dict[str, Int[ndar
     return labels, tuple(map(str, values))
 
 
+def of_words(words: Sequence[Any], where: str) -> Sequence[Any]:
+    """A table's column of labels as it is; UserError where it has numbers alone, of which one is not whole."""
+    numbers = [number for number in map(_number, words) if number is not None]
+    wrong = [row for row, number in enumerate(numbers) if number % 1]
+    if len(numbers) == len(words) and wrong:
+        raise _no_class(words[wrong[0]], wrong[0], where)
+    return words
+
+
+def _no_class(value: Any, row: int, where: str) -> UserError:
+    return UserError(
+        f"{where} has the label {value} in row {row + 1}, expected words or whole numbers: these networks tell classes"
+        " from each other."
+    )
+
+
+def _number(word: Any) -> float | None:
+    """The finite number that a word says; None for what is none."""
+    try:
+        number = float(word)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _in_order(values: Iterable[Any]) -> list[Any]:
-    """Numbers, and words that are all digits, by their value; other words by their letters."""
+    """Numbers, and words that are all numbers, by their value; other words by their letters."""
     values = list(values)
-    digits = all(isinstance(value, str) and value.isdecimal() for value in values)
-    return sorted(values, key=(lambda value: (int(value), value)) if digits else None)
+    of_words = all(isinstance(value, str) and _number(value) is not None for value in values)
+    return sorted(values, key=(lambda value: (_number(value), value)) if of_words else None)
 
 
 def _column(column: ndarray, where: str) -> ndarray:
@@ -58,10 +84,7 @@ def _column(column: ndarray, where: str) -> ndarray:
     if column.dtype.kind not in "biuf":
         raise UserError(f"{where} has labels of type {column.dtype}, expected words or whole numbers.")
     if column.dtype.kind == "f" and (wrong := np.flatnonzero(column != np.rint(column))).size:
-        raise UserError(
-            f"{where} has the label {column[wrong[0]]} in row {wrong[0] + 1}, expected words or whole numbers:"
-            " these networks tell classes from each other."
-        )
+        raise _no_class(column[wrong[0]], int(wrong[0]), where)
     if column.size and np.abs(column.astype(np.float64)).max() >= 2**53:
         raise UserError(f"{where} has labels beyond 2^53, expected words or small whole numbers.")
     return column.astype(np.int64)

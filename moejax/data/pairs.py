@@ -17,7 +17,7 @@ from pydantic import Field
 
 from moejax.data import tokens
 from moejax.data.dataset import Dataset, Path, Validation, Vocabulary, own_path
-from moejax.data.labels import numbered
+from moejax.data.labels import numbered, of_words
 from moejax.data.splits import NAMES, TestSize, dataset_of
 from moejax.data.table import READERS, read
 from moejax.errors import UserError, abridged
@@ -77,7 +77,7 @@ def load(
         table, where = read(paths), str(paths[0])
         first, second, label = columns(table, named, where)
         splits[split] = {"first": texts(table[first], first, where), "second": texts(table[second], second, where)}
-        labels[split] = table[label]
+        labels[split] = of_words(table[label], f"{where} ({split})")
     numbers, classes = numbered(labels, str(root))
     splits = {split: of_split | {"label": numbers[split]} for split, of_split in splits.items()}
     every_file = [path for paths in files.values() for path in paths]
@@ -112,18 +112,33 @@ def files_of(root: File) -> dict[str, list[File]]:
         raise UserError(f"{root} holds no table ({', '.join(READERS)}): put train.tsv there, or name the file itself.")
     files: dict[str, list[File]] = {}
     for path in tables:
-        name = re.sub(r"-\d+-of-\d+$", "", path.stem.lower())  # a part of a split, as on the Hugging Face hub
+        name = _split_named(path)
         split = next((split for split, names in NAMES.items() if name in names), None)
         if split is None and len(tables) == 1:
             return {"train": tables}
         if split is None:
             raise UserError(f"{path} is not named by its split: call it train, validation or test, or move it away.")
         files.setdefault(split, []).append(path)
+    for first, *others in files.values():
+        for other in others:
+            if _split_named(first) != _split_named(other) or not (_is_part(first) and _is_part(other)):
+                raise UserError(f"{root} has both {first.name} and {other.name}, which are one split: join the two.")
     if "train" not in files:
         raise UserError(
             f"{root} has {tables[0].name}, but no train{tables[0].suffix}: add it, or name the file itself."
         )
     return files
+
+
+_PART = re.compile(r"-\d+-of-\d+$")  # of a split, as on the Hugging Face hub
+
+
+def _is_part(path: File) -> bool:
+    return _PART.search(path.stem) is not None
+
+
+def _split_named(path: File) -> str:
+    return _PART.sub("", path.stem.lower())
 
 
 def columns(table: Mapping[str, Sequence], named: Sequence[str | None], where: str) -> tuple[str, str, str]:
@@ -135,7 +150,10 @@ def columns(table: Mapping[str, Sequence], named: Sequence[str | None], where: s
     for name, option in zip(named, ("first_column", "second_column", "label_column"), strict=True):
         if name is not None and name not in table:
             raise UserError(f"{where} has no column {name!r}, but {there}: name one of these with --data.{option}.")
-    known = {name.lower().strip(): name for name in table}
+    known: dict[str, str] = {}
+    for name in table:
+        if (other := known.setdefault(name.lower().strip(), name)) != name and not all(named):
+            raise UserError(f"{where} has the columns {other!r} and {name!r}: name the three to take by their options.")
     pair = next((pair for pair in PAIRS if all(name in known for name in pair)), None)
     usual = [known[name] if pair else None for name in pair or (None, None)]
     usual.append(next((known[name] for name in LABELS if name in known), None))

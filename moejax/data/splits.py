@@ -25,7 +25,7 @@ NAMES = {  # what a split is called by those who make data sets
     "test": ("test", "testing"),
 }
 VALIDATION_SHARE = 0.1
-_VERBS = {"train": "train", "validation": "validate", "test": "test"}
+VERBS = {"train": "train", "validation": "validate", "test": "test"}  # what a split is for
 
 TestSize = Annotated[
     float,
@@ -67,9 +67,9 @@ def dataset_of(
         parts["train"] = concatenate(parts["train"], parts["validation"])
         parts["validation"] = take(train, slice(0))
     if wanted:
-        sizes = ", ".join(f"{rows(parts[split]):,} to {verb}" for split, verb in _VERBS.items())
+        sizes = ", ".join(f"{rows(parts[split]):,} to {verb}" for split, verb in VERBS.items())
         notes = (*notes, f"Split by seed {seed}, each class alike: {sizes}.")
-    of_run = {split: parts[split] for split in _VERBS}
+    of_run = {split: parts[split] for split in VERBS}
     return Dataset(
         name, "dir", origin, sha256, **of_run, num_classes=len(classes), notes=tuple(notes), classes=tuple(classes)
     )

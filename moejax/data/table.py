@@ -36,11 +36,14 @@ def read(paths: Sequence[Path]) -> Table:
     if len({path.suffix.lower() for path in paths}) > 1:
         raise UserError(f"{paths[0]} and {paths[-1]} have other endings, but are one split: give one kind of file.")
     reader, options = READERS[paths[0].suffix.lower()]
+    columns = 0
     for path in paths:
         if not path.stat().st_size:
             raise UserError(f"{path} is empty: give it a row with the names of its columns, and then the pairs.")
         if reader == "csv":
-            _check_header(path, options)
+            columns = max(columns, _columns(path, options))
+    if reader == "csv":  # what looks like a number is a word, too: 01 is not 1
+        options = options | {"converters": dict.fromkeys(range(columns), str)}
 
     def sentence(problem: str) -> str:
         return f"{paths[0]} cannot be read as a table ({problem}): mend that line, or write the file again."
@@ -60,17 +63,18 @@ def _named(values: list, feature: Any) -> list:
     return values if names is None else [names[n] if n is not None and 0 <= n < len(names) else None for n in values]
 
 
-def _check_header(path: Path, options: Mapping[str, Any]) -> None:
-    """UserError if the first row has another number of fields than the header: `datasets` would shift them."""
+def _columns(path: Path, options: Mapping[str, Any]) -> int:
+    """How many there are; UserError if its first row has another number than its header: they would be shifted."""
     form = {"delimiter": options.get("sep", ","), "quoting": options.get("quoting", csv.QUOTE_MINIMAL)}
     with open(path, encoding=options["encoding"], errors="replace", newline="") as file:
         try:
             rows = csv.reader(file, **form)
             header, first = next(rows, []), next(rows, [])
         except csv.Error:
-            return  # told by the reader
+            return 0  # told by the reader
     if first and len(first) != len(header):
         raise UserError(f"{path} has {len(header)} columns by its header, but {len(first)} in the first row: mend it.")
+    return len(header)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from numpy import ndarray
 from pydantic import Field
 
 from moejax.data.dataset import Dataset, Examples, Path, Validation, check_room, own_path
+from moejax.data.splits import VERBS
 from moejax.data.text_tokens import END, BytePairs, Bytes, TextTokens
 from moejax.errors import UserError, of_the_system
 
@@ -36,8 +37,6 @@ HeldOut = Annotated[
         gt=0, lt=0.5, description="Share of the bytes held out for the test, and as much again for validation, by file."
     ),
 ]
-
-_VERBS = {"train": "train", "validation": "validate", "test": "test"}  # by split
 
 
 def load(
@@ -78,6 +77,8 @@ def load(
 def files_of(root: File, pattern: str) -> dict[str, File]:
     """The files, by their paths in the folder, sorted; UserError if there are none."""
     if root.is_file():
+        if not fnmatch.fnmatchcase(root.name, pattern):
+            raise UserError(f"{root} is a file that does not fit {pattern} (--data.pattern): leave the pattern out.")
         return {root.name: root}
     if not root.is_dir():
         raise UserError(f"--data.dir={root} is not there: name a file or a folder of text.")
@@ -138,7 +139,7 @@ def dataset_of(
     examples = {split: windows(of_split, length) for split, of_split in joined.items()}
     order = np.random.default_rng(0).permutation(len(examples["train"]["label"]))
     examples["train"] = {key: array[order] for key, array in examples["train"].items()}  # some of them are a sample
-    counts = ", ".join(f"{len(splits[s])} files to {v}" for s, v in _VERBS.items())
+    counts = ", ".join(f"{len(splits[s])} files to {v}" for s, v in VERBS.items())
     return Dataset(
         name,
         source,
@@ -167,13 +168,13 @@ def divided(texts: Texts, held_out: float) -> tuple[dict[str, dict[str, str]], t
         while there < wanted and (name := next(by_digest, None)) is not None:
             if sizes[name] <= wanted:
                 split_of[name], there = split, there + sizes[name]
-    splits = {split: {name: texts[name] for name in texts if split_of[name] == split} for split in _VERBS}
+    splits = {split: {name: texts[name] for name in texts if split_of[name] == split} for split in VERBS}
     if all(any(of_split.values()) for of_split in splits.values()):
         return splits, ()
-    parts: dict[str, dict[str, str]] = {split: {} for split in _VERBS}
+    parts: dict[str, dict[str, str]] = {split: {} for split in VERBS}
     for name, text in texts.items():
         cuts = [0, *(round(len(text) * (1 - share * held_out)) for share in (2, 1)), len(text)]
-        for split, start, stop in zip(_VERBS, cuts, cuts[1:], strict=False):
+        for split, start, stop in zip(VERBS, cuts, cuts[1:], strict=False):
             parts[split][name] = text[start:stop]
     return parts, ("Files are too few or too large to hold out whole ones: the end of each is held out.",)
 

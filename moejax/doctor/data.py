@@ -26,7 +26,7 @@ def image_sets() -> Iterator[Finding]:
         yield _found(
             images.name,
             lambda images=images, files=files: find.user_folder(images.name, files, None),
-            lambda images=images, files=files: find.cached(images.name, files),
+            lambda images=images, files=files: find.cached(images.name, files, remove=False),
             [*((url, url) for url in images.mirrors), *more],
             embedded + _MEND,
         )
@@ -40,7 +40,7 @@ def text_pairs() -> Iterator[Finding]:
     yield _found(
         pairs.name,
         lambda: find.user_folder(pairs.name, pairs.original, None, pairs.split),
-        lambda: find.cached(pairs.name, pairs.original),
+        lambda: find.cached(pairs.name, pairs.original, remove=False),
         [(url, url) for mirror in pairs.mirrors for url in mirror.values()],
         _MEND,
     )

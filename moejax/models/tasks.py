@@ -81,9 +81,10 @@ class TasksClassifier(nnx.Module):
                 f" experts; set moe.num_experts to {len(tasks)}."
             )
         for name in tasks:
-            for way in TASKS[name].changed_by:
-                if value := getattr(config.train, way):
-                    yield f"train.{way} is {value:g}, which changes the answer to {name} (data.tasks); set it to 0."
+            for way, most in TASKS[name].changed_by.items():
+                if (value := getattr(config.train, way)) > most:
+                    fix = f"at most {most:g}" if most else "0"
+                    yield f"train.{way} is {value:g}, which changes the answer to {name} (data.tasks); set it to {fix}."
 
     def __init__(
         self, config: Options, num_classes: int | tuple[int, ...], image_shape: tuple[int, ...], *, rngs: nnx.Rngs

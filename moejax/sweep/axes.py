@@ -6,7 +6,7 @@ from typing import Any
 
 from moejax.errors import abridged
 
-_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+_RANGE = re.compile(r"(-?\d{1,20})\.\.(-?\d{1,20})")
 MOST = 1000  # runs of a sweep
 
 

@@ -15,6 +15,8 @@ _NONE = "–"
 
 # By name in summary.json: the heading, how it is written, and in what unit.
 MEASURED: dict[str, tuple[str, str, float]] = {
+    "validation_bits_per_byte": ("validation, bits a byte", "{:.3f}", 1),
+    "validation_accuracy": ("validation accuracy", "{:.2f}%", 1),
     "test_bits_per_byte": ("bits a byte", "{:.3f}", 1),
     "test_accuracy": ("test accuracy", "{:.2f}%", 1),
     "test_loss": ("test loss", "{:.4f}", 1),
@@ -26,6 +28,7 @@ MEASURED: dict[str, tuple[str, str, float]] = {
     "seconds": ("training, s", "{:,.0f}", 1),
 }
 _OF_TEXT = "test_bits_per_byte"
+_OF_SOME = (_OF_TEXT, "validation_bits_per_byte", "validation_accuracy")
 _SAME = ("parameters", "flops_per_example")  # of all seeds
 
 
@@ -61,7 +64,7 @@ def score(found: Sequence[Row]) -> str:
 def tabulate(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     """Header and lines: mean ± standard deviation over the seeds."""
     lines, found = [], rows(sweep)
-    measured = [name for name in MEASURED if name != _OF_TEXT or score(found) == _OF_TEXT]
+    measured = [name for name in MEASURED if name not in _OF_SOME or any(row.measured(name) for row in found)]
     for row in found:
         finished = f"{len(row.summaries)} of {row.planned}"
         lines.append([*(row.values[name] for name in sweep.varied), finished, *map(_over_seeds(row), measured)])

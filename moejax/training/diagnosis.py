@@ -95,7 +95,7 @@ def search(chunks: Iterable[tuple[int, StepMetrics]], model: nnx.Module) -> Find
     found, before = None, ""
     for begun, metrics in chunks:
         watched: Any = metrics.watched
-        good = finite_rows(metrics) & watched.gradient.all(1) & watched.value.all(1)
+        good = finite_rows(metrics._replace(watched=None)) & watched.gradient.all(1) & watched.value.all(1)
         for n, fine in enumerate(good):
             step = begun + n + 1
             if fine:

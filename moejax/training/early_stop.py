@@ -1,4 +1,4 @@
-"""An early stop: from some loss on, nothing is learnt any more. It is part of the optimiser's chain and state."""
+"""An early stop: from some loss on, nothing is learnt any more. It wraps an optimiser, and is part of its state."""
 
 from typing import NamedTuple, TypeVar
 
@@ -36,24 +36,32 @@ def early_stop_of(state: PyTree[Array]) -> EarlyStopState | None:
     return next((part for part in parts if isinstance(part, EarlyStopState)), None)
 
 
-def early_stop(rise: float | None, below: float | None) -> optax.GradientTransformationExtraArgs:
-    """Stop changing parameters at the first step whose loss has risen (the rule of Chen et al.'s code).
+def early_stop(
+    optimizer: optax.GradientTransformation, rise: float | None, below: float | None
+) -> optax.GradientTransformationExtraArgs:
+    """The optimiser, until the first step whose loss has risen (the rule of Chen et al.'s code), and never again.
 
-    That is: it is above the lowest so far, and either above that by more than `rise`, or at most `below`; None leaves a
-    condition out. `update` takes the loss as `value`.
+    Risen is a loss that is above the lowest so far, and either above that by more than `rise`, or at most `below`; None
+    leaves a condition out. From then on neither parameters change nor the optimiser's state, such as an average of
+    them. `update` takes the loss as `value`.
     """
+    optimizer = optax.with_extra_args_support(optimizer)
 
-    def init(params: PyTree[Array]) -> EarlyStopState:
-        return EarlyStopState(jnp.float32(jnp.inf), jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+    def init(params: PyTree[Array]) -> tuple[EarlyStopState, PyTree[Array]]:
+        stop = EarlyStopState(jnp.float32(jnp.inf), jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+        return stop, optimizer.init(params)
 
     def update(updates, state, params=None, *, value, **extra):
+        stop, before = state
         stops = jnp.zeros((), bool)
         if rise is not None:
-            stops |= value > state.least + rise
+            stops |= value > stop.least + rise
         if below is not None:
             stops |= value <= below
-        stopped = state.stopped | (stops & (value > state.least))
+        stopped = stop.stopped | (stops & (value > stop.least))
+        updates, after = optimizer.update(updates, before, params, value=value, **extra)
         updates = jax.tree.map(lambda u: jnp.where(stopped, jnp.zeros_like(u), u), updates)
-        return updates, EarlyStopState(jnp.minimum(state.least, value), stopped, state.steps + ~stopped)
+        after = jax.tree.map(lambda new, old: jnp.where(stopped, old, new), after, before)
+        return updates, (EarlyStopState(jnp.minimum(stop.least, value), stopped, stop.steps + ~stopped), after)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -59,6 +59,7 @@ class Fit:
     ):
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
         self.debug_nans, self.skipping = debug_nans, Skipping(config.train.skip_nonfinite)
+        self.stopped_after: int | None = None  # steps, where an early stop has ended the learning
         folder.write(about.NAME, about.files(data)[about.NAME])
         train = config.train
         check_sizes(config, data)
@@ -141,10 +142,16 @@ class Fit:
         self.progress.message(f"resuming after step {step} of {self.steps}")
         if epochs != self.config.train.epochs:
             self.progress.message(self._schedule_from(step, epochs))
-        if (learnt := stopped_after(self.state.optimizer)) is not None:
-            self.progress.message(
-                f"note: after {learnt} steps train.stop_rise or train.stop_below ended the learning for good"
-            )
+        self._look_for_a_stop()
+
+    def _look_for_a_stop(self) -> None:
+        """Whether an early stop has ended the learning; said once."""
+        if self.stopped_after is None and (learnt := stopped_after(self.state.optimizer)) is not None:
+            self.stopped_after = learnt
+            self.progress.message(f"note: {self._of_the_stop()}")
+
+    def _of_the_stop(self) -> str:
+        return f"After {self.stopped_after} steps train.stop_rise or train.stop_below ended the learning for good."
 
     def _schedule_from(self, step: int, before: int) -> str:
         """The sentence on the learning rate of a run that had `before` epochs and now has another number of them."""
@@ -189,7 +196,15 @@ class Fit:
         return True
 
     def test(self) -> dict[str, Any]:
-        """Evaluate the last state, or the best, on all test examples, once, and write the run's summary."""
+        """Evaluate the last state, or the best, on all test examples, once, and write the run's summary.
+
+        UserError if all steps were skipped.
+        """
+        if self.skipping.total == self.steps:
+            raise UserError(
+                f"Nothing was learnt: all {self.steps} steps had a loss or a gradient that is not finite; lower"
+                " train.learning_rate or the weights of losses."
+            )
         if self.config.train.tested == "best":
             best = self._best_step() if processes.is_first() else None
             self.state = self.restore(int(processes.from_first(str(best))))
@@ -210,12 +225,18 @@ class Fit:
             **({"init": self.begun} if self.begun else {}),
             **facts_of_data(data),
             "tested_step": int(self.state.step),
+            **self._facts_of_validation(),
             **facts_of_test(result, data),
             "seconds": round(self.log.seconds, 2),
             "examples_per_second": self.log.rate(),
             **facts_of_network(model, data, self.config.train.evaluation_batch),
             **({"skipped_steps": self.skipping.total} if self.skipping.total else {}),
-            "notes": [*data.notes, *notes(self.config)],
+            **({} if self.stopped_after is None else {"stopped_after": self.stopped_after}),
+            "notes": [
+                *data.notes,
+                *notes(self.config),
+                *([] if self.stopped_after is None else [self._of_the_stop()]),
+            ],
         }
         self.folder.write_summary(summary)
         if processes.is_first() and not self.checkpoints.steps():
@@ -237,6 +258,7 @@ class Fit:
 
     def _report_chunk(self, metrics: StepMetrics, n: int, seconds: float) -> None:
         step = int(self.state.step)
+        self._look_for_a_stop()
         good = finite_rows(metrics) if metrics.applied is None else metrics.applied
         if (bad := self.skipping.see(good)) is not None:
             raise self._not_finite(self.skipping.too_many(step - n + bad + 1), step - n + bad, until=step - n + bad + 1)
@@ -256,7 +278,8 @@ class Fit:
             auxiliary=float(metrics.auxiliary.mean()),
             load=rounded(metrics.load.mean(0)),
             experts_per_token=rounded(metrics.experts_per_token.mean(0)),
-            learning_rate=float(self.learning_rate(step - 1 - self.skipping.total)),
+            learning_rate=self._rate_of(step),
+            steps=int(good.sum()),
             examples_per_second=round(rate, 1),
         )
         self.progress.update(
@@ -272,6 +295,10 @@ class Fit:
                 load=metrics.load.mean(0),
             )
         )
+
+    def _rate_of(self, step: int) -> float:
+        """The learning rate by which that step, the last one taken, has changed the parameters."""
+        return 0.0 if self.stopped_after is not None else float(self.learning_rate(step - 1 - self.skipping.total))
 
     def _film(self, step: int) -> None:
         if not self.history.film.wants():
@@ -318,6 +345,12 @@ class Fit:
             )
         return best
 
+    def _facts_of_validation(self) -> dict[str, float]:
+        """What was measured on the validation examples with the parameters that are tested, if anything was."""
+        step, names = int(self.state.step), ("accuracy", "loss", "f1", "bits_per_byte")
+        records = [r for r in self.folder.read_log() if (r["kind"], r["step"]) == ("validation", step)]
+        return {f"validation_{name}": records[-1][name] for name in names if records and name in records[-1]}
+
     def _evaluate(self, examples: Examples, kinds: dict[str, Kinds] | None = None) -> Evaluation:
         with self.parallel.in_use():
             result = evaluate(self._model(), examples, self.config.train.evaluation_batch, kinds=kinds)
@@ -345,7 +378,8 @@ class Fit:
     def _save(self, accuracy: float | None) -> None:
         if not all_finite(self.state):
             step = int(self.state.step)
-            raise self._not_finite(f"After step {step} not all parameters are finite numbers", step, until=step)
+            what = "numbers of the optimiser's state" if all_finite(self.state.model) else "parameters"
+            raise self._not_finite(f"After step {step} not all {what} are finite", step, until=step)
         self.folder.check_there()
         routing = packed(self.history.to_arrays())
         self.folder.write(_ROUTING, routing)
@@ -359,8 +393,9 @@ class Fit:
 
     def _write_activations(self, result: Evaluation) -> None:
         epoch = int(self.state.step) // self.steps_per_epoch
+        gates = len(self.data.tasks) if self.config.moe.layer == "multi_gate" else 1
         table = activations_table(
-            result.gates[:, -1],  # of the last layer
+            result.gates[:, -gates],  # of the last layer; where each task has a gate, the first task's
             of_first_task(np.asarray(self.data.validation["label"])),
             of_first_task(result.prediction),
             num_labels=self.data.num_classes,

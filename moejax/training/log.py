@@ -39,7 +39,7 @@ class Log:
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """A line of that kind."""
-        place = {"kind": kind, "step": step, "epoch": round(step / self.steps_per_epoch, 4)}
+        place = {"kind": kind, "step": step, "epoch": round(step / self.steps_per_epoch, 6)}
         record = place | values | {"seconds": round(self.seconds, 2)}
         self.folder.log(record)
         if kind in self._tables:

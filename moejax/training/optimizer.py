@@ -37,12 +37,12 @@ def make_optimizer(train: TrainOptions, steps: int, *, flat: bool = True) -> opt
         descend = _adamw(train, schedule, flat)
     else:
         descend = _of_optax(train, schedule)
-    parts = [leave_out(descend, train.frozen)]
-    if train.stop_rise is not None or train.stop_below is not None:
-        parts.append(early_stop(train.stop_rise, train.stop_below))
+    optimizer = leave_out(descend, train.frozen)
     if train.average:
-        parts.append(average_parameters(train.average))
-    return optax.with_extra_args_support(optax.chain(*parts) if parts[1:] else parts[0])
+        optimizer = optax.chain(optimizer, average_parameters(train.average))
+    if train.stop_rise is not None or train.stop_below is not None:
+        optimizer = early_stop(optimizer, train.stop_rise, train.stop_below)
+    return optax.with_extra_args_support(optimizer)
 
 
 def _adamw(train: TrainOptions, schedule: optax.Schedule, flat: bool) -> optax.GradientTransformation:
@@ -64,7 +64,21 @@ def _of_optax(train: TrainOptions, schedule: optax.Schedule) -> optax.GradientTr
 
 
 def _clip(train: TrainOptions) -> optax.GradientTransformation:
-    return optax.identity() if train.clip_norm is None else optax.clip_by_global_norm(train.clip_norm)
+    return optax.identity() if train.clip_norm is None else clip_by_global_norm(train.clip_norm)
+
+
+def clip_by_global_norm(most: float) -> optax.GradientTransformation:
+    """Scale a gradient down to that norm (Pascanu et al. 2013), as optax does; where its squares overflow it is NaN.
+
+    By optax it is zero there: nothing would be learnt, and nothing said.
+    """
+
+    def clip(updates: PyTree[Array], params: PyTree[Array] | None) -> PyTree[Array]:
+        norm = optax.tree.norm(updates)
+        norm = jnp.where(jnp.isinf(norm), jnp.nan, norm)
+        return jax.tree.map(lambda u: jnp.where(norm < most, u, u / norm.astype(u.dtype) * most), updates)
+
+    return optax.stateless(clip)
 
 
 def relayout(state: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:

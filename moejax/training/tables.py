@@ -36,7 +36,8 @@ class MetricsTable:
         epoch = math.ceil(record["epoch"])
         if epoch != self._epoch:
             self._lines, self._epoch, self._records = self.text(), epoch, []
-        self._records.append((max(record["step"] - self._before, 1), record))
+        steps = record.get("steps", record["step"] - self._before)  # those that were not skipped
+        self._records.append((max(steps, 1), record))
         self._before = record["step"]
 
     def text(self) -> str:

@@ -142,6 +142,12 @@ def test_copies_are_of_training_images_alone_each_in_a_domain_of_its_own(load_ti
             {"domains": 1, "label": "changed"},
             r"^--data\.label=changed needs images that are changed: choose --data\.do",
         ),
+        ({"domains": 1, "angle": 30.0}, r"^--data\.angle=30 turns nothing in one domain: choose --data\.domains of at"),
+        (
+            {"domains": 8, "angle": 90.0},
+            r"^--data\.angle=90 turns images in 4 ways, not in 8: choose --data\.domains 4, or another angle\.",
+        ),
+        ({"domains": 3, "angle": 180.0, "label": "changed"}, r"turns images in 2 ways, not in 3"),
         ({"change": "permutations", "angle": 30.0}, r"^data\.angle is 30\.0, but data\.change is permutations; it has"),
         ({"of": "letters"}, r"^data\.of is letters; it must be one of mnist, fashion_mnist, both\."),
     ],

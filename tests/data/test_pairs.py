@@ -60,6 +60,16 @@ def test_what_looks_like_a_missing_number_or_a_quotation_is_text(tmp_path):
     assert read([path]) == {"a": ["x, y\nz"], "b": ['says "hi"']}
 
 
+@pytest.mark.parametrize(
+    ("written", "classes"),
+    [(("True", "False"), ("False", "True")), (("1", "01", "-2"), ("-2", "01", "1")), (("10", "9"), ("9", "10"))],
+)
+def test_labels_of_a_table_are_what_is_written(tmp_path, written, classes):
+    rows = [(f"a {i}", str(i), written[i % len(written)]) for i in range(30)]
+    for sep, name in ((",", "mine.csv"), ("\t", "mine.tsv")):
+        assert load("pairs", dir=str(write(tmp_path / name, table(rows, sep=sep))), **SMALL).classes == classes
+
+
 def test_classes_that_parquet_names(tmp_path):
     import datasets
 
@@ -82,8 +92,12 @@ def test_a_folder_of_splits(tmp_path):
     data = load("pairs", dir=str(tmp_path), **SMALL)
     assert [len(s["label"]) for s in (data.train, data.validation, data.test)] == [30, 30, 30]
     assert data.notes == ()
+    (tmp_path / "train.csv").rename(tmp_path / "train-00000-of-00002.csv")
     write(tmp_path / "train-00001-of-00002.csv", table(sep=","))
     assert len(load("pairs", dir=str(tmp_path), **SMALL).train["label"]) == 60
+    write(tmp_path / "training.csv", table(sep=","))
+    refused(r"has both train-00000-of-00002\.csv and training\.csv, which are one split: join the two", tmp_path)
+    (tmp_path / "training.csv").unlink()
     write(tmp_path / "extra.csv", table(sep=","))
     refused(r"extra\.csv is not named by its split: call it train, validation or test, or move it away", tmp_path)
 
@@ -109,6 +123,7 @@ def test_columns_by_usual_names_or_by_option(there, named, want):
         (("text1", "text2", "x"), (None,) * 3, r"^x has the columns .+: name that of the labels with --data\.label_c"),
         (("text1", "text2", "label"), ("b", None, None), r"^x has no column 'b', but 'text1', .+ --data\.first_column"),
         (("text1", "text2", "label"), ("text2", None, None), r"^x: no column can be two of first text"),
+        (("text1", "Text1", "text2", "label"), (None,) * 3, r"^x has the columns 'text1' and 'Text1': name the three"),
     ],
 )
 def test_columns_that_are_not_there(there, named, said):
@@ -128,7 +143,7 @@ def test_columns_that_are_not_there(there, named, said):
             r"has nothing as hypothesis in row 31: give it a text, or leave the row out",
         ),
         (table([*ROWS, ("a", "b")]), r"has no label in row 31: give it one, or leave the row out"),
-        (table([(1, 2, i % 2) for i in range(9)]), r"has 1 as premise in row 1, expected text"),
+        (table([("a", "b", i / 2) for i in range(9)]), r"has the label 0\.5 in row 2, expected words or whole numbers"),
         (table([("a", "b", "yes")] * 9), r"has 1 classes \('yes'\): a network tells at least 2"),
     ],
 )

@@ -125,3 +125,9 @@ def test_without_validation_a_text_that_is_cut_trains_on_all_but_the_test(tmp_pa
     assert rows(whole.validation) == 0
     assert rows(whole.train) >= rows(held.train) + rows(held.validation)
     np.testing.assert_array_equal(whole.test["tokens"], held.test["tokens"])
+
+
+def test_a_file_by_itself_that_does_not_fit_the_pattern_is_said(tmp_path):
+    (tmp_path / "one.txt").write_text("word " * 1000)
+    with pytest.raises(UserError, match=r"one\.txt is a file that does not fit \*\.md \(--data\.pattern\): leave"):
+        load("text", dir=str(tmp_path / "one.txt"), pattern="*.md")

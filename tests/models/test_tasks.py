@@ -1,5 +1,6 @@
 """Several tasks on one trunk: by a loop over experts and tasks, and a whole run that learns them."""
 
+import csv
 import dataclasses
 import json
 
@@ -117,6 +118,10 @@ def test_loss_and_accuracy_are_means_over_the_tasks():
     ("words", "sentence"),
     [
         ({"train.label_smoothing": 0.1}, "train.label_smoothing is 0.1, but of the tasks of model.name tasks some"),
+        (
+            {"data.tasks": "digit,slant", "train.shift": 4.5},
+            "train.shift is 4.5, which changes the answer to slant (data.tasks); set it to at most 4.",
+        ),
         ({"train.rotate": 5.0}, "train.rotate is 5, which changes the answer to slant (data.tasks); set it to 0."),
         ({"model.own_expert": True}, "model.own_expert is true, but there are 4 tasks (data.tasks) for 8 experts; set"),
         (
@@ -170,6 +175,16 @@ def test_a_run_learns_all_tasks_and_says_how_well_each(finished):
     with np.load(path / "routing.npz") as arrays:
         assert arrays["label_expert"].shape == (2, 4, 3)  # of the first task's labels
         np.testing.assert_array_equal(arrays["confusion"].sum(1), np.bincount(finished.data.test["label"][:, 0]))
+
+
+def test_the_table_of_activations_is_of_the_first_task_s_gate(finished):
+    with open(finished.folder.path / "activations" / "epoch_6.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    shares = np.array([float(row["Probability"]) for row in rows]).reshape(30, -1)
+    validation = {name: jnp.asarray(array) for name, array in finished.data.validation.items()}
+    _, (first, second) = finished.state.model(validation, train=False)
+    np.testing.assert_allclose(shares, first.gates[:, 0], atol=1e-5)
+    assert np.abs(shares - second.gates[:, 0]).max() > 0.01
 
 
 def test_its_report_names_the_tasks_and_their_gates(finished):

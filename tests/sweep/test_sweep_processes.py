@@ -78,8 +78,11 @@ def test_language_models_are_judged_by_bits_a_byte(tmp_path):
         run.folder.mkdir(parents=True)
         (run.folder / "summary.json").write_text(json.dumps({"test_accuracy": 0.5, "test_bits_per_byte": 2 + n / 4}))
     header, lines = results.tabulate(sweep)
-    assert header[:4] == ["config", "runs", "bits a byte", "test accuracy"]
+    assert header[:4] == ["config", "runs", "bits a byte", "test accuracy"]  # nothing was validated
     assert [line[2] for line in lines] == ["2.125 ± 0.177", "2.625 ± 0.177"]
+    of_one = {"test_accuracy": 0.5, "validation_accuracy": 0.6, "validation_bits_per_byte": 2.5}
+    (sweep.runs[0].folder / "summary.json").write_text(json.dumps(of_one))
+    assert results.tabulate(sweep)[0][2:4] == ["validation, bits a byte", "validation accuracy"]
     figure = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("moejax.sweep.plot.png", lambda made, title: figure.update(title=title, axes=made.axes[0]))

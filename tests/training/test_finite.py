@@ -4,13 +4,17 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 from small_run import StopAfter
 
 from moejax.config import make_config
 from moejax.errors import UserError
+from moejax.training.diagnosis import Watched, search
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
+from moejax.training.objective import StepMetrics
 from moejax.training.progress import Progress
 
 NEVER = 10**9
@@ -40,7 +44,7 @@ def test_a_state_that_is_not_finite_is_no_checkpoint_though_its_loss_is(config, 
     fit = start(tmp_path / "run", config, dataset)
     broken = jax.tree.map(lambda a: a * jnp.inf if a.dtype == jnp.float32 else a, fit.state.optimizer)
     fit.state = fit.state._replace(optimizer=broken)
-    with pytest.raises(UserError, match="not all parameters are finite"):
+    with pytest.raises(UserError, match="not all numbers of the optimiser's state are finite"):
         fit._save(0.9)
     assert_nothing_was_kept(fit)
 
@@ -92,3 +96,13 @@ def test_the_sentence_names_the_likely_cause(config, learnt, cause):
     from moejax.training.finite import not_finite
 
     assert cause in str(not_finite("It is not finite", config=config, learnt=learnt, kept="runs/x"))
+
+
+def test_a_gradient_whose_norm_alone_overflows_is_not_the_first_that_is_not_finite():
+    model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+    one = np.ones(2, np.float32)
+    watched = Watched(np.ones((2, 2), bool), np.array([[True, True], [True, False]]), np.array([np.inf, np.inf]))
+    metrics = StepMetrics(one, one, one, *(np.ones((2, 1, 1)),) * 4, watched=watched)
+    found = search([(0, metrics)], model)
+    assert found.step == 2
+    assert found.what.startswith("the new value of kernel.value, after a gradient of norm inf")

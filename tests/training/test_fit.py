@@ -174,6 +174,24 @@ def test_what_a_run_had_no_time_to_delete_goes_as_it_goes_on(config, dataset, tm
     assert resumed.checkpoints.steps() == [12]
 
 
+def test_an_early_stop_is_said_where_it_happens_and_in_what_is_left(config, dataset, tmp_path):
+    said = []
+    config = config.replace(train=dict(stop_below=1e6, warmup=0.0, chunk=1))  # the first loss that has risen
+    fit = start(tmp_path / "stops", config, dataset)
+    fit.progress.message = said.append
+    fit.train(StopAfter(NEVER))
+    summary = fit.test()
+    learnt = summary["stopped_after"]
+    assert 1 <= learnt < 12
+    sentence = f"After {learnt} steps train.stop_rise or train.stop_below ended the learning for good."
+    assert said.count(f"note: {sentence}") == 1
+    assert sentence in summary["notes"]
+    rates = [record["learning_rate"] for record in fit.folder.read_log() if record["kind"] == "train"]
+    assert [rate > 0 for rate in rates] == [step < learnt for step in range(12)]
+    validated = [record["accuracy"] for record in fit.folder.read_log() if record["kind"] == "validation"]
+    assert summary["validation_accuracy"] == validated[-1]
+
+
 def test_a_batch_larger_than_the_data_is_one_sentence(config, dataset, tmp_path):
     config = config.replace(train=dict(batch_size=91))
     with pytest.raises(UserError, match=r"train\.batch_size is 91, but there are only 90 training examples"):

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from moejax.config.training import TrainOptions
 from moejax.experts import MLP
 from moejax.layers import SparseMoE
-from moejax.training.early_stop import early_stop, stopped_after
-from moejax.training.optimizer import make_optimizer, normalize_experts
+from moejax.training.average import averaged
+from moejax.training.early_stop import early_stop, early_stop_of, stopped_after
+from moejax.training.loop import TrainState
+from moejax.training.optimizer import clip_by_global_norm, make_optimizer, normalize_experts
 
 
 class Network(nnx.Module):
@@ -108,15 +110,15 @@ losses = st.lists(st.sampled_from([0.25, 0.3125, 0.375, 0.5, 0.53125, 0.75]), mi
 @settings(max_examples=50)
 @given(losses, st.sampled_from([None, 0.0625]), st.sampled_from([None, 0.3125]))
 def test_the_early_stop_takes_the_steps_of_the_authors_loop(losses, rise, below):
-    optimizer = optax.chain(optax.sgd(1.0), early_stop(rise, below))
+    optimizer = early_stop(optax.sgd(1.0), rise, below)
     weight = jnp.zeros(())
     state = optimizer.init(weight)
     for loss in losses:
         change, state = optimizer.update(jnp.ones(()), state, weight, value=jnp.float32(loss))
         weight = weight + change
     want = steps_until_stop(losses, rise, below)
-    assert (float(-weight), int(state[-1].steps)) == (want, want)
-    assert bool(state[-1].stopped) == (want < len(losses))
+    assert (float(-weight), int(early_stop_of(state).steps)) == (want, want)
+    assert bool(early_stop_of(state).stopped) == (want < len(losses))
 
 
 def test_the_early_stop_by_hand():
@@ -136,3 +138,26 @@ def test_every_optimiser_stops_where_it_is_told_to(network, optimizer):
         change, state = update(state, jnp.float32(loss))
         assert any(np.any(leaf) for leaf in jax.tree.leaves(change)) == moves
         assert stopped_after(state) == (None if moves else 2)
+
+
+def test_an_average_rests_with_what_it_is_of_once_an_early_stop_has_ended_the_learning(network):
+    train = TrainOptions(warmup=0.0, stop_rise=0.1, average=0.9)
+    transform = make_optimizer(train, 10)
+    state, averages, model = jax.jit(transform.init)(network), [], network
+    for loss in (1.0, 1.2, 0.5):  # ends at the second
+        change, state = jax.jit(transform.update)(network, state, model, value=jnp.float32(loss))
+        model = optax.apply_updates(model, change)
+        averages.append(averaged(TrainState(jnp.int32(0), model, state)))
+    for first, last in zip(*map(jax.tree.leaves, (averages[0], averages[-1])), strict=True):
+        np.testing.assert_array_equal(first, last)
+
+
+@pytest.mark.parametrize(("size", "moves"), [(1.0, True), (1e15, True), (1e25, None)])
+def test_a_gradient_whose_squares_overflow_is_nan_and_not_zero_when_clipped(size, moves):
+    gradient = {"a": jnp.float32([3.0, 4.0]) * size}
+    clipped, _ = clip_by_global_norm(1.0).update(gradient, optax.EmptyState())
+    if moves:
+        want, _ = optax.clip_by_global_norm(1.0).update(gradient, optax.EmptyState())
+        np.testing.assert_array_equal(clipped["a"], want["a"])
+    else:
+        assert np.isnan(clipped["a"]).all()

@@ -161,3 +161,12 @@ def test_an_operation_that_makes_a_nan_is_named_with_its_line(config, dataset, t
     assert "step 2 on; lower train.weight_decay (1e+30)" in raised.value.sentences[0]
     assert "--debug.nans: invalid value (nan) encountered in " in raised.value.sentences[2]
     assert "moejax/" in raised.value.sentences[2]
+
+
+def test_a_run_all_of_whose_steps_were_skipped_has_no_result(config, dataset, tmp_path, poison):
+    poison(dataset.train["image"])
+    fit = begin(tmp_path / "run", config, dataset, train={"skip_nonfinite": 100})
+    assert fit.train(StopAfter(NEVER))
+    with pytest.raises(UserError, match=r"^Nothing was learnt: all 12 steps had a loss or a gradient that is not"):
+        fit.test()
+    assert fit.folder.read_summary() is None

@@ -35,6 +35,14 @@ def test_an_epoch_is_the_mean_over_its_steps():
     assert metrics_table(RECORDS, "test") == "epoch,loss,accuracy,expert_usage\n"
 
 
+def test_of_an_epoch_s_steps_those_that_were_skipped_do_not_count():
+    base = {"kind": "train", "epoch": 1.0, "accuracy": 0.5, "load": [[1.0]]}
+    table = MetricsTable()
+    table.add(base | {"step": 50, "loss": 1.0, "steps": 50})
+    table.add(base | {"step": 100, "loss": 3.0, "steps": 10})
+    assert table.text().splitlines()[1].startswith("1,1.333333,")
+
+
 def test_activations_have_a_line_for_every_example_and_expert():
     # Three labels, two experts: labels 0 and 1 are meant for expert 0, label 2 for expert 1. Batches of two.
     gates = np.array([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]], np.float32)

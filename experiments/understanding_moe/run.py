@@ -46,6 +46,7 @@ RULES = {
     "512": "512 filters",
     "settled": "512 filters, until they settle",
 }
+OF_SINGLES = ("128", "512", "settled")
 SEEDS = {rule: 3 if rule in ("512", "settled") else 10 for rule in RULES}
 
 
@@ -142,7 +143,7 @@ def main(arguments: Sequence[str]) -> None:
     study = Study("understanding_moe", table, asked.quick)
     for model in reversed(PAPER):
         for rule in asked.rules:
-            if model.startswith("single") == rule.isdigit():
+            if model.startswith("single") == (rule in OF_SINGLES):
                 for setting in asked.settings:
                     measure(study, model, rule, setting, asked.quick)
     if not asked.no_pictures:

@@ -11,6 +11,7 @@ DROPPED, DROPPED_ON_TEST = 0.2, 0.02  # of all choices; a training step may drop
 OVERLOADED = 3.0  # times an equal share
 BY_POSITION = 0.9  # of what decides the expert
 ROSE = 1.05  # validation loss at the end over its lowest
+LEARNS_NOTHING = ("hash", "random")  # routers whose probabilities say nothing
 HEALTHY = "Nothing ails: no expert is dead or overloaded, the gate tells tokens apart, and little is dropped."
 
 
@@ -18,21 +19,27 @@ def ailments(record: Record) -> list[str]:
     """A sentence each, one where nothing ails; none of one expert, or where nothing was recorded."""
     if (record.experts or 1) < 2 or not record.has("load"):
         return []
+    ends = [record.routing["load"][-1], *(record.validation["loss"][-1:] if record.validation else [])]
+    if not all(np.isfinite(end).all() for end in ends):
+        return ["The last loads or losses are not finite numbers: the run has diverged. Lower train.learning_rate."]
     found = [sentence for check in _CHECKS if (sentence := check(record))]
     return found or [HEALTHY]
 
 
 def _load(record: Record) -> str:
-    """Dead or overloaded experts; where some compute nothing, all are not meant to have the same."""
-    last = record.routing["load"][-1] * record.routing["load"].shape[-1]
-    if record.idle or not np.isfinite(last).all():
-        return ""
+    """Dead or overloaded experts; where some compute nothing, all are not meant to have the same.
+
+    Of several gates to the same experts all count together.
+    """
+    last = record.routing["load"][-1][:, : record.computing] * record.routing["load"].shape[-1]
+    last = last.mean(0, keepdims=True) if record.layer == "multi_gate" else last
     dead, highest = int((last < DEAD).sum()), float(last.max())
-    if highest > OVERLOADED:
+    if highest > OVERLOADED and not record.idle:
+        other = record.layer == "sparse" and _router(record) != "sigmoid"
         rest = f", and {dead} of {last.size} experts are dead" if dead else ""
         return (
             f"The router has collapsed: one expert has {highest:.1f} times an equal share{rest}."
-            f" Raise {_evening(record)}{', or use moe.router sigmoid' * (record.layer == 'sparse')}."
+            f" Raise {_evening(record)}{', or use moe.router sigmoid' * other}."
         )
     if dead:
         which = "1 expert is" if dead == 1 else f"{dead} experts are"
@@ -42,13 +49,18 @@ def _load(record: Record) -> str:
     return ""
 
 
+def _router(record: Record) -> str | None:
+    moe = record.config.get("moe")
+    return moe.get("router") if isinstance(moe, dict) else None
+
+
 def _evening(record: Record) -> str:
     """The option that evens the load."""
     return "moe.balance_weight" if record.layer == "sparse" else "moe.usage_weight"
 
 
 def _entropy(record: Record) -> str:
-    if not record.has("gate_entropy"):
+    if not record.has("gate_entropy") or _router(record) in LEARNS_NOTHING:
         return ""
     last, most = record.routing["gate_entropy"][-1], math.log(record.experts or 1)
     undecided = [record.layer_name(layer) for layer in np.flatnonzero(last > UNDECIDED * most)]
@@ -65,6 +77,9 @@ def _entropy(record: Record) -> str:
 def _dropped(record: Record) -> str:
     last = float(record.routing["dropped"][-1].mean()) if record.has("dropped") else 0.0
     tested = number(record.summary.get("dropped"))
+    if _router(record) == "expert_choice":
+        none = f"{tested:.0%} of the tokens are taken by no expert on test. Raise moe.eval_capacity_factor."
+        return none if tested > DROPPED else ""
     if tested > DROPPED_ON_TEST:
         return (
             f"{tested:.0%} of the choices are dropped on test. Raise moe.eval_capacity_factor, or use moe.dispatch"
@@ -79,7 +94,7 @@ def _dropped(record: Record) -> str:
 
 
 def _position(record: Record) -> str:
-    if not record.has("experts_by_position"):
+    if not record.has("experts_by_position") or _router(record) in LEARNS_NOTHING:
         return ""
     shares = record.routing["experts_by_position"]
     fixed = [record.layer_name(layer) for layer in np.flatnonzero(shares > BY_POSITION)]
@@ -97,9 +112,11 @@ def _validation(record: Record) -> str:
     if not np.isfinite(losses).any() or not losses[-1] > ROSE * np.nanmin(losses):
         return ""
     step = record.validation["step"][int(np.nanargmin(losses))]
+    train = record.config.get("train")
+    best = isinstance(train, dict) and train.get("tested") == "best"
     return (
-        f"Validation was best at step {step:,.0f} and turned upwards. Use train.tested best, fewer train.epochs, or"
-        " more dropout."
+        f"Validation was best at step {step:,.0f} and turned upwards. Use {'' if best else 'train.tested best, '}fewer"
+        " train.epochs, or more dropout."
     )
 
 

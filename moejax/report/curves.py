@@ -1,6 +1,7 @@
 """Loss and accuracy against the step."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +16,8 @@ def curves(record: Record) -> Figure:
     """Training (raw and smoothed), validation and the final test, loss on the left and accuracy on the right."""
     figure, loss, accuracy = _two_panels(record, ("Loss", "loss", 1.0), "Accuracy")
     loss_scale(loss, finite(record, "loss"))
-    accuracy_scale(accuracy, finite(record, "accuracy"))
+    measured = [record.tested("accuracy"), *(record.validation["accuracy"][-1:] if record.validation else [])]
+    accuracy_scale(accuracy, finite(record, "accuracy"), measured)
     return figure
 
 
@@ -81,8 +83,9 @@ def loss_scale(axes: Axes, values: np.ndarray) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def accuracy_scale(axes: Axes, values: np.ndarray) -> None:
-    """Up to 100 %, from a little below what most of training reached, so that the last percent can be seen."""
+def accuracy_scale(axes: Axes, values: np.ndarray, ends: Sequence[float] = ()) -> None:
+    """Up to 100 %, from a little below what most of training reached, and all `ends`: the last percent can be seen."""
     floor = float(np.quantile(values, 0.08)) if values.size else 0.0
+    floor = min([floor, *(end for end in ends if math.isfinite(end))])
     axes.yaxis.set_major_formatter(PERCENT)
     axes.set_ylim(max(0.0, floor - 0.15 * (1 - floor) - 0.01), 1.0 + 0.02 * (1 - floor) + 0.001)

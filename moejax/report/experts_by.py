@@ -24,7 +24,7 @@ def experts_by(record: Record) -> Figure:
     )
     for panel, layer in zip(axes, shown, strict=True):
         panel.barh(names, shares[:, layer], height=0.62, color=TRAIN)
-        panel.set(title=f"Layer {layer}", xlim=(0, 1.0), xlabel="of the routing")
+        panel.set(title=record.layer_name(layer), xlim=(0, 1.0), xlabel="of the routing")
         panel.invert_yaxis()
         panel.grid(False, axis="y")
         panel.xaxis.set_major_formatter(PERCENT)

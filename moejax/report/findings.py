@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from moejax.report.map import two_directions
-from moejax.report.record import Record, number, shares
+from moejax.report.record import Record, number, shares, text_shown
 
 DEAD = 0.1  # of an equal share: an expert with less is as good as unused
 SETTLED = 0.9  # of the tokens
@@ -70,7 +70,8 @@ def gate(record: Record) -> str:
     if record.has("dropped") and np.isfinite(record.routing["dropped"][-1]).all():
         last, tested = record.routing["dropped"][-1].mean(), number(record.summary.get("dropped"))
         on_test = f", {tested:.1%} on test" if math.isfinite(tested) else ""
-        said.append(f"{last:.1%} of the choices are dropped at the end{on_test}" if last else "nothing is dropped")
+        some = last > 0 or tested > 0
+        said.append(f"{last:.1%} of the choices are dropped at the end{on_test}" if some else "nothing is dropped")
     return _sentence("; ".join(said))
 
 
@@ -80,11 +81,11 @@ def experts_by(record: Record) -> str:
     layers = len(record.routing[f"experts_by_{known[0]}"])
     of_layers = []
     for layer in dict.fromkeys((0, layers - 1)):
-        shares = [
-            f"the {record.respect_name(name)} {record.routing[f'experts_by_{name}'][layer]:.0%}" for name in known
-        ]
-        of_layers.append(f"in {record.layer_name(layer)} {_listed(shares)}")
-    return f"Of what decides a token's experts, {'; '.join(of_layers)}."
+        of_layer = {name: record.routing[f"experts_by_{name}"][layer] for name in known}
+        told = [f"the {record.respect_name(name)} {share:.0%}" for name, share in of_layer.items() if share == share]
+        if told:
+            of_layers.append(f"in {record.layer_name(layer)} {_listed(told)}")
+    return f"Of what decides a token's experts, {'; '.join(of_layers)}." if of_layers else ""
 
 
 def positions(record: Record) -> str:
@@ -110,7 +111,8 @@ def labels(record: Record) -> str:
     share = shares(record.routing["label_expert"])
     layer, label, expert = np.unravel_index(share.argmax(), share.shape)
     return (
-        f"Label {record.label_name(label)} leans most on one expert: {share.max():.0%} of it goes to"
+        f"Label {record.label_name(label)}{_of_first_task(record)} leans most on one expert: {share.max():.0%} of it"
+        " goes to"
         f" {_expert(record, (layer, expert))}; an equal share is {1 / share.shape[-1]:.0%}."
     )
 
@@ -168,14 +170,15 @@ def confusion(record: Record) -> str:
     rates = wrong.sum(1) / np.maximum(counts.sum(1), 1)
     hardest = int(rates.argmax())
     return (
-        f"Most often {record.label_name(true)} is taken for {record.label_name(taken)}, {_times(int(wrong.max()))}; the"
-        f" hardest label is {record.label_name(hardest)}, with {rates[hardest]:.1%} wrong."
+        f"Most often {record.label_name(true)}{_of_first_task(record)} is taken for {record.label_name(taken)},"
+        f" {_times(int(wrong.max()))}; the hardest label is {record.label_name(hardest)}, with {rates[hardest]:.1%}"
+        " wrong."
     )
 
 
 def held_out(record: Record) -> str:
     """What the text shown cost."""
-    bits = record.routing["sample_nats"] / math.log(2)
+    bits = text_shown(record.routing["sample_nats"]) / math.log(2)
     if not np.isfinite(bits).any():
         return ""
     return f"A token of this text took {np.nanmean(bits):.2f} bits on average, the costliest {np.nanmax(bits):.1f}."
@@ -188,6 +191,11 @@ def likes(record: Record) -> str:
     most = np.unravel_index(share.argmax(), share.shape)
     rest = f"; {idle} have hardly any" if idle > 1 else "; 1 has hardly any" if idle else ""
     return f"{_sentence(_expert(record, most))[:-1]} has most tokens of all, {share[most]:.0%} of its layer's{rest}."
+
+
+def _of_first_task(record: Record) -> str:
+    """Whose labels these are where there are several tasks."""
+    return f" of {next(iter(record.of_tasks))}, the first task," if len(record.of_tasks) > 1 else ""
 
 
 def _expert(record: Record, index: tuple) -> str:

@@ -11,11 +11,10 @@ from string import ascii_lowercase
 import numpy as np
 
 from moejax.pieces import as_name, as_text, shown
-from moejax.report.record import Record
+from moejax.report.record import Record, text_shown
 from moejax.report.style import spread
 from moejax.report.switch import buttons, pressed
 
-MOST_TOKENS = 2000
 MOST_LAYERS = 8
 _MOST_BITS = 10  # of full colour
 _EACH = 4  # experts of a token that are named
@@ -26,9 +25,9 @@ def held_out(record: Record) -> str:
     """HTML of the text and the buttons above it."""
     layers, experts = _layers(record), record.experts or 1
     tokens, nats, gates = (record.routing[f"sample_{name}"] for name in ("tokens", "nats", "gate"))
-    windows, length = max(1, MOST_TOKENS // tokens.shape[1]), min(tokens.shape[1], MOST_TOKENS)
-    parts = [piece_of(record, token) for token in tokens[:windows, :length].ravel().tolist()]
-    bits = (nats[:windows, :length] / math.log(2)).ravel().tolist()
+    windows, length = text_shown(tokens).shape
+    parts = [piece_of(record, token) for token in text_shown(tokens).ravel().tolist()]
+    bits = (text_shown(nats) / math.log(2)).ravel().tolist()
     weights = np.moveaxis(np.abs(np.nan_to_num(gates[:windows, layers, :length])), 1, 2)
     weights = weights.reshape(len(parts), len(layers), gates.shape[-1])  # token, layer, expert
     names = [record.layer_name(layer) for layer in layers]

@@ -54,7 +54,7 @@ def dispatch(record: Record) -> Figure:
         portion(len(shown), experts, "experts"),
     )
     for panel, layer, peak in zip(axes, chosen, peaks, strict=True):
-        panel.set_title(f"Layer {layer}: full colour from {peak * tokens:.1f} times an even share")
+        panel.set_title(f"{record.layer_name(layer)}: full colour from {peak * tokens:.1f} times an even share")
         _name_rows(panel, [record.label_name(label) for label in record.routing["sample_label"][rows]], size[0])
         _name_columns(panel, ["image", *(f"expert {e}" for e in shown)], size[1], [INK, *colours[shown]])
     return figure

@@ -20,6 +20,7 @@ from moejax.errors import UserError
 from moejax.pieces import pieces
 from moejax.predictions import Predictions
 
+_MOST_TOKENS = 2000  # of a held-out text that a report shows
 ABSENT = "–"  # what a run does not have
 # The arrays of `routing.npz` and their axes. Axes of one name have one size; n counts records, s sample images.
 AXES = {
@@ -135,8 +136,17 @@ class Record:
         return name if len(name) <= 12 else f"{name[:11]}…"
 
     @property
+    def computing(self) -> int:
+        """How many experts compute something: the first ones."""
+        return self._computing_and_idle[0]
+
+    @property
     def idle(self) -> str:
         """Which experts compute nothing, the last ones, by the configuration: `no computation: 4 zero, 5–6 copy`."""
+        return self._computing_and_idle[1]
+
+    @property
+    def _computing_and_idle(self) -> tuple[int, str]:
         moe = self.config.get("moe")
         found, first = [], self.experts or 0
         for kind in ("null", "constant", "copy", "zero"):  # from the last one on
@@ -144,7 +154,7 @@ class Record:
             if isinstance(count, int) and 0 < count < first:
                 first -= count
                 found.append(f"{first}–{first + count - 1} {kind}" if count > 1 else f"{first} {kind}")
-        return f"no computation: {', '.join(reversed(found))}" if found else ""
+        return first, f"no computation: {', '.join(reversed(found))}" if found else ""
 
     def tested(self, quantity: str) -> float:
         """`accuracy` (0..1) or `loss` on the test data; NaN if the run has not been tested."""
@@ -227,9 +237,18 @@ def shares(table: np.ndarray) -> np.ndarray:
     return table / np.maximum(table.sum(-1, keepdims=True), 1e-12)
 
 
+def text_shown(windows: np.ndarray) -> np.ndarray:
+    """Of a held-out text [window, token] what a report has room for: whole windows, or the beginning of one."""
+    length = windows.shape[1]
+    return windows[: max(1, _MOST_TOKENS // length), :_MOST_TOKENS]
+
+
 def number(value: object) -> float:
     """A measured value as a float; NaN for anything that is not a number."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number beyond all floats, in a file that is damaged
+        return math.nan
 
 
 def flat(tree: Mapping, prefix: str = "") -> list[tuple[str, str]]:

@@ -32,6 +32,7 @@ MOST_LAYERS = 4  # panels of one figure
 MOST_EXPERTS = 8  # rows or columns of pictures
 
 STYLE = {
+    "text.parse_math": False,  # a class may be called $5
     "font.size": 9,
     "text.color": INK,
     "figure.facecolor": PAPER,

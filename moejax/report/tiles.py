@@ -14,12 +14,15 @@ PAPER = np.array(to_rgb(TILE))
 def ink(images: np.ndarray, strength: float = 1.0) -> np.ndarray:
     """uint8 [..., row, column, 1 or 3] → float64 [..., row, column, 3]; below strength 1 fainter, nearer to paper.
 
-    Grey images on a dark ground become strokes of ink, dark where they are bright; others stay as they are.
+    A grey image on a dark ground becomes strokes of ink, dark where it is bright; others stay as they are.
     """
-    border = images[..., [0, -1], :, 0], images[..., [0, -1], 0]
-    if images.shape[-1] == 3 or np.median(np.concatenate([edge.ravel() for edge in border])) > 127:
-        return PAPER + strength * (images / 255.0 - PAPER)
-    return PAPER + strength * images / 255.0 * (np.array(to_rgb(INK)) - PAPER)
+    as_it_is = PAPER + strength * (images / 255.0 - PAPER)
+    if images.shape[-1] == 3:
+        return as_it_is
+    edges = images[..., [0, -1], :, 0], images[..., [0, -1], 0]
+    border = np.concatenate([edge.reshape(*images.shape[:-3], -1) for edge in edges], axis=-1)
+    light = np.median(border, axis=-1)[..., None, None, None] > 127
+    return np.where(light, as_it_is, PAPER + strength * images / 255.0 * (np.array(to_rgb(INK)) - PAPER))
 
 
 def tint(pictures: np.ndarray, colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -24,9 +24,9 @@ def picture(image: Num[ndarray, "i j *c"], columns: int = 28) -> list[str]:
     wide = -(-grey.shape[1] // columns)
     high = 2 * wide
     rows, across = -(-grey.shape[0] // high), -(-grey.shape[1] // wide)
-    padded = np.zeros((rows * high, across * wide))
+    padded = np.full((rows * high, across * wide), np.nan)
     padded[: grey.shape[0], : grey.shape[1]] = grey
-    cells = padded.reshape(rows, high, across, wide).mean((1, 3))
+    cells = np.nanmean(padded.reshape(rows, high, across, wide), axis=(1, 3))
     return shaded(cells, 255.0)
 
 

@@ -22,14 +22,14 @@ from numpy import ndarray
 
 from moejax.config import Config
 from moejax.data.text_tokens import END, text_tokens
-from moejax.errors import UserError
+from moejax.errors import UserError, abridged
 from moejax.models import MODELS
 from moejax.models.decoder import Cache, sees_later
 from moejax.runs.about import About
 from moejax.runs.sampling import draw, keys_of, nucleus, tempered
 from moejax.runs.text import Written, tokens_of
 
-MOST_SAMPLES = 1024
+MOST_SAMPLES, MOST_WRITTEN = 1024, 10**6  # texts at once; tokens of each
 _PART = 1024  # tokens of a prompt that are read at once
 
 
@@ -155,8 +155,8 @@ def _check(tokens: int, temperature: float, top_p: float, seed: int, samples: in
     for name, share in (("temperature", temperature), ("top_p", top_p)):
         if not isinstance(share, int | float | np.number) or isinstance(share, bool):
             raise UserError(f"{name} is {share!r}; give a number.")
-    if tokens < 1:
-        raise UserError(f"tokens is {tokens}; write one at least.")
+    if not 1 <= tokens <= MOST_WRITTEN:
+        raise UserError(f"tokens is {abridged(str(tokens))}; write 1 to {MOST_WRITTEN:,}.")
     if not 0 <= temperature < math.inf:
         raise UserError(f"temperature is {temperature}; give 0, which takes the most probable token, or more.")
     if not 0 < top_p <= 1:

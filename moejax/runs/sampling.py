@@ -29,7 +29,7 @@ def nucleus(probabilities: Float[Array, "*b y"], top_p: Scalar) -> Float[Array, 
     falling = jnp.take_along_axis(probabilities, order, axis=-1)
     sums = jnp.cumsum(falling, axis=-1)
     before = jnp.concatenate([jnp.zeros_like(sums[..., :1]), sums[..., :-1]], axis=-1)
-    kept = (before < top_p) | (top_p >= 1)
+    kept = (before < top_p) | (before == 0) | (top_p >= 1)  # the first one always, were top_p 0 in float32
     chosen = jnp.where(jnp.take_along_axis(kept, jnp.argsort(order, axis=-1), axis=-1), probabilities, 0)
     return chosen / chosen.sum(-1, keepdims=True)
 

@@ -83,8 +83,8 @@ $("file").addEventListener("change", async event => {
     forget();
     clear();
     pen.fillStyle = "#fff"; // what is transparent is paper
-    pen.fillRect((pad.width - width) / 2, (pad.height - height) / 2, width, height);
-    if (width !== height) fill(picture);
+    pen.fillRect(0, 0, pad.width, pad.height);
+    if (width < pad.width || height < pad.height) fill(picture);
     pen.drawImage(picture, (pad.width - width) / 2, (pad.height - height) / 2, width, height);
     touched = true;
     ask();
@@ -238,11 +238,12 @@ function heaviest(gates, count) { // the token of which one expert has most
 }
 function drawnCell(name, gates, inWords) {
   const order = gates.map((g, e) => [Math.abs(g), e]).filter(([g]) => g >= 0.005).sort((a, b) => b[0] - a[0]);
-  const cell = make("div", inWords ? name : "", order.length ? "cell" : "cell none");
+  const some = gates.some(g => g);
+  const cell = make("div", inWords ? name : "", some ? "cell" : "cell none");
   const said = order.slice(0, 4).map(([, e]) => `expert ${e} ${gates[e].toFixed(2)}`).join(", ");
   const more = order.length > 4 ? `, ${order.length - 4} more` : "";
   cell.setAttribute("role", "img");
-  cell.setAttribute("aria-label", `${name}: ${said || "no expert takes it"}${more}`);
+  cell.setAttribute("aria-label", `${name}: ${said || (some ? "many experts, each below 0.01" : "no expert takes it")}${more}`);
   if (order.length) {
     cell.style.setProperty("--colour", `var(--expert-${order[0][1]})`);
     cell.style.setProperty("--much", `${(15 + 85 * Math.min(order[0][0], 1)).toFixed(0)}%`);

@@ -11,6 +11,7 @@ import numpy as np
 from moejax.data import DATASETS, pictures
 from moejax.errors import UserError, abridged
 from moejax.models import MODELS
+from moejax.routers.router import all_experts
 from moejax.runs.answers import answers, as_json, grid_of, layer_name
 from moejax.runs.ask import image_of
 from moejax.runs.model import Model
@@ -61,7 +62,7 @@ class Service:
             "model": config.model.name,
             "layer": config.moe.layer,
             "router": getattr(config.moe, "router", None),
-            "num_experts": config.moe.num_experts,
+            "num_experts": all_experts(config.moe),
             "classes": list(about.classes),
             "settings": self._offered(),
         }
@@ -80,8 +81,9 @@ class Service:
         with self._lock:
             model = self.variants(asked.setting)
             if self.reads == "text":
+                said = reading(model, asked.content) | ({} if asked.setting is None else {"k": asked.setting.k})
                 self.answered += 1
-                return reading(model, asked.content) | ({} if asked.setting is None else {"k": asked.setting.k})
+                return said
             image: np.ndarray | None = None
             notes: list[str] = []
             tokens: list[str] = []

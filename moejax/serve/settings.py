@@ -9,6 +9,7 @@ import numpy as np
 from moejax.config import Config
 from moejax.errors import UserError
 from moejax.routers import ROUTERS
+from moejax.routers.router import all_experts
 from moejax.runs.model import Model
 from moejax.runs.opening import alone, under
 
@@ -56,7 +57,7 @@ class Variants:
         config, own = self._model.config, self.own
         values: dict[str, list] = {}
         if not _aims_at_k(config):
-            ks = range(1, min(_MOST_K, config.moe.num_experts) + 1)
+            ks = range(1, min(_MOST_K, all_experts(config.moe)) + 1)
             values["k"] = sorted({own.k, *(k for k in ks if _can_be(config, own._replace(k=k)))})
         values["capacity_factor"] = [
             f for f in _FACTORS if f == own.capacity_factor or _can_be(config, own._replace(capacity_factor=f))
@@ -70,7 +71,7 @@ def _own(config: Config) -> Setting | None:
     if config.moe.layer != "sparse":
         return None
     moe = alone(config).moe
-    return Setting(moe.k, moe.eval_capacity_factor)
+    return Setting(moe.k, None if moe.dispatch == "grouped" else moe.eval_capacity_factor)
 
 
 def _aims_at_k(config: Config) -> bool:

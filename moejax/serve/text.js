@@ -69,6 +69,7 @@ function drawnText(said) {
   }
   code.append(...cells);
   block.append(buttons, code, detail, below);
+  if ([...$("text").value].length > LETTERS) block.prepend(make("p", `Only the last ${LETTERS} letters are read.`, "note"));
   paint(colouredBy in said.layers ? colouredBy : "bits");
   look(cells.length - 1);
   return block;

@@ -1,5 +1,6 @@
 """The arithmetic behind the figures, on cases worked by hand."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from moejax.report import tiles
 from moejax.report.balance import load
-from moejax.report.curves import smooth
+from moejax.report.curves import accuracy_scale, smooth
 from moejax.report.map import two_directions
 from moejax.report.record import Record
 from moejax.report.sections import SECTIONS
-from moejax.report.style import expert_colours, key, portion, sheet, spread
+from moejax.report.style import expert_colours, key, panels, portion, sheet, spread
 
 
 def test_smooth_is_a_trailing_mean_that_passes_over_nan():
@@ -54,6 +55,21 @@ def test_experts_have_colours_of_their_own(count):
 
 def test_few_experts_keep_their_colours_when_more_join():
     np.testing.assert_array_equal(expert_colours(8)[:3], expert_colours(3))
+
+
+def test_each_grey_image_has_ink_by_its_own_ground():
+    dark, light = np.zeros((5, 5, 1), np.uint8), np.full((5, 5, 1), 255, np.uint8)
+    dark[2, 2], light[2, 2] = 255, 0
+    together = tiles.ink(np.stack([dark, light, dark]))
+    for one, image in zip(together, (dark, light, dark), strict=True):
+        np.testing.assert_array_equal(one, tiles.ink(image[None])[0])
+        assert one[2, 2].mean() < 0.3 < 0.8 < one[0, 0].mean()
+
+
+def test_the_last_accuracies_lie_on_the_axis():
+    _, axes = panels(1, 1, 1.0)
+    accuracy_scale(axes[0], np.full(50, 0.99), [0.6, math.nan])
+    assert axes[0].get_ylim()[0] < 0.6
 
 
 def test_stretch_is_linear_between_centres_and_flat_beyond():

@@ -144,7 +144,58 @@ def test_numbers_that_are_none_are_said_or_left_out():
     assert findings.load(bad) == "The last loads are not numbers."
     assert findings.gate(bad) == ""
     assert findings.curves(bad) == "No validation loss is a number."
-    assert ailments(bad) == [SOUND]
+    assert ailments(bad) == [
+        "The last loads or losses are not finite numbers: the run has diverged. Lower train.learning_rate."
+    ]
+    half = record(load=EVEN, experts_by_content=[0.3], experts_by_position=[math.nan])
+    assert findings.experts_by(half) == "Of what decides a token's experts, in Layer 0 the content 30%."
+
+
+def with_options(found: Record, **of_moe) -> Record:
+    return replace(found, config={**found.config, "moe": found.config["moe"] | of_moe})
+
+
+def test_what_is_dropped_on_test_alone_is_said_in_the_caption():
+    found = replace(record(load=EVEN, dropped=[[0.0]]), summary={"dropped": 0.3})
+    assert findings.gate(found) == "0.0% of the choices are dropped at the end, 30.0% on test."
+    assert findings.gate(record(load=EVEN, dropped=[[0.0]])) == "Nothing is dropped."
+
+
+def test_no_advice_is_given_that_is_taken_already_or_has_no_effect():
+    collapsed = record(load=[[[0.97, 0.01, 0.01, 0.01]]])
+    assert "sigmoid" in ailments(collapsed)[0]
+    assert "sigmoid" not in ailments(with_options(collapsed, router="sigmoid"))[0]
+    even = record(load=EVEN, gate_entropy=[[1.386]], experts_by_position=[1.0])
+    assert len(ailments(even)) == 2
+    assert ailments(with_options(even, router="hash")) == [SOUND]
+    turned = record(load=EVEN, validation=(0.4, 0.6))
+    assert "train.tested best" in ailments(turned)[0]
+    assert "train.tested" not in ailments(replace(turned, config=turned.config | {"train": {"tested": "best"}}))[0]
+    left = with_options(replace(record(load=EVEN), summary={"dropped": 0.3}), router="expert_choice")
+    assert ailments(left) == ["30% of the tokens are taken by no expert on test. Raise moe.eval_capacity_factor."]
+
+
+def test_experts_that_compute_are_dead_where_those_that_do_not_take_all():
+    found = with_options(record(load=[[[0.0, 0.0, 0.5, 0.5]]]), zero_experts=2)
+    assert (found.computing, found.idle) == (2, "no computation: 2–3 zero")
+    assert ailments(found)[0].startswith("2 experts are dead")
+
+
+def test_an_expert_that_one_of_several_gates_leaves_is_not_dead():
+    apart = [[[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]]
+    assert ailments(record(load=apart, layer="multi_gate")) == [SOUND]
+    assert ailments(record(load=[[[0.5, 0.5, 0.0, 0.0]] * 2], layer="multi_gate"))[0].startswith("2 experts are dead")
+
+
+def test_labels_of_several_tasks_are_said_to_be_the_first_one_s():
+    found = replace(record(confusion=[[3, 2], [0, 5]]), summary={"test_accuracy_of": {"parity": 0.7, "digit": 0.9}})
+    assert findings.confusion(found).startswith("Most often 0 of parity, the first task, is taken for 1, 2 times")
+
+
+def test_of_a_held_out_text_that_is_too_long_what_is_shown_is_spoken_of():
+    nats = np.full((16, 512), 0.5 * math.log(2))
+    nats[15, 3] = 14 * math.log(2)
+    assert findings.held_out(record(sample_nats=nats)).endswith("0.50 bits on average, the costliest 0.5.")
 
 
 def test_only_images_are_spoken_of_as_images():

@@ -85,6 +85,7 @@ def test_nuclei_by_hand():
     }.items():
         np.testing.assert_allclose(nucleus(p, top_p), want, atol=1e-6)
     np.testing.assert_allclose(nucleus(p, 1.0), p)
+    assert np.count_nonzero(nucleus(p, 1e-300)) == np.count_nonzero(p.max(-1))  # which float32 has as 0
 
 
 NUCLEUS = jax.jit(nucleus)
@@ -190,11 +191,12 @@ def test_byte_pairs_write_text(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (dict(tokens=0), "tokens is 0; write one at least."),
+        (dict(tokens=0), "tokens is 0; write 1 to 1,000,000."),
         (dict(temperature=-0.5), "temperature is -0.5; give 0, which takes the most probable token, or more."),
         (dict(temperature=float("nan")), "temperature is nan; give 0"),
         (dict(top_p=0.0), "top_p is 0.0; give a share above 0, or 1 for all tokens."),
         (dict(top_p=1.5), "top_p is 1.5; give a share"),
+        (dict(tokens=10**30), "tokens is 1000.*; write 1 to 1,000,000."),
         (dict(seed=-1), "seed is -1; give 0 to 4294967295."),
         (dict(samples=0), "samples is 0; write 1 to 1,024 at once."),
         (dict(prompt="a\0"), r"The text 'a\\x00' has a NUL in it, as no text has; leave it out."),

@@ -205,6 +205,10 @@ def test_pairs_that_are_none_are_a_sentence(pairs_run, words, stdin, sentence, c
     assert sentence in capsys.readouterr().err
 
 
+def test_a_picture_in_letters_is_no_paler_at_its_edges():
+    assert set("".join(blocks.picture(np.full((30, 30), 255)))) == {"█"}
+
+
 def test_blocks_by_hand():
     assert blocks.shaded(np.array([[0.0, 0.5], [1.0, 2.0]]), 1.0) == [" ▒", "██"]
     assert blocks.beside([("a", ["12345"]), ("bc", ["1", "2"])], 20) == ["a      bc", "12345  1", "       2"]

@@ -12,6 +12,7 @@ from small_run import saved_run
 import moejax
 from moejax.data.text_tokens import END
 from moejax.errors import UserError
+from moejax.runs.opening import alone, under
 from moejax.serve.page import page
 from moejax.serve.service import Service
 
@@ -55,6 +56,19 @@ def test_each_token_has_what_it_cost_and_its_experts(writer, text):
     assert all(len(of) == 1 for of in said(port, {"text": text, "k": 1})["layers"][0]["experts"])
 
 
+def test_another_k_of_a_run_that_drops_nothing_drops_nothing(writer):
+    """All tokens of a text of one letter go to few experts."""
+    service, port = writer
+    text, model = "#" * 60, service.variants(service.variants.own)
+    assert service.variants.own.capacity_factor is None
+    one = under(alone(model.config).replace(moe={"k": 1}), model)
+    prediction, _ = moejax.runs.Model.answer(one, text)
+    found = said(port, {"text": text, "k": 1})
+    want = -np.log2(prediction.probabilities[0, np.arange(59), ord("#")])
+    np.testing.assert_allclose(found["bits"][1:], want, atol=2e-3)
+    assert all(all(layer["experts"]) for layer in found["layers"])
+
+
 def test_of_a_long_text_it_says_what_is_read(writer):
     _, port = writer
     assert said(port, {"text": "漢" * 700})["notes"] == ["of 2,100 tokens the last 2,048 are read"]
@@ -90,7 +104,7 @@ def test_a_text_goes_on_as_the_model_writes(writer):
         ("predict", {"texts": ["a", "b"]}, "did you mean text?"),
         ("predict", {"text": "a", "capacity_factor": 2}, "capacity_factor is for inputs that are whole"),
         ("predict", {"text": "a", "k": 9}, "9"),
-        ("generate", {"text": "a", "tokens": 0}, "tokens is 0; write one at least."),
+        ("generate", {"text": "a", "tokens": 0}, "tokens is 0; write 1 to 1,000,000."),
         ("generate", {"text": "a", "tokens": True}, "tokens is True; it must be a whole number."),
         ("generate", {"text": "a", "temperature": "hot"}, "temperature is 'hot'; it must be a number."),
         ("generate", {"text": "a", "top_p": 2}, "top_p is 2"),

@@ -47,9 +47,9 @@ def page(record: Record, parts: Mapping[str, bytes | str]) -> str:
         earlier=beside(record, before) if before else "",
         config=_table(flat(record.config), "config.json is empty."),
         environment=_table(flat(record.environment), "The run recorded no environment."),
-        command=escape(f"python -m moejax.run --config {shlex.quote(record.folder.name)}/config.json"),
-        again=escape(f"python -m moejax report {shlex.quote(record.folder.name)}"),
-        compare=escape(f"python -m moejax compare {other} {shlex.quote(record.folder.name)}"),
+        command=escape(f"python -m moejax.run --config {_word(record.folder.name)}/config.json"),
+        again=escape(f"python -m moejax report {_word(record.folder.name)}"),
+        compare=escape(f"python -m moejax compare {other} {_word(record.folder.name)}"),
     )
     return framed(f"{record.name}: moejax report", body, _style(record))
 
@@ -65,6 +65,11 @@ def _style(record: Record) -> str:
 def _words(sentences: list[str]) -> str:
     items = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
     return f'<div class="words">{items}</div>' if items else ""
+
+
+def _word(folder: str) -> str:
+    """A folder's name as a word of a command, and no option."""
+    return shlex.quote(f"./{folder}" if folder.startswith("-") else folder)
 
 
 def _notes(record: Record) -> str:

@@ -173,11 +173,13 @@ function show(said, roundTrip) {
   complain("");
   $("nothing").hidden = true;
   const text = run.reads === "text";
+  const places = ["#answer button", "#layers [role=img]"].map(of => [of, [...document.querySelectorAll(of)].indexOf(document.activeElement)]);
   $("answer").replaceChildren(...(text ? following(said) : (said.tasks ?? [said]).flatMap(bars)));
-  $("notes").replaceChildren(...(said.notes ?? []).map(note => make("li", note)));
+  $("notes").replaceChildren(...[...(said.notes ?? []), ...(text ? cut() : [])].map(note => make("li", note)));
   $("time").textContent = `${said.milliseconds.toFixed(1)} ms in the network, ${roundTrip.toFixed(0)} ms in all`;
   $("layers-section").hidden = !(text ? said.tokens : said.layers).length;
   $("layers").replaceChildren(...(text ? [drawnText(said)] : said.layers.map(layer => drawnLayer(layer, said))));
+  for (const [of, n] of places) if (n >= 0) document.querySelectorAll(of)[n]?.focus(); // what is made anew has it again
 }
 function bars(task) {
   const best = make("p", task.class, "class"), list = make("dl", "", "bars");

@@ -2,6 +2,7 @@
 // ——— Text: typed, foretold, coloured by expert, and gone on with.
 const LETTERS = 1500, WRITTEN = 300; // the last ones are asked about; tokens of one going on
 const typed = () => ({ text: [...$("text").value].slice(-LETTERS).join("") });
+const cut = () => [...$("text").value].length > LETTERS ? [`of this text the last ${LETTERS.toLocaleString("en")} letters are read`] : [];
 const cost = bits => bits === null ? "the first: not foretold" : `${bits.toFixed(2)} bits, foretold with ${percent(2 ** -bits)}`;
 let colouredBy = 0; // the layer, or "bits"
 function following(said) { // the most probable next tokens, to push
@@ -69,7 +70,6 @@ function drawnText(said) {
   }
   code.append(...cells);
   block.append(buttons, code, detail, below);
-  if ([...$("text").value].length > LETTERS) block.prepend(make("p", `Only the last ${LETTERS} letters are read.`, "note"));
   paint(colouredBy in said.layers ? colouredBy : "bits");
   look(cells.length - 1);
   return block;

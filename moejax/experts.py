@@ -201,8 +201,8 @@ def apply_experts_to_groups(
 ) -> Float[Array, "n d2"]:
     """Each expert on its own group of rows.
 
-    `key`: for experts that draw, in training; they draw for all rows at once. Raises ValueError for experts that have a
-    parameter which is in no plain linear map: a grouped product cannot apply it.
+    `key`: for experts that draw, in training; they draw for all rows at once. Raises ValueError for experts that use a
+    parameter other than in a plain linear map of their own rows: a grouped product cannot apply it.
     """
     if others := _not_grouped(experts, x):
         raise ValueError(
@@ -214,16 +214,23 @@ def apply_experts_to_groups(
 
 
 def _not_grouped(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
-    """What a grouped product would leave out, in words: maps that are not plain, and parameters beside the maps."""
+    """What a grouped product would get wrong, in words.
+
+    That is a map that is not plain or is not applied to the rows of x, and a parameter that is read beside the maps.
+    """
     maps: list[nnx.Module] = []
     others: list[str] = []
+    rows = next(n for n in (3, 5, 7) if n not in x.shape[1:3])  # no other axis is as long
 
     def linear(linear: LinearMap, x: Array) -> Array:
         maps.append(linear)
-        return linear(x)
+        if x.ndim < 2 or x.shape[0] != rows:
+            others.append("a call of `linear` on something else than its rows")
+        y = jax.eval_shape(linear, x)  # which reads nothing
+        return jnp.zeros(y.shape, y.dtype)
 
-    def look(expert: nnx.Module, x: Array) -> None:
-        expert(x, linear=linear)
+    def look(expert: nnx.Module, x: Array) -> Array:
+        y = expert(x, linear=linear)
         inside = {id(node) for linear in maps for _, node in nnx.iter_graph(linear)}
         for path, node in nnx.iter_graph(expert):
             name = ".".join(map(str, path))
@@ -231,9 +238,15 @@ def _not_grouped(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
                 others.append(f"{name} beside those")
             elif any(node is linear for linear in maps) and (more := more_than_plain(node)):
                 others.append(f"{name} with {more}")
+        return y
 
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), experts)
-    jax.eval_shape(look, one, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    program = jax.make_jaxpr(look)(one, jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)).jaxpr
+    read = {*map(id, program.outvars), *(id(variable) for equation in program.eqns for variable in equation.invars)}
+    for (path, _), variable in zip(jax.tree.leaves_with_path(one), program.invars, strict=False):
+        name = jax.tree_util.keystr(path).removesuffix(".value").lstrip(".")
+        if id(variable) in read and f"{name} beside those" not in others:
+            others.append(f"{name} beside those")
     return others
 
 

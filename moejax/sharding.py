@@ -50,6 +50,8 @@ class MeshAxes:
             names = (value,) if isinstance(value, str) else value
             if not (isinstance(names, tuple | list) and all(isinstance(name, str) for name in names)):
                 raise ValueError(f"{field} is {value!r}; it must be the name of a mesh axis, or a tuple of names.")
+            if len(set(names)) < len(names):
+                raise ValueError(f"{field} is {value!r}, which names an axis twice; name each once.")
             object.__setattr__(self, field, tuple(names))
         if not {*self.experts} <= {*self.tokens}:
             both = MeshAxes(tokens=(*self.tokens, *(a for a in self.experts if a not in self.tokens)))

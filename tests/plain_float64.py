@@ -43,3 +43,26 @@ def test_the_routers_gradient_is_accurate(name):
     slope = (along(1e-6) - along(-1e-6)) / 2e-6
     got = sum(jnp.vdot(a, d) for a, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
     np.testing.assert_allclose(got, slope, rtol=2e-8)
+
+
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_few_tokens_and_exported_layers_are_as_accurate(tokens):
+    """By the products that XLA makes of grouped rows, where BLAS is not worth its call or is not there."""
+
+    def make(dispatch):
+        nothing_dropped = {"capacity_factor": None, "eval_capacity_factor": None}
+        make_expert = partial(MLP, 8, 8, dtype=jnp.float64)
+        return SparseMoE(
+            8, 16, lambda rngs: make_expert(rngs=rngs), dispatch=dispatch, **nothing_dropped, rngs=nnx.Rngs(0)
+        )
+
+    def program(dispatch):
+        rng = np.random.default_rng(0)
+        layer = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), make(dispatch))
+        return jax.jit(lambda x: layer(x)[0])
+
+    x = np.random.default_rng(1).normal(size=(1, tokens, 8))
+    want, grouped = program("gather")(x), program("grouped")
+    exported = jax.export.deserialize(jax.export.export(grouped)(x).serialize()).call
+    for got in (grouped(x), exported(x)):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-13)

@@ -19,7 +19,7 @@ from moejax.experts import (
     can_be_grouped,
     stack_experts,
 )
-from moejax.kernels import slots
+from moejax.kernels import cpu_blas, slots
 from moejax.kernels.groups import Groups
 from moejax.kernels.numpy_calls import flops
 from moejax.layers import SparseMoE
@@ -250,7 +250,62 @@ class Precise(nnx.Module):
         return linear(self.map, x)
 
 
-@pytest.mark.parametrize(("expert", "words"), [(Scaled, "gain beside those"), (Precise, "map with precision highest")])
+class Normed(nnx.Module):
+    """Its matrix is read beside its map, too."""
+
+    def __init__(self, rngs):
+        self.map = nnx.Linear(E, E, rngs=rngs)
+
+    def __call__(self, x, linear=apply_linear):
+        return linear(self.map, x) * jnp.linalg.norm(self.map.kernel[...])
+
+
+class Turned(nnx.Module):
+    """An expert that applies its map to its rows as parts of one."""
+
+    def __init__(self, rngs):
+        self.map = nnx.Linear(E, E, rngs=rngs)
+
+    def __call__(self, x, linear=apply_linear):
+        return linear(self.map, x[None])[0]
+
+
+class Constant(nnx.Module):
+    """An expert that applies one of its maps to what is no row."""
+
+    def __init__(self, rngs):
+        self.map, self.constant = (nnx.Linear(E, E, rngs=rngs) for _ in range(2))
+
+    def __call__(self, x, linear=apply_linear):
+        return linear(self.map, x) + linear(self.constant, jnp.ones((*[1] * (x.ndim - 1), E)))
+
+
+OTHER_ROWS = "a call of `linear` on something else than its rows"
+NOT_GROUPED = [
+    (Scaled, "gain beside those"),
+    (Precise, "map with precision highest"),
+    (Normed, "map.kernel beside those"),
+    (Turned, OTHER_ROWS),
+    (Constant, OTHER_ROWS),
+]
+
+
+@pytest.mark.parametrize("expert", [Normed, Turned, Constant])
+def test_few_tokens_have_the_answers_of_many_whatever_an_expert_does(expert, monkeypatch):
+    monkeypatch.setattr("moejax.experts.UNREAD", 0)
+    layer = SparseMoE(E, E, expert, capacity_factor=None, eval_capacity_factor=None, rngs=nnx.Rngs(0))
+    x = draw(8, 1, E)
+    many, few = (jax.jit(lambda layer, x: layer(x)[0])(layer, of) for of in (x, x[:1]))
+    np.testing.assert_allclose(few[0], many[0], rtol=1e-5, atol=1e-6)
+
+
+def test_groups_beyond_the_rows_are_refused_before_they_are_read():
+    x, w, y = (np.ones(shape, np.float32) for shape in ((4, 3), (2, 3, 5), (4, 5)))
+    with pytest.raises(ValueError, match="the groups have 5 rows, but there are 4"):
+        cpu_blas._fill_products(x, w, np.array([0, 2]), np.array([2, 3]), y)
+
+
+@pytest.mark.parametrize(("expert", "words"), NOT_GROUPED)
 def test_grouped_refuses_experts_with_weights_that_pass_by_the_linear_map(expert, words):
     layer = SparseMoE(E, E, expert, dispatch="grouped", rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=f"{expert.__name__} has {words}; use 'gather'."):

@@ -19,7 +19,7 @@ from flax import nnx
 
 from moejax.huggingface.arrays import as_numpy, check_names, fill, names_of, parts
 from moejax.huggingface.blocks import block_prefix
-from moejax.huggingface.families import FAMILIES, Entries
+from moejax.huggingface.families import FAMILIES, Entries, Family
 from moejax.huggingface.files import PublishedFiles
 from moejax.huggingface.make import make_layer
 from moejax.layers import SparseMoE
@@ -50,9 +50,10 @@ def from_huggingface(
     family = read.family
     prefix = block_prefix(weights, family, layer)
     moe = jax.eval_shape(partial(make_layer, read, layer_options))
-    arrays = {name.removeprefix(prefix): as_numpy(weights[name]) for name in weights if name.startswith(prefix)}
-    if quantised := sorted(name for name in arrays if name.endswith(QUANTISED)):
-        raise ValueError(f"the weights are quantised, as {prefix}{quantised[0]} shows; dequantise them first.")
+    of_block = [name for name in weights if name.startswith(prefix)]
+    if quantised := sorted(name for name in of_block if name.endswith(QUANTISED)):
+        raise ValueError(f"the weights are quantised, as {quantised[0]} shows; dequantise them first.")
+    arrays = {name.removeprefix(prefix): as_numpy(weights[name]) for name in of_block}
 
     # In memory and in files the names differ, and sometimes the order of axes: the one that fits best.
     ways = [
@@ -70,16 +71,37 @@ def from_huggingface(
     return moe
 
 
-def to_huggingface(layer: SparseMoE, model_type: str) -> dict[str, np.ndarray]:
+def to_huggingface(layer: nnx.Module, model_type: str) -> dict[str, np.ndarray]:
     """The layer's weights by the names and in the shapes that transformers' block has in memory.
 
-    Raises ValueError, in one sentence, for an unknown model type and a layer whose parameters are not the block's.
+    Weights say nothing of what is computed with them: a configuration must have the layer's activation, and its k.
+
+    Raises ValueError, in one sentence, for an unknown model type, and a layer whose router, its fixed options or
+    parameters are not the block's.
     """
     if model_type not in FAMILIES:
         raise ValueError(f"model_type is {model_type!r}; the names are {', '.join(FAMILIES)}.")
     family = FAMILIES[model_type]
     have = {".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(layer))}
     check_names("layer's parameters", have, set(family.names), f"{model_type} block")
+    if problem := _not_of(layer, family):
+        raise ValueError(f"a {model_type} block {problem}; export it as another model, or as it is.")
     return {
         name: array for part in parts(layer, family.names, family.input_first) for name, array in part.split().items()
     }
+
+
+def _not_of(layer: nnx.Module, family: Family) -> str:
+    """What such a block has otherwise than the layer, as the end of a sentence; empty if nothing."""
+    if not isinstance(layer, SparseMoE):
+        return f"is a SparseMoE, and not a {type(layer).__name__}"
+    router = layer.router
+    if not isinstance(router, family.router):
+        return f"has the router {family.router.__name__}, and not {type(router).__name__}"
+    if layer.zero_computation is not None:
+        return f"has no experts that compute nothing, of which the layer has {layer.zero_computation.total}"
+    fixed = {name: value for name, value in family.options.items() if not isinstance(value, str)}
+    for name, value in fixed.items():
+        if (own := getattr(router, name, value)) != value:
+            return f"has {name} {value}, and not {own}"
+    return ""

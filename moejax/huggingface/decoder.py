@@ -129,10 +129,9 @@ def settings(read: Entries, length: int | None, dtype: str) -> Config:
         "theta": _theta(read),
     }
     moe = {"layer": "sparse", "expert": "glu"}  # `from_huggingface` makes the layers
+    data = {"name": "text", "length": made_for if length is None else length}
     try:
-        return make_config(
-            data={"name": "text", "length": length or made_for}, model=model, moe=moe, train={"dtype": dtype}
-        )
+        return make_config(data=data, model=model, moe=moe, train={"dtype": dtype})
     except UserError as error:
         raise ValueError(f"this model is no decoder: {error}") from None
 

@@ -1,4 +1,4 @@
-"""Matrix products of narrow numbers, added up in float32.
+"""Matrix products of narrow numbers, added up in float32; of float64 in float64.
 
 A processor with units for bfloat16 (AMX on Intel's, tensor cores on NVIDIA's) adds its products up in float32 anyway.
 XLA's CPU back end uses those units where the operands are bfloat16, the result is float32 and no axis has to be turned
@@ -31,8 +31,13 @@ def lists_units(cpuinfo: str) -> bool:
     return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(flags.split())
 
 
+def wide(dtype: DTypeLike) -> DTypeLike:
+    """In what numbers of that type are added up: float32, or float64 where they are."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def matmul(x: Float[Array, "*n d"], w: Float[Array, "d h"]) -> Float[Array, "*n h"]:
-    """x · w in float32, from operands of any one type; the derivative is rounded to that type before it is used."""
+    """x · w in float32 at least, from operands of any one type; to that its derivative is rounded before use."""
     return _matmul(x, w)
 
 
@@ -41,21 +46,21 @@ def matmul(x: Float[Array, "*n d"], w: Float[Array, "d h"]) -> Float[Array, "*n 
     lambda ct, x, w: outer(x, ct.astype(x.dtype)).astype(x.dtype),
 )
 def _matmul(x, w):
-    return lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    return lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=wide(x.dtype))
 
 
 def matmul_transposed(x: Float[Array, "*n h"], w: Float[Array, "d h"]) -> Float[Array, "*n d"]:
-    """x · wᵀ in float32."""
-    return lax.dot_general(x, w, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    """x · wᵀ in float32 at least."""
+    return lax.dot_general(x, w, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=wide(x.dtype))
 
 
 def outer(x: Float[Array, "*n d"], y: Float[Array, "*n h"]) -> Float[Array, "d h"]:
-    """Σ over all n of x[n]ᵀ y[n], in float32."""
+    """Σ over all n of x[n]ᵀ y[n], in float32 at least."""
     # With an axis of one beside it, XLA lays x out anew with n last, which its bfloat16 product needs.
     one = (1,) if x.dtype == jnp.bfloat16 else ()
     x, y = (a.reshape(-1, *one, a.shape[-1]) for a in (x, y))
     over = tuple(range(x.ndim - 1))
-    return lax.dot_general(x, y, ((over, over), ((), ())), preferred_element_type=jnp.float32)
+    return lax.dot_general(x, y, ((over, over), ((), ())), preferred_element_type=wide(x.dtype))
 
 
 def as_bits(a: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:

@@ -58,6 +58,7 @@ def _fill_products(x: ndarray, w: ndarray, starts: ndarray, sizes: ndarray, y: n
     if not (x.size and w.size):
         y[:] = 0
         return
+    _check_inside(x, starts, sizes)
     first, last = starts.tolist(), 0
     for start, size in zip(first, sizes.tolist(), strict=True):
         y[last:start] = 0
@@ -80,6 +81,7 @@ def _fill_outers(x: ndarray, dy: ndarray, starts: ndarray, sizes: ndarray, dw: n
     dw[sizes == 0] = 0
     if not (x.size and dy.size):
         return
+    _check_inside(x, starts, sizes)
     d, h = dw.shape[1:]
     multiply = blas_threads.multiplier(Operand.of(x.T), Operand.of(dy), Operand.of(dw[0]), dw.dtype)
     first, terms, (matrix, row_of_dw, number) = starts.tolist(), sizes.tolist(), dw.strides
@@ -91,6 +93,12 @@ def _fill_outers(x: ndarray, dy: ndarray, starts: ndarray, sizes: ndarray, dw: n
         multiply(high - low, h, terms[e], i, row * row_of_dy, o)
 
     blas_threads.run(fill, _pieces(sizes, np.where(sizes, d, 0)), flops=2 * int(sizes.sum()) * d * h)
+
+
+def _check_inside(x: ndarray, starts: ndarray, sizes: ndarray) -> None:
+    """BLAS asks for no bounds: beyond the rows it would read, and write, whatever lies there."""
+    if starts[-1] + sizes[-1] > len(x):
+        raise ValueError(f"the groups have {starts[-1] + sizes[-1]} rows, but there are {len(x)}")
 
 
 def _pieces(sizes: ndarray, lengths: ndarray) -> list[tuple[int, int, int]]:

@@ -111,7 +111,7 @@ def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], groups: Groups) -> Fl
             return product(jnp.where(own, lax.dynamic_slice_in_dim(a, first, rows), 0) for a in (x, dy))
 
         chosen = _smallest_that_holds(size % largest, blocks)
-        nothing = partial(jnp.zeros, shape, jnp.float32)
+        nothing = partial(jnp.zeros, shape, bfloat16.wide(dtype))
         total = lax.switch(chosen, [nothing, *(partial(rest, rows) for rows in blocks)])
         total = lax.fori_loop(0, size // largest, whole, total)
         return lax.dynamic_update_index_in_dim(out, as_bits(total.astype(dtype)), e, axis=0)

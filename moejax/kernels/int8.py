@@ -25,7 +25,7 @@ def matmul(x: Float[Array, "n d"], w: Int8[Array, "e d h"], e: Int[Array, ""]) -
         piece = lax.dynamic_slice(w, (e, first, 0), (1, inputs, h))[0].astype(x.dtype)
         return bfloat16.matmul(lax.dynamic_slice_in_dim(x, first, inputs, axis=1), piece)
 
-    y = jnp.zeros((n, h), jnp.float32)
+    y = jnp.zeros((n, h), bfloat16.wide(x.dtype))
     y = lax.fori_loop(0, d // inputs, lambda i, y: y + product(i * inputs, inputs), y)
     rest = d % inputs
     return y + product(d - rest, rest) if rest else y

@@ -49,6 +49,12 @@ KINDS = {
 }
 
 
+def test_a_text_with_a_number_that_is_no_token_has_no_answer():
+    tokens = jnp.array([[1, 2, VOCABULARY, 3], [1, -1, 2, 3], [1, 2, 3, 4]])
+    known = np.isfinite(read(decoder(), tokens)).any((1, 2))
+    np.testing.assert_array_equal(known, [False, False, True])
+
+
 SOME = slow_but_for(KINDS, "every other block")
 
 

@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,10 @@ from flax import nnx
 from peer_answers import GOLDEN, TOLERANCE, answer_fast, errors, load
 from seldom import slow_but_for
 
-from moejax.experts import MLP
+from moejax.experts import GLU, MLP
 from moejax.huggingface import FAMILIES, PublishedFiles, from_huggingface, to_huggingface
 from moejax.huggingface.families import Family
-from moejax.layers import SparseMoE
+from moejax.layers import DenseMoE, SparseMoE
 from moejax.routers.top_k import SoftmaxTopK
 
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz") if not path.stem.endswith("_pytorch"))
@@ -292,3 +293,24 @@ def test_a_layer_that_is_not_made_like_the_block_is_named():
         ValueError, match=re.escape("have experts.down.bias, experts.up.bias, for which a switch_transformers")
     ):
         to_huggingface(layer, "switch_transformers")
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (DenseMoE, "a mixtral block is a SparseMoE, and not a DenseMoE; export it as another model, or as it is."),
+        (partial(SparseMoE, router="sigmoid"), "a mixtral block has the router SoftmaxTopK, and not SigmoidTopK;"),
+        (partial(SparseMoE, renormalize=False), "a mixtral block has renormalize True, and not False;"),
+        (partial(SparseMoE, zero_experts=2), "a mixtral block has no experts that compute nothing, of which the layer"),
+    ],
+)
+def test_a_layer_that_computes_something_else_is_named(make, sentence):
+    layer = jax.eval_shape(lambda: make(4, 3, lambda rngs: GLU(4, 5, rngs=rngs), rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        to_huggingface(layer, "mixtral")
+
+
+def test_numbers_of_eight_bits_are_said_to_be_quantised_before_they_are_read():
+    case = load("mixtral")
+    with pytest.raises(ValueError, match=r"quantised, as gate\.weight_scale_inv shows; dequantise them first"):
+        layer_of(case | {"weights": {"gate.weight": object(), "gate.weight_scale_inv": object()}})

@@ -1,6 +1,7 @@
 """A layer's inputs: their shapes checked, their tokens in groups, and padding replaced by zeros; and the way back.
 
-A weight of zero would not do, since 0 · NaN is NaN. So nothing in padding reaches an output, a loss or a gradient.
+A weight of zero would not do, since 0 · NaN is NaN. So nothing in padding reaches an output, a loss or a gradient, as
+long as experts are finite at zeros, and their derivatives are: padding and empty slots are such tokens to them.
 
 Axis letters: g groups, t tokens of a group, d model width, r width of the router's input.
 """

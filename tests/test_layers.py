@@ -349,3 +349,13 @@ def test_the_default_groups_cost_what_the_command_lines_do():
     assert size == default_group_size(h) == cost("gather")[0] == 32
     assert flops < 2.5e9 < 40e9 < flops_of_one_group
     assert memory < 1e8 < 5e8 < memory_of_one_group
+
+
+@pytest.mark.parametrize(("width", "shared"), [(8, 1), (1, 8)])
+def test_a_shared_expert_of_another_width_is_refused_and_not_spread(width, shared):
+    def expert(width):
+        return lambda rngs: nnx.Linear(8, width, rngs=rngs)
+
+    layer = SparseMoE(8, 4, expert(width), make_shared=expert(shared), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=f"outputs have {shared} numbers, but those of `make_expert`'s have {width};"):
+        layer(jnp.ones((1, 4, 8)))

@@ -8,8 +8,9 @@ from jaxtyping import DTypeLike
 from pydantic import Field
 
 from moejax.experts import GLU, MLP
-from moejax.layers import LAYERS, MakeExpert
+from moejax.layers import LAYERS
 from moejax.losses import auxiliary_loss
+from moejax.makers import MakeExpert
 from moejax.options import Choice, Count, Needs, NotNegative, Options, Width, model_of, options_of
 from moejax.routers import ROUTERS
 

@@ -299,7 +299,10 @@ def test_a_layer_that_is_not_made_like_the_block_is_named():
     ("make", "sentence"),
     [
         (DenseMoE, "a mixtral block is a SparseMoE, and not a DenseMoE; export it as another model, or as it is."),
-        (partial(SparseMoE, router="sigmoid"), "a mixtral block has the router SoftmaxTopK, and not SigmoidTopK;"),
+        (
+            partial(SparseMoE, router="top_k_softmax"),
+            "a mixtral block has the router SoftmaxTopK, and not TopKSoftmax;",
+        ),
         (partial(SparseMoE, renormalize=False), "a mixtral block has renormalize True, and not False;"),
         (partial(SparseMoE, zero_experts=2), "a mixtral block has no experts that compute nothing, of which the layer"),
     ],

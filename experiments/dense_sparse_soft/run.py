@@ -62,7 +62,7 @@ def _line(data: str, comparison: str, layer: str, rows: list[Row]) -> list[str]:
         f"{ORIGINAL[layer]:.2f} %" if known and layer in ORIGINAL else "–",
         f"{mine[0]['parameters']:,}",
         million(mine[:1], "flops_per_example"),
-        mean_and_deviation([row["curve"][-1][1] for row in mine], "{:.0f}") + " s",
+        f"{statistics.median(row['curve'][-1][1] for row in mine):.0f} s",  # some runs were stopped for a while
     ]
 
 
@@ -101,7 +101,7 @@ def draw(rows: list[Row], file: Path) -> None:
                 if not of_layer:
                     continue
                 curves = np.array(of_layer)  # seed, epoch, (epoch, seconds, accuracy)
-                epochs, seconds, _ = curves.mean(0).T
+                epochs, seconds, _ = np.median(curves, axis=0).T  # the mean would have those that were stopped
                 for panel, x in ((by_epoch, epochs), (by_second, seconds)):
                     mean_and_range(panel, x, 100 * curves[..., 2].T, colour, label=UNLEARNT.get(layer, layer), lw=1.5)
                 last += list(100 * curves[:, -1, 2])

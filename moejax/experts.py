@@ -147,18 +147,27 @@ def apply_experts_to_all(
     return constrain(_map(experts, x, key, over_x=None), SLOTS_BY_EXPERT)
 
 
-def apply_shared(
+def add_shared(
+    y: Float[Array, "g t d2"],
     shared: Any,
     gate: nnx.Linear | None,
     x: Float[Array, "g t d"],
     mask: Bool[Array, "g t"] | None = None,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "g t d2"]:
-    """The shared expert's output for every token, times sigmoid(`gate`(x)) if there is one; zeros for padding."""
-    y = shared(x) if key is None else shared(x, key=key)
+    """y and the shared expert's output for every token, times sigmoid(`gate`(x)) if there is one; for padding y alone.
+
+    Raises ValueError for outputs of another width, which would be spread.
+    """
+    of_shared = shared(x) if key is None else shared(x, key=key)
+    if of_shared.shape != y.shape:
+        raise ValueError(
+            f"`make_shared` makes an expert whose outputs have {of_shared.shape[-1]} numbers, but those of"
+            f" `make_expert`'s have {y.shape[-1]}; make them equal, for they are added."
+        )
     if gate is not None:
-        y = jax.nn.sigmoid(gate(x)).astype(y.dtype) * y
-    return where_real(mask, y)
+        of_shared = jax.nn.sigmoid(gate(x)).astype(of_shared.dtype) * of_shared
+    return y + where_real(mask, of_shared)
 
 
 def _map(experts: nnx.Module, x: Array, key: Key[Array, ""] | None, over_x: int | None) -> Array:

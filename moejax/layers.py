@@ -37,10 +37,10 @@ from moejax.dispatch import (
     grouped_over_mesh,
 )
 from moejax.experts import (
+    add_shared,
     apply_experts,
     apply_experts_to_all,
     apply_experts_to_groups,
-    apply_shared,
     can_be_grouped,
     few_chosen,
     hidden_width,
@@ -300,13 +300,7 @@ class SparseMoE(nnx.Module):
             y = self.zero_computation_experts(y, inputs.x, routing)
         if self.shared is not None:
             shared, shared_key = cast(self.shared, self.dtype), key_for(self.shared, key, train, stream=4)
-            of_shared = apply_shared(shared, self.shared_gate, inputs.x, inputs.mask, shared_key)
-            if of_shared.shape != y.shape:
-                raise ValueError(
-                    f"`make_shared` makes an expert whose outputs have {of_shared.shape[-1]} numbers, but those of"
-                    f" `make_expert`'s have {y.shape[-1]}; make them equal, for they are added."
-                )
-            y = y + of_shared
+            y = add_shared(y, shared, self.shared_gate, inputs.x, inputs.mask, shared_key)
         return restore(y), routing
 
     def capacity(self, tokens: int, train: bool = False) -> int | None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from moejax.dispatch.index_tables import IndexTables
+from moejax.kernels.bfloat16 import wide
 from moejax.kernels.multilinear import multilinear
 
 
@@ -20,8 +21,7 @@ def take_tokens(x: Float[Array, "n d"], tables: IndexTables) -> Float[Array, "r 
 
 def combine_rows(y: Float[Array, "r d"], tables: IndexTables) -> Float[Array, "n d"]:
     """Each token the sum of its rows, weighted, in float32 at least; zeros if it has none."""
-    wide = jnp.promote_types(y.dtype, jnp.float32)
-    return _combine(y, tables.weights.astype(wide), tables.choice_of_row, tables.row_of_choice)
+    return _combine(y, tables.weights.astype(wide(y.dtype)), tables.choice_of_row, tables.row_of_choice)
 
 
 @multilinear(lambda ct, x, choice, row: _sum_of_rows(ct, row).astype(ct.dtype))
@@ -40,11 +40,10 @@ def _combine(y, weights, choice, row):
 def _sum_of_rows(
     y: Float[Array, "r d"], row: Int[Array, "n k"], weights: Float[Array, "n k"] | None = None
 ) -> Float[Array, "n d"]:
-    wide = jnp.promote_types(y.dtype, jnp.float32)
-    total = jnp.zeros((row.shape[0], y.shape[1]), wide)
+    total = jnp.zeros((row.shape[0], y.shape[1]), wide(y.dtype))
     for j in range(row.shape[1]):
-        rows = _rows(y, row[:, j]).astype(wide)
-        total += rows if weights is None else weights[:, j, None].astype(wide) * rows
+        rows = _rows(y, row[:, j]).astype(total.dtype)
+        total += rows if weights is None else weights[:, j, None].astype(total.dtype) * rows
     return total
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, DTypeLike, Float
 from numpy import ndarray
 
 from moejax.kernels import blas_threads, numpy_calls
-from moejax.kernels.bfloat16 import has_units
+from moejax.kernels.bfloat16 import has_units, wide
 from moejax.kernels.blas_threads import Operand
 from moejax.kernels.groups import Groups
 from moejax.kernels.numpy_calls import called_by_name, numpy_call
@@ -24,18 +24,14 @@ _READ = 10  # rows are multiplied by a matrix in the time that it takes to read 
 def serves(dtype: DTypeLike) -> bool:
     """Whether this is the fastest product of such numbers."""
     narrow = jnp.dtype(dtype) == jnp.bfloat16 and has_units()
-    return blas_threads.serves(_wide(dtype)) and numpy_calls.works() and not narrow
-
-
-def _wide(dtype: DTypeLike) -> np.dtype:
-    return jnp.promote_types(dtype, jnp.float32)
+    return blas_threads.serves(wide(dtype)) and numpy_calls.works() and not narrow
 
 
 def matmul(
     x: Float[Array, "r d"], w: Float[Array, "e d_or_h h_or_d"], groups: Groups, transposed: bool
 ) -> Float[Array, "r h"]:
     """`grouped_matmul`, without a derivative or vmap."""
-    y = jax.ShapeDtypeStruct((len(x), w.shape[1] if transposed else w.shape[2]), _wide(x.dtype))
+    y = jax.ShapeDtypeStruct((len(x), w.shape[1] if transposed else w.shape[2]), wide(x.dtype))
     flops = 2 * len(x) * w.shape[1] * w.shape[2]
     fill = _fill_products_with_transposes if transposed else _fill_products
     return numpy_call(fill, y, x.astype(y.dtype), w.astype(y.dtype), *groups, flops=flops).astype(x.dtype)
@@ -43,7 +39,7 @@ def matmul(
 
 def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], groups: Groups) -> Float[Array, "e d h"]:
     """`grouped_outer`, without a derivative or vmap."""
-    dw = jax.ShapeDtypeStruct((len(groups.sizes), x.shape[1], dy.shape[1]), _wide(x.dtype))
+    dw = jax.ShapeDtypeStruct((len(groups.sizes), x.shape[1], dy.shape[1]), wide(x.dtype))
     flops = 2 * len(x) * x.shape[1] * dy.shape[1]
     return numpy_call(_fill_outers, dw, x.astype(dw.dtype), dy.astype(dw.dtype), *groups, flops=flops).astype(x.dtype)
 

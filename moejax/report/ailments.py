@@ -35,7 +35,7 @@ def _load(record: Record) -> str:
     last = last.mean(0, keepdims=True) if record.layer == "multi_gate" else last
     dead, highest = int((last < DEAD).sum()), float(last.max())
     if highest > OVERLOADED and not record.idle:
-        other = record.layer == "sparse" and _router(record) != "sigmoid"
+        other = record.layer == "sparse" and record.option("moe", "router") != "sigmoid"
         rest = f", and {dead} of {last.size} experts are dead" if dead else ""
         return (
             f"The router has collapsed: one expert has {highest:.1f} times an equal share{rest}."
@@ -49,18 +49,13 @@ def _load(record: Record) -> str:
     return ""
 
 
-def _router(record: Record) -> str | None:
-    moe = record.config.get("moe")
-    return moe.get("router") if isinstance(moe, dict) else None
-
-
 def _evening(record: Record) -> str:
     """The option that evens the load."""
     return "moe.balance_weight" if record.layer == "sparse" else "moe.usage_weight"
 
 
 def _entropy(record: Record) -> str:
-    if not record.has("gate_entropy") or _router(record) in LEARNS_NOTHING:
+    if not record.has("gate_entropy") or record.option("moe", "router") in LEARNS_NOTHING:
         return ""
     last, most = record.routing["gate_entropy"][-1], math.log(record.experts or 1)
     undecided = [record.layer_name(layer) for layer in np.flatnonzero(last > UNDECIDED * most)]
@@ -77,7 +72,7 @@ def _entropy(record: Record) -> str:
 def _dropped(record: Record) -> str:
     last = float(record.routing["dropped"][-1].mean()) if record.has("dropped") else 0.0
     tested = number(record.summary.get("dropped"))
-    if _router(record) == "expert_choice":
+    if record.option("moe", "router") == "expert_choice":
         none = f"{tested:.0%} of the tokens are taken by no expert on test. Raise moe.eval_capacity_factor."
         return none if tested > DROPPED else ""
     if tested > DROPPED_ON_TEST:
@@ -94,7 +89,7 @@ def _dropped(record: Record) -> str:
 
 
 def _position(record: Record) -> str:
-    if not record.has("experts_by_position") or _router(record) in LEARNS_NOTHING:
+    if not record.has("experts_by_position") or record.option("moe", "router") in LEARNS_NOTHING:
         return ""
     shares = record.routing["experts_by_position"]
     fixed = [record.layer_name(layer) for layer in np.flatnonzero(shares > BY_POSITION)]
@@ -112,8 +107,7 @@ def _validation(record: Record) -> str:
     if not np.isfinite(losses).any() or not losses[-1] > ROSE * np.nanmin(losses):
         return ""
     step = record.validation["step"][int(np.nanargmin(losses))]
-    train = record.config.get("train")
-    best = isinstance(train, dict) and train.get("tested") == "best"
+    best = record.option("train", "tested") == "best"
     return (
         f"Validation was best at step {step:,.0f} and turned upwards. Use {'' if best else 'train.tested best, '}fewer"
         " train.epochs, or more dropout."

@@ -112,8 +112,7 @@ def labels(record: Record) -> str:
     layer, label, expert = np.unravel_index(share.argmax(), share.shape)
     return (
         f"Label {record.label_name(label)}{_of_first_task(record)} leans most on one expert: {share.max():.0%} of it"
-        " goes to"
-        f" {_expert(record, (layer, expert))}; an equal share is {1 / share.shape[-1]:.0%}."
+        f" goes to {_expert(record, (layer, expert))}; an equal share is {1 / share.shape[-1]:.0%}."
     )
 
 

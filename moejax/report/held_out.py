@@ -24,10 +24,10 @@ _GROUP = "held-out-by"
 def held_out(record: Record) -> str:
     """HTML of the text and the buttons above it."""
     layers, experts = _layers(record), record.experts or 1
-    tokens, nats, gates = (record.routing[f"sample_{name}"] for name in ("tokens", "nats", "gate"))
-    windows, length = text_shown(tokens).shape
-    parts = [piece_of(record, token) for token in text_shown(tokens).ravel().tolist()]
-    bits = (text_shown(nats) / math.log(2)).ravel().tolist()
+    tokens, nats = (text_shown(record.routing[f"sample_{name}"]) for name in ("tokens", "nats"))
+    gates, (windows, length) = record.routing["sample_gate"], tokens.shape
+    parts = [piece_of(record, token) for token in tokens.ravel().tolist()]
+    bits = (nats / math.log(2)).ravel().tolist()
     weights = np.moveaxis(np.abs(np.nan_to_num(gates[:windows, layers, :length])), 1, 2)
     weights = weights.reshape(len(parts), len(layers), gates.shape[-1])  # token, layer, expert
     names = [record.layer_name(layer) for layer in layers]

@@ -105,8 +105,12 @@ class Record:
     @property
     def layer(self) -> str:
         """The kind of MoE layer, `soft`, `sparse` or `dense`; empty if the configuration does not say."""
-        moe = self.config.get("moe")
-        return str(moe.get("layer", "")) if isinstance(moe, dict) else ""
+        return str(self.option("moe", "layer") or "")
+
+    def option(self, section: str, name: str) -> Any:
+        """An option as the run was configured; None if the configuration does not say."""
+        options = self.config.get(section)
+        return options.get(name) if isinstance(options, dict) else None
 
     @property
     def experts(self) -> int | None:
@@ -114,8 +118,7 @@ class Record:
         for key in ("load", "label_expert", "sample_gate"):
             if key in self.routing:
                 return self.routing[key].shape[-1]
-        moe = self.config.get("moe")
-        count = moe.get("num_experts") if isinstance(moe, dict) else None
+        count = self.option("moe", "num_experts")
         return count if isinstance(count, int) and count > 0 else None
 
     @property
@@ -147,10 +150,9 @@ class Record:
 
     @property
     def _computing_and_idle(self) -> tuple[int, str]:
-        moe = self.config.get("moe")
         found, first = [], self.experts or 0
         for kind in ("null", "constant", "copy", "zero"):  # from the last one on
-            count = moe.get(f"{kind}_experts", 0) if isinstance(moe, dict) else 0
+            count = self.option("moe", f"{kind}_experts")
             if isinstance(count, int) and 0 < count < first:
                 first -= count
                 found.append(f"{first}–{first + count - 1} {kind}" if count > 1 else f"{first} {kind}")

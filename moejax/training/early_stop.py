@@ -24,6 +24,11 @@ def stopped_after(state: PyTree[Array]) -> int | None:
     return int(stop.steps) if stop is not None and stop.stopped else None
 
 
+def sentence(steps: int) -> str:
+    """What is to be known of a run that learnt for so many steps."""
+    return f"After {steps} steps train.stop_rise or train.stop_below ended the learning for good."
+
+
 def unless_stopped(state: PyTree[Array], changed: T, before: T) -> T:
     """`changed`, or once an early stop has ended the learning `before`."""
     stop = early_stop_of(state)

@@ -24,11 +24,10 @@ from moejax.parameters import parameters
 from moejax.predictions import Predictions
 from moejax.runs import about
 from moejax.runs.checkpoint import IDENTITY
-from moejax.training import diagnosis, frozen, processes, trace
+from moejax.training import diagnosis, early_stop, frozen, processes, trace
 from moejax.training.average import averaged
 from moejax.training.beginning import beginning, filled
 from moejax.training.checkpoint import Checkpoints
-from moejax.training.early_stop import stopped_after
 from moejax.training.evaluate import Evaluation, evaluate
 from moejax.training.film import frame
 from moejax.training.finite import all_finite, finite_rows, not_finite
@@ -45,7 +44,14 @@ from moejax.training.pictures import pictures_of_test
 from moejax.training.progress import Progress, Status
 from moejax.training.sizes import check_done, check_sizes
 from moejax.training.skipping import Skipping
-from moejax.training.summary import facts_of_data, facts_of_network, facts_of_test, in_words, scores
+from moejax.training.summary import (
+    facts_of_data,
+    facts_of_network,
+    facts_of_test,
+    facts_of_validation,
+    in_words,
+    scores,
+)
 from moejax.training.tables import activations_table
 
 _ROUTING = "routing.npz"  # what a checkpoint has beside the state, its identity and metrics.jsonl
@@ -146,12 +152,9 @@ class Fit:
 
     def _look_for_a_stop(self) -> None:
         """Whether an early stop has ended the learning; said once."""
-        if self.stopped_after is None and (learnt := stopped_after(self.state.optimizer)) is not None:
+        if self.stopped_after is None and (learnt := early_stop.stopped_after(self.state.optimizer)) is not None:
             self.stopped_after = learnt
-            self.progress.message(f"note: {self._of_the_stop()}")
-
-    def _of_the_stop(self) -> str:
-        return f"After {self.stopped_after} steps train.stop_rise or train.stop_below ended the learning for good."
+            self.progress.message(f"note: {early_stop.sentence(learnt)}")
 
     def _schedule_from(self, step: int, before: int) -> str:
         """The sentence on the learning rate of a run that had `before` epochs and now has another number of them."""
@@ -208,7 +211,7 @@ class Fit:
         if self.config.train.tested == "best":
             best = self._best_step() if processes.is_first() else None
             self.state = self.restore(int(processes.from_first(str(best))))
-        model, data = self._model(), self.data
+        model, data, stop = self._model(), self.data, self.stopped_after
         with self.parallel.in_use():
             kinds = kinds_of_tokens(model, data.test, data.num_classes, self.config.train.evaluation_batch)
         result = self._evaluate(data.test, kinds)
@@ -225,18 +228,14 @@ class Fit:
             **({"init": self.begun} if self.begun else {}),
             **facts_of_data(data),
             "tested_step": int(self.state.step),
-            **self._facts_of_validation(),
+            **facts_of_validation(self.folder.read_log(), int(self.state.step)),
             **facts_of_test(result, data),
             "seconds": round(self.log.seconds, 2),
             "examples_per_second": self.log.rate(),
             **facts_of_network(model, data, self.config.train.evaluation_batch),
             **({"skipped_steps": self.skipping.total} if self.skipping.total else {}),
-            **({} if self.stopped_after is None else {"stopped_after": self.stopped_after}),
-            "notes": [
-                *data.notes,
-                *notes(self.config),
-                *([] if self.stopped_after is None else [self._of_the_stop()]),
-            ],
+            **({} if stop is None else {"stopped_after": stop}),
+            "notes": [*data.notes, *notes(self.config), *([] if stop is None else [early_stop.sentence(stop)])],
         }
         self.folder.write_summary(summary)
         if processes.is_first() and not self.checkpoints.steps():
@@ -344,12 +343,6 @@ class Fit:
                 f" {self.folder.path / 'config.json'} to last and resume, or run again."
             )
         return best
-
-    def _facts_of_validation(self) -> dict[str, float]:
-        """What was measured on the validation examples with the parameters that are tested, if anything was."""
-        step, names = int(self.state.step), ("accuracy", "loss", "f1", "bits_per_byte")
-        records = [r for r in self.folder.read_log() if (r["kind"], r["step"]) == ("validation", step)]
-        return {f"validation_{name}": records[-1][name] for name in names if records and name in records[-1]}
 
     def _evaluate(self, examples: Examples, kinds: dict[str, Kinds] | None = None) -> Evaluation:
         with self.parallel.in_use():

@@ -1,6 +1,6 @@
 """What a run found, for its summary.json: on its data, on the test examples, on its network."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -45,6 +45,13 @@ def in_words(beside: Mapping[str, Any]) -> str:
     said += [] if bits is None else [f"{bits:.3f} bits a byte"]
     said += [f"{task} {accuracy:.2%}" for task, accuracy in beside.get("accuracy_of", {}).items()]
     return "".join(f"  {one}" for one in said)
+
+
+def facts_of_validation(records: Iterable[Mapping[str, Any]], step: int) -> dict[str, float]:
+    """What metrics.jsonl has of the validation examples after so many steps: those whose parameters are tested."""
+    of_step = [record for record in records if (record["kind"], record["step"]) == ("validation", step)]
+    names = ("accuracy", "loss", "f1", "bits_per_byte")
+    return {f"validation_{name}": of_step[-1][name] for name in names if of_step and name in of_step[-1]}
 
 
 def facts_of_test(result: Evaluation, data: Dataset) -> dict[str, Any]:

@@ -103,11 +103,20 @@ def stack_experts(make: MakeExpert, num_experts: Count, rngs: nnx.Rngs, mesh_axe
 
     That axis is in their partition metadata (`nnx.get_partition_spec`) under the name of experts' mesh axes.
 
-    Raises ValueError if `make` is no function of `rngs`, or if what it makes has variables that change while it runs.
+    Raises ValueError if `make` is no function of `rngs`, gives a module that was made before, or makes one with
+    variables that change while it runs.
     """
     require_rngs(rngs)
     one = partial(made, make, name="make_expert")
-    experts = nnx.split_rngs(splits=num_experts)(nnx.vmap(one, in_axes=0, out_axes=0))(rngs)
+    try:
+        experts = nnx.split_rngs(splits=num_experts)(nnx.vmap(one, in_axes=0, out_axes=0))(rngs)
+    except ValueError as error:
+        if "different trace level" not in str(error):
+            raise
+        raise ValueError(
+            "make_expert gives a module that was made before, so that all experts would be one; make it in the"
+            " function, as in make_expert=lambda rngs: moejax.MLP(8, 16, rngs=rngs)."
+        ) from None
     name_expert_axis(experts, mesh_axes)
     return experts
 
@@ -136,15 +145,20 @@ def apply_experts(
     On a mesh the slots cross to the experts' devices and back, each time in an all-to-all.
     """
     x = constrain(constrain(x, SLOTS_BY_TOKEN), SLOTS_BY_EXPERT)
-    y = _map(experts, x, key, over_x=0)
+    y = _map(experts, len(x), x, key, over_x=0)
     return constrain(constrain(y, SLOTS_BY_EXPERT), SLOTS_BY_TOKEN)
 
 
 def apply_experts_to_all(
-    experts: nnx.Module, x: Float[Array, "g t d"], key: Key[Array, ""] | None = None
+    experts: nnx.Module, x: Float[Array, "g t d"], key: Key[Array, ""] | None = None, *, num_experts: int | None = None
 ) -> Float[Array, "e g t d2"]:
-    """Every expert on every token, without E copies of the tokens; `key`: for experts that draw, in training."""
-    return constrain(_map(experts, x, key, over_x=None), SLOTS_BY_EXPERT)
+    """Every expert on every token, without E copies of the tokens; `key`: for experts that draw, in training.
+
+    `num_experts`: E, which only experts with parameters tell by themselves.
+    """
+    if num_experts is None:
+        num_experts = len(jax.tree.leaves(experts)[0])
+    return constrain(_map(experts, num_experts, x, key, over_x=None), SLOTS_BY_EXPERT)
 
 
 def add_shared(
@@ -170,12 +184,13 @@ def add_shared(
     return y + where_real(mask, of_shared)
 
 
-def _map(experts: nnx.Module, x: Array, key: Key[Array, ""] | None, over_x: int | None) -> Array:
+def _map(experts: nnx.Module, num_experts: int, x: Array, key: Key[Array, ""] | None, over_x: int | None) -> Array:
     options = {"linear": _of_one} if can_be_grouped(experts) else {}
+    each = partial(jax.vmap, axis_size=num_experts)
     if key is None:
-        return jax.vmap(lambda expert, x: expert(x, **options), in_axes=(0, over_x))(experts, x)
-    keys = jax.random.split(key, len(jax.tree.leaves(experts)[0]))
-    return jax.vmap(lambda expert, x, key: expert(x, key=key, **options), in_axes=(0, over_x, 0))(experts, x, keys)
+        return each(lambda expert, x: expert(x, **options), in_axes=(0, over_x))(experts, x)
+    keys = jax.random.split(key, num_experts)
+    return each(lambda expert, x, key: expert(x, key=key, **options), in_axes=(0, over_x, 0))(experts, x, keys)
 
 
 def _of_one(linear: LinearMap, x: Float[Array, "*n d"]) -> Float[Array, "*n d2"]:

@@ -9,17 +9,36 @@ Axis letters: g groups, t tokens of a group, d model width, r width of the route
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree, Shaped
 from numpy import ndarray
+from pydantic import PlainValidator
 
 from moejax.sharding import TOKENS, constrain
 
 AnyArray = Array | ndarray
+
+
+def is_computable(dtype: Any) -> bool:
+    """Whether a dtype is one of floating-point numbers of 16 bits or more: those of 8 can be kept, but not added up."""
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize > 1
+
+
+def _floating(dtype: Any) -> Any:
+    try:
+        known = dtype is None or is_computable(jnp.dtype(dtype))
+    except TypeError:
+        known = False
+    if not known:
+        raise ValueError(f"{dtype!r}; it must be a floating-point type of at least 16 bits such as 'bfloat16', or None")
+    return dtype
+
+
+ComputeDtype = Annotated[DTypeLike | None, PlainValidator(_floating)]
 
 
 class Inputs(NamedTuple):
@@ -85,7 +104,7 @@ def prepare(
         if experts.shape[-1] != k:
             shape = (*tokens, experts.shape[-1])
             raise ValueError(f"given has the shape {shape}; k experts for each token make it {(*tokens, k)}.")
-        inputs = inputs._replace(given=experts.astype(jnp.int32))
+        inputs = inputs._replace(given=_int32(experts))
     in_groups = where_real(inputs.mask, inputs.x)
     router_x = in_groups if router_input is None else where_real(inputs.mask, inputs.router_x)
     return inputs._replace(x=cast(in_groups, dtype), router_x=router_x), partial(ungroup, shape=tokens)
@@ -131,10 +150,16 @@ def ungroup(values: Shaped[Array, "g2 t2 *rest"], shape: tuple[int, ...]) -> Sha
     return flat[: math.prod(shape)].reshape(*shape, *values.shape[2:])
 
 
+def _int32(experts: Int[Array, "..."]) -> Int[Array, "..."]:
+    """The same numbers; what int32 does not hold is its greatest, or -1, and no other expert."""
+    limits = jnp.iinfo(experts.dtype)
+    return jnp.clip(experts, max(limits.min, -1), min(limits.max, 2**31 - 1)).astype(jnp.int32)
+
+
 def _checked(name: str, array: AnyArray, tokens: tuple[int, ...], kind: Any, axes: int = 0) -> Shaped[Array, "..."]:
     """The array broadcast to [*tokens, ...], where the last `axes` axes are its own."""
     array = jnp.asarray(array)
-    if not jnp.issubdtype(array.dtype, kind):
+    if not (is_computable(array.dtype) if kind is jnp.floating else jnp.issubdtype(array.dtype, kind)):
         raise ValueError(f"{name} has the dtype {array.dtype}; {_KINDS[kind].format(name=name)}.")
     shape = (*tokens, *array.shape[array.ndim - axes :])
     try:
@@ -147,7 +172,7 @@ def _checked(name: str, array: AnyArray, tokens: tuple[int, ...], kind: Any, axe
 
 
 _KINDS = {
-    jnp.floating: "it must be floating-point numbers, d a token",
+    jnp.floating: "it must be floating-point numbers of at least 16 bits, d a token",
     jnp.integer: "it must be whole numbers, one a token",
     jnp.bool_: "it must be bool, one a token (try {name} != 0)",
 }

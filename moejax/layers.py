@@ -24,7 +24,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from flax import nnx
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 from pydantic import Field
 
 from moejax.dispatch import (
@@ -46,7 +46,7 @@ from moejax.experts import (
     hidden_width,
     stack_experts,
 )
-from moejax.inputs import AnyArray, cast, prepare
+from moejax.inputs import AnyArray, ComputeDtype, cast, prepare
 from moejax.makers import MakeExpert, made
 from moejax.multi_gate import MultiGateMoE
 from moejax.options import (
@@ -96,7 +96,7 @@ class DenseMoE(nnx.Module):
         learn_temperature: bool = False,
         final_temperature: PositiveOrNone = None,
         make_gate: MakeExpert | None = None,
-        dtype: DTypeLike | None = None,
+        dtype: ComputeDtype = None,
         mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,
     ):
@@ -140,7 +140,12 @@ class DenseMoE(nnx.Module):
             key=key_for(self.router.gate, key, train, stream=3),
             assigned=inputs.assigned,
         )
-        y = apply_experts_to_all(cast(self.experts, self.dtype), inputs.x, key_for(self.experts, key, train))
+        y = apply_experts_to_all(
+            cast(self.experts, self.dtype),
+            inputs.x,
+            key_for(self.experts, key, train),
+            num_experts=self.router.num_experts,
+        )
         return restore(combine_dense(routing.gates, y)), routing
 
 
@@ -196,7 +201,7 @@ class SparseMoE(nnx.Module):
         constant_experts: Annotated[int, Field(ge=0, le=2**16)] = 0,
         null_experts: Annotated[int, Field(ge=0, le=2**16)] = 0,
         zero_computation_tau: Tau = 1.0,
-        dtype: DTypeLike | None = None,
+        dtype: ComputeDtype = None,
         mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,
         **router_options: Any,
@@ -337,7 +342,7 @@ class SoftMoE(nnx.Module):
         *,
         slots: Count = 3,
         scale: Positive = 1.0,
-        dtype: DTypeLike | None = None,
+        dtype: ComputeDtype = None,
         mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,
     ):

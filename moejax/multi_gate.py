@@ -15,12 +15,12 @@ from typing import Annotated
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, DTypeLike, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 from pydantic import Field
 
 from moejax.dispatch import combine_dense
 from moejax.experts import apply_experts_to_all, stack_experts
-from moejax.inputs import AnyArray, cast, prepare
+from moejax.inputs import AnyArray, ComputeDtype, cast, prepare
 from moejax.makers import MakeExpert
 from moejax.options import Count, Positive, PositiveOrNone, Width, checked
 from moejax.randomness import draw_key, key_for
@@ -52,7 +52,7 @@ class MultiGateMoE(nnx.Module):
         temperature: Positive = 1.0,
         learn_temperature: bool = False,
         final_temperature: PositiveOrNone = None,
-        dtype: DTypeLike | None = None,
+        dtype: ComputeDtype = None,
         mesh_axes: MeshAxes = DEFAULT_AXES,
         rngs: nnx.Rngs,
     ):
@@ -91,5 +91,10 @@ class MultiGateMoE(nnx.Module):
         """
         inputs, restore = prepare(x, self.d, dtype=self.dtype, mask=mask, router_input=router_input)
         routings = tuple(router(inputs.router_x, inputs.mask) for router in self.routers)
-        y = apply_experts_to_all(cast(self.experts, self.dtype), inputs.x, key_for(self.experts, key, train))
+        y = apply_experts_to_all(
+            cast(self.experts, self.dtype),
+            inputs.x,
+            key_for(self.experts, key, train),
+            num_experts=self.routers[0].num_experts,
+        )
         return jnp.stack([restore(combine_dense(routing.gates, y)) for routing in routings]), routings

@@ -194,8 +194,9 @@ def refusals(declared: Declared, given: Mapping[str, Any]) -> dict[str, str]:
             _adapter(_annotation(declared[name])).validate_python(value, strict=True)
         except ValidationError as error:
             said = error.errors()[0].get("ctx", {}).get("error")
-            must = f"{shown(value)}; it must be {expected(declared[name], value)}."
-            found[name] = f"`{name}` is {f'{said}.' if str(said or '') else must}"
+            if not str(said or ""):
+                said = f"{shown(value)}; it must be {expected(declared[name], value)}"
+            found[name] = f"`{name}` is {said}."
     return found
 
 

@@ -5,6 +5,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Key, PyTree
 
@@ -39,8 +40,9 @@ def key_of_step(
 
     Raises ValueError if both are given, or what is neither.
     """
-    if key is not None and not isinstance(key, jax.Array):
-        raise ValueError(f"key is a {type(key).__name__}; give jax.random.key(0), or of another seed.")
+    if key is not None and not _is_one(key):
+        kind = f"{key.dtype}{list(key.shape)}" if isinstance(key, jax.Array) else f"a {type(key).__name__}"
+        raise ValueError(f"key is {kind}; give one key, such as jax.random.key(0) or that of another seed.")
     if rngs is None:
         return key
     if key is not None:
@@ -54,6 +56,14 @@ def key_of_step(
     if not {"dropout", "default"} & set(rngs):
         raise ValueError(f"rngs has the streams {', '.join(rngs)}; it needs dropout or default, as in nnx.Rngs(0).")
     return rngs.dropout()
+
+
+def _is_one(key: Any) -> bool:
+    """Whether it is a single key, JAX's own or the numbers of one as jax.random.PRNGKey gives them."""
+    if not isinstance(key, jax.Array):
+        return False
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return key.shape == () if typed else key.dtype == jnp.uint32 and key.ndim == 1
 
 
 def key_for(

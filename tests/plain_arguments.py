@@ -7,13 +7,16 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
 from moejax import losses, routing
 from moejax.errors import UserError
 from moejax.experts import GLU, MLP, stack_experts
+from moejax.huggingface import from_huggingface
 from moejax.layers import DenseMoE, SoftMoE, SparseMoE
+from moejax.multi_gate import MultiGateMoE
 from moejax.routers import ROUTERS, DenseRouter, SoftRouter
 from moejax.runs import generate
 
@@ -38,6 +41,7 @@ soft, dense = partial(layer, SoftMoE), partial(layer, DenseMoE)
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
+        (partial(from_huggingface, "folder", {}), r"weights is 'folder'; pass a state dict, or PublishedFiles\(folder"),
         (router("vmoe", priority="probs"), "priority is probs; it must be one of position, weight"),
         (router("vmoe", jitter=-1), "jitter is -1; it must be a number of at least 0 and below 1"),
         (router("vmoe", jitter=float("nan")), "jitter is nan; it must be a number"),
@@ -265,7 +269,13 @@ NOISY = SparseMoE(D, E, mlp, router="vmoe", rngs=nnx.Rngs(0))
         ),
         (partial(stack_experts, mlp, E, None), "rngs is a NoneType; give flax.nnx.Rngs"),
         (partial(NOISY, jnp.ones((2, D)), rngs=0), r"rngs is a int; give a flax.nnx.Rngs, or key="),
-        (partial(NOISY, jnp.ones((2, D)), key=0), r"key is a int; give jax.random.key\(0\)"),
+        (partial(NOISY, jnp.ones((2, D)), key=0), r"key is a int; give one key, such as jax.random.key\(0\)"),
+        (partial(NOISY, jnp.ones((2, D)), key=jax.random.split(KEY)), r"key is key<fry>\[2\]; give one key, such as"),
+        (
+            partial(NOISY, jnp.ones((2, D)), key=jax.random.split(jax.random.PRNGKey(0))),
+            r"key is uint32\[2, 2\]; give one key, such as",
+        ),
+        (partial(NOISY, jnp.ones((2, D)), key=jnp.ones(2)), r"key is float32\[2\]; give one key, such as"),
         (partial(NOISY, jnp.ones((2, D)), key=KEY, rngs=nnx.Rngs(0)), "key and rngs are both given; give one of them"),
         (
             partial(NOISY, jnp.ones((2, D)), train=True, rngs=nnx.Rngs(params=0)),
@@ -276,6 +286,35 @@ NOISY = SparseMoE(D, E, mlp, router="vmoe", rngs=nnx.Rngs(0))
 def test_random_streams_that_are_none_are_one_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+@pytest.mark.parametrize("kind", [DenseMoE, SparseMoE, SoftMoE, partial(MultiGateMoE, num_tasks=2)])
+@pytest.mark.parametrize("dtype", ["bf16", "int32", jnp.int8, 3, "float8_e4m3fn"])
+def test_a_dtype_that_layers_cannot_compute_in_is_refused_where_they_are_made(kind, dtype):
+    with pytest.raises(ValueError, match=r"^dtype is .*; it must be a floating-point type of at least 16 bits such as"):
+        kind(D, E, mlp, dtype=dtype, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("kind", [DenseMoE, SparseMoE, SoftMoE])
+def test_tokens_of_eight_bits_are_refused(kind):
+    with pytest.raises(ValueError, match=r"^x has the dtype float8_e4m3fn; it must be floating-point numbers of at le"):
+        kind(D, E, mlp, rngs=nnx.Rngs(0))(jnp.ones((2, D), jnp.float8_e4m3fn))
+
+
+def test_an_expert_that_was_made_before_is_refused():
+    ready = mlp(nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"^make_expert gives a module that was made before, so that all experts wou"):
+        stack_experts(lambda rngs: ready, E, nnx.Rngs(0))
+
+
+def test_given_experts_beyond_int32_are_no_other_ones():
+    with jax.enable_x64(True):
+        moe, x = SparseMoE(D, E, mlp, rngs=nnx.Rngs(0)), jnp.ones((1, 2, D))
+        beyond = jnp.array([[[2**32, 1], [0, 1]]])
+        assert beyond.dtype == jnp.int64
+        with pytest.raises(ValueError, match=r"given holds the experts .* give different ones from 0 to 2"):
+            moe(x, given=beyond)
+        np.testing.assert_array_equal(moe(x, given=beyond.at[0, 0, 0].set(-(2**32)))[1].experts[0, 0], [-1, 1])
 
 
 def test_an_argument_that_a_constructor_has_not_is_said_of_that_constructor():

@@ -254,6 +254,28 @@ def test_experts_that_draw_get_a_key_under_every_dispatch_or_say_so(name):
         layer(x, train=True)
 
 
+class Noise(nnx.Module):
+    """An expert without parameters."""
+
+    draws = True
+
+    def __init__(self, rngs):
+        pass
+
+    def __call__(self, x, *, key=None):
+        return x if key is None else x + jax.random.normal(key, x.shape)
+
+
+@pytest.mark.parametrize("name", ["dense", "soft", "gather"])
+def test_experts_without_parameters_are_copies_that_draw_apart(name):
+    layer, x = LAYERS[name](D, E, Noise, rngs=nnx.Rngs(0)), draw(G, T, D)
+    y, noisy = call(layer, x)[0], call(layer, x, train=True, key=jax.random.key(0))[0]
+    assert y.shape == x.shape
+    assert np.abs(noisy - y).max() > 1e-3
+    if name == "dense":  # whose gates sum to 1
+        np.testing.assert_allclose(y, x, rtol=1e-5, atol=1e-6)
+
+
 def test_rngs_give_a_key_as_they_give_dropout_one():
     layer, x = LAYERS["gather"](D, E, dropping, router="vmoe", rngs=nnx.Rngs(0)), draw(G, T, D)
     for rngs in (nnx.Rngs(3), nnx.Rngs(0, dropout=3), nnx.Rngs(params=0, dropout=3), nnx.Rngs(dropout=3).dropout):

@@ -50,7 +50,7 @@ def grouped_over_mesh(
         apply_local = partial(apply, experts, key=key)
         if not axes.experts:
             return grouped_dispatch(apply_local, x, routing)
-        along = axes.experts, len(jax.tree.leaves(experts)[0])
+        along = axes.experts, routing.probs.shape[-1] // devices_along(axes.experts)
         chosen = jnp.where(routing.kept, routing.experts, -1)
         gather = partial(_gathered, apply_local, *along)
         room = math.ceil(ROOM * chosen.size / devices_along(axes.experts))

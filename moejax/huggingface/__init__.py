@@ -17,11 +17,13 @@ import jax
 import numpy as np
 from flax import nnx
 
+from moejax.errors import abridged
 from moejax.huggingface.arrays import as_numpy, check_names, fill, names_of, parts
 from moejax.huggingface.blocks import block_prefix
 from moejax.huggingface.families import FAMILIES, Entries, Family
 from moejax.huggingface.files import PublishedFiles
 from moejax.huggingface.make import make_layer
+from moejax.inputs import is_computable
 from moejax.layers import SparseMoE
 
 __all__ = ["FAMILIES", "PublishedFiles", "from_huggingface", "to_huggingface"]
@@ -46,6 +48,8 @@ def from_huggingface(
     Raises ValueError, in one sentence, for a model that is not in `FAMILIES` or that this layer does not compute, an
     incomplete configuration, a layer without experts, and weights that are missing, unknown, quantised or misshapen.
     """
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"weights is {abridged(repr(weights))}; pass a state dict, or PublishedFiles(folder).")
     read = Entries(config)
     family = read.family
     prefix = block_prefix(weights, family, layer)
@@ -54,6 +58,9 @@ def from_huggingface(
     if quantised := sorted(name for name in of_block if name.endswith(QUANTISED)):
         raise ValueError(f"the weights are quantised, as {quantised[0]} shows; dequantise them first.")
     arrays = {name.removeprefix(prefix): as_numpy(weights[name]) for name in of_block}
+    if coded := sorted(name for name, array in arrays.items() if not is_computable(array.dtype)):
+        kind = f"{coded[0]} of {arrays[coded[0]].dtype}"
+        raise ValueError(f"the weights are quantised, as {prefix}{kind} shows; dequantise them first.")
 
     # In memory and in files the names differ, and sometimes the order of axes: the one that fits best.
     ways = [

@@ -25,7 +25,9 @@ from moejax.huggingface.arrays import Part, as_numpy, check_names, fill, names_o
 from moejax.huggingface.blocks import block_prefix
 from moejax.huggingface.families import AROUND, FAMILIES, HEAD, LAYER, Entries, Names
 from moejax.huggingface.files import PublishedFiles
+from moejax.inputs import ComputeDtype
 from moejax.models.decoder import Decoder
+from moejax.options import require
 
 BLOCK = LAYER + "mlp."  # what a block's names begin with in transformers' memory
 
@@ -53,6 +55,7 @@ def decoder_from_huggingface(
     if isinstance(weights, str | Path):
         config = _configuration(Path(weights)) if config is None else config
         weights = PublishedFiles(weights)
+    require("dtype", dtype, ComputeDtype)
     if config is None:
         raise ValueError("config is None; pass the configuration of the model whose weights these are.")
     read = Entries(config, "model")
@@ -92,7 +95,10 @@ def decoder_to_huggingface(model: Decoder, model_type: str) -> dict[str, np.ndar
 def _configuration(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json; give a folder that has, or pass config.")
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise ValueError(f"{folder / 'config.json'} cannot be read ({error}); fetch it again, whole.") from None
 
 
 def whole_families() -> list[str]:
@@ -108,7 +114,7 @@ def settings(read: Entries, length: int | None, dtype: str) -> Config:
             f" loaded of {' and '.join(whole_families())}."
         )
     read.require(read.family.whole_only)
-    width, heads = read("hidden_size"), read("num_attention_heads")
+    width, heads = read.positive("hidden_size"), read.positive("num_attention_heads")
     if (head := read("head_dim", default=width // heads)) * heads != width:
         raise ValueError(
             f"config's head_dim is {head}; {heads} heads of a decoder share hidden_size, {width}, so that it is"

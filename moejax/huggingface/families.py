@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 
+from moejax.errors import abridged
 from moejax.experts import GLU, MLP
 from moejax.huggingface.parts import BiasedTopKSoftmax, ClampedGLU
 from moejax.makers import MakeExpert
+from moejax.options import Width, require
 from moejax.routers import Router
 from moejax.routers.sigmoid import SigmoidTopK
 from moejax.routers.top_k import SoftmaxTopK, Switch, TopKSoftmax
@@ -38,6 +40,11 @@ class Entries:
         """
         self.what = what
         entries = config.to_dict() if hasattr(config, "to_dict") else config
+        if not isinstance(entries, Mapping):
+            raise ValueError(
+                f"config is {abridged(repr(config))}; pass transformers' configuration, or the dict that its"
+                " config.json holds."
+            )
         self.entries = entries.get("text_config") or entries
         self.model_type = str(self.entries.get("model_type")).removesuffix("_text")
         if self.model_type not in FAMILIES:
@@ -64,10 +71,15 @@ class Entries:
             raise ValueError(f"config has no {names}, which a {self.model_type} {self.what} needs.")
         return default
 
+    def positive(self, name: str) -> int:
+        """The entry of that name, a whole number above 0."""
+        require(name, value := self(name), Width)
+        return value
+
     def activation(self) -> Callable:
         """The experts' activation."""
         name = self("hidden_act", "dense_act_fn")
-        if name not in ACTIVATIONS:
+        if not isinstance(name, str) or name not in ACTIVATIONS:
             raise ValueError(f"hidden_act is {name!r}; the names are {', '.join(ACTIVATIONS)}.")
         return ACTIVATIONS[name]
 

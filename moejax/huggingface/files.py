@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +13,19 @@ class PublishedFiles(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, folder: Path | str):
-        from safetensors import safe_open
-
-        files = [safe_open(path, "numpy") for path in sorted(Path(folder).glob("*.safetensors"))]
-        if not files:
+        """Raises ValueError, in one sentence, for a folder without such files, one that is broken or not there yet (a
+        pointer of Git LFS), and an array that is in two of them.
+        """
+        self._file_of: dict[str, Any] = {}
+        where = dict[str, str]()
+        for path in sorted(Path(folder).glob("*.safetensors")):
+            file = _opened(path)
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                if name in where:
+                    raise ValueError(f"{folder} has {name} in {where[name]} and in {path.name}; keep one of them.")
+                self._file_of[name], where[name] = file, path.name
+        if not where:
             raise ValueError(f"folder is {folder}, which holds no *.safetensors.")
-        self._file_of = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (no mapping)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._file_of[name].get_tensor(name)
@@ -27,3 +35,12 @@ class PublishedFiles(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._file_of)
+
+
+def _opened(path: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, "numpy")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}); fetch it again, whole.") from None

@@ -19,7 +19,8 @@ def make_layer(read: Entries, layer_options: dict[str, Any]) -> SparseMoE:
     options = {"dispatch": "grouped", "capacity_factor": None, "eval_capacity_factor": None, "group_size": 0}
     options |= layer_options
     router = router_of(read, k)
-    if said := sorted({"make_shared", "shared_gate", "rngs", "k", *router} & layer_options.keys()):
+    of_layer = {"d", "num_experts", "make_expert", "k", "make_shared", "shared_gate", "rngs"}
+    if said := sorted((of_layer | router.keys()) & layer_options.keys()):
         raise ValueError(f"{', '.join(said)}: the configuration says that; leave it out of the layer's options.")
     if family.shared_width:
         width = math.prod(read(name) for name in family.shared_width)

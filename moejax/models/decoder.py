@@ -23,6 +23,7 @@ from moejax.experts import GLU
 from moejax.layers import SparseMoE
 from moejax.models.attention import attend, rotated, visible
 from moejax.models.dropout import dropout
+from moejax.models.embeddings import vectors_of
 from moejax.models.layer import EXPERTS, SharedExpertOptions, layer_maker
 from moejax.options import Choice, Options, Positive, Share
 from moejax.routers import ROUTERS
@@ -216,7 +217,7 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "b t y"], tuple[Routing, ...], Cache | None]:
         keys = [jax.random.fold_in(key, i) if train and key is not None else None for i in range(len(self.blocks) + 1)]
         tokens = tokens.astype(jnp.int32)
-        x = dropout(keys[-1], _of_tokens(self.embeddings[...].astype(self.dtype), tokens), self.rate)
+        x = dropout(keys[-1], vectors_of(self.embeddings[...].astype(self.dtype), tokens), self.rate)
         pasts = [None] * len(self.blocks) if cache is None else zip(cache.keys, cache.values, strict=True)
         start = 0 if cache is None else cache.length
         routings, news = [], []
@@ -232,11 +233,6 @@ class Decoder(nnx.Module):
         x = self.norm(x)
         logits = x @ self.embeddings[...].astype(x.dtype).T if self.head is None else self.head(x)
         return logits.astype(jnp.float32), tuple(routings), None if cache is None else kept(cache, news)
-
-
-def _of_tokens(embeddings: Float[Array, "y d"], tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-    """The rows of tokens; NaN for a number that is no token, and so for all of its text."""
-    return embeddings.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def sees_later(moe: Options) -> str:

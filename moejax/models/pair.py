@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 from pydantic import Field
 
+from moejax.models.embeddings import vectors_of
 from moejax.models.layer import EXPERTS, LayerOptions, layer_maker
 from moejax.models.pair_experts import Convolution, OnSummary, Recurrence, flatten, pool
 from moejax.options import Choice, Options, Share
@@ -92,7 +93,7 @@ class PairClassifier(nnx.Module):
         present = (ids > 0).astype(self.dtype)
         keep_embedding, keep_pooled, keep_features = self.dropouts(ids.shape[0], train, key)
         # All words of a pair lose the same numbers, so that equal words stay equal.
-        x = self.embeddings[...].astype(self.dtype)[ids] * keep_embedding[:, None, None]
+        x = vectors_of(self.embeddings[...].astype(self.dtype), ids) * keep_embedding[:, None, None]
 
         same = matches(batch["first"], batch["second"])
         grams = jnp.stack([shared_ngrams(same), shared_ngrams(same.swapaxes(1, 2))], axis=1).astype(self.dtype)
@@ -112,7 +113,7 @@ class PairClassifier(nnx.Module):
         """The mean of a sentence's embeddings."""
         ids = jnp.stack([batch["first"], batch["second"]], axis=1)
         present = (ids > 0).astype(jnp.float32)
-        total = jnp.einsum("bts,btsv->btv", present, self.embeddings[...].astype(jnp.float32)[ids])
+        total = jnp.einsum("bts,btsv->btv", present, vectors_of(self.embeddings[...].astype(jnp.float32), ids))
         return total / jnp.maximum(present.sum(-1, keepdims=True), 1)
 
     def dropouts(self, b: int, train: bool, key: Key[Array, ""] | None) -> list[Float[Array, "b n"]]:

@@ -69,7 +69,7 @@ def recur(z: Float[Array, "t b z"], u: Float[Array, "h z"], bias: Float[Array, "
     """h[t] at every step, in the dtype of `u`; `z` is x · W, the input's part of the gates.
 
     With a backward pass of its own: the loop computes only the product that the next step needs; the gradient of `u` is
-    one product after the loop.
+    one product after the loop. So it has no forward mode (`jax.jvp`).
     """
     return _forward(z, u, bias)[0]
 

@@ -60,6 +60,14 @@ def test_swapping_twice_changes_nothing():
         np.testing.assert_array_equal(twice, first)
 
 
+def test_a_number_that_is_no_piece_leaves_its_pair_without_an_answer():
+    batch = {name: jnp.asarray(array) for name, array in pairs(3, 1).items()}
+    batch["pieces"] = batch["pieces"].at[0, 1].set(30).at[1, 1].set(-1)
+    model = randomly_filled(lambda: build_model(CONFIG, 2, nnx.Rngs(0)))
+    logits, _ = jax.jit(lambda model, batch: model(batch, train=False))(model, batch)
+    np.testing.assert_array_equal(np.isfinite(logits).all(-1), [False, False, True])
+
+
 def test_the_order_of_the_sentences_does_not_matter():
     model = randomly_filled(lambda: build_model(CONFIG, 2, nnx.Rngs(0)))
     batch = {name: jnp.asarray(array) for name, array in pairs(3, 1).items()}

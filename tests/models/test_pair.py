@@ -48,6 +48,13 @@ def classify(model, batch, train=False, key=None):
     return model(batch, train=train, key=key)
 
 
+def test_a_number_that_is_no_word_leaves_its_pair_without_an_answer():
+    batch = pairs(2)
+    batch["first"][0, 0] = 20
+    logits, _ = classify(make(tiny()), batch)
+    np.testing.assert_array_equal(np.isfinite(logits).all(-1), [False, True])
+
+
 # What two sentences share
 
 

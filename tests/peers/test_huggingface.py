@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from peer_answers import GOLDEN, TOLERANCE, answer_fast, errors, load
+from safetensors.numpy import save_file
 from seldom import slow_but_for
 
 from moejax.experts import GLU, MLP
@@ -265,6 +266,15 @@ def test_switch_with_a_capacity_factor_forgets_the_slots():
             "the weights are quantised, as experts.gate_up_proj_blocks shows; dequantise them first.",
         ),
         (
+            {"weights": {"gate.weight": np.zeros((8, 8), np.int8)}},
+            "the weights are quantised, as gate.weight of int8 shows; dequantise them first.",
+        ),
+        (
+            {"weights": {"gate.weight": np.zeros((8, 8), jnp.float8_e4m3fn)}},
+            "the weights are quantised, as gate.weight of float8_e4m3fn shows; dequantise them first.",
+        ),
+        ({"config": {"hidden_act": ["silu"]}}, "hidden_act is ['silu']; the names are silu,"),
+        (
             {"config": {"model_type": "deepseek_v3", "topk_method": "greedy"}},
             "config's topk_method is 'greedy'; a deepseek_v3 block is computed here for 'noaux_tc' alone.",
         ),
@@ -283,6 +293,27 @@ def test_bad_input_is_named(change, sentence):
 def test_options_that_the_configuration_says_are_named():
     with pytest.raises(ValueError, match=r"^make_shared, shared_gate: the configuration says that; leave it out"):
         layer_of(load("qwen2_moe"), make_shared=lambda rngs: MLP(4, 5, rngs=rngs), shared_gate=False)
+    with pytest.raises(ValueError, match=r"^d, make_expert, num_experts: the configuration says that; leave it out"):
+        layer_of(load("mixtral"), d=8, num_experts=3, make_expert=None)
+
+
+@pytest.mark.parametrize("config", [None, "mixtral", ["mixtral"]])
+def test_a_configuration_that_is_none_is_named(config):
+    with pytest.raises(ValueError, match=f"^config is {re.escape(repr(config))}; pass transformers' configuration"):
+        from_huggingface(load("mixtral")["weights"], config)
+
+
+def test_published_files_that_are_not_there_broken_or_there_twice_are_named(tmp_path):
+    with pytest.raises(ValueError, match="which holds no"):
+        PublishedFiles(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n")
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read as safetensors \(.*; fetch it again"):
+        PublishedFiles(tmp_path)
+    for path in (file, tmp_path / "other.safetensors"):
+        save_file({"a": np.zeros(3, np.float32)}, path)
+    with pytest.raises(ValueError, match=r"has a in model\.safetensors and in other\.safetensors; keep one of them"):
+        PublishedFiles(tmp_path)
 
 
 def test_a_layer_that_is_not_made_like_the_block_is_named():

@@ -132,6 +132,9 @@ def test_older_configurations_have_the_rotary_base_beside_its_scaling():
             {"config": {"head_dim": 8}},
             "config's head_dim is 8; 4 heads of a decoder share hidden_size, 16, so that it is 4.",
         ),
+        ({"config": {"num_attention_heads": 0}}, "num_attention_heads is 0; it must be a whole number from 1"),
+        ({"config": {"hidden_size": "16"}}, "hidden_size is '16'; it must be a whole number from 1"),
+        ({"options": {"dtype": "bf16"}}, "dtype is 'bf16'; it must be a floating-point type of at least 16 bits"),
         ({"config": {"num_attention_heads": 16}}, "this model is no decoder: model.width is 16, of which 16 heads"),
         ({"config": {"vocab_size": 25}}, "model.embed_tokens.weight has the shape (24, 16); the configuration makes"),
         ({"config": {"num_hidden_layers": 3}}, "layer is 2; the MoE layers of these weights are 0, 1."),
@@ -145,7 +148,7 @@ def test_older_configurations_have_the_rotary_base_beside_its_scaling():
         ({"without": "model.layers.0.mlp.gate.weight"}, "layer is 0; the MoE layers of these weights are 1."),
         ({"options": {"length": 17}}, "length is 17, but the model attends to 16 tokens; pass that or fewer."),
         ({"options": {"length": 1}}, "this model is no decoder: data.length is 1"),
-        ({"options": {"dtype": "int8"}}, "this model is no decoder: train.dtype is int8"),
+        ({"options": {"dtype": "int8"}}, "dtype is 'int8'; it must be a floating-point type of at least"),
     ],
 )
 def test_what_is_no_such_model_is_one_sentence(change, sentence):
@@ -176,6 +179,13 @@ def test_a_folder_without_a_model_is_one_sentence(tmp_path):
         decoder_from_huggingface(tmp_path)
     with pytest.raises(ValueError, match="config is None; pass the configuration"):
         decoder_from_huggingface({})
+
+
+@pytest.mark.parametrize("broken", [b'{"model_type": ', b"\xff\xfe"])
+def test_a_configuration_that_is_broken_is_one_sentence(tmp_path, broken):
+    (tmp_path / "config.json").write_bytes(broken)
+    with pytest.raises(ValueError, match=r"config\.json cannot be read \(.*\); fetch it again, whole\.$"):
+        decoder_from_huggingface(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from moejax.kernels.bfloat16 import matmul
 from moejax.layers import SparseMoE
 from moejax.models.bert.packing import fitting, pack, pack_ids, packing, unpack
 from moejax.models.dropout import dropout
+from moejax.models.embeddings import vectors_of
 from moejax.models.layer import layer_maker
 from moejax.options import Options
 from moejax.routing import Routing
@@ -53,7 +54,8 @@ class Embeddings(nnx.Module):
     def __call__(
         self, pieces: Int[Array, "g n"], positions: Int[Array, "g n"], segments: Int[Array, "g n"]
     ) -> Float[Array, "g n d"]:
-        return self.norm(self.piece[...][pieces] + self.position[...][positions] + self.segment[...][segments])
+        of_pieces = vectors_of(self.piece[...], pieces)
+        return self.norm(of_pieces + self.position[...][positions] + self.segment[...][segments])
 
 
 class Attention(nnx.Module):

@@ -145,7 +145,7 @@ def over_mesh(call: Callable) -> Callable:
     @wraps(call)
     def on_any_mesh(layer: PyTree, x: Shaped[Array, "..."], **options: Any) -> tuple[Array, PyTree]:
         mesh = _mesh_of((x, layer, options))
-        if not layer.mesh_axes.on(mesh).tokens:
+        if not layer.mesh_axes.on(mesh).tokens and AxisType.Explicit not in mesh.axis_types:
             return call(layer, x, **options)
         return on_mesh(layer, x, mesh=mesh, **options)
 

@@ -7,6 +7,8 @@ put theirs in when they have measured something; a test holds the two together.
 import re
 from pathlib import Path
 
+import filelock
+
 from moejax.files import write_whole
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -33,8 +35,10 @@ def with_tables(text: str, folder: Path) -> str:
 
 
 def write(root: Path) -> None:
-    """Write those anew whose tables have changed."""
-    for file in readmes(root):
-        text = file.read_text(encoding="utf-8")
-        if (new := with_tables(text, file.parent)) != text:
-            write_whole(file, new)
+    """Write those anew whose tables have changed; studies that end together do so one after the other."""
+    (root / "runs").mkdir(exist_ok=True)
+    with filelock.FileLock(root / "runs" / ".readmes.lock"):
+        for file in readmes(root):
+            text = file.read_text(encoding="utf-8")
+            if (new := with_tables(text, file.parent)) != text:
+                write_whole(file, new)

@@ -2,10 +2,10 @@
 
 A study is a folder beside this file. Its rows stand in its results.json, each under a key (such as preset and seed)
 with what was measured and the machine it was measured on; the table of them in table.md beside it, and in the READMEs.
-A row that is there is not measured again, so a study may be interrupted and goes on where it stopped; delete rows to
-have them measured anew. With `--quick` it makes small versions of a few rows in runs/quick/STUDY, from nothing, in
-under a minute: to see that it works, not what it finds. Give the same command twice and two processes share its runs,
-but not with `--quick`, where each begins anew.
+A row that is there is not measured again, so a study may be interrupted and goes on where it stopped. One that is
+deleted is measured anew, and so is one whose options are no longer those that its study asks for. With `--quick` it
+makes small versions of a few rows in runs/quick/STUDY, from nothing, in under a minute: to see that it works, not what
+it finds. Give the same command twice and two processes share its runs, but not with `--quick`, where each begins anew.
 """
 
 import argparse
@@ -24,11 +24,15 @@ import filelock
 
 from experiments import readmes
 from moejax import manifest, metrics_log
+from moejax.commandline import configure, parse
+from moejax.config import Config, chosen
 from moejax.errors import UserError
 from moejax.files import write_whole
+from moejax.runs.folder import read_config
 
 ROOT = Path(__file__).parent.parent
 Row = dict[str, Any]
+Key = Mapping[str, Any]
 
 
 class Study:
@@ -44,18 +48,33 @@ class Study:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rows = self._read()
 
-    def has(self, key: Mapping[str, Any]) -> bool:
-        """Whether the row of that key was measured, when last looked."""
-        return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
+    def has(self, key: Key, options: str) -> bool:
+        """Whether the row of that key was measured with these options, when last looked."""
+        return any(row["environment"].get("options") == options for row in self.rows if _is_of(row, key))
 
-    def look_again(self) -> None:
-        """Take in what other processes have measured."""
-        self.rows = self._read()
+    def fill(self, keys: Sequence[Key], options: str, measure: Callable[[Sequence[Key]], Sequence[Row]]) -> None:
+        """Measure those of these rows that are missing, together, unless another process is about it.
 
-    def add(self, row: Row) -> None:
+        A row takes the place of an older one of its key. `options`: what they are measured with, as `meaning` says it;
+        `measure`: of the missing keys, what each one's row has beside its key.
+        """
+        name = "-".join(str(value) for value in keys[0].values())
+        if all(self.has(key, options) for key in keys):
+            return
+        print(f"--- {self.name}: {name}", flush=True)
+        try:
+            with _locked(self.runs / f"{name}.lock", wait=False):
+                self.rows = self._read()
+                missing = [key for key in keys if not self.has(key, options)]
+                for key, row in zip(missing, measure(missing) if missing else (), strict=True):
+                    self._add(key, {**key, **row, "environment": row["environment"] | {"options": options}})
+        except filelock.Timeout:
+            print("another process makes this run", flush=True)
+
+    def _add(self, key: Key, row: Row) -> None:
         """Keep a row beside those of other processes; what is on disk is whole at any moment."""
         with _locked(self.runs / ".lock"):
-            self.rows = [*self._read(), row]
+            self.rows = [*(other for other in self._read() if not _is_of(other, key)), row]
             write_whole(self.folder / "results.json", json.dumps(self.rows, indent=1) + "\n")
             self.write_table()
 
@@ -73,7 +92,7 @@ class Study:
 class Run(NamedTuple):
     """One run of the main job: the key of its row, and the words after `python -m moejax.run`."""
 
-    key: Mapping[str, Any]
+    key: Key
     words: Sequence[str]
 
 
@@ -87,26 +106,32 @@ KEPT = (
 
 def collect(study: Study, runs: Iterable[Run], also: Callable[[Path], Row] = lambda folder: {}) -> None:
     """Make the runs whose rows are missing. `also` reads further measurements out of a run's folder."""
-    missing = [run for run in runs if not study.has(run.key)]
-    for i, run in enumerate(missing, start=1):
-        name = "-".join(str(value) for value in run.key.values())
-        print(f"--- {study.name}: {name} ({i} of {len(missing)})", flush=True)
-        try:
-            with _locked(study.runs / f"{name}.lock", wait=False):
-                study.look_again()
-                if not study.has(run.key):
-                    _collect_one(study, run, study.runs / name, also)
-        except filelock.Timeout:
-            print("another process makes this run", flush=True)
+    for run in runs:
+        study.fill([run.key], meaning(run.words), lambda _, run=run: [_made(study, run, also)])
 
 
-def _collect_one(study: Study, run: Run, folder: Path, also: Callable[[Path], Row]) -> None:
-    words = last_of_each(run.words)
+def _made(study: Study, run: Run, also: Callable[[Path], Row]) -> Row:
+    words, folder = last_of_each(run.words), study.runs / "-".join(str(value) for value in run.key.values())
     seconds = (_main_job_here if study.quick else _main_job)(words, folder)
     result, env = summary(folder), _read(folder / "env.json", dict)
     measured = {name: result[name] for name in KEPT if name in result}
     env["command"] = " ".join(["python -m moejax.run", *map(_anywhere, words)])
-    study.add({**run.key, "seconds": seconds, **measured, **also(folder), "environment": env})
+    return {"seconds": seconds, **measured, **also(folder), "environment": env}
+
+
+def meaning(words: Sequence[str]) -> str:
+    """What the words after `python -m moejax.run` mean, whatever becomes of a preset: see `meaning_of`."""
+    return meaning_of(configure(parse(last_of_each(words))))
+
+
+def meaning_of(config: Config) -> str:
+    """The options that are not at their defaults, but for a run's name and where its data lie."""
+    options = {name: value for name, value in chosen(config).items() if name not in ("name", "data.dir")}
+    return " ".join(f"{name}={_anywhere(str(value))}" for name, value in options.items())
+
+
+def _is_of(row: Row, key: Key) -> bool:
+    return all(row.get(name) == value for name, value in key.items())
 
 
 def _anywhere(word: str) -> str:
@@ -122,7 +147,8 @@ def last_of_each(words: Sequence[str]) -> list[str]:
 
 def _main_job(words: Sequence[str], out: Path) -> float:
     """Run the main job, or what is left of it; seconds from outside or, if it was resumed, by its own clock."""
-    resumed = (out / "config.json").exists()
+    if not (resumed := _stopped_on_its_way(words, out)):
+        shutil.rmtree(out, ignore_errors=True)
     command = ["--resume", str(out)] if resumed else [*words, "--out", str(out)]
     start = time.perf_counter()
     status = subprocess.run([sys.executable, "-m", "moejax.run", *command], cwd=ROOT).returncode
@@ -130,6 +156,14 @@ def _main_job(words: Sequence[str], out: Path) -> float:
         raise SystemExit(status)  # it has said why
     seconds = time.perf_counter() - start
     return summary(out)["seconds"] if resumed else round(seconds, 2)
+
+
+def _stopped_on_its_way(words: Sequence[str], out: Path) -> bool:
+    """Whether a run of these words has begun there and not ended."""
+    try:
+        return not (out / "summary.json").exists() and read_config(out) == configure(parse(words))
+    except UserError:
+        return False
 
 
 def _main_job_here(words: Sequence[str], out: Path) -> float:

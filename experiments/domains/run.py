@@ -11,7 +11,7 @@ by domain, far above a dense network of as many FLOPs and above experts that are
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from experiments.study import Row, Study, can_load, fewer, last_of_each, parser_of
+from experiments.study import Row, Study, can_load, fewer, last_of_each, meaning, parser_of
 from moejax.data.domains import SETS
 from moejax.metrics import label_information
 from moejax.report.markdown import markdown
@@ -126,8 +126,8 @@ def words(key: Row) -> list[str]:
     return ["--config", "mnist_flat_sparse", *(word for name, v in options.items() for word in (f"--{name}", str(v)))]
 
 
-def measure(study: Study, key: Row, more: Sequence[str]) -> None:
-    """Train the network of a row, and keep what it does with the test examples."""
+def measure(key: Row, more: Sequence[str]) -> Row:
+    """Train the network of a row: what it does with the test examples."""
     from experiments.domains.training import train, upcycled
     from moejax.commandline import configure, parse
     from moejax.training.environment import environment
@@ -135,21 +135,18 @@ def measure(study: Study, key: Row, more: Sequence[str]) -> None:
     config = configure(parse([*last_of_each([*words(key), *more])]))
     result = upcycled(config, 1) if key["model"] == "upcycled" else train(config)
     print(*key.values(), f"{result.accuracy:.2%}, {result.seconds:.0f} s", flush=True)
-    study.add(
-        {
-            **key,
-            "test_accuracy": result.accuracy,
-            "train_accuracy": result.train_accuracy,
-            "domain_information": float(label_information(result.domain_expert)),
-            "max_violation": float(result.load.max() / result.load.mean() - 1),
-            "num_experts": config.moe.num_experts,
-            "flops": result.flops,
-            "parameters": result.parameters,
-            "seconds": round(result.seconds, 2),
-            **({"domain_expert": result.domain_expert.round(1).tolist()} if key["seed"] == 0 else {}),
-            "environment": environment() | {"command": _command(key)},
-        }
-    )
+    return {
+        "test_accuracy": result.accuracy,
+        "train_accuracy": result.train_accuracy,
+        "domain_information": float(label_information(result.domain_expert)),
+        "max_violation": float(result.load.max() / result.load.mean() - 1),
+        "num_experts": config.moe.num_experts,
+        "flops": result.flops,
+        "parameters": result.parameters,
+        "seconds": round(result.seconds, 2),
+        **({"domain_expert": result.domain_expert.round(1).tolist()} if key["seed"] == 0 else {}),
+        "environment": environment() | {"command": _command(key)},
+    }
 
 
 def _command(key: Row) -> str:
@@ -178,8 +175,8 @@ def main(arguments: Sequence[str]) -> None:
     for key in keys(asked.only, sets, asked.seeds):
         if asked.quick and key["change"] != "rotations":
             continue
-        if key["model"] in asked.models and not study.has(key):
-            measure(study, key, more)
+        if key["model"] in asked.models:
+            study.fill([key], meaning([*words(key), *more]), lambda _, key=key: [measure(key, more)])
     if study.rows:
         from experiments.domains.pictures import draw
 

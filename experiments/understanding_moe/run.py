@@ -8,10 +8,12 @@ Times are for one CPU core; all seeds of a setting train in one program. Expect 
 experts a cluster or two each, a linear one below and undivided, and single models far below.
 """
 
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
-from experiments.study import Row, Study, parser_of
+from experiments.study import Key, Row, Study, meaning_of, parser_of
+from moejax.config import Config, make_config
+from moejax.presets.clusters import mixture, our_mixture, papers_mixture, single
 from moejax.report.markdown import markdown
 from moejax.report.mean import mean_and_deviation
 
@@ -79,11 +81,8 @@ def _cell(rows: list[Row], setting: str) -> str:
     return f"{accuracy} / {mean_and_deviation([row['entropy'] for row in mine], '{:.3f}')}"
 
 
-def configuration(model: str, rule: str, setting: str):
+def configuration(model: str, rule: str, setting: str) -> Config:
     """The run that a line of the table stands for."""
-    from moejax.config import make_config
-    from moejax.presets.clusters import mixture, our_mixture, papers_mixture, single
-
     layer, kind = model.split("_")
     if layer == "single":
         values = single(kind, filters=512 if rule == "settled" else int(rule))
@@ -98,42 +97,29 @@ def configuration(model: str, rule: str, setting: str):
     return make_config(**values).replace(data=dict(setting=setting))
 
 
-def shortened(config):
+def shortened(config: Config) -> Config:
     """The same for a few steps."""
     return config.replace(train=dict(epochs=20))
 
 
-def measure(study: Study, model: str, rule: str, setting: str, quick: bool) -> None:
-    """Train the seeds that are missing, in one program, and keep a row of each."""
-    key = {"model": model, "rule": rule, "setting": setting}
-    seeds = [seed for seed in range(2 if quick else SEEDS[rule]) if not study.has({**key, "seed": seed})]
-    if not seeds:
-        return
+def measure(keys: Sequence[Key], config: Config, n: int) -> list[Row]:
+    """Train these seeds of a model, by a rule and in a setting, in one program."""
     from experiments.understanding_moe.training import train
     from moejax.training.environment import environment
 
-    config = configuration(model, rule, setting)
-    n = QUICK_EXAMPLES if quick else TRAIN
-    if quick:
-        config = shortened(config)
-    start = time.perf_counter()
-    print(f"--- {model}, {RULES[rule]}, {setting}, seeds {seeds} ...", end=" ", flush=True)
-    result = train(config, seeds, n=n)
-    for i, seed in enumerate(seeds):
-        study.add(
-            {
-                **key,
-                "seed": seed,
-                "accuracy": float(result.accuracy[i]),
-                "entropy": float(result.entropy[i]),
-                "steps": int(result.steps[i]),
-                "final_loss": float(result.loss[i, -1]),
-                "together": len(seeds),
-                "seconds_of_all": round(result.seconds, 1),
-                "environment": environment(),
-            }
-        )
-    print(f"{time.perf_counter() - start:.0f} s", flush=True)
+    result = train(config, [key["seed"] for key in keys], n=n)
+    return [
+        {
+            "accuracy": float(result.accuracy[i]),
+            "entropy": float(result.entropy[i]),
+            "steps": int(result.steps[i]),
+            "final_loss": float(result.loss[i, -1]),
+            "together": len(keys),
+            "seconds_of_all": round(result.seconds, 1),
+            "environment": environment(),
+        }
+        for i in range(len(keys))
+    ]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -146,11 +132,17 @@ def main(arguments: Sequence[str]) -> None:
     if asked.quick:
         asked.rules, asked.settings = ["authors", "128"], ["s1"]
     study = Study("understanding_moe", table, asked.quick)
+    examples = QUICK_EXAMPLES if asked.quick else TRAIN
     for model in reversed(PAPER):
         for rule in asked.rules:
             if rule in RULES_OF[model]:
                 for setting in asked.settings:
-                    measure(study, model, rule, setting, asked.quick)
+                    config = configuration(model, rule, setting)
+                    if asked.quick:
+                        config = shortened(config)
+                    seeds = range(2 if asked.quick else SEEDS[rule])
+                    keys = [{"model": model, "rule": rule, "setting": setting, "seed": seed} for seed in seeds]
+                    study.fill(keys, meaning_of(config), partial(measure, config=config, n=examples))
     if not asked.no_pictures:
         draw(study, asked.quick)
     print(table(study.rows))

@@ -9,10 +9,11 @@
 
 from moejax.config.config import Config, configured, make_config, wrong_words
 from moejax.config.mesh_shape import data_devices, mesh_problems, nearest_divisor
-from moejax.config.text import flatten, from_json, to_json
+from moejax.config.text import chosen, flatten, from_json, to_json
 
 __all__ = [
     "Config",
+    "chosen",
     "configured",
     "data_devices",
     "flatten",

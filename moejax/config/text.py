@@ -20,6 +20,20 @@ def flatten(config: Config) -> dict[str, Any]:
     return dotted(_tree(config))
 
 
+def chosen(config: Config) -> dict[str, Any]:
+    """The options with an effect that are not at their defaults, by dotted name: what a preset and words made of it."""
+    return dict(_chosen(config))
+
+
+def _chosen(options: Options, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    fields = type(options).model_fields
+    for name, value in _tree(options).items():
+        if isinstance(inner := getattr(options, name), Options):
+            yield from _chosen(inner, f"{prefix}{name}.")
+        elif value != fields[name].default:
+            yield f"{prefix}{name}", value
+
+
 def _tree(options: Options) -> dict[str, Any]:
     tree = {}
     for name, field in type(options).model_fields.items():

@@ -59,10 +59,15 @@ def describe_cpu(cpuinfo: str) -> str:
 
 
 def _commit() -> str:
-    source = Path(__file__).parent
+    """The commit of the source, and whether code was changed since: studies write their tables while they run."""
     try:
-        command = ["git", "-C", source, "describe", "--always", "--dirty"]
-        git = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+        name = _git("describe", "--always")
+        changed = _git("status", "--porcelain", "-uno", "--", ":/*.py", ":/*.toml")
+        return f"{name}-dirty" if changed else name or "unknown"
     except OSError:
         return "unknown"
-    return git.stdout.strip() or "unknown"
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", Path(__file__).parent, *words]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace").stdout.strip()

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.export import is_symbolic_dim
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Shaped
 from numpy import ndarray
 from pydantic import PlainValidator
 
@@ -107,19 +106,13 @@ def prepare(
         inputs = inputs._replace(given=_int32(experts))
     in_groups = where_real(inputs.mask, inputs.x)
     router_x = in_groups if router_input is None else where_real(inputs.mask, inputs.router_x)
-    return inputs._replace(x=cast(in_groups, dtype), router_x=router_x), partial(ungroup, shape=tokens)
+    in_groups = in_groups if dtype is None else in_groups.astype(dtype)
+    return inputs._replace(x=in_groups, router_x=router_x), partial(ungroup, shape=tokens)
 
 
 def where_real(mask: Bool[Array, "g t"] | None, values: Float[Array, "g t d"]) -> Float[Array, "g t d"]:
     """The values, with zeros at padding."""
     return values if mask is None else jnp.where(mask[..., None], values, 0)
-
-
-def cast(tree: PyTree, dtype: DTypeLike | None) -> PyTree:
-    """Cast the floating-point arrays of a tree to `dtype`; None: leave them."""
-    if dtype is None:
-        return tree
-    return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
 def _grouping(tokens: tuple[int, ...], size: int | None) -> tuple[Callable[[Array], Array], bool]:

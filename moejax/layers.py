@@ -46,7 +46,8 @@ from moejax.experts import (
     hidden_width,
     stack_experts,
 )
-from moejax.inputs import AnyArray, ComputeDtype, cast, prepare
+from moejax.inputs import AnyArray, ComputeDtype, prepare
+from moejax.linear_maps import cast
 from moejax.makers import MakeExpert, made
 from moejax.multi_gate import MultiGateMoE
 from moejax.options import (

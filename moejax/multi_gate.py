@@ -20,7 +20,8 @@ from pydantic import Field
 
 from moejax.dispatch import combine_dense
 from moejax.experts import apply_experts_to_all, stack_experts
-from moejax.inputs import AnyArray, ComputeDtype, cast, prepare
+from moejax.inputs import AnyArray, ComputeDtype, prepare
+from moejax.linear_maps import cast
 from moejax.makers import MakeExpert
 from moejax.options import Count, Positive, PositiveOrNone, Width, checked
 from moejax.randomness import draw_key, key_for

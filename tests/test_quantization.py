@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from seldom import slow_but_for
 
 from moejax import GLU, MLP, DenseMoE, SoftMoE, SparseMoE, quantize
-from moejax.linear_maps import Int8Linear
+from moejax.linear_maps import Int8Linear, cast
 from moejax.parameters import parameters
 from moejax.quantization import rounded
 
@@ -96,6 +96,34 @@ def test_in_bfloat16_the_whole_numbers_are_exact():
     y, whole = output(small, x), np.float32(output(module, x))
     assert y.dtype == jnp.bfloat16
     assert np.abs(np.float32(y) - whole).max() < 0.03 * np.abs(whole).max()
+
+
+@pytest.mark.parametrize("dispatch", ["gather", "grouped"])
+def test_in_float16_products_of_whole_numbers_do_not_overflow(dispatch):
+    # 8 · 127 · 70 is more than float16 holds, 8 · 0.1 · 70 is not
+    module = SparseMoE(8, 4, lambda rngs: MLP(8, 8, rngs=rngs), dispatch=dispatch, dtype="float16", rngs=nnx.Rngs(0))
+    module = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.1), module)
+    x = jnp.full((1, 2, 8), 70, jnp.float16)
+    y, whole = output(quantize(module), x), output(module, x)
+    assert y.dtype == whole.dtype == jnp.float16
+    np.testing.assert_allclose(np.float32(y), np.float32(whole), rtol=0.01)
+
+
+def test_under_another_dtype_scales_stay_as_they_are():
+    linear = nnx.Linear(1, 64, use_bias=False, rngs=nnx.Rngs(0))
+    linear.kernel[...] = jnp.linspace(0.9, 1.1, 64)[None]
+    small = cast(Int8Linear(*rounded(linear.kernel[...]), linear), "bfloat16")
+    kept, scale = np.float64(small.kernel[...]) * np.float64(small.scale[...]), np.float64(small.scale[...])
+    assert (np.abs(kept - np.float64(linear.kernel[...])) <= 0.5001 * scale).all()
+
+
+@pytest.mark.parametrize("param_dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("kind", ["gather", "dense"])
+def test_outputs_have_the_type_that_they_had(kind, param_dtype, dtype):
+    module = layer(kind, lambda rngs: MLP(D, H, param_dtype=jnp.dtype(param_dtype), rngs=rngs))
+    module.dtype, x = dtype, reference.draw(1, 2, 9, D).astype("bfloat16")
+    assert output(quantize(module), x).dtype == output(module, x).dtype
 
 
 def test_what_is_left_and_what_is_smaller():

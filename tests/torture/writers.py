@@ -183,7 +183,8 @@ def _study(root: Path, seed: int) -> None:
     study.ROOT, study._main_job, study.readmes.write = root, make, lambda _: None
     small = study.Study("small", lambda rows: f"{len(rows)}\n")
     with contextlib.redirect_stdout(io.StringIO()):
-        study.collect(small, [study.Run({"seed": i}, ["--config", "mnist_soft", "--seed", str(i)]) for i in range(ROWS)])
+        words = ["--config", "mnist_soft", "--seed"]
+        study.collect(small, [study.Run({"seed": i}, [*words, str(i)]) for i in range(ROWS)])
 
 
 def _one_sweep(place: Path, count: int) -> Figure:

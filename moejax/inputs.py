@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int, Shaped
 from numpy import ndarray
 from pydantic import PlainValidator
 
-from moejax.sharding import TOKENS, constrain
+from moejax.sharding import TOKENS, all_gathered, constrain
 
 AnyArray = Array | ndarray
 
@@ -139,7 +139,7 @@ def _grouping(tokens: tuple[int, ...], size: int | None) -> tuple[Callable[[Arra
 
 def ungroup(values: Shaped[Array, "g2 t2 *rest"], shape: tuple[int, ...]) -> Shaped[Array, "..."]:
     """Undo a layer's grouping: the tokens' values in their first shape, [*batch, t] = `shape`."""
-    flat = values.reshape(-1, *values.shape[2:])
+    flat = all_gathered(values).reshape(-1, *values.shape[2:])
     return flat[: math.prod(shape)].reshape(*shape, *values.shape[2:])
 
 

@@ -212,7 +212,7 @@ class SparseMoE(nnx.Module):
         kinds = ZeroComputation(zero_experts, copy_experts, constant_experts, null_experts, zero_computation_tau)
         self.zero_computation = kinds if kinds.total else None
         self.router = _router(router, d, num_experts + kinds.total, k, router_options, rngs)
-        _refuse_misfit(self.router, num_experts + kinds.total, k, dispatch)
+        _refuse_misfit(self.router, d, num_experts + kinds.total, k, dispatch)
         self.experts = stack_experts(make_expert, num_experts, rngs, mesh_axes)
         if dispatch == "grouped" and not can_be_grouped(self.experts):
             raise ValueError(
@@ -390,9 +390,9 @@ def _router(
     return kind(d, num_experts, k, rngs=rngs, **options)
 
 
-def _refuse_misfit(router: Router, num_experts: int, k: int, dispatch: str) -> None:
+def _refuse_misfit(router: Router, d: int, num_experts: int, k: int, dispatch: str) -> None:
     """Raise ValueError for a router of other sizes, or with an option that the dispatch leaves without effect."""
-    for name, of_layer in (("num_experts", num_experts), ("k", k)):
+    for name, of_layer in (("d", d), ("num_experts", num_experts), ("k", k)):
         if (of_router := getattr(router, name)) != of_layer:
             raise ValueError(f"{name} of the layer is {of_layer}, but the router was made for {of_router}.")
     declared = {"dispatch": arguments_of(SparseMoE)["dispatch"], **options_of(type(router))}

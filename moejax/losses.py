@@ -44,7 +44,7 @@ def auxiliary_loss(
     usage: NotNegative = 0.0,
     assignment: Annotated[NotNegative, Needs("layer", ("dense",))] = 0.0,
     balance_over: Annotated[BalanceOver, OF_SPARSE] = "global_batch",
-    micro_batches: Count = 1,
+    micro_batches: Annotated[Count, Needs("balance_over", ("micro_batch",))] = 1,
     global_loads: Sequence[Float[Array, " e"]] | None = None,
 ) -> Float[Array, ""]:
     """The weighted sum of the losses below over all layers: what a training step adds to its task's loss.
@@ -95,7 +95,7 @@ def load_balance_loss(
     routing: Routing,
     *,
     over: BalanceOver = "global_batch",
-    micro_batches: Count = 1,
+    micro_batches: Annotated[Count, Needs("over", ("micro_batch",))] = 1,
     global_load: Float[Array, " e"] | None = None,
 ) -> Float[Array, ""]:
     """E · Σ_e f_e · P_e: f_e the share of all choices that fell on expert e, P_e its mean probability.
@@ -108,7 +108,8 @@ def load_balance_loss(
     - `global_batch`: those of all tokens here. If they are only a part of the batch, one micro-batch or one device's,
       `global_load` is the load of the whole, as shares or as counts: the mean of the losses of equal parts, and of
       their gradients, is then the loss and the gradient of the batch.
-    - `micro_batch`: those of one of `micro_batches` equal parts of the groups; the loss is the mean over parts.
+    - `micro_batch`: those of one of `micro_batches` equal parts of the groups; the loss is the mean over parts that
+      have a token.
     - `sequence`: those of one sequence; the loss is the mean over sequences (DeepSeek-V3 2024, section 2.1.2).
 
     Switch's loss (Fedus et al. 2021, equation 4 without its α) for k = 1; which other papers' and libraries' it is, and
@@ -128,7 +129,7 @@ def load_balance_loss(
     if over == "sequence":
         return _balance_of_sequences(all_gathered(chosen))
     if over == "micro_batch":
-        return jax.vmap(load_balance_loss)(_parts(all_gathered(chosen), micro_batches)).mean()
+        return _mean_balance_of_parts(_parts(all_gathered(chosen), micro_batches))
     counts = chosen.choices.sum((0, 1)) if global_load is None else global_load
     if jnp.shape(counts) != chosen.probs.shape[-1:]:
         raise ValueError(
@@ -140,7 +141,7 @@ def load_balance_loss(
 
 def _balance(routing: TopKRouting, f: Float[Array, " e"], p: Float[Array, " e"]) -> Float[Array, ""]:
     if kinds := routing.zero_computation:
-        return jnp.sum(null_alike(f, kinds) * p / meant_shares(routing.computing, kinds))
+        return jnp.sum(null_alike(f, kinds) * p / jnp.array(meant_shares(routing.computing, kinds), p.dtype))
     return len(f) * jnp.sum(f * p)
 
 
@@ -153,6 +154,12 @@ def _parts(routing: TopKRouting, parts: int) -> TopKRouting:
     if len(routing.probs) % parts:
         raise ValueError(f"micro_batches is {parts}, which does not divide the {len(routing.probs)} groups of tokens.")
     return jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), routing)
+
+
+def _mean_balance_of_parts(parts: TopKRouting) -> Float[Array, ""]:
+    losses = jax.vmap(load_balance_loss)(parts)  # 0 of nothing but padding
+    with_tokens = len(losses) if parts.mask is None else parts.mask.any((1, 2)).sum(dtype=losses.dtype)
+    return losses.sum() / jnp.maximum(with_tokens, 1)
 
 
 def _balance_of_sequences(routing: TopKRouting) -> Float[Array, ""]:
@@ -274,10 +281,18 @@ def mean_square(parameters: PyTree[Array]) -> Float[Array, ""]:
 
 
 def only(kinds: Any, routing: Any, name: str, instead: str) -> Any:
-    """The routing, of these kinds; raises TypeError for another, in the name of the function that is asked."""
+    """The routing, of these kinds; raises TypeError for another, in the name of the function that is asked.
+
+    So it does for a stack of routings, such as `nnx.scan` makes, whose layers would be mixed.
+    """
     if not isinstance(routing, kinds):
         wanted = " or ".join(kind.__name__ for kind in getattr(kinds, "__args__", (kinds,)))
         raise TypeError(f"{name} is of a {wanted}, not of a {type(routing).__name__}; use {instead}.")
+    if routing.logits.ndim > (4 if isinstance(routing, SoftRouting) else 3):
+        raise TypeError(
+            f"{name} is of one layer's routing, but the logits have the shape {routing.logits.shape}, of several; map"
+            f" it over them, as in jax.vmap({name})(routing)."
+        )
     return routing
 
 

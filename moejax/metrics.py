@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Integer
 
 from moejax.losses import distribution, mean_over_tokens, only
 from moejax.routing import ExpertChoiceRouting, Routing, SparseRouting, TopKRouting
+from moejax.sharding import all_gathered
 
 Load = Float[Array, " *n e"]
 
@@ -127,7 +128,8 @@ def label_counts(
             f"label_counts got gates {jnp.shape(gates)} and labels {jnp.shape(labels)}; give a label for each token,"
             f" {tokens}."
         )
-    one_hot = jax.nn.one_hot(jnp.broadcast_to(labels, tokens), num_labels, dtype=gates.dtype)
+    gates, labels = all_gathered((gates, jnp.broadcast_to(labels, tokens)))
+    one_hot = jax.nn.one_hot(labels, num_labels, dtype=gates.dtype)
     return one_hot.reshape(-1, num_labels).T @ gates.reshape(-1, gates.shape[-1])
 
 

@@ -32,8 +32,10 @@ def decays(learnt: PyTree) -> PyTree[bool]:
 
     As in `optax.adamw(…, mask=moejax.decays)`.
 
-    The number of axes alone does not tell: a stack of experts has biases [e, h]. `learnt`: a module with its parameters
-    alone, or an `nnx.State` of them.
+    The number of axes alone does not tell: a stack of experts has biases [e, h]. Of layers that are stacked themselves,
+    as for `nnx.scan`, vectors by other names, such as a `gamma` [l, h], count as matrices.
+
+    `learnt`: a module with its parameters alone, or an `nnx.State` of them.
     """
 
     def is_matrix(path: tuple, leaf: Any) -> bool:

@@ -16,6 +16,8 @@ def require_rngs(rngs: Any) -> nnx.Rngs:
     """The random streams that parameters are drawn from; raises ValueError for anything else."""
     if not isinstance(rngs, nnx.Rngs):
         raise ValueError(f"rngs is a {type(rngs).__name__}; give flax.nnx.Rngs(0), or of another seed.")
+    if not {"params", "default"} & set(rngs):
+        raise ValueError(f"rngs has the streams {', '.join(rngs)}; it needs params or default, as in nnx.Rngs(0).")
     return rngs
 
 

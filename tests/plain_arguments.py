@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from moejax import losses, routing
+from moejax.dispatch import grouped_dispatch
 from moejax.errors import UserError
 from moejax.experts import GLU, MLP, stack_experts
 from moejax.huggingface import from_huggingface
@@ -254,6 +255,13 @@ def test_pure_functions_refuse(call, sentence):
         call()
 
 
+def test_experts_that_choose_cannot_be_sorted_by_choice():
+    with pytest.raises(
+        TypeError, match=r"^grouped_dispatch is of a TopKRouting, not of a ExpertChoiceRouting; use gat"
+    ):
+        grouped_dispatch(lambda rows, groups: rows, jnp.ones((2, 5, D)), routing.expert_choice(LOGITS, 2))
+
+
 NOISY = SparseMoE(D, E, mlp, router="vmoe", rngs=nnx.Rngs(0))
 
 
@@ -268,6 +276,16 @@ NOISY = SparseMoE(D, E, mlp, router="vmoe", rngs=nnx.Rngs(0))
             for kind in (DenseMoE, SparseMoE, SoftMoE)
         ),
         (partial(stack_experts, mlp, E, None), "rngs is a NoneType; give flax.nnx.Rngs"),
+        (
+            partial(DenseMoE, D, E, mlp, rngs=nnx.Rngs(dropout=0)),
+            r"rngs has the streams dropout; it needs params or default, as in nnx.Rngs\(0\)",
+        ),
+        (
+            lambda: SparseMoE(
+                D, E, mlp, router=ROUTERS["softmax_top_k"](D + 1, E, 2, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)
+            ),
+            "d of the layer is 4, but the router was made for 5",
+        ),
         (partial(NOISY, jnp.ones((2, D)), rngs=0), r"rngs is a int; give a flax.nnx.Rngs, or key="),
         (partial(NOISY, jnp.ones((2, D)), key=0), r"key is a int; give one key, such as jax.random.key\(0\)"),
         (partial(NOISY, jnp.ones((2, D)), key=jax.random.split(KEY)), r"key is key<fry>\[2\]; give one key, such as"),

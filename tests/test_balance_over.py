@@ -150,10 +150,11 @@ def test_a_layer_knows_the_rows_of_its_input_whatever_its_groups():
 @pytest.mark.parametrize("over", ["sequence", "micro_batch"])
 def test_on_a_mesh_it_is_the_same_with_auto_and_with_explicit_axes(over):
     layer, x = make_layer(), draw(2, 8, 5, 8)
+    options = {"over": over, "micro_batches": 2 if over == "micro_batch" else 1}
 
     @jax.jit
     def loss(layer, x):
-        return jax.value_and_grad(lambda layer: load_balance_loss(layer(x)[1], over=over, micro_batches=2))(layer)
+        return jax.value_and_grad(lambda layer: load_balance_loss(layer(x)[1], **options))(layer)
 
     want = loss(layer, x)
     for kind in (AxisType.Auto, AxisType.Explicit):
@@ -180,12 +181,21 @@ def test_the_auxiliary_loss_passes_all_this_on():
     assert auxiliary_loss([dense_routing(LOGITS)], balance=1.0, global_loads=loads[:1]) == 0
 
 
+def test_a_micro_batch_of_nothing_but_padding_counts_nowhere():
+    mask = jnp.ones(LOGITS.shape[:2], bool).at[2:].set(False)
+    routing = mask_tokens(softmax_top_k(LOGITS, K), mask)
+    first = mask_tokens(softmax_top_k(LOGITS[:2], K), None)
+    want = load_balance_loss(first)
+    np.testing.assert_allclose(load_balance_loss(routing, over="micro_batch", micro_batches=2), want, rtol=1e-6)
+
+
 def test_what_makes_no_sense_is_one_sentence():
     routing = softmax_top_k(LOGITS, K)
     for options, sentence in (
         ({"over": "batch"}, "over is batch; it must be one of sequence, micro_batch, global_batch"),
         ({"over": "sequence"}, "over is sequence, but nothing says where a sequence begins; give the routing that a"),
         ({"over": "micro_batch", "micro_batches": 3}, "micro_batches is 3, which does not divide the 4 groups of"),
+        ({"micro_batches": 2}, "micro_batches is 2, but over is global_batch; it has an effect only where over is mi"),
         ({"micro_batches": 0}, "micro_batches is 0; it must be a whole number from 1 to"),
         ({"over": "sequence", "global_load": jnp.ones(E)}, "global_load is the load of a global batch, but over is"),
     ):

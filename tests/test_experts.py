@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from reference import mlp, randomly_filled
 
+from moejax.dispatch.index_tables import sorted_tables
 from moejax.experts import (
     GLU,
     MLP,
@@ -299,9 +300,26 @@ def test_few_tokens_have_the_answers_of_many_whatever_an_expert_does(expert, mon
     np.testing.assert_allclose(few[0], many[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("starts", "sizes"), [((0, 4), (4, 4)), ((0, 0, 0), (2, 2, 2)), ((0, 3, 5), (3, 3, 0)), ((5, 0), (5, 1))]
+)
+def test_groups_beyond_the_rows_or_within_each_other_are_one_sentence(starts, sizes):
+    experts = stack_experts(lambda rngs: MLP(D, H, rngs=rngs), len(sizes), nnx.Rngs(0))
+    groups = Groups(jnp.array(starts, jnp.int32), jnp.array(sizes, jnp.int32))
+    with pytest.raises(ValueError, match=r"^the groups end at .* each must start where the one before it has ended"):
+        apply_experts_to_groups(experts, draw(6, D), groups)
+
+
+def test_groups_are_int32_also_where_whole_numbers_are_not():
+    with jax.enable_x64(True):
+        _, groups = sorted_tables(jnp.array([[0, 1], [1, 0]]), 2, jnp.ones((2, 2)))
+        of_sizes = Groups.of(jnp.array([1, 2]))
+        assert {a.dtype for a in (*groups, *of_sizes)} == {jnp.dtype("int32")}
+
+
 def test_groups_beyond_the_rows_are_refused_before_they_are_read():
     x, w, y = (np.ones(shape, np.float32) for shape in ((4, 3), (2, 3, 5), (4, 5)))
-    with pytest.raises(ValueError, match="the groups have 5 rows, but there are 4"):
+    with pytest.raises(ValueError, match="the groups end at row 5, but there are 4"):
         cpu_blas._fill_products(x, w, np.array([0, 2]), np.array([2, 3]), y)
 
 

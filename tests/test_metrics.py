@@ -8,11 +8,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from reference import chosen, log
 from sklearn.metrics import completeness_score, normalized_mutual_info_score
 
-from moejax import metrics
-from moejax.routing import assign, dense_routing, expert_choice, mask_tokens, soft_routing, softmax_top_k
+from moejax import losses, metrics
+from moejax.inputs import ungroup
+from moejax.routing import (
+    TopKRouting,
+    assign,
+    dense_routing,
+    expert_choice,
+    mask_tokens,
+    soft_routing,
+    softmax_top_k,
+)
 
 few = settings(max_examples=25)
 # Rows are tokens, columns experts; two groups of two tokens.
@@ -284,3 +295,34 @@ def test_uncertainty_coefficient_of_one_choice_equals_scikit_learns_completeness
 def test_token_shares_sum_to_1_whatever_the_gates_and_to_0_for_padding():
     gates = jnp.array([[0.2, 0.6], [-1.0, 3.0], [0.0, 0.0]])
     np.testing.assert_allclose(metrics.token_shares(gates), [[0.25, 0.75], [0.25, 0.75], [0, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [sparse, dense])
+def test_a_stack_of_routings_is_refused_and_mapped_over(make):
+    one = make(2) if make is sparse else make()
+    stack = jax.tree.map(lambda a: jnp.stack([a, a]), one)
+    functions = [metrics.load, metrics.dropped, metrics.gate_entropy, metrics.max_violation, metrics.experts_per_token]
+    functions += [losses.entropy_loss, losses.importance_loss, losses.usage_loss, losses.auxiliary_loss]
+    for function in functions:
+        with pytest.raises(
+            TypeError, match=r"is of one layer's routing, but the logits have the shape \(2, 2, 2, 3\), of"
+        ):
+            function(stack)
+        np.testing.assert_allclose(jax.vmap(function)(stack)[1], function(one), rtol=1e-6)
+
+
+def test_choices_are_counted_right_whatever_the_logits_type():
+    experts = jnp.arange(900)[None, :, None] % 3
+    probs = jnp.full((1, 900, 3), 1 / 3, jnp.bfloat16)
+    routing = TopKRouting(probs, probs, experts.at[0, 0].set(2), jnp.ones((1, 900, 1), jnp.bfloat16))
+    np.testing.assert_allclose(load(routing), [299 / 900, 300 / 900, 301 / 900], rtol=1e-6)
+
+
+def test_label_counts_and_ungroup_on_an_explicit_mesh():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+    labels, gates = jnp.array([[0, 1], [1, 1]]), dense().gates
+    want = metrics.label_counts(gates, labels, 2)
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(gates, NamedSharding(mesh, P("data")))
+        np.testing.assert_allclose(metrics.label_counts(sharded, labels, 2), want, rtol=1e-6)
+        np.testing.assert_allclose(ungroup(sharded, (3,)), gates.reshape(4, 3)[:3])

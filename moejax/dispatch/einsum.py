@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from moejax.routing import ExpertChoiceRouting, SparseRouting
+from moejax.routing.capacity import check_slots
 
 SlotExperts = Callable[[Float[Array, "e g c d"]], Float[Array, "e g c d2"]]
 
@@ -39,6 +40,7 @@ def sparse_masks(routing: SparseRouting, capacity: int) -> tuple[Float[Array, "g
     Shazeer et al. 2018 ("Mesh-TensorFlow", appendix) and GShard write a sparse layer so. A token sits in an expert at
     most once, hence one number a token and expert says where: its slot, or -1.
     """
+    check_slots(routing, capacity)
     if isinstance(routing, ExpertChoiceRouting):
         dispatch = jax.nn.one_hot(routing.tokens, routing.probs.shape[1], axis=1, dtype=routing.probs.dtype)
         return dispatch, dispatch * routing.weights[:, None]

@@ -22,6 +22,10 @@ def grouped_dispatch(experts: GroupedExperts, x: Float[Array, "g t d"], routing:
 
     Choices that a routing marks as dropped are left out, so that with slots assigned this equals the other two ways.
     """
+    if not isinstance(routing, TopKRouting):
+        raise TypeError(
+            f"grouped_dispatch is of a TopKRouting, not of a {type(routing).__name__}; use gather_dispatch."
+        )
     chosen = jnp.where(routing.kept, routing.experts, -1)
     y, dtype = sums_of_outputs(experts, x, chosen, routing.probs.shape[-1], routing.weights)
     return y.astype(dtype)

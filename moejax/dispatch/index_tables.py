@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from moejax.kernels.groups import Groups
 from moejax.routing import ExpertChoiceRouting, SparseRouting, position_in_expert
+from moejax.routing.capacity import check_slots
 
 
 class IndexTables(NamedTuple):
@@ -27,7 +28,8 @@ class IndexTables(NamedTuple):
 
 
 def slot_tables(routing: SparseRouting, capacity: int) -> IndexTables:
-    """Rows are the slots of all experts in order (expert, group, slot)."""
+    """Rows are the slots of all experts in order (expert, group, slot); a choice with a slot beyond them is dropped."""
+    check_slots(routing, capacity)
     g, t, num_experts = routing.probs.shape
     rows = num_experts * g * capacity
     if isinstance(routing, ExpertChoiceRouting):
@@ -37,7 +39,8 @@ def slot_tables(routing: SparseRouting, capacity: int) -> IndexTables:
         row = inverse(choice, g * t * num_experts).reshape(g * t, num_experts)
         return IndexTables(choice, row, routing.gates.reshape(g * t, num_experts))
     groups = jnp.arange(g)[:, None, None]
-    row = jnp.where(routing.kept, (routing.experts * g + groups) * capacity + routing.slots, -1)
+    fits = routing.kept & (routing.slots < capacity)
+    row = jnp.where(fits, (routing.experts * g + groups) * capacity + routing.slots, -1)
     row = row.reshape(g * t, -1)
     return IndexTables(inverse(row.reshape(-1), rows), row, routing.weights.reshape(row.shape))
 
@@ -47,7 +50,7 @@ def sorted_tables(
 ) -> tuple[IndexTables, Groups]:
     """Rows are the choices, those of -1 left out, sorted by expert, then empty ones; an expert's rows are its group."""
     chosen = experts.reshape(-1)
-    groups = Groups.of(jax.nn.one_hot(chosen, num_experts, dtype=jnp.int32).sum(0))
+    groups = Groups.of(jax.nn.one_hot(chosen, num_experts, dtype=jnp.int32).sum(0, dtype=jnp.int32))
     position = position_in_expert(chosen[None], num_experts)[0]
     row = jnp.where(chosen < 0, -1, groups.starts[chosen] + position)
     return IndexTables(inverse(row, row.size), row.reshape(experts.shape), weights), groups

@@ -93,8 +93,9 @@ def _fill_outers(x: ndarray, dy: ndarray, starts: ndarray, sizes: ndarray, dw: n
 
 def _check_inside(x: ndarray, starts: ndarray, sizes: ndarray) -> None:
     """BLAS asks for no bounds: beyond the rows it would read, and write, whatever lies there."""
-    if starts[-1] + sizes[-1] > len(x):
-        raise ValueError(f"the groups have {starts[-1] + sizes[-1]} rows, but there are {len(x)}")
+    last = int((starts + sizes).max())
+    if last > len(x) or starts.min() < 0 or sizes.min() < 0:
+        raise ValueError(f"the groups end at row {last}, but there are {len(x)} rows")
 
 
 def _pieces(sizes: ndarray, lengths: ndarray) -> list[tuple[int, int, int]]:

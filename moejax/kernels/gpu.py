@@ -23,6 +23,7 @@ KERNELS = ("mosaic", "tokamax")  # modules gpu_NAME, imported where there is a G
 
 # What they are tried on: rows, of which some belong to no group, and groups; then widths, on tiles and off them.
 _ROWS = (700, (40, 0, 3, 215, 0, 1, 372)), (90, (0, 17, 1, 0, 33, 0, 20))
+TOLERANCES = {2: 0.02, 4: 0.005, 8: 1e-9}  # by bytes of a number: a GPU's float32 products may be TF32's
 _WIDTHS = (256, 384), (200, 72)
 
 
@@ -46,7 +47,7 @@ def _tried(dtype: str) -> dict[str, ModuleType]:
         except Exception as failure:  # of a compiler that knows this GPU or this version of JAX not well enough
             failures.append(f"{name} failed ({type(failure).__name__}: {failure}".splitlines()[0][:200] + ")")
             continue
-        if error <= (0.02 if jnp.dtype(dtype).itemsize == 2 else 0.005):
+        if error <= TOLERANCES[jnp.dtype(dtype).itemsize]:
             found[name] = kernels
         else:
             failures.append(f"{name} was off by {error:.1%}")

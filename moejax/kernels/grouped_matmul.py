@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Shaped
 from moejax.kernels import cpu_blas, cpu_blocks, gpu, int8, ragged
 from moejax.kernels.groups import Groups, few, folded
 from moejax.kernels.multilinear import Lowering, multilinear, products
+from moejax.known import known_to_hold
 
 
 def grouped_matmul(
@@ -30,8 +31,17 @@ def grouped_matmul(
     """Multiply the rows of each group by its expert's matrix; zeros for rows that are left over.
 
     w: of x's dtype, or int8, which has no derivative. `transposed` multiplies by w[e]ᵀ: w is [e, h, d] then, else
-    [e, d, h]. The groups must not hold more than r rows.
+    [e, d, h].
+
+    Raises ValueError for groups beyond the r rows or within each other; where their values are not known, as under
+    `jax.jit`, what such groups get is not said.
     """
+    ends = groups.starts + groups.sizes
+    if known_to_hold((ends[-1:] > len(x)) | (ends[:-1] > groups.starts[1:]).any()):
+        raise ValueError(
+            f"the groups end at {ends.tolist()} and start at {groups.starts.tolist()}; each must start where the one"
+            f" before it has ended, and the last end at {len(x)} rows or before, as those of Groups.of(sizes) do."
+        )
     return (_matmul_transposed if transposed else _matmul)(x, w, *groups)
 
 

@@ -19,7 +19,8 @@ class Groups(NamedTuple):
     @classmethod
     def of(cls, sizes: Int[Array, " e"]) -> "Groups":
         """Groups of these sizes."""
-        return cls(jnp.cumsum(sizes) - sizes, sizes)
+        sizes = sizes.astype(jnp.int32)  # the only whole numbers that all kernels take
+        return cls(jnp.cumsum(sizes, dtype=jnp.int32) - sizes, sizes)
 
     def hold(self, rows: int) -> Bool[Array, "r 1"]:
         """Which of so many rows are in a group at all."""

@@ -99,7 +99,7 @@ class Router(nnx.Module):
         for name in options:
             if name not in declared:
                 raise ValueError(no_option(name, type(self).__name__, sorted(options_of(type(self)))))
-        self.num_experts, self.k = num_experts, k
+        self.d, self.num_experts, self.k = d, num_experts, k
         sizes = {"num_experts": num_experts, "k": k}
         for name, value in valid(declared, sizes | options, self.contradictions).items():
             setattr(self, name, value)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from pydantic import Field
 
 from moejax.options import Count, Positive, checked
-from moejax.routing.decision import TopKRouting
+from moejax.routing.decision import ExpertChoiceRouting, SparseRouting, TopKRouting
 from moejax.routing.position import position_in_expert
 
 
@@ -23,6 +23,15 @@ def expert_capacity(
     """
     slots = round(capacity_factor * k * tokens / num_experts, 6)  # 1.1 · 100 / 2 is 55, not 55.000000000000007
     return min(tokens, max(1, math.ceil(slots)))
+
+
+def check_slots(routing: SparseRouting, capacity: int) -> None:
+    """Raise ValueError unless choices have slots, and where experts choose as many as `capacity`."""
+    if isinstance(routing, ExpertChoiceRouting):
+        if (slots := routing.tokens.shape[-1]) != capacity:
+            raise ValueError(f"capacity is {capacity}, but each expert chose {slots} tokens; give that.")
+    elif routing.slots is None:
+        raise ValueError("the routing has no slots; give its choices some, as moejax.routing.assign does.")
 
 
 @checked

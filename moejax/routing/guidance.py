@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
 
+from moejax.known import known_to_hold
 from moejax.options import Count, checked
-from moejax.routing.replay import known_to_hold
 
 _CONFIDENCE = 0.9  # weight of the assigned expert in the mask
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from moejax.known import known_to_hold
 from moejax.options import Positive, checked, require
 from moejax.routing.decision import DenseRouting, SoftRouting, check_mask
 
@@ -24,8 +25,15 @@ def dense_routing(
 
 @checked
 def anneal(start: Positive, end: Positive, progress: Float[Array, ""] | float) -> Float[Array, ""] | float:
-    """Temperature at `progress` (0 to 1) of the training, geometric from `start` to `end`."""
-    return start * (end / start) ** progress
+    """Temperature at `progress` (0 to 1) of the training, geometric from `start` to `end`.
+
+    Raises ValueError for progress beyond, such as the number of a step; where its value is not known, as under
+    `jax.jit`, the temperature is NaN then.
+    """
+    beyond = jnp.logical_or(progress < 0, progress > 1)
+    if known_to_hold(beyond):
+        raise ValueError(f"progress is {progress}; give the share of the training that is done, from 0 to 1.")
+    return jnp.where(beyond, jnp.nan, start * (end / start) ** progress)
 
 
 def soft_routing(logits: Float[Array, "g t e c"], mask: Bool[Array, "g t"] | None = None) -> SoftRouting:

@@ -15,6 +15,7 @@ from pydantic import Field
 from moejax.options import checked
 from moejax.routing.decision import TopKRouting
 from moejax.routing.replay import of_chosen
+from moejax.routing.rounding import sign_beyond_rounding
 from moejax.routing.top_k import best
 
 LEAST, MOST = 1e-16, 1e4  # of the coefficient: from either end it is back in some 200 steps
@@ -50,6 +51,7 @@ def update_coefficient(
     multiplier: Annotated[float, Field(ge=1)],
 ) -> Float[Array, ""]:
     """The L1 coefficient after a step: times `multiplier` if tokens had more than k experts on average, divided if
-    fewer (1.2 in the paper). It stays within 1e-16 and 1e4.
+    fewer (1.2 in the paper). It stays within 1e-16 and 1e4, and as it is where no token had any, as in padding.
     """
-    return jnp.clip(coefficient * multiplier ** jnp.sign(experts_per_token - k), LEAST, MOST)
+    step = jnp.where(experts_per_token == 0, 0, sign_beyond_rounding(experts_per_token, k))
+    return jnp.clip(coefficient * multiplier**step, LEAST, MOST)

@@ -9,8 +9,9 @@ A token's experts are different numbers from 0 to E - 1, or -1 in place of one t
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from moejax.known import known_to_hold
 from moejax.routing.decision import TopKRouting
 
 
@@ -48,8 +49,3 @@ def refuse_impossible(routing: TopKRouting) -> TopKRouting:
         )
     experts = jnp.where(impossible[..., None], jnp.arange(experts.shape[-1])[None, None], experts)
     return routing._replace(experts=experts, weights=jnp.where(impossible[..., None], jnp.nan, routing.weights))
-
-
-def known_to_hold(condition: Bool[Array, "..."]) -> bool:
-    """Whether it holds anywhere; False where its values are not known, as under `jax.jit`."""
-    return not isinstance(condition, jax.core.Tracer) and bool(condition.any())

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int
 from moejax.options import Count, NotNegative, Positive, checked
 from moejax.routing.decision import TopKRouting
 from moejax.routing.replay import of_chosen, softmax_of_chosen
-from moejax.routing.top_k import best, limit_to_groups
+from moejax.routing.rounding import sign_beyond_rounding
+from moejax.routing.top_k import best_of_groups
 
 ScoreFunction = Literal["sigmoid", "sqrtsoftplus"]
 
@@ -40,7 +41,7 @@ def sigmoid_top_k(
     scores = score(logits)
     biased = scores if bias is None else scores + bias[None, None]
     best_of_group = 1 if num_expert_groups == logits.shape[-1] else 2
-    experts = best(limit_to_groups(biased, num_expert_groups, topk_group, best_of_group), k, given)
+    experts = best_of_groups(biased, k, given, num_expert_groups, topk_group, best_of_group)
     # s / Σs as a softmax of log s: finite, and with finite gradients, also where all scores vanish.
     log_scores = log_score(logits)
     if renormalize and k > 1:
@@ -82,5 +83,5 @@ def update_bias(
     DeepSeek-V3, Megatron-LM. True: Moonlight (Liu et al. 2025, "Muon is Scalable for LLM Training", appendix C),
     torchtitan.
     """
-    change = jnp.sign(load.mean() - load)
+    change = -sign_beyond_rounding(load, load.mean())
     return bias + rate * (change - change.mean() if center else change)

@@ -35,7 +35,7 @@ def softmax_top_k(
     """
     probs = jax.nn.softmax(logits, axis=-1)
     # By logits: probabilities that vanish are all alike.
-    experts = best(limit_to_groups(logits, num_expert_groups, topk_group), k, given)
+    experts = best_of_groups(logits, k, given, num_expert_groups, topk_group)
     weights = _renormalized(logits, probs, experts) if renormalize and k > 1 else of_chosen(probs, experts)
     return TopKRouting(logits, probs, experts, weights * scale)
 
@@ -69,6 +69,20 @@ def best(scores: Float[Array, "g t e"], k: int, given: Int[Array, "g t _k"] | No
     return _highest(scores, k)[1] if given is None else given_experts(given, scores.shape[:-1], k)
 
 
+def best_of_groups(
+    scores: Float[Array, "g t e"],
+    k: int,
+    given: Int[Array, "g t _k"] | None,
+    num_expert_groups: int,
+    topk_group: int,
+    best_of_group: int = 1,
+) -> Int[Array, "g t k"]:
+    """`best` of the experts that `limit_to_groups` leaves; ValueError if these are fewer than k."""
+    left = limit_to_groups(scores, num_expert_groups, topk_group, best_of_group)
+    require("k", k, up_to(topk_group * (scores.shape[-1] // num_expert_groups)))
+    return best(left, k, given)
+
+
 def _highest(scores: Float[Array, "g *t e"], k: int) -> tuple[Float[Array, "g *t k"], Int[Array, "g *t k"]]:
     """The k highest scores and their indices, both without a gradient."""
     # XLA would bring all scores together for its `top_k`.
@@ -93,6 +107,7 @@ def limit_to_groups(
         raise ValueError(
             f"num_expert_groups is {num_expert_groups}, which does not divide the {scores.shape[-1]} experts."
         )
+    require("best_of_group", best_of_group, up_to(scores.shape[-1] // num_expert_groups))
     if num_expert_groups == topk_group:
         return scores
     members = scores.reshape(*scores.shape[:-1], num_expert_groups, -1)

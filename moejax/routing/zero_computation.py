@@ -55,7 +55,7 @@ def computing_part(routing: TopKRouting) -> TopKRouting:
 def meant_shares(computing: int, kinds: ZeroComputation) -> Float[np.ndarray, " e"]:
     """The share of all choices that each expert is meant to get: τ to 1, computing or not."""
     share = kinds.computing_share(computing) / computing
-    return np.array([share] * computing + [share / kinds.tau] * kinds.total, np.float32)
+    return np.array([share] * computing + [share / kinds.tau] * kinds.total)
 
 
 def null_alike(load: Float[Array, " e"], kinds: ZeroComputation) -> Float[Array, " e"]:

@@ -109,13 +109,15 @@ def make_score(config: Config) -> Callable[[nnx.Module, Outputs], tuple[Array, S
     """Loss and metrics from the outputs of a whole batch; from the model only the experts' L2 penalty."""
     t, moe = config.train, config.moe
     options = {argument: getattr(moe, option) for option, argument in LOSS_OPTIONS.items()}
+    if options["balance_over"] == "micro_batch":
+        options["micro_batches"] = t.gradient_accumulation_steps
     of_routing = metrics.load, metrics.dropped, metrics.gate_entropy, metrics.experts_per_token
 
     def score(model: nnx.Module, outputs: Outputs) -> tuple[Float[Array, ""], StepMetrics]:
         logits, label, routings = outputs
         targets = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), t.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets[:, None]).mean()
-        auxiliary = losses.auxiliary_loss(routings, **options, micro_batches=t.gradient_accumulation_steps)
+        auxiliary = losses.auxiliary_loss(routings, **options)
         if t.consistency:
             auxiliary += t.consistency * disagreement(logits[:, 0], logits[:, 1])
         if moe.l2_weight:

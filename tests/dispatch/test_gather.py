@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from moejax.dispatch import gather_dispatch, grouped_dispatch
+from moejax.dispatch import einsum_dispatch, gather_dispatch, grouped_dispatch
 from moejax.dispatch.index_tables import IndexTables, inverse, slot_tables
 from moejax.dispatch.rows import combine_rows, take_tokens
 from moejax.routing import ExpertChoiceRouting, TopKRouting, assign, expert_choice, softmax_top_k
@@ -145,6 +145,24 @@ def test_gather_equals_a_loop_over_tokens(kind):
     y, routing = run(x, logits)
     want = reference.sparse_apply(lambda e, token: token @ w[e], x.astype(np.float64), routing)
     np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+
+
+def test_fewer_slots_than_were_given_drop_what_has_a_later_one_as_einsum_does():
+    x, logits = jnp.asarray(draw(1, 2, 6, D)), jnp.asarray(draw(2, 2, 6, 4))
+    routing = assign(softmax_top_k(logits, K), 6)
+    want = einsum_dispatch(lambda slots: 2 * slots, x, routing, 2)
+    np.testing.assert_allclose(gather_dispatch(lambda slots: 2 * slots, x, routing, 2), want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_routing_that_a_dispatch_has_no_slots_for_is_one_sentence():
+    x, logits = jnp.ones((1, 4, D)), jnp.asarray(draw(0, 1, 4, 3))
+    for dispatch in (einsum_dispatch, gather_dispatch):
+        with pytest.raises(
+            ValueError, match=r"^the routing has no slots; give its choices some, as moejax.routing.assi"
+        ):
+            dispatch(lambda slots: slots, x, softmax_top_k(logits, K), 2)
+        with pytest.raises(ValueError, match=r"^capacity is 3, but each expert chose 2 tokens; give that"):
+            dispatch(lambda slots: slots, x, expert_choice(logits, 2), 3)
 
 
 def test_a_token_that_is_no_number_spoils_no_other():

@@ -65,6 +65,13 @@ def test_annealing_is_geometric(progress, temperature):
     np.testing.assert_allclose(jax.jit(partial(routing.anneal, 4.0, 1.0))(progress), temperature, rtol=1e-6)
 
 
+@pytest.mark.parametrize("progress", [50.0, -0.1])
+def test_progress_is_a_share_of_the_training(progress):
+    with pytest.raises(ValueError, match=f"progress is {progress}; give the share of the training that is done, from"):
+        routing.anneal(4.0, 1.0, progress)
+    assert np.isnan(jax.jit(partial(routing.anneal, 4.0, 1.0))(progress))
+
+
 def test_soft_softmaxes_over_tokens_and_over_slots():
     # Two tokens (rows), two experts of one slot (columns): columns of [[1, 3], [1, 1]] sum to 2 and 4, rows to 4 and 2.
     got = soft_routing(log([[1, 3], [1, 1]])[None, :, :, None])

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -152,6 +153,12 @@ update = jax.jit(routing.update_coefficient, static_argnums=(2, 3))
 def test_the_coefficient_moves_by_its_factor_towards_k_experts_a_token():
     more, exact, fewer = (update(jnp.float32(0.5), jnp.float32(n), 2, 1.25) for n in (2.5, 2, 1.5))
     np.testing.assert_allclose([more, exact, fewer], [0.625, 0.5, 0.4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_the_coefficient_stays_at_exactly_k_however_the_mean_is_rounded(k):
+    for n in (k * (1 + 2.4e-7), k * (1 - 2.4e-7), 0):  # 0: of padding alone
+        assert update(jnp.float32(0.5), jnp.float32(n), k, 1.25) == 0.5
 
 
 def test_the_coefficient_stays_where_it_can_come_back_from():

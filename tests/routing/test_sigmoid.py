@@ -11,7 +11,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moejax import routing
+from moejax import metrics, routing
 from moejax.routing.sigmoid import log_sqrt_softplus
 
 few = settings(max_examples=25)
@@ -156,6 +156,27 @@ def test_the_bias_moves_one_rate_towards_the_mean_load():
     # Mean .25: the first has more, the second less, the others have it exactly.
     got = update_bias(jnp.array([0.0, 0.1, 0.2, 0.3]), jnp.array([0.375, 0.125, 0.25, 0.25]), 0.01)
     np.testing.assert_allclose(got, [-0.01, 0.11, 0.2, 0.3], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("num_experts", "tokens", "k"), [(5, 25, 1), (12, 600, 2), (160, 320, 8)])
+def test_the_bias_of_an_expert_on_the_mean_stays_whatever_its_share_is_rounded_to(num_experts, tokens, k):
+    even = (np.arange(tokens)[:, None] + np.arange(k)[None]) % num_experts
+    chosen = even.copy()
+    chosen[0, 0] = num_experts - 1  # first one fewer, last one more, unless it is chosen twice
+    for experts in (even, chosen):
+        counts = np.bincount(experts.ravel(), minlength=num_experts)
+        probs = jnp.ones((1, tokens, num_experts))
+        load = metrics.load(routing.TopKRouting(probs, probs, jnp.asarray(experts)[None], jnp.ones((1, tokens, k))))
+        want = np.sign(counts.sum() - counts * num_experts)
+        np.testing.assert_array_equal(update_bias(jnp.zeros(num_experts), load, 1.0), want)
+
+
+def test_groups_that_hold_fewer_than_k_experts_are_refused():
+    for choose in (routing.sigmoid_top_k, routing.softmax_top_k):
+        with pytest.raises(ValueError, match="k is 5; it must be a whole number from 1 to 4"):
+            choose(jnp.zeros((1, 2, 8)), 5, num_expert_groups=4, topk_group=2)
+    with pytest.raises(ValueError, match="best_of_group is 2; it must be a whole number from 1 to 1"):
+        routing.limit_to_groups(jnp.zeros((1, 2, 4)), 4, 2, 2)
 
 
 def test_a_centred_bias_moves_as_far_from_the_others_and_keeps_its_mean():

@@ -37,7 +37,7 @@ def test_every_option_says_what_it_means():
     """What says nothing is no option, and so of no configuration."""
     for call in (*LAYERS.values(), *ROUTERS.values(), *(entry.__wrapped__ for entry in DATASETS.values())):
         with_default = {name for name, field in arguments_of(_inner(call)).items() if not field.is_required()}
-        assert with_default - set(options_of(call)) <= {"shared_gate", "seed"}, call
+        assert with_default - set(options_of(call)) <= {"shared_gate", "dtype", "seed"}, call
 
 
 def _inner(call):

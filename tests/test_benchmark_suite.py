@@ -18,7 +18,7 @@ from benchmarks.harness.interleave import interleave
 from benchmarks.peers.grouped_products import forward_with, ragged_dot, relative_error
 from benchmarks.suite import convergence, generation, gpu_layers, gpu_text, growth, peers, pictures, scaling, training
 from benchmarks.suite.cases import Case, forward, sparse, tokens, with_gradients
-from benchmarks.suite.layers import BASE, cases
+from benchmarks.suite.layers import BASE, cases, table
 from benchmarks.suite.loops import make_loops, random_images
 from moejax.data.dataset import Dataset
 from moejax.errors import UserError
@@ -173,6 +173,17 @@ def test_a_rest_is_not_timed():
     seconds = interleave({"nothing": lambda: None}, 2, rest=0.05)
     assert seconds["nothing"].shape == (2,)
     assert seconds["nothing"].min() < 0.05
+
+
+def test_the_table_of_layers_shows_both_passes():
+    def of(ms, share, to_mlp):
+        return {"ms": ms, "of_limit": share, "to_mlp": times(median=to_mlp)}
+
+    case = BASE._asdict() | {"group": BASE.group_size}
+    ways = {"mlp": {"forward": of(24.84, 0.849, 1.0), "forward_backward": of(99.5, 0.636, 1.0)}}
+    ways["gather"] = {"forward": of(36.0, 0.5, 1.45), "forward_backward": of(117.0, 0.4, 1.18), "dropped": 0.01}
+    (line,) = table([{"case": case, "layers": ways}]).splitlines()[2:]
+    assert line == "| 2048, 256, 1024, 16, 2 | 1.0% | 24.8, 99.5 | 85%, 64% | 1.45×, 1.18× |"
 
 
 def test_convergence_says_when_the_images_will_not_do(monkeypatch):

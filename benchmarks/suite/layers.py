@@ -6,7 +6,7 @@ dense MLP with the FLOPs that the sparse layers' tokens need, `dense` runs every
 its group size and what it dropped; the layers take turns in one process.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -63,20 +63,23 @@ def row_of(case: Case, turns: int, side: int | None = None) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """One line a case: forward and backward as a multiple of the MLP of the same active FLOPs."""
+    """One line a case: each pass as a multiple of the MLP of the same active FLOPs; forward, and with the backward."""
     base, names = rows[0]["case"], list(rows[0]["layers"])[1:]
     header = ["T, d, h, E, k; or what differs", "dropped", "mlp, ms", "of limit", *names]
 
+    def both(layer: dict, figure: Callable[[dict], str]) -> str:
+        return ", ".join(figure(layer[passes]) for passes in PASSES)
+
     def line(row: dict) -> list[str]:
-        case, of = row["case"], {name: layer["forward_backward"] for name, layer in row["layers"].items()}
+        case, of = row["case"], row["layers"]
         differs = [f"{LETTERS.get(name, name)} {case[name]}" for name in base if case[name] != base[name]]
-        mlp = [f"{of['mlp']['ms']:.1f}", f"{of['mlp']['of_limit']:.0%}"]
-        lost = f"{row['layers']['gather']['dropped']:.1%}"
+        mlp = [both(of["mlp"], lambda p: f"{p['ms']:.1f}"), both(of["mlp"], lambda p: f"{p['of_limit']:.0%}")]
+        lost = f"{of['gather']['dropped']:.1%}"
         return [
             ", ".join(differs) or str(Case(**case)),
             lost,
             *mlp,
-            *(f"{of[name]['to_mlp']['median']:.2f}×" for name in names),
+            *(both(of[name], lambda p: f"{p['to_mlp']['median']:.2f}×") for name in names),
         ]
 
     return markdown(header, map(line, rows))

@@ -1,15 +1,20 @@
 """The benchmarks' own arithmetic, and that what they measure is what they say."""
 
+import json
 import platform
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
 import pytest
 
+from benchmarks.harness import measure
+from benchmarks.suite import startup
 from benchmarks.suite.cases import Case, layers, program, sparse, tokens
 from benchmarks.suite.limit import Limit, unavoidable, unavoidable_of_mlp
+from moejax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 FAULTS = """
@@ -90,3 +95,37 @@ def test_without_names_there_is_the_plan_and_nothing_is_measured(options):
     assert result.returncode == 2
     assert "  convergence      11 min  seconds to 98.5 % on MNIST" in result.stdout
     assert result.stdout.endswith("Name some of them, or all, which takes about 64 minutes on two CPU cores.\n")
+
+
+def test_results_are_kept_once_they_are_whole(tmp_path, monkeypatch, capsys):
+    def run(quick):
+        yield from rows
+        if stopped:
+            raise stopped
+
+    benchmark = types.SimpleNamespace(__doc__="What it asks.", run=run, table=lambda rows: f"{len(rows)} rows", TURNS=1)
+    monkeypatch.setattr(measure.importlib, "import_module", lambda _: benchmark)
+    monkeypatch.setattr(measure.results, "RESULTS", tmp_path)
+    monkeypatch.setattr(measure.results.readmes, "write", lambda _: None)
+    rows, stopped = [{"ms": 1.0}, {"ms": 2.0}], None
+    assert not measure.failed("whole", quick=True)
+    assert not [*tmp_path.iterdir()]
+    assert not measure.failed("whole")
+    (file,) = tmp_path.rglob("whole.json")
+    assert json.loads(file.read_text())["rows"] == rows
+    kept = {file: file.read_bytes() for file in file.parent.iterdir()}
+    rows, stopped = rows[:1], UserError("It is stopped.")
+    assert measure.failed("whole")
+    stopped = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        measure.failed("whole")
+    assert {file: file.read_bytes() for file in file.parent.iterdir()} == kept
+    said = capsys.readouterr()
+    assert said.out.count("What it asks.\n\n2 rows") == said.out.count("What it asks.\n\n1 rows") == 2
+    assert said.err == "It is stopped.\n"
+
+
+def test_a_run_that_fails_has_no_start(tmp_path, capfd):
+    with pytest.raises(UserError, match=r"^The run of mnist_tine ended before its first line of progress; what it"):
+        startup.first_progress_seconds("mnist_tine", str(tmp_path))
+    assert "mnist_tiny" in capfd.readouterr().err

@@ -18,17 +18,20 @@ def failed(name: str, quick: bool = False) -> bool:
 
 
 def measure(name: str, quick: bool) -> None:
-    """One benchmark: its rows are kept as they come, so that what stops it costs only what was not yet measured."""
-    benchmark, rows, written = importlib.import_module(f"benchmarks.suite.{name}"), [], None
-    for row in benchmark.run(quick):
-        rows.append(row)
-        if not quick:
-            device = getattr(benchmark, "DEVICE", None)
-            written = results.write(name, rows, benchmark.table(rows), device=device, turns=benchmark.TURNS)
-    print(f"\n{benchmark.__doc__.splitlines()[0]}\n\n{benchmark.table(rows)}")
-    if written:
-        print(written)
-        from benchmarks.harness import draw
+    """One benchmark: its table is printed, of what there is where something stops it; only whole results are kept."""
+    benchmark, rows = importlib.import_module(f"benchmarks.suite.{name}"), []
+    try:
+        for row in benchmark.run(quick):
+            rows.append(row)
+    finally:
+        if rows:
+            print(f"\n{benchmark.__doc__.splitlines()[0]}\n\n{benchmark.table(rows)}")
+    if quick:
+        return
+    device = getattr(benchmark, "DEVICE", None)
+    written = results.write(name, rows, benchmark.table(rows), device=device, turns=benchmark.TURNS)
+    print(written)
+    from benchmarks.harness import draw
 
-        if name in draw.FIGURES:
-            print(draw.draw(written))
+    if name in draw.FIGURES:
+        print(draw.draw(written))

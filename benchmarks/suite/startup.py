@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 
+from moejax.errors import UserError
 from moejax.report.markdown import markdown
 
 TURNS = 2
@@ -37,10 +38,12 @@ def first_progress_seconds(preset: str, cache: str) -> float:
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, encoding="utf-8", errors="replace", env=environment
         ) as process:
-            line = next(line for line in process.stdout if line.startswith("epoch"))
+            line = next((line for line in process.stdout if line.startswith("epoch")), None)
             seconds = time.perf_counter() - start
             process.send_signal(signal.SIGTERM)
             process.stdout.read()
+    if line is None:
+        raise UserError(f"The run of {preset} ended before its first line of progress; what it said stands above.")
     print(f"  {seconds:5.1f} s  {line.strip()}", flush=True)
     return seconds
 

@@ -71,15 +71,33 @@ def test_what_cannot_be_compared_is_one_sentence(tmp_path, capsys):
     old, other = results(tmp_path / "a.json", [row]), results(tmp_path / "b.json", [row], device="a gpu")
     with pytest.raises(UserError, match=r"b\.json of a gpu; compare results of one kind of device\.$"):
         compare.main([str(old), str(other)])
-    for rows in ([row | {"what": "else"}], [row | {"seconds": 0.0}]):
-        with pytest.raises(UserError, match="have no row in common"):
+    for rows, sentence in (
+        ([row | {"what": "else"}], "have no row in common"),
+        ([row | {"seconds": 0.0}], r"c\.json keeps no times, so that nothing in it can become slower; compare another"),
+        ([row | {"seconds": 10**400}], r"a\.json or .*c\.json has other rows than a benchmark writes; make it anew\.$"),
+    ):
+        with pytest.raises(UserError, match=sentence):
             compare.compare(old, results(tmp_path / "c.json", rows))
+    predicted = ROOT / "benchmarks" / "results" / scaling.DEVICE / "scaling.json"
+    with pytest.raises(UserError, match="keeps no times"):
+        compare.compare(predicted, predicted)
     with pytest.raises(SystemExit):
         compare.main([str(old), str(old), "--tolerance", "nan"])
     assert "--tolerance: 'nan' must be a number above 0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"rows": [1], "environment": {"device": "cpu"}}'])
+def test_rows_nested_too_deeply_to_be_compared_are_one_sentence(monkeypatch):
+    row: dict = {"ms": 1.0}
+    for _ in range(10**4):
+        row = {"ms": row}
+    monkeypatch.setattr(compare, "read", lambda _: ([row], "a cpu"))
+    with pytest.raises(UserError, match=r"^a\.json or b\.json has other rows than a benchmark writes; make it anew\.$"):
+        compare.compare(Path("a.json"), Path("b.json"))
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "no JSON", "[" * 10**5, '{"rows": [1], "environment": {"device": "cpu"}}']
+)
 def test_a_file_of_something_else_is_one_sentence(tmp_path, text):
     file = tmp_path / "peers.json"
     file.write_text(text)
@@ -216,7 +234,8 @@ def test_relative_error_by_hand():
 
 
 def test_every_way_on_the_gpu_has_the_parameters_of_one():
-    made = gpu_layers.ways(SMALL)
+    made = gpu_layers.ways(SMALL._replace(factor=2.0))
+    assert [made[name][1].capacity_factor for name in ("einsum", "gather")] == [2.0, 2.0]
     assert [layer.dispatch for _, layer in made.values()] == ["grouped", "grouped", "einsum", "gather"]
     first = jax.tree.leaves(made["grouped"][1])
     for _, layer in made.values():

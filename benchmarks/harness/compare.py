@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.harness import revisions
 from benchmarks.harness.results import read
-from benchmarks.harness.words import positive
+from benchmarks.harness.words import word
 from moejax.errors import UserError
+from moejax.options import Positive
 from moejax.report.markdown import markdown
 
 TOLERANCE = 1.2
@@ -69,12 +70,18 @@ def compare(old: Path, new: Path) -> list[Change]:
     """What changed from one file to the other.
 
     Raises:
-      UserError: they are of different devices, or have no number in common.
+      UserError: they are of different devices, keep no times, or have no number in common.
     """
     (before, device), (after, other) = read(old), read(new)
     if device != other:
         raise UserError(f"{old} is of {device} and {new} of {other}; compare results of one kind of device.")
-    found = changes(before, after)
+    try:
+        for file, rows in ((old, before), (new, after)):
+            if not any(dict(numbers(row)) for row in rows):
+                raise UserError(f"{file} keeps no times, so that nothing in it can become slower; compare another one.")
+        found = changes(before, after)
+    except (RecursionError, OverflowError):
+        raise UserError(f"{old} or {new} has other rows than a benchmark writes; make it anew.") from None
     if not found:
         raise UserError(f"{old} and {new} have no row in common; compare two results of one benchmark.")
     return found
@@ -99,7 +106,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("old", type=Path, metavar="OLD.json")
     parser.add_argument("new", type=Path, metavar="NEW.json")
     parser.add_argument(
-        "--tolerance", type=positive, default=TOLERANCE, help="factor that is still allowed (%(default)s)"
+        "--tolerance", type=word(Positive), default=TOLERANCE, help="factor that is still allowed (%(default)s)"
     )
     asked = parser.parse_args(arguments)
     found = compare(asked.old, asked.new)

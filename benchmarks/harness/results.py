@@ -51,6 +51,6 @@ def read(path: Path) -> tuple[list[dict[str, Any]], str]:
         rows, device = results["rows"], str(results["environment"]["device"])
         if not (rows and isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
             raise ValueError("no rows")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path} is no results file of a benchmark; name one of benchmarks/results/*/*.json.") from None
     return rows, device

@@ -1,8 +1,8 @@
 """Two commits in turns:  python -m benchmarks compare --rev OLD --rev NEW --shape 4096,256,1024,16,2 [--rounds 3]
 
-What follows goes to `python -m benchmarks layers`. Each commit's library is put into a folder of its own, beside the
-benchmark as it is here, and measured in processes of its own, in turns; a factor is the median of those within each
-round. Exit status 1 if a factor is above the tolerance.
+What follows goes to `python -m benchmarks layers`; --csv and --profile cannot. Each commit's library is put into a
+folder of its own, beside the benchmark as it is here, and measured in processes of its own, in turns; a factor is the
+median of those within each round. Exit status 1 if a factor is above the tolerance.
 """
 
 import argparse
@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness.results import ROOT
-from benchmarks.harness.words import positive
-from benchmarks.suite import own_case
+from benchmarks.harness.words import word
+from benchmarks.suite import own_words
 from moejax.errors import UserError
+from moejax.options import Positive, up_to
 from moejax.report.markdown import markdown
 
 TOLERANCE = 1.05
@@ -37,24 +38,43 @@ def main(words: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rev", action="append", required=True, metavar="COMMIT", help="twice: the old, then the new")
-    parser.add_argument("--rounds", type=int, choices=range(1, 100), default=3, metavar="N", help="(default: 3)")
-    parser.add_argument("--tolerance", type=positive, default=TOLERANCE, help="factor still allowed (default: 1.05)")
+    parser.add_argument("--rounds", type=word(up_to(99)), default=3, metavar="N", help="(default: 3)")
+    parser.add_argument(
+        "--tolerance", type=word(Positive), default=TOLERANCE, help="factor still allowed (default: 1.05)"
+    )
     asked, case = parser.parse_known_args(words)
-    own_case.parser().parse_args(case)  # what is wrong with it is said before anything is measured
     if len(asked.rev) != 2:
         raise UserError(f"--rev is there {len(asked.rev)} times; give it twice: the old commit, then the new one.")
+    case = [*case, *absolute(own_words.understood(case))]
     with tempfile.TemporaryDirectory() as folder:
         places = [checkout(rev, Path(folder) / name) for rev, name in zip(asked.rev, ("old", "new"), strict=True)]
         rounds = [[measure(place, case) for place in places] for _ in range(asked.rounds)]
     lines, factors = [], []
-    for row in rounds[0][0]:
+    first, second = rounds[0]
+    for row in (row for row in first if row in second):
         old, new = (np.array([both[i][row] for both in rounds]) for i in (0, 1))
         factors.append(float(np.median(new / old)))
         lines.append([*row, f"{np.median(old):.2f}", f"{np.median(new):.2f}", f"{factors[-1]:.2f}×"])
     print(markdown(["T, d, h, E, k", "type", "layer", "router", "pass", "old, ms", "new, ms", "slower by"], lines))
+    for name, rows in (("old", first.keys() - second), ("new", second.keys() - first)):
+        for layer, router in sorted({row[2:4] for row in rows}):
+            print(f"Only the {name} commit can measure {layer}{router and f' with {router}'}.")
     slower = sum(factor > asked.tolerance for factor in factors)
     print(f"{slower} of {len(factors)} times are slower by more than {asked.tolerance:g}×.")
     return 1 if slower else 0
+
+
+def absolute(asked: argparse.Namespace) -> list[str]:
+    """Its file as a process elsewhere finds it, after what is wrong with the case is said.
+
+    Raises:
+      UserError: the case cannot be, or is to keep files.
+    """
+    for name in ("csv", "profile"):
+        if place := getattr(asked, name):
+            raise UserError(f"--{name} is {place}, but two commits are compared, and no files are kept; leave it.")
+    own_words.loads(asked)
+    return ["--given", str(asked.given.absolute())] if asked.given else []
 
 
 def checkout(rev: str, place: Path) -> Path:

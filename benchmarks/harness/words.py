@@ -1,32 +1,23 @@
-"""What a benchmark's options take: numbers, each refused in a sentence where it makes no sense."""
+"""What a benchmark's options take: values of the library's kinds, each refused in a sentence where it is none."""
 
 import argparse
-import math
+from collections.abc import Callable
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from moejax.errors import abridged
+from moejax.options import expected, from_text, refusals
 
 
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    if not 0 < (value := _number(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
+def word(kind: Any) -> Callable[[str], Any]:
+    """What reads a word of this kind, such as `Positive`, for argparse."""
+    field = FieldInfo.from_annotation(kind)
+
+    def value(text: str) -> Any:
+        found = from_text(field, text)
+        if refusals({"": field}, {"": found}):
+            raise argparse.ArgumentTypeError(f"{abridged(repr(text))} must be {expected(field, found)}")
+        return found
+
     return value
-
-
-def not_negative(text: str) -> float:
-    """A finite number of at least 0."""
-    if not 0 <= (value := _number(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number of at least 0")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

@@ -53,7 +53,7 @@ def as_taken(name: str, case: Case, *arrays: Float[Array, "1 t d"]) -> list[Floa
 
 
 def sparse(case: Case, dispatch: str, router: str = "softmax_top_k") -> SparseMoE:
-    """A sparse layer whose experts are as popular as the case says, where its router has a matrix."""
+    """A sparse layer whose experts are as popular as the case says; ValueError where its router cannot be skewed."""
     slots = {} if dispatch == "grouped" else {"capacity_factor": case.factor, "group_size": case.group_size}
 
     def make() -> SparseMoE:
@@ -72,6 +72,8 @@ def sparse(case: Case, dispatch: str, router: str = "softmax_top_k") -> SparseMo
     if getattr(layer.router, "kernel", None) is not None:
         kernel = jax.random.normal(jax.random.key(1), (case.d, case.experts)) / np.sqrt(case.d)
         layer.router.kernel = nnx.Param(kernel.at[0].set(-case.skew * jnp.log1p(jnp.arange(case.experts))))
+    elif case.skew:
+        raise ValueError(f"skew is {case.skew:g}, but {router} has no matrix to be skewed; leave it 0 there.")
     return layer
 
 

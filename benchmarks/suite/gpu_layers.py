@@ -59,7 +59,7 @@ def ways(case: Case) -> dict[str, tuple[Callable, SparseMoE]]:
 
     def dispatched(name: str) -> SparseMoE:
         layer = jax.tree.map(lambda leaf: leaf, grouped)
-        layer.dispatch, layer.group_size = name, case.group_size
+        layer.dispatch, layer.group_size, layer.capacity_factor = name, case.group_size, case.factor
         return layer
 
     others = {name: (forward, dispatched(name)) for name in ("einsum", "gather")}

@@ -45,7 +45,9 @@ def main() -> int:
     parser.add_argument("name", nargs="?", choices=[*STUDIES, "readmes"], metavar="STUDY", help="which; or readmes")
     parser.add_argument("--quick", action="store_true", help="a small version of every study; keeps nothing")
     asked = parser.parse_args()
-    if asked.name == "readmes":
+    if asked.name in STUDIES:
+        study(asked.name, ["--quick"])
+    elif asked.name == "readmes":
         tables()
     elif asked.quick:
         quick()

@@ -228,9 +228,20 @@ def by_layer(of_runs: Iterable[Sequence[float]], form: str = "{:.2f}") -> str:
     return ", ".join(form.format(statistics.mean(layer)) for layer in zip(*of_runs, strict=True)) or "–"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Of a study's words. Which runs `--quick` makes is fixed, so that it says nothing of other options' runs."""
+
+    def parse_args(self, *words: Any) -> Any:
+        asked = super().parse_args(*words)
+        given = [name for name, value in vars(asked).items() if value != self.get_default(name)]
+        if asked.quick and (others := [name for name in given if name not in ("quick", "folder")]):
+            self.error(f"--quick makes small runs of its own choice; leave --{others[0].replace('_', '-')} out")
+        return asked
+
+
 def parser_of(study: str, doc: str) -> argparse.ArgumentParser:
     """A parser with `--quick` and the study's docstring as its help."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python -m experiments {study}",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from experiments import study as shared
+from experiments.domains import run as domains
 from moejax.commandline import configure, parse
 from moejax.config import to_json
 from moejax.errors import UserError
@@ -132,6 +133,21 @@ def test_a_small_version_says_again_what_the_study_said():
     words = ["--config", "mrpc_mlp", "--moe.hidden", "256", "--seed", "0", "--moe.hidden", "8"]
     expected = ["--config", "mrpc_mlp", "--moe.hidden", "8", "--seed", "0"]
     assert shared.last_of_each(words) == expected
+
+
+@pytest.mark.parametrize("words", [["--seeds", "3"], ["--of", "mnist"], ["--only", "FLOPs"]])
+def test_a_small_version_takes_no_words_on_which_runs_it_makes(words, capsys):
+    with pytest.raises(SystemExit):
+        domains.main(["--quick", *words])
+    assert f"--quick makes small runs of its own choice; leave {words[0]} out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--seeds", "3"], ["--seeds", "0", "--of", "fashion_mnist"]])
+def test_curves_that_there_are_not_are_one_sentence(words, capsys, monkeypatch):
+    monkeypatch.setattr(domains, "can_load", lambda *_, **__: True)
+    with pytest.raises(SystemExit):
+        domains.main(["--only", "domains", "FLOPs", *words])
+    assert "nothing is left to run; curves (--only domains FLOPs) are of mnist alone" in capsys.readouterr().err
 
 
 def test_a_recorded_command_names_no_folder_of_a_machine():

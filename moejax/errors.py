@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def path_problem(path: str | None) -> str:
 
 
 def abridged(text: str) -> str:
-    """The beginning of a text that is long."""
+    """A text in one line; its beginning if it is long."""
+    text = re.sub(r"\s*\n\s*", " ", text)
     return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
 
 

@@ -14,12 +14,13 @@ import inspect
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
+from pydantic import Field
 
 from moejax.inputs import where_real
 from moejax.kernels.grouped_matmul import grouped_matmul, rows_of_groups
@@ -32,7 +33,7 @@ from moejax.randomness import require_rngs
 from moejax.routing import SparseRouting, TopKRouting
 from moejax.sharding import DEFAULT_AXES, EXPERTS, SLOTS_BY_EXPERT, SLOTS_BY_TOKEN, MeshAxes, axes_in_use, constrain
 
-Activation = Callable[[Array], Array]
+Activation = Annotated[Callable[[Array], Array], Field()]  # which is checked, as plain types are
 Linear = Callable[[LinearMap, Array], Array]
 
 UNREAD = 2e6  # numbers left unread, from which sorting few tokens was seen to pay: `python -m benchmarks decoding`

@@ -7,6 +7,8 @@ from typing import Any
 
 from flax import nnx
 
+from moejax.errors import abridged
+
 MakeExpert = Callable[..., nnx.Module]  # called as make(rngs) or make(rngs=rngs)
 
 # Variables that Flax's modules change while they run; under vmap, in a compiled program and in a copy that is lost.
@@ -20,7 +22,7 @@ def made(make: MakeExpert, rngs: nnx.Rngs, name: str) -> Any:
     the module has variables that change while it runs.
     """
     example = f"{name}=lambda rngs: moejax.MLP(8, 16, rngs=rngs)"
-    if isinstance(make, nnx.Module) or not callable(make):
+    if isinstance(make, nnx.Module) or not callable(make) or _makes_another(make):
         raise ValueError(f"{name} is {_called(make)}; give a function that makes one, such as {example}.")
     if _takes(make, rngs=rngs):
         module = make(rngs=rngs)
@@ -41,8 +43,15 @@ def made(make: MakeExpert, rngs: nnx.Rngs, name: str) -> Any:
     return module
 
 
+def _makes_another(make: Callable) -> bool:
+    """Whether it is a class of no modules, such as int, whose signature may say that it takes all."""
+    while isinstance(make, partial):
+        make = make.func
+    return isinstance(make, type) and not issubclass(make, nnx.Module)
+
+
 def _takes(make: Callable, *args: Any, **by_name: Any) -> bool:
-    """Whether `make` can be called with these arguments."""
+    """Whether `make` can be called with these arguments, as far as it says what it takes."""
     inner = make
     while isinstance(inner, partial):
         args, by_name, inner = inner.args + args, inner.keywords | by_name, inner.func
@@ -50,7 +59,7 @@ def _takes(make: Callable, *args: Any, **by_name: Any) -> bool:
         args, inner = (None, *args), inner.__init__
     try:
         inspect.signature(inner).bind(*args, **by_name)
-    except TypeError:
+    except (TypeError, ValueError):  # it takes others; it does not say, as a builtin
         return False
     return True
 
@@ -58,4 +67,4 @@ def _takes(make: Callable, *args: Any, **by_name: Any) -> bool:
 def _called(value: Any) -> str:
     if isinstance(value, nnx.Module):
         return f"a {type(value).__name__} itself"
-    return getattr(value, "__name__", None) or repr(value)
+    return getattr(value, "__name__", None) or abridged(repr(value))

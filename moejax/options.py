@@ -27,6 +27,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar
@@ -59,12 +60,15 @@ class Options(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The option is the name of an entry of the table: of a class or function with options of its own."""
+    """The option is the name of an entry of the table: of a class or function with options of its own.
+
+    An argument whose type has others than names, such as an entry itself, may be one of those; no option is.
+    """
 
     table: Mapping[str, Any]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(self._name)
+        return core_schema.no_info_after_validator_function(self._name, handler(source))
 
     def _name(self, value: Any) -> Any:
         if isinstance(value, str) and value not in self.table:
@@ -90,7 +94,16 @@ def options_of(call: Callable) -> dict[str, FieldInfo]:
     while isinstance(call, functools.partial):
         call = inspect.unwrap(call.func)
     fields = arguments_of(call).items()
-    return {name: f for name, f in fields if f.description and f.default is not PydanticUndefined}
+    return {name: _by_name(f) for name, f in fields if f.description and f.default is not PydanticUndefined}
+
+
+def _by_name(field: FieldInfo) -> FieldInfo:
+    """The declaration, of names alone where there is a table of them."""
+    if choice_of(field) is None or field.annotation is str:
+        return field
+    named = copy(field)
+    named.annotation = str
+    return named
 
 
 @functools.cache
@@ -255,7 +268,8 @@ def plain(value: Any) -> Any:
 def expected(field: FieldInfo, value: Any = None) -> str:
     """What an option takes, in words; that float32 cannot hold more is worth saying only of such a value."""
     names = names_of(field)
-    kinds = [f"one of {', '.join(names)}"] if names else [_WORDS[kind] for kind in _kinds(field.annotation)]
+    kinds = [f"one of {', '.join(names)}"] if names else []
+    kinds += [_word(kind) for kind in _kinds(field.annotation) if not (names and _names(kind))]
     return " or ".join(kinds) + _bounds(field, value) + (", or none" if _takes_none(field.annotation) else "")
 
 
@@ -292,6 +306,17 @@ def shown(value: Any) -> str:
 
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _word(kind: Any) -> str:
+    of = typing.get_origin(kind)
+    if of is type:
+        return f"a subclass of {kind.__args__[0].__name__}"
+    return _WORDS.get(kind) or ("a function" if of is Callable else f"a {kind.__name__}")
+
+
+def _names(kind: Any) -> bool:
+    return kind is str or typing.get_origin(kind) is Literal
 
 
 def up_to(most: int) -> Any:

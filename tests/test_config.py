@@ -4,6 +4,7 @@ import math
 import typing
 
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from moejax.data import DATASETS
 from moejax.errors import UserError
 from moejax.options import Needs, names_of
 from moejax.presets import PRESETS
+from moejax.routers import ROUTERS
 
 SPARSE = make_config(moe={"layer": "sparse"})
 NUMBERS = {
@@ -298,11 +300,25 @@ def test_json_that_python_cannot_read_is_one_sentence(text, sentence):
         ('{"seed": true}', "seed is true; it must be a whole number"),
         ('{"seed": "1"}', "seed is '1'; it must be a whole number"),
         ('{"seed": 1e999}', "seed is inf; it must be a whole number"),
+        ('{"moe": {"layer": 5}}', "moe.layer is 5; it must be one of dense, sparse"),
+        ('{"moe": {"layer": null}}', "moe.layer is none; it must be one of dense, sparse"),
+        ('{"moe": {"layer": "sparse", "router": 3.5}}', "moe.router is 3.5; it must be one of softmax_top_k"),
+        ('{"moe": {"layer": "sparse", "dispatch": true}}', "moe.dispatch is true; it must be one of einsum"),
+        ('{"moe": {"expert": [1]}}', "moe.expert is [1]; it must be one of mlp, glu."),
+        ('{"data": {"name": true}}', "data.name is true; it must be one of mnist"),
+        ('{"data": {"name": null}}', "data.name is none; it must be one of mnist"),
+        ('{"model": {"name": [7]}}', "model.name is [7]; it must be one of image"),
     ],
 )
 def test_json_has_one_meaning_or_a_sentence(text, sentence):
     _, problems = from_json(text, "c.json")
     assert [p.startswith(sentence[:30]) for p in problems] == [True]
+
+
+@pytest.mark.parametrize("router", [5, ROUTERS["vmoe"], ROUTERS["vmoe"](4, 3, 2, rngs=nnx.Rngs(0))])
+def test_a_configuration_takes_a_router_by_its_name_alone(router):
+    with pytest.raises(UserError, match=r"^moe\.router is .*; it must be one of softmax_top_k.*, random\.$"):
+        SPARSE.replace(moe={"router": router})
 
 
 def test_an_empty_section_of_json_says_nothing():

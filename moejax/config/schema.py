@@ -17,7 +17,7 @@ from moejax.data.dataset import Path
 from moejax.errors import abridged
 from moejax.models import MODELS
 from moejax.models.layer import LayerOptions
-from moejax.options import Choice, Options, choice_of, model_of, options_of
+from moejax.options import Choice, Options, choice_of, model_of, names_of, options_of
 
 Chosen = Mapping[str, Mapping[str, Any]]  # section → option → value
 
@@ -85,7 +85,8 @@ class Section:
         self.name, self.prefix = name, f"{name}." if name else ""
         self.root = ROOTS[name]
         if name == "moe":  # the model says which options its layers have
-            self.root = MODELS.get(chosen.get("model", {}).get("name"), MODELS["image"]).layer_options
+            model = ModelOptions.model_fields["name"]
+            self.root = MODELS[_picked(model, chosen.get("model", {}).get("name"))].layer_options
         self.calls: list[Callable] = []
         self.fields: dict[str, FieldInfo] = {}
         self.came_with: dict[str, str] = {}  # the choices that brought an option, in words
@@ -98,8 +99,7 @@ class Section:
         self.came_with |= dict.fromkeys(new, words)
         for name, field in new.items():
             if choice := choice_of(field):
-                picked = chosen.get(name)
-                picked = picked if isinstance(picked, str) and picked in choice.table else field.default
+                picked = _picked(field, chosen.get(name))
                 with_this = f"{words} with {self.prefix}{name} {picked}".removeprefix(" with ")
                 if callable(choice.table[picked]):
                     self._add(choice.table[picked], chosen, with_this)
@@ -112,6 +112,11 @@ class Section:
     def model(self) -> type[Options]:
         """Its pydantic model, the same one for the same choices."""
         return _model(self.name, *self.calls)
+
+
+def _picked(field: FieldInfo, value: Any) -> str:
+    """The name that is chosen; the default in place of what is none."""
+    return value if isinstance(value, str) and value in names_of(field) else field.default
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Any
 
 from moejax.errors import UserError
 from moejax.files import sync, write_whole
+from moejax.json_text import read_json
 
 NAME = "sha256.json"
 CHANGED = "is not what was written"
@@ -31,7 +32,7 @@ def write(folder: Path, files: Iterable[Path] | None = None, **facts: Any) -> No
 def read(folder: Path) -> dict[str, Any] | None:
     """The manifest as it was written, or None."""
     try:
-        manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        manifest = read_json((folder / NAME).read_text(encoding="utf-8"))
         mark = manifest.pop("sha256")
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return None
@@ -71,8 +72,8 @@ def object_in(file: Path) -> tuple[dict[str, Any], str]:
     """The JSON object in such a file, and what is wrong with it; an empty one if there is none to be had."""
     found, problem = content(file)
     try:
-        value = {} if found is None else json.loads(found.decode("utf-8"))
-    except (ValueError, RecursionError):
+        value = {} if found is None else read_json(found.decode("utf-8"))
+    except ValueError:
         value = None
     return (value, problem) if isinstance(value, dict) else ({}, CHANGED)
 

@@ -1,11 +1,11 @@
 """The lines of a run's metrics.jsonl, read: by the run that goes on, by its report and by the studies."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from moejax import manifest
+from moejax.json_text import read_json
 
 NAME = "metrics.jsonl"
 KINDS = ("train", "validation", "test", "skipped")
@@ -26,12 +26,12 @@ def records(content: bytes, file: Path, numbers: Sequence[str] = NUMBERS) -> tup
     without a word.
     """
     found, problems = [], []
-    whole, _, last = content.rpartition(b"\n")
-    for number, line in enumerate([*whole.split(b"\n"), last], start=1):
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines, start=1):
         record = _record(line, numbers)
         if record is not None:
             found.append(record)
-        elif line.strip() and line is not last:
+        elif line.strip() and number < len(lines):
             problems.append(f"{file}, line {number}, is not what was written: {line[:40].decode(errors='replace')!r}.")
     return found, problems
 
@@ -44,8 +44,8 @@ def tests(content: bytes) -> bytes:
 
 def _record(line: bytes, numbers: Sequence[str]) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = read_json(line)
+    except ValueError:
         return None
     if not isinstance(record, dict) or record.get("kind") not in KINDS or type(record.get("step")) is not int:
         return None

@@ -7,7 +7,6 @@
 Those families are whole whose entry in `FAMILIES` has names beside its block's: Mixtral and OLMoE.
 """
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from moejax.huggingface.blocks import block_prefix
 from moejax.huggingface.families import AROUND, FAMILIES, HEAD, LAYER, Entries, Names
 from moejax.huggingface.files import PublishedFiles
 from moejax.inputs import ComputeDtype
+from moejax.json_text import read_json
 from moejax.models.decoder import Decoder
 from moejax.options import require
 
@@ -96,7 +96,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json; give a folder that has, or pass config.")
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return read_json((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON, or of UTF-8
         raise ValueError(f"{folder / 'config.json'} cannot be read ({error}); fetch it again, whole.") from None
 

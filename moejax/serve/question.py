@@ -2,11 +2,11 @@
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from moejax.errors import UserError, abridged, did_you_mean
+from moejax.json_text import read_json
 from moejax.serve.settings import Setting
 
 LONGEST = 2000  # characters of a sentence
@@ -63,8 +63,8 @@ def _known(asked: Mapping[str, Any], reads: str, others: Sequence[str], own: Set
 
 def _object(body: bytes) -> Mapping[str, Any]:
     try:
-        asked = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        asked = read_json(body, parse_constant=_refuse_constant)
+    except ValueError as error:
         raise UserError(f"The body is no JSON ({abridged(str(error))}); send an object.") from None
     if not isinstance(asked, dict):
         raise UserError(f"The body is {abridged(repr(asked))}; send an object, such as {{…}}.")

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from moejax.errors import abridged
+from moejax.json_text import read_json
 
 _RANGE = re.compile(r"(-?\d{1,20})\.\.(-?\d{1,20})")
 MOST = 1000  # runs of a sweep
@@ -38,8 +39,8 @@ def _range(first: int, last: int) -> list[str]:
 
 def _json(word: str) -> list[str]:
     try:
-        found = json.loads(word)
-    except (ValueError, RecursionError):
+        found = read_json(word)
+    except ValueError:
         raise ValueError("which begins as a JSON list and is none; write values as [4, 8] or 4,8") from None
     return [_word(value) for value in found]
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from moejax.errors import UserError, of_the_system
+from moejax.json_text import read_json
 
 WAIT = 120.0  # seconds until all processes have to be there
 WORD = 30.0  # seconds after which a process that still waits says what it waits for
@@ -47,7 +48,7 @@ class Peer:
         """The next message; None at the end of the connection. Raises TimeoutError after a silence."""
         try:
             line = self.lines.readline()
-            return json.loads(line) if line.endswith("\n") else None
+            return read_json(line) if line.endswith("\n") else None
         except TimeoutError:
             raise
         except (OSError, ValueError):

@@ -181,7 +181,7 @@ def test_a_folder_without_a_model_is_one_sentence(tmp_path):
         decoder_from_huggingface({})
 
 
-@pytest.mark.parametrize("broken", [b'{"model_type": ', b"\xff\xfe"])
+@pytest.mark.parametrize("broken", [b'{"model_type": ', b"\xff\xfe", b"[" * 100_000])
 def test_a_configuration_that_is_broken_is_one_sentence(tmp_path, broken):
     (tmp_path / "config.json").write_bytes(broken)
     with pytest.raises(ValueError, match=r"config\.json cannot be read \(.*\); fetch it again, whole\.$"):

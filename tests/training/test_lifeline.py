@@ -102,7 +102,8 @@ def test_processes_that_do_not_belong_together_are_one_sentence_in_both(port, gr
     assert re.search(sentence, raised[0])
 
 
-def test_what_is_no_process_is_not_counted_and_not_obeyed(port):
+@pytest.mark.parametrize("answer", [b"220 ready\r\n", b"[" * 100_000 + b"\n"], ids=["mail", "deep"])
+def test_what_is_no_process_is_not_counted_and_not_obeyed(port, answer):
     """A port scanner at the first process; and a server of another kind in its place."""
 
     def scan():
@@ -120,7 +121,7 @@ def test_what_is_no_process_is_not_counted_and_not_obeyed(port):
 
         def greet():
             with other.accept()[0] as caller:
-                caller.sendall(b"220 ready\r\n")
+                caller.sendall(answer)
                 caller.recv(100)
 
         threading.Thread(target=greet).start()

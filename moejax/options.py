@@ -78,14 +78,25 @@ class Choice:
 
 @dataclass(frozen=True)
 class Needs:
-    """The option has an effect only where the other one has one of these values."""
+    """The option has an effect only where the other one has one of these values, or one that this function is true of.
+
+    Its value `off`, as none, says just that. `words`: what such a function is true of.
+    """
 
     other: str
-    values: tuple[Any, ...]
+    values: tuple[Any, ...] | Callable[[Any], bool]
+    words: str = ""
+    off: Any = None
 
     def met(self, options: Any) -> bool:
         """Whether it has one of them; an option that is not there is not needed."""
-        return not hasattr(options, self.other) or getattr(options, self.other) in self.values
+        if not hasattr(options, self.other):
+            return True
+        value = getattr(options, self.other)
+        return self.values(value) if callable(self.values) else value in self.values
+
+    def __str__(self) -> str:
+        return self.words if callable(self.values) else " or ".join(map(shown, self.values))
 
 
 def options_of(call: Callable) -> dict[str, FieldInfo]:
@@ -219,13 +230,17 @@ def conflicts(
     given: Iterable[str],
     wrong: Iterable[str] = (),
     contradictions: Callable | None = None,
+    *,
+    also_defaults: bool = False,
 ) -> Iterator[str]:
     """A sentence for each of the `given` options that has no effect beside the others, and for each contradiction.
 
-    What is said of options that are `wrong` by themselves is left out.
+    What is said of options that are `wrong` by themselves is left out, and of those that are given their default, which
+    a program may pass on, unless `also_defaults`.
     """
     options = types.SimpleNamespace(**{name: values.get(name, field.default) for name, field in declared.items()})
-    said = [sentence for name in given for sentence in _without_effect(name, declared[name], options)]
+    chosen = [name for name in given if also_defaults or getattr(options, name) != declared[name].default]
+    said = [sentence for name in chosen for sentence in _without_effect(name, declared[name], options)]
     said += contradictions(options) if contradictions else ()
     yield from (sentence for sentence in said if not any(f"`{name}`" in sentence for name in wrong))
 
@@ -233,10 +248,10 @@ def conflicts(
 def _without_effect(name: str, field: FieldInfo, options: Any) -> Iterator[str]:
     value = getattr(options, name)
     for need in field.metadata:
-        if isinstance(need, Needs) and value not in (None, field.default) and not need.met(options):
+        if isinstance(need, Needs) and value not in (None, need.off) and not need.met(options):
             yield (
                 f"`{name}` is {shown(value)}, but `{need.other}` is {shown(getattr(options, need.other))}; it has"
-                f" an effect only where `{need.other}` is {' or '.join(map(shown, need.values))}."
+                f" an effect only where `{need.other}` is {need}."
             )
 
 

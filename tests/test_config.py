@@ -1,5 +1,6 @@
 """The configuration: a round trip is exact, and everything that is wrong is said at once, in sentences."""
 
+import json
 import math
 import typing
 
@@ -44,7 +45,7 @@ def with_choices(name):
     if values.get("model.name") == "clusters":
         values |= {"moe.layer": "sparse"}
     for need in field.metadata:
-        if isinstance(need, Needs):
+        if isinstance(need, Needs) and not callable(need.values):
             values[f"{name.rpartition('.')[0]}.{need.other}"] = need.values[0]
     config, problems = configured(values)
     return config, problems
@@ -150,6 +151,33 @@ def test_a_wrong_word_is_one_sentence(name, text, sentence):
 def test_an_option_without_effect_says_where_it_belongs(words, sentence):
     [said] = said_of(words, PRESETS["mnist_soft"].config)
     assert sentence in said
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "option", "default", "where"),
+    [
+        ("adamw", "router_learning_rate", "0.1", "normalized"),
+        ("adam", "clip_norm", "1", "adamw or one of optax"),
+        ("normalized", "clip_norm", "1", "adamw or one of optax"),
+        ("normalized", "weight_decay", "0.05", "adamw, adam or one of optax that takes a weight decay"),
+        ("optax.sgd", "weight_decay", "0.05", "adamw, adam or one of optax that takes a weight decay"),
+    ],
+)
+def test_an_option_without_effect_is_in_no_file_and_refused_though_it_be_the_default(optimizer, option, default, where):
+    config = make_config(train={"optimizer": optimizer})
+    assert f"train.{option}" not in flatten(config)
+    [said] = said_of({f"train.{option}": default}, config)
+    assert said.startswith(f"train.{option} is {float(default)}, but train.optimizer is ")
+    assert said.endswith(f"; it has an effect only where train.optimizer is {where}.")
+    older = json.loads(to_json(config))
+    older["train"][option] = float(default)
+    assert from_json(json.dumps(older), "config.json") == (config, [])
+
+
+def test_to_switch_off_what_has_no_effect_is_no_mistake():
+    words = {"train.optimizer": "normalized", "train.clip_norm": "none", "train.weight_decay": "0"}
+    assert said_of(words) == []
+    assert not {"train.clip_norm", "train.weight_decay"} & flatten(configured(words, SPARSE, words=True)[0]).keys()
 
 
 def test_a_capacity_has_no_effect_on_a_dispatch_that_drops_nothing():

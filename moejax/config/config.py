@@ -104,13 +104,14 @@ def _part(section: Section, given: Mapping, kept: Mapping, words: bool, sentence
     new = {name: value for name, value in given.items() if name in fields}
     new = {name: from_text(fields[name], v) if words and isinstance(v, str) else plain(v) for name, v in new.items()}
     values = {name: value for name, value in kept.items() if name in fields} | new
-    idle = _idle(fields, values)
-    values = {name: value for name, value in values.items() if name in new or name not in idle}
     refused = refusals(fields, values)
     values = {name: value for name, value in values.items() if name not in refused}
+    idle = _idle(fields, values)
+    values = {name: value for name, value in values.items() if name in new or name not in idle}
     wrong = {name: sentence for name, sentence in refused.items() if name in new}
     right = [name for name in new if name not in wrong]
-    said = [*wrong.values(), *conflicts(fields, values, right, wrong, section.contradictions)]
+    conflicting = conflicts(fields, values, right, wrong, section.contradictions, also_defaults=words)
+    said = [*wrong.values(), *conflicting]
     sentences += [in_words(sentence, section.prefix) for sentence in said]
     return {name: value for name, value in values.items() if name not in idle}
 

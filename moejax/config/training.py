@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from moejax.config import optax_by_name
 from moejax.config.mesh_shape import nearest_divisor
 from moejax.errors import abridged, did_you_mean
-from moejax.options import Needs, NotNegative, Options, Positive, PositiveOrNone, Share, shown
+from moejax.options import Needs, NotNegative, Options, Positive, PositiveOrNone, Share
 
 Count = Annotated[int, Field(ge=1, le=10**6)]
 Pixels = Annotated[float, Field(ge=0, le=14)]  # beyond, little is left of a 28 × 28 image
@@ -28,6 +28,23 @@ def _optimizer(name: str) -> str:
             f" name there, such as optax.lion{mean}"
         )
     return name
+
+
+def _of_optax(optimizer: str) -> bool:
+    return optimizer not in OWN_OPTIMIZERS
+
+
+def _clips(optimizer: str) -> bool:
+    return optimizer == "adamw" or _of_optax(optimizer)
+
+
+def _decays(optimizer: str) -> bool:
+    return optax_by_name.decays(optimizer) if _of_optax(optimizer) else optimizer != "normalized"
+
+
+_WITH_ARGUMENTS = Needs("optimizer", _of_optax, "one of optax, such as optax.adamw", off="")
+_CLIPPING = Needs("optimizer", _clips, "adamw or one of optax")
+_DECAYING = Needs("optimizer", _decays, "adamw, adam or one of optax that takes a weight decay", off=0)
 
 
 def _optimizer_arguments(text: str) -> str:
@@ -59,7 +76,7 @@ class TrainOptions(Options):
     optimizer: Annotated[str, AfterValidator(_optimizer)] = "adamw"
     """AdamW (adamw), Adam with L2 regularisation (adam), descent along each expert's gradient at length 1 (normalized),
     or any optimiser of optax by its name there, such as optax.lion or optax.contrib.muon."""
-    optimizer_arguments: Annotated[str, AfterValidator(_optimizer_arguments)] = ""
+    optimizer_arguments: Annotated[str, AfterValidator(_optimizer_arguments), _WITH_ARGUMENTS] = ""
     """Arguments of an optimiser of optax, such as b1=0.95,b2=0.98; all others have its own defaults."""
     learning_rate: Annotated[float, Field(gt=0, le=1e38)] = 2e-3
     """Peak learning rate."""
@@ -76,10 +93,10 @@ class TrainOptions(Options):
     """The learning rate after the warm-up: it decays to zero along a half cosine, or stays."""
     warmup: Share = 0.1
     """Share of all steps in which the learning rate rises."""
-    weight_decay: NotNegative = 0.05
+    weight_decay: Annotated[NotNegative, _DECAYING] = 0.05
     """AdamW: decoupled decay of all matrices; Adam: times all parameters, added to the gradient; an optimiser of optax
     that takes a weight decay: its own kind of decay, of all matrices."""
-    clip_norm: PositiveOrNone = 1.0
+    clip_norm: Annotated[PositiveOrNone, _CLIPPING] = 1.0
     """AdamW and optax: gradients are scaled down to this global norm; none leaves them as they are."""
     skip_nonfinite: Annotated[int, Field(ge=0, le=10**6)] = 0
     """Steps in a row whose loss or gradient may be NaN or infinite: each changes nothing, and one more ends the run."""
@@ -130,26 +147,8 @@ class TrainOptions(Options):
                 f"`gradient_accumulation_steps` is {o.gradient_accumulation_steps}, which does not divide `batch_size`,"
                 f" {o.batch_size}; use {near}."
             )
-        own = o.optimizer in OWN_OPTIMIZERS
-        if not own:
+        if _of_optax(o.optimizer):
             yield from optax_by_name.problems(o.optimizer, o.optimizer_arguments)
-        elif o.optimizer_arguments:
-            yield (
-                f"`optimizer_arguments` is {shown(o.optimizer_arguments)}, but `optimizer` is {o.optimizer}; it has an"
-                " effect only with an optimiser of optax, such as optax.adamw: choose one, or give ''."
-            )
-        default = {name: field.default for name, field in TrainOptions.model_fields.items()}
-        decays = o.optimizer != "normalized" if own else optax_by_name.decays(o.optimizer)
-        if o.weight_decay not in (0, default["weight_decay"]) and not decays:
-            yield (
-                f"`weight_decay` is {o.weight_decay:g}, but {o.optimizer} takes none; set it to 0, or choose an"
-                " optimiser that does, such as optax.adamw."
-            )
-        if o.clip_norm not in (None, default["clip_norm"]) and o.optimizer in ("adam", "normalized"):
-            yield (
-                f"`clip_norm` is {o.clip_norm:g}, but {o.optimizer} clips no gradients; set it to none, or choose an"
-                " optimiser that does, such as adamw or optax.adam."
-            )
 
 
 class ParallelOptions(Options):

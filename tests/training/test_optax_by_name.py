@@ -99,7 +99,7 @@ def test_lion_by_its_formula_with_the_runs_decay(network):
         (dict(optimizer="lion"), "optimizer is 'lion'; it must be one of adamw, .* the nearest name is optax.lion"),
         (dict(optimizer="AdamW"), "the nearest name is adamw"),
         (dict(optimizer="optax.constant_schedule"), "which is no optimiser of optax"),
-        (dict(optimizer_arguments="b1=0.9"), "but train.optimizer is adamw; it has an effect only with an optimiser"),
+        (dict(optimizer_arguments="b1=0.9"), "but train.optimizer is adamw; it has an effect only where .* is one of optax"),
         (dict(optimizer="optax.lion", optimizer_arguments="b3=1"), "has b3, but optax.lion has b1, b2, mu_dtype"),
         (dict(optimizer="optax.lion", optimizer_arguments="b1=big"), "b1=big; for optax.lion it must be a number"),
         (dict(optimizer="optax.lion", optimizer_arguments="b1=1,b1=2"), "write each argument once"),
@@ -109,9 +109,18 @@ def test_lion_by_its_formula_with_the_runs_decay(network):
         (dict(optimizer="optax.lion", optimizer_arguments="mask=none"), "decided for all optimisers alike"),
         (dict(optimizer="optax.sgd", optimizer_arguments="nesterov=2"), "it must be true or false"),
         (dict(optimizer="optax.sgd", optimizer_arguments="momentum=nan"), "it must be a finite number"),
-        (dict(optimizer="optax.sgd", weight_decay=0.1), "weight_decay is 0.1, but optax.sgd takes none; set it to 0"),
-        (dict(optimizer="normalized", weight_decay=0.1), "weight_decay is 0.1, but normalized takes none; set it to 0"),
-        (dict(optimizer="adam", clip_norm=0.1), "clip_norm is 0.1, but adam clips no gradients; set it to none"),
+        (
+            dict(optimizer="optax.sgd", weight_decay=0.1),
+            "weight_decay is 0.1, but train.optimizer is 'optax.sgd'; it has an effect only wh",
+        ),
+        (
+            dict(optimizer="normalized", weight_decay=0.1),
+            "weight_decay is 0.1, but train.optimizer is normalized; it has an effect only wh",
+        ),
+        (
+            dict(optimizer="adam", clip_norm=0.1),
+            "clip_norm is 0.1, but train.optimizer is adam; it has an effect only where",
+        ),
     ],
     ids=str,
 )

@@ -8,6 +8,7 @@ made-up shapes, so that whatever it refuses is said before anything is trained.
 import inspect
 import math
 import re
+import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -17,12 +18,15 @@ import jax
 import jax.numpy as jnp
 
 from moejax.errors import abridged, did_you_mean
+from moejax.inputs import is_computable
 from moejax.options import shown
 
 if TYPE_CHECKING:  # elsewhere only by the functions that need it: who uses a run does without
     import optax
 
 _OPTIONS = {"learning_rate": "train.learning_rate", "weight_decay": "train.weight_decay"}
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_WORDS = {float: "a number", int: "a whole number", bool: "true or false"}  # the widest first
 _MASKS = ("mask", "weight_decay_mask")  # which parameters decay
 Value = int | float | bool | str | None
 Values = Mapping[str, Value]
@@ -68,12 +72,10 @@ def _value(text: str) -> Value:
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
+    if not _NUMBER.fullmatch(text):
+        return text
+    number = float(text)
+    return int(text) if text.lstrip("+-").isdecimal() and math.isfinite(number) else number
 
 
 def decays(name: str) -> bool:
@@ -111,18 +113,30 @@ def _misnamed(name: str, given: Values) -> Iterator[str]:
             near = did_you_mean(argument, own)
             mean = f"; did you mean {near}?" if near else "."
             yield f"{said}, but {name} has {', '.join(own) or 'no arguments of its own'}{mean}"
-        elif must := _kind(own[argument].default, value):
+        elif must := _kind(own[argument], value):
             yield f"{said}={shown(value)}; for {name} it must be {must}."
 
 
-def _kind(default: Any, value: Any) -> str:
-    """What the value must be instead, told by the default; empty if it is."""
+def _kind(argument: inspect.Parameter, value: Value) -> str:
+    """What the value must be instead, told by the default, or by the type where that is none; empty if it is."""
+    default, types = argument.default, typing.get_args(argument.annotation)
+    if value is None and (default is None or type(None) in types):
+        return ""
+    if "dtype" in argument.name:
+        return "" if _is_computable(value) else "a floating-point type of at least 16 bits, such as bfloat16"
+    kind = next((kind for kind in _WORDS if kind in types), None) if default is None else type(default)
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if isinstance(default, bool):
-        return "" if isinstance(value, bool) else "true or false"
-    if isinstance(default, int | float):
-        return "" if number else "a number"
+    fits = {float: number, int: number and isinstance(value, int), bool: isinstance(value, bool)}
+    if kind in fits:
+        return "" if fits[kind] else _WORDS[kind]
     return "" if number or not isinstance(value, float) else "a finite number"
+
+
+def _is_computable(value: Value) -> bool:
+    try:
+        return isinstance(value, str) and is_computable(jnp.dtype(value))
+    except TypeError:
+        return False
 
 
 def _refused(name: str, given: Values) -> Iterator[str]:

@@ -99,16 +99,34 @@ def test_lion_by_its_formula_with_the_runs_decay(network):
         (dict(optimizer="lion"), "optimizer is 'lion'; it must be one of adamw, .* the nearest name is optax.lion"),
         (dict(optimizer="AdamW"), "the nearest name is adamw"),
         (dict(optimizer="optax.constant_schedule"), "which is no optimiser of optax"),
-        (dict(optimizer_arguments="b1=0.9"), "but train.optimizer is adamw; it has an effect only where .* is one of optax"),
+        (
+            dict(optimizer_arguments="b1=0.9"),
+            "but train.optimizer is adamw; it has an effect only where .* is one of optax",
+        ),
         (dict(optimizer="optax.lion", optimizer_arguments="b3=1"), "has b3, but optax.lion has b1, b2, mu_dtype"),
         (dict(optimizer="optax.lion", optimizer_arguments="b1=big"), "b1=big; for optax.lion it must be a number"),
         (dict(optimizer="optax.lion", optimizer_arguments="b1=1,b1=2"), "write each argument once"),
         (dict(optimizer="optax.lion", optimizer_arguments="b1"), "write each argument once, as b1=0.95"),
-        (dict(optimizer="optax.lion", optimizer_arguments="mu_dtype=flat"), "'mu_dtype=flat', with which optax.lion"),
+        (
+            dict(optimizer="optax.lion", optimizer_arguments="mu_dtype=flat"),
+            "mu_dtype=flat; for optax.lion it must be a floating-p",
+        ),
         (dict(optimizer="optax.lion", optimizer_arguments="weight_decay=1"), "which train.weight_decay gives"),
         (dict(optimizer="optax.lion", optimizer_arguments="mask=none"), "decided for all optimisers alike"),
         (dict(optimizer="optax.sgd", optimizer_arguments="nesterov=2"), "it must be true or false"),
-        (dict(optimizer="optax.sgd", optimizer_arguments="momentum=nan"), "it must be a finite number"),
+        (
+            dict(optimizer="optax.sgd", optimizer_arguments="momentum=nan"),
+            "momentum=nan; for optax.sgd it must be a number",
+        ),
+        (dict(optimizer="optax.sgd", optimizer_arguments="momentum=1e999"), "momentum=inf; .* it must be a number"),
+        (dict(optimizer="optax.sgd", optimizer_arguments="momentum=true"), "momentum=true; .* it must be a number"),
+        (dict(optimizer="optax.sgd", optimizer_arguments="accumulator_dtype=int8"), "must be a floating-point type"),
+        (dict(optimizer="optax.lion", optimizer_arguments="mu_dtype=float8_e4m3fn"), "type of at least 16 bits"),
+        (dict(optimizer="optax.lion", optimizer_arguments="b1=١"), "b1='١'; for optax.lion it must be a number"),
+        (dict(optimizer="optax.lion", optimizer_arguments="b1=1_0"), "b1='1_0'; for optax.lion it must be a number"),
+        (dict(optimizer="optax.lion", optimizer_arguments="b1=none"), "b1=none; for optax.lion it must be a number"),
+        (dict(optimizer="optax.adafactor", optimizer_arguments="min_dim_size_to_factor=1.5"), "be a whole number"),
+        (dict(optimizer="optax.adafactor", optimizer_arguments="min_dim_size_to_factor=" + "9" * 400), "be a whole"),
         (
             dict(optimizer="optax.sgd", weight_decay=0.1),
             "weight_decay is 0.1, but train.optimizer is 'optax.sgd'; it has an effect only wh",
@@ -134,7 +152,15 @@ def test_values_are_those_of_the_words():
     assert optax_by_name.arguments("a=1, b=1e-3,c=true,d=none,e=bfloat16") == {
         **dict(a=1, b=1e-3, c=True, d=None, e="bfloat16")
     }
+    assert optax_by_name.arguments("a=-1,b=+.5,c=2.,d=1E-3,e=1_0,f=nan,g=1e") == {
+        **dict(a=-1, b=0.5, c=2.0, d=1e-3, e="1_0", f="nan", g="1e")
+    }
     assert optax_by_name.arguments("") == {}
+
+
+def test_none_is_taken_where_the_optimiser_takes_it():
+    given = "momentum=none,clipping_threshold=none,weight_decay_rate=0.1,dtype_momentum=bfloat16"
+    assert make_config(train={"optimizer": "optax.adafactor", "weight_decay": 0.0, "optimizer_arguments": given})
 
 
 @pytest.mark.slow

@@ -37,12 +37,13 @@ def parse(words: Sequence[str]) -> Arguments:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
         name = name.removeprefix("--").replace("-", "_")
+        alone = not equals and (not rest or rest[0].startswith("--"))  # without a value
         if word == "-h" or (word.startswith("--") and name in FLAGS):
             if equals:
                 problems.append(f"{abridged(repr(word))} has a value, but {word.partition('=')[0]} takes none.")
             else:
                 flags.add("help" if word == "-h" else name)
-        elif flags == {"help"} and not word.startswith("-"):
+        elif flags == {"help"} and name and (alone if word.startswith("--") else not word.startswith("-")):
             topics.append(word)
         elif word in PRESETS:
             problems.append(f"{word} is a preset; write --config {word}.")
@@ -51,9 +52,9 @@ def parse(words: Sequence[str]) -> Arguments:
             problems.append(
                 f"{abridged(repr(word))} is not an option; every option begins with -- and is followed by its value."
             )
-        elif not equals and (not rest or rest[0].startswith("--")) and name in SWITCHES:
+        elif alone and name in SWITCHES:
             values[name] = "true"
-        elif not equals and (not rest or rest[0].startswith("--")):
+        elif alone:
             near = difflib.get_close_matches(name, FLAGS, n=1)
             there = f"There is no --{name}; did you mean --{near[0].replace('_', '-')}?" if near else None
             problems.append(there or f"--{name} needs a value after it.")

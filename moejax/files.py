@@ -40,7 +40,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")  # another process has its own
+    name = os.fsdecode(os.fsencode(path.name)[:200])  # of the 255 bytes that file systems take
+    partial = path.with_name(f".{name}.{secrets.token_hex(4)}.partial")  # another process has its own
     _unfinished.add(partial)
     try:
         with open(partial, "wb") as file:

@@ -353,7 +353,7 @@ def test_an_empty_section_of_json_says_nothing():
     assert from_json('{"train": {}}', "c.json") == (make_config(), [])
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b", "nul\0", "x" * 101, "line\nbreak", "\ud800"])
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b", "nul\0", "x" * 101, "😀" * 51, "line\nbreak", "\ud800"])
 def test_a_name_that_is_no_folder_is_one_sentence(name):
     [problem] = said_of({"name": name})
     assert problem.startswith("name is ")

@@ -51,6 +51,12 @@ def failing(number, handle):
     raise OSError(number, os.strerror(number))
 
 
+def test_any_name_that_a_file_may_have_can_be_written(tmp_path):
+    file = place_for("--out", str(tmp_path / ("ä" * 127)))
+    write_whole(file, "new")
+    assert file.read_text(encoding="utf-8") == "new"
+
+
 def test_behind_a_link_the_file_itself_is_replaced(tmp_path):
     (tmp_path / "file").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path / "file")

@@ -99,6 +99,7 @@ def test_a_preset_without_config_is_one_mistake(capsys):
             "--moe.bias-update-rate",
             ["a number of at least 0 (default 0.001)", "moe.layer sparse with moe.router sigmoid"],
         ),
+        ("--moe.router", ["one of softmax_top_k, ", "sigmoid "]),
         ("moe.score_function", ["sigmoid, sqrtsoftplus (default sigmoid)", "softmax, sigmoid (default softmax)"]),
         ("model", ["--model.name ", "model, with model.name image:", "--model.stride  a whole number from 1 to 14"]),
     ],
@@ -107,6 +108,7 @@ def test_help_on_one_thing(topic, said, capsys):
     assert run.main(["--help", topic]) == 0
     text = capsys.readouterr().out
     assert all(part in text for part in said)
+    assert not text.startswith("usage")
 
 
 def test_help_lists_presets_and_fields(capsys):

@@ -23,11 +23,16 @@ Chosen = Mapping[str, Mapping[str, Any]]  # section → option → value
 
 
 def _of_a_folder(name: str) -> str:
-    if name in ("", ".", "..") or len(name) > 100 or any(c in "/\\" or not c.isprintable() for c in name):
+    if any(c in "/\\" or not c.isprintable() for c in name) or name in ("", ".", "..") or not _is_short(name):
         raise ValueError(
-            f"{abridged(repr(name))}; it is part of a folder's name: 1 to 100 printable characters, without slashes"
+            f"{abridged(repr(name))}; it is part of a folder's name: 1 to 100 printable characters, without slashes, of"
+            " at most 200 bytes"
         )
     return name
+
+
+def _is_short(name: str) -> bool:
+    return len(name) <= 100 and len(name.encode()) <= 200  # a time is added, and file systems take 255
 
 
 class RunOptions(Options):

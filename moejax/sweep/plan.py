@@ -80,7 +80,8 @@ def plan(words: Sequence[str], out: str | None = None) -> Sweep:
     configs, wrong = _checked(combinations, arguments, axes)
     if problems := problems + (wrong or list(_alike(configs, combinations, axes))):
         raise UserError(*problems)
-    own = f"runs/sweep-{'-'.join(dict.fromkeys(c.name for c in configs))[:80]}"
+    names = "-".join(dict.fromkeys(config.name for config in configs))
+    own = f"runs/sweep-{names.encode()[:80].decode(errors='ignore')}"
     folder = place_for("--out", own if out is None else out, folder=True)
     runs = tuple(_planned(one, axes, folder) for one in combinations)
     if problems := [s for run, config in zip(runs, configs, strict=True) for s in _another(run.folder, config)]:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
-from moejax.errors import UserError, did_you_mean
+from moejax.errors import UserError, abridged, did_you_mean
 from moejax.files import place_for
 
 
@@ -32,6 +32,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """UserError with what is wrong with the words."""
+        message = re.sub(r"\S{81,}", lambda word: abridged(word[0]), message)
         for kind, what in (("int", "whole number"), ("float", "number")):
             message = re.sub(rf"^argument (\S+): invalid {kind} value: (.+)", rf"\1 is \2, which is no {what}", message)
         wrong = re.search(r"(?:unrecognized arguments: |invalid choice: )'?([^\s']+)", message)

@@ -12,10 +12,12 @@ same command goes on: what is finished is not made again.
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 
+from moejax.errors import abridged
 from moejax.files import make_folder, one_writer
 from moejax.interrupt import ends_at_once
 from moejax.verbs.parser import Parser
@@ -27,7 +29,7 @@ def parser() -> Parser:
     parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default 1)")
     parser.add_argument("--out", metavar="DIR", help="the sweep's folder (default runs/sweep-NAME)")
     parser.add_argument("--print", action="store_true", help="print the commands that are left to run, and stop")
-    parser.add_argument("--json", action="store_true", help="a list: each run's values, folder and summary")
+    parser.add_argument("--json", action="store_true", help="a list: each run's values, folder and summary, or command")
     return parser
 
 
@@ -39,13 +41,20 @@ def main(words: Sequence[str]) -> int:
 
         sweep = plan(of_the_runs, asked.out)
     if asked.print:
-        for run in sweep.runs:
-            if not run.is_finished:
-                print(shlex.join(["python", "-m", "moejax.run", *run.command]))
+        _print([run for run in sweep.runs if not run.is_finished], asked.json)
         return 0
     make_folder(sweep.folder)
     with one_writer(sweep.folder, "give the same command again"):
         return _make(sweep, words, asked)
+
+
+def _print(left, as_json: bool) -> None:
+    commands = [["python", "-m", "moejax.run", *run.command] for run in left]
+    if as_json:
+        runs = [{"values": dict(run.values), "folder": str(run.folder)} for run in left]
+        print(json.dumps([run | {"command": words} for run, words in zip(runs, commands, strict=True)], indent=1))
+    else:
+        print("".join(f"{shlex.join(words)}\n" for words in commands), end="")
 
 
 def _make(sweep, words: Sequence[str], asked: argparse.Namespace) -> int:
@@ -89,6 +98,6 @@ def _beside(as_json: bool):
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; it is a number of runs, from 1 on")
+    if not re.fullmatch("[0-9]{1,4}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{abridged(repr(text))}; it is a number of runs, from 1 to 9,999")
     return int(text)

@@ -113,6 +113,11 @@ def test_a_file_is_no_folder_of_a_sweep(tmp_path):
         plan(["--config", "mnist_tiny"], "")
 
 
+def test_names_of_many_bytes_make_a_folder_that_there_can_be():
+    folder = plan(["--config", "mnist_tiny", "--name", f"{'😀' * 50},{'ä' * 100}"]).folder
+    assert folder.name == f"sweep-{'😀' * 20}"
+
+
 def test_a_folder_with_another_run_is_not_mixed_in(tmp_path):
     words = ["--config", "mnist_tiny", "--seed", "0..1"]
     (tmp_path / "seed=0").mkdir()

@@ -146,6 +146,10 @@ def test_the_verb_tells_tabulates_and_draws(stand_in, tmp_path, capsys, monkeypa
     words = ["sweep", "--config", "mnist_tiny", "--seed", "0..1", "--moe.num_experts", "2,4", "--out", str(out)]
     assert main([*words, "--print"]) == 0
     assert capsys.readouterr().out.count("python -m moejax.run --config mnist_tiny --seed 0 --moe.num_experts ") == 2
+    assert main([*words, "--print", "--json"]) == 0
+    left = json.loads(capsys.readouterr().out)
+    assert left[0]["values"] == {"seed": "0", "moe.num_experts": "2"}
+    assert [run["command"][-2:] for run in left] == [["--out", run["folder"]] for run in left]
     assert main([*words, "--jobs", "2"]) == 0
     said = capsys.readouterr().out
     assert "moe.num_experts    runs   test accuracy" in said

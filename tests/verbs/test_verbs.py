@@ -45,6 +45,15 @@ def test_version(capsys):
         (["presets", "--qqqq"], "moejax presets: unrecognized arguments: --qqqq; see  moejax presets --help"),
         (["data", "fecht"], "moejax data: argument what: invalid choice: 'fecht' (choose from "),
         (["export", "run", "--format", "stablehol"], "moejax export: argument --format: invalid choice: 'stablehol' "),
+        (
+            ["sweep", "--jobs", "9" * 5000],
+            f"moejax sweep: argument --jobs: '{'9' * 59}… (5002 characters); it is a num",
+        ),
+        (["sweep", "--jobs", "0"], "moejax sweep: argument --jobs: '0'; it is a number of runs, from 1 to 9,999; see"),
+        (
+            ["serve", "run", "--port", "9" * 5000],
+            f"moejax serve: --port is '{'9' * 59}… (5002 characters), which is no wh",
+        ),
         (["serve", "run", "--port", "abc"], "moejax serve: --port is 'abc', which is no whole number; see  moejax"),
     ],
 )

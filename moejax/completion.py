@@ -11,6 +11,23 @@ from moejax.presets import PRESETS
 # What is typed for an argument that help calls so: the other ones are words that no shell knows.
 _FILES = {"RUN": "DIRECTORY", "DIR": "DIRECTORY", "FILE": "FILE", "FILE.png": "FILE", "INPUT": "FILE"}
 _OF_RUN = {"out": "DIR", "resume": "RUN", "init": "RUN", "profile": "DIR", "data.dir": "DIR"}
+_BASH = """
+_moejax() {  # to bash --name=value are three words
+  local words=() at=0 i
+  for i in "${!COMP_WORDS[@]}"; do
+    if [[ ${COMP_WORDS[i]} != = || ${COMP_WORDS[i-1]} != --* ]]; then
+      words+=("${COMP_WORDS[i]}")
+    elif (( i == COMP_CWORD )); then
+      words+=("")
+    fi
+    (( i == COMP_CWORD )) && at=$(( ${#words[@]} - 1 ))
+  done
+  COMP_WORDS=("${words[@]}")
+  COMP_CWORD=$at
+  _shtab_moejax
+}
+complete -o bashdefault -F _moejax moejax
+"""
 
 
 def script(parsers: Mapping[str, argparse.ArgumentParser], meanings: Mapping[str, str], shell: str) -> str:
@@ -28,7 +45,17 @@ def script(parsers: Mapping[str, argparse.ArgumentParser], meanings: Mapping[str
                 action.complete = getattr(shtab, kind)  # type: ignore[attr-defined]
             if action.choices is not None:
                 action.choices = list(action.choices)  # shtab takes those of a dict for verbs
-    return shtab.complete(root, shell)
+    return shtab.complete(root, shell) + (_BASH if shell == "bash" else "")
+
+
+def parser_of_a_run(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The parser, as the main job's: its help may be asked of options and sections."""
+    from moejax.config.schema import ROOTS, everything
+
+    add_options_of_a_run(parser)
+    asked = parser._option_string_actions["--help"]
+    asked.nargs, asked.choices = "*", [*filter(None, ROOTS), *everything()]
+    return parser
 
 
 def add_options_of_a_run(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

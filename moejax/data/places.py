@@ -26,13 +26,18 @@ def fetched(name: str) -> Dataset:
     if name not in DATASETS:
         near = did_you_mean(name, DATASETS)
         raise UserError(f"There is no data set {name!r}; " + (f"did you mean {near}?" if near else _names()))
-    if "source" not in options_of(DATASETS[name]):
+    if name not in fetchable():
         raise UserError(f"Nothing of {name} can be fetched ({meaning(DATASETS[name])}); {_names()}")
     return load(name)
 
 
+def fetchable() -> list[str]:
+    """The data sets of which something can be fetched."""
+    return [name for name, entry in DATASETS.items() if "source" in options_of(entry)]
+
+
 def _names() -> str:
-    return f"choose one of {', '.join(name for name, entry in DATASETS.items() if 'source' in options_of(entry))}."
+    return f"choose one of {', '.join(fetchable())}."
 
 
 def _cache() -> Path:

@@ -21,10 +21,14 @@ def parser() -> Parser:
 def main(words: Sequence[str]) -> None:
     """Print it."""
     asked = parser().parse_args(words)
-    from moejax.completion import add_options_of_a_run, script
+    from moejax.completion import add_options_of_a_run, parser_of_a_run, script
+    from moejax.data.places import fetchable
     from moejax.verbs import VERBS, meaning, module
 
     parsers = {verb: module(verb).parser() for verb in VERBS if verb != "run"}
-    parsers = {"run": add_options_of_a_run(Parser("run", None))} | parsers
+    parsers = {"run": parser_of_a_run(Parser("run", None))} | parsers
     add_options_of_a_run(parsers["sweep"])
+    for action in parsers["data"]._actions:
+        if action.metavar == "NAME":
+            action.choices = fetchable()
     print(script(parsers, {verb: meaning(verb) for verb in VERBS}, asked.shell))

@@ -7,11 +7,13 @@ import sys
 import pytest
 
 from moejax.__main__ import main
+from moejax.config.training import ParallelOptions
 
+PARALLEL = {f"parallel.{name}" for name in ParallelOptions.model_fields}
 ASK = """
 source "$1"; shift
 COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
-_shtab_moejax
+_moejax
 echo "${COMPREPLY[@]}"
 """
 
@@ -38,6 +40,11 @@ def program(tmp_path_factory):
         (["run", "--train.activations", ""], {"true", "false"}),
         (["sweep", "--jobs", "2", "--moe.num_exp"], {"--moe.num_experts", "--moe.num_expert_groups"}),
         (["completion", "z"], {"zsh"}),
+        (["data", "fetch", "mrpc"], {"mrpc", "mrpc_pieces"}),
+        (["run", "--help", "moe.rou"], {"moe.router", "moe.routed_scaling_factor"}),
+        (["run", "--help", "moe.router", "par"], {"parallel", *PARALLEL}),
+        (["run", "--config", "=", "mnist_l"], {"mnist_lstm"}),
+        (["run", "--config", "=", "mnist_soft", "--train.schedule", "="], {"cosine", "constant"}),
     ],
 )
 def test_bash_offers(program, typed, offered):

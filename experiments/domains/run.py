@@ -177,9 +177,7 @@ def main(arguments: Sequence[str]) -> None:
     sets = [of for of in asked.of if can_load(of, "domains", of=of, domains=1, dir=asked.folder)]
     wanted = [key for key in keys(asked.only, sets, asked.seeds) if key["model"] in asked.models]
     if not wanted:
-        parser.error(
-            "nothing is left to run; curves (--only domains FLOPs) are of mnist alone, seeds 0 to 2"
-        )
+        parser.error("nothing is left to run; curves (--only domains FLOPs) are of mnist alone, seeds 0 to 2")
     for key in wanted:
         if not asked.quick or key["change"] == "rotations":
             study.fill([key], meaning([*words(key), *more]), lambda _, key=key: [measure(key, more)])

@@ -23,9 +23,10 @@ def identity(config: Config, data: Dataset) -> dict[str, Any]:
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:
     """UserError if the run in the folder `run` was begun with another configuration or other data."""
     then, fields = before["config"], now["config"]
-    names = [n for n in sorted((then.keys() | fields.keys()) - {EPOCHS}) if then.get(n) != fields.get(n)]
+    # What only one of them has comes with another that differs, or with another version of moejax.
+    names = [n for n in sorted((then.keys() & fields.keys()) - {EPOCHS}) if then[n] != fields[n]]
     changed = [
-        f"{name} is {fields.get(name)}, but the checkpoints of {run} were made with {then.get(name)}; set it back in"
+        f"{name} is {fields[name]}, but the checkpoints of {run} were made with {then[name]}; set it back in"
         f" {run / 'config.json'}, or start another run."
         for name in names
     ]

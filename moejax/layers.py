@@ -383,8 +383,6 @@ def _router(
             raise ValueError(f"{', '.join(options)}: options of a router; give them to the one that is made already.")
         return router
     kind = ROUTERS[router] if isinstance(router, str) else router
-    if not (isinstance(kind, type) and issubclass(kind, Router)):
-        raise ValueError(f"router is {kind!r}; it must be one of {', '.join(ROUTERS)}, a Router, or a subclass of it.")
     for name in set(options) - set(arguments_of(kind)):
         raise ValueError(no_option(name, kind.__name__, sorted(options_of(kind)), options_of(SparseMoE)))
     return kind(d, num_experts, k, rngs=rngs, **options)

@@ -3,7 +3,6 @@
 Beside it stands `<name>.md`, the table that the benchmark makes of them; the READMEs that show it get the new one.
 """
 
-import functools
 import json
 import re
 from collections.abc import Mapping
@@ -19,18 +18,12 @@ ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-# Taken once: results that are written anew make a clean checkout one with changes.
-_environment = functools.cache(environment)
-
-
 def write(name: str, rows: list[Mapping[str, Any]], table: str, *, device: str | None = None, **settings: Any) -> Path:
     """Write the rows of one benchmark and the table of them; returns the file of rows.
 
     `device` is said of what was not measured on this one.
     """
-    env = _environment()
-    if device is not None:
-        env = env | {"device": device}
+    env = environment() if device is None else environment() | {"device": device}
     folder = re.sub(r"[^a-z0-9]+", "-", str(env["device"]).lower()).strip("-")
     path = RESULTS / folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

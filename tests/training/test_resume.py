@@ -273,6 +273,13 @@ def test_nothing_to_validate_on_cannot_have_a_best_epoch(run_config, dataset, tm
         Fit(run_config, dataclasses.replace(dataset, validation=nothing), RunFolder(tmp_path), Progress())
 
 
+def test_an_option_that_only_one_version_has_is_no_other_configuration(tmp_path):
+    same = {"train.optimizer": "adamw", "seed": 0}
+    check_same(
+        {"config": same | {"train.old": ""}, "data": []}, {"config": same | {"moe.new": 1}, "data": []}, tmp_path
+    )
+
+
 def test_another_runs_checkpoint_is_one_sentence_whatever_the_number_of_options_that_differ(tmp_path):
     then, now = ({"config": {f"train.{letter}": n for letter in "abcdefgh"}, "data": []} for n in (1, 2))
     with pytest.raises(UserError) as error:

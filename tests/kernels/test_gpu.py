@@ -200,6 +200,17 @@ def test_an_output_that_is_no_number_is_no_right_one():
     assert gpu.greatest_error(kernels, "float32") == float("inf")
 
 
+def test_a_row_of_nan_must_not_spoil_another_experts_gradient():
+    def masked(x, dy, groups):  # by a product, as 0 · NaN is NaN
+        mask = jax.nn.one_hot(groups.of_rows(len(x)), len(groups.sizes), dtype=x.dtype)
+        return jnp.einsum("re,rd,rh->edh", mask, x, dy)
+
+    kernels = fake()
+    assert gpu.greatest_error(kernels, "float32") < 1e-5
+    kernels.outer = masked
+    assert gpu.greatest_error(kernels, "float32") == float("inf")
+
+
 def test_without_a_gpu_nothing_is_tried():
     assert gpu.working("float32") == {}
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from moejax.runs import blocks, text_answers
-from moejax.runs.model import Model, Prediction
+from moejax.runs.model import Model, Prediction, known
 from moejax.runs.routes import Route, leading
 
 
@@ -47,7 +47,7 @@ def looks(route: Route) -> Float[ndarray, "e t"]:
 
 def ranked(model: Model, prediction: Prediction, top: int) -> list[list[tuple[str, float]]]:
     """For each task the most probable classes, with their probabilities."""
-    of_tasks = np.atleast_2d(prediction.probabilities)
+    of_tasks = np.atleast_2d(known(prediction.probabilities))
     counts = list(model.about.tasks.values()) or [of_tasks.shape[1]]
     found = []
     for probabilities, count in zip(of_tasks, counts, strict=True):

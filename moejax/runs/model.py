@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, Int
 
 from moejax.config import Config
 from moejax.data.dataset import Examples, is_text, rows, take
+from moejax.errors import UserError
 from moejax.runs.about import About
 from moejax.runs.generate import Writer
 from moejax.runs.inputs import Reader
@@ -43,6 +44,13 @@ class Prediction(NamedTuple):
 
     classes: Int[AnyArray, " n *tasks"]
     probabilities: Float[AnyArray, "n *tasks y"]
+
+
+def known(probabilities: Float[AnyArray, "*n y"]) -> Float[AnyArray, "*n y"]:
+    """The probabilities; UserError where they are no numbers, as of parameters that are none."""
+    if not np.isfinite(probabilities).all():
+        raise UserError("The model's answer is not finite, so that it says nothing; name another --checkpoint.")
+    return probabilities
 
 
 class Model:

@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from moejax import metrics
 from moejax.pieces import as_name
-from moejax.runs.model import Model, Prediction
+from moejax.runs.model import Model, Prediction, known
 from moejax.runs.routes import AnyArray, Route, leading
 
 
@@ -24,7 +24,7 @@ def foretold(ids: Integer[ndarray, " t"], prediction: Prediction) -> Float[ndarr
 
 def most_probable(probabilities: Float[AnyArray, " y"], top: int) -> list[tuple[int, float]]:
     """So many tokens with their probabilities, to six places, the largest first."""
-    order = np.argsort(-probabilities, kind="stable")[:top].tolist()
+    order = np.argsort(-known(probabilities), kind="stable")[:top].tolist()
     return [(token, round(float(probabilities[token]), 6)) for token in order]
 
 

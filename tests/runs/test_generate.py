@@ -26,6 +26,7 @@ from moejax.runs.generate import Writer
 from moejax.runs.opening import empty
 from moejax.runs.sampling import draw, keys_of, nucleus, tempered
 from moejax.runs.text import Written
+from moejax.serve.reading import reading
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.progress import Console, Progress
@@ -229,6 +230,8 @@ def test_a_model_of_numbers_that_are_not_finite_says_so(run):
     model.module.norm.scale[...] = jnp.full_like(model.module.norm.scale[...], jnp.nan)
     with pytest.raises(UserError, match="The model's logits are not finite"):
         model.generate("a", tokens=2)
+    with pytest.raises(UserError, match="The model's answer is not finite, so that it says nothing; name another --ch"):
+        reading(model, "abc")
 
 
 def test_the_verb_prints_the_prompt_and_what_follows(run, model, capsys, monkeypatch):

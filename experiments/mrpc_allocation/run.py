@@ -28,8 +28,15 @@ class Model(NamedTuple):
     original: str = ""
 
 
+# With slots for a fair share, experts by position drop a sixth of the choices: all sentences of a kind choose the same.
+_OF_LAYER = {
+    "sparse": ["--moe.capacity_factor", "none", "--moe.eval_capacity_factor", "none"],
+    "soft": ["--moe.slots", "1"],
+}
+
+
 def _mlp(layer: str, experts: int, hidden: int, dropout: float) -> list[str]:
-    words = ["--config", "mrpc_mlp", "--moe.layer", layer, *(["--moe.slots", "1"] if layer == "soft" else [])]
+    words = ["--config", "mrpc_mlp", "--moe.layer", layer, *_OF_LAYER.get(layer, [])]
     return [*words, "--moe.num_experts", str(experts), "--moe.hidden", str(hidden), "--model.dropout", str(dropout)]
 
 

@@ -19,5 +19,5 @@ _SPARSE = dict(layer="sparse", num_experts=4, hidden=32, group_size=64, capacity
 PRESETS = {
     "mrpc_mlp": Preset(_mrpc("mlp", layer="dense", num_experts=10, hidden=512), "MRPC", "30 seconds", "73 %"),
     "mrpc_cnn": Preset(_mrpc("cnn", **_SPARSE), "MRPC", "30 seconds", "74 %"),
-    "mrpc_rnn": Preset(_mrpc("rnn", **_SPARSE), "MRPC", "1 minute", "73 %"),
+    "mrpc_rnn": Preset(_mrpc("rnn", **_SPARSE), "MRPC", "1 minute", "74 %"),
 }

@@ -31,6 +31,7 @@ from moejax.files import write_whole
 from moejax.runs.folder import read_config
 
 ROOT = Path(__file__).parent.parent
+IN_A_ROW = "in_a_row"  # a file in the folder of a run whose row was made: if that is deleted, the run begins anew
 Row = dict[str, Any]
 Key = Mapping[str, Any]
 
@@ -50,7 +51,7 @@ class Study:
 
     def has(self, key: Key, options: str) -> bool:
         """Whether the row of that key was measured with these options, when last looked."""
-        return any(row["environment"].get("options") == options for row in self.rows if _is_of(row, key))
+        return any(row.get("environment", {}).get("options") == options for row in self.rows if _is_of(row, key))
 
     def fill(self, keys: Sequence[Key], options: str, measure: Callable[[Sequence[Key]], Sequence[Row]]) -> None:
         """Measure those of these rows that are missing, together, unless another process is about it.
@@ -116,7 +117,9 @@ def _made(study: Study, run: Run, also: Callable[[Path], Row]) -> Row:
     result, env = summary(folder), _read(folder / "env.json", dict)
     measured = {name: result[name] for name in KEPT if name in result}
     env["command"] = " ".join(["python -m moejax.run", *map(_anywhere, words)])
-    return {"seconds": seconds, **measured, **also(folder), "environment": env}
+    row = {"seconds": seconds, **measured, **also(folder), "environment": env}
+    (folder / IN_A_ROW).touch()
+    return row
 
 
 def meaning(words: Sequence[str]) -> str:
@@ -147,7 +150,7 @@ def last_of_each(words: Sequence[str]) -> list[str]:
 
 def _main_job(words: Sequence[str], out: Path) -> float:
     """Run the main job, or what is left of it; seconds from outside or, if it was resumed, by its own clock."""
-    if not (resumed := _stopped_on_its_way(words, out)):
+    if not (resumed := _begun(words, out)):
         shutil.rmtree(out, ignore_errors=True)
     command = ["--resume", str(out)] if resumed else [*words, "--out", str(out)]
     start = time.perf_counter()
@@ -158,10 +161,10 @@ def _main_job(words: Sequence[str], out: Path) -> float:
     return summary(out)["seconds"] if resumed else round(seconds, 2)
 
 
-def _stopped_on_its_way(words: Sequence[str], out: Path) -> bool:
-    """Whether a run of these words has begun there and not ended."""
+def _begun(words: Sequence[str], out: Path) -> bool:
+    """Whether a run of these words has begun there, of which no row was made."""
     try:
-        return not (out / "summary.json").exists() and read_config(out) == configure(parse(words))
+        return not (out / IN_A_ROW).exists() and read_config(out) == configure(parse(words))
     except UserError:
         return False
 

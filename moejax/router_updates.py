@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from moejax.metrics import experts_per_token, load
+from moejax.metrics import experts_per_token, load, real_tokens
 from moejax.routing import Routing
 
 
@@ -40,12 +40,19 @@ def update_routers(
             f"update_routers got {len(of_routers)} routings for {len(layers)} MoE layers; give one a layer, and of a"
             " layer for several tasks one a task."
         )
-    loads = [load(r) * experts_per_token(r) if isinstance(r, Routing) else r for r in of_routers]
+    of_each = zip(routers, of_routers, strict=True)
+    loads = [_asked(router, of) if isinstance(of, Routing) else of for router, of in of_each]
     if any(jnp.ndim(share) != 1 for share in loads):
         shapes = ", ".join(str(jnp.shape(share)) for share in loads)
         raise ValueError(f"update_routers got loads of the shapes {shapes}; a layer's is [e], under vmap for a stack.")
     for router, share in zip(routers, loads, strict=True):
         router.after_step(share, progress)
+
+
+def _asked(router: Any, routing: Routing) -> Float[Array, "*n e"]:
+    """How often a token chose each expert; of a batch without a token an even share, which changes nothing."""
+    chosen = load(routing) * experts_per_token(routing)
+    return jnp.where(real_tokens(routing) > 0, chosen, getattr(router, "k", 1) / len(chosen))
 
 
 def routers_of(layer: Any) -> list[Any]:

@@ -127,6 +127,17 @@ class Two(nnx.Module):
         self.encoder, self.decoder = (moejax.SparseMoE(D, E, mlp, router="sigmoid", rngs=nnx.Rngs(0)) for _ in range(2))
 
 
+@pytest.mark.parametrize("router", ["sigmoid", "relu"])
+def test_a_batch_without_a_token_changes_nothing(router):
+    layer = moejax.SparseMoE(D, E, mlp, router=router, rngs=nnx.Rngs(0))
+    before = jax.tree.map(jnp.copy, layer)
+    for x, mask in ((X, jnp.zeros(X.shape[:2], bool)), (X[:0], None)):
+        moejax.update_routers(layer, layer(x, train=True, mask=mask)[1], progress=0.5)
+        jax.tree.map(np.testing.assert_array_equal, layer, before)
+    moejax.update_routers(layer, layer(X, train=True)[1], progress=0.5)
+    assert any((np.asarray(a) != b).any() for a, b in zip(*map(jax.tree.leaves, (layer, before)), strict=True))
+
+
 def test_what_cannot_be_matched_is_refused_and_nothing_is_changed():
     model = Two()
     routings = [routing_of(layer, X) for layer in (model.encoder, model.decoder)]

@@ -85,7 +85,7 @@ def test_a_row_of_other_options_is_measured_anew_and_takes_the_others_place(stud
     assert "train.epochs=4" in row["environment"]["options"].split()  # as the preset says, whatever it says one day
 
 
-def test_a_run_goes_on_only_where_one_of_its_words_has_stopped(study, monkeypatch, tmp_path):
+def test_a_run_goes_on_only_where_one_of_its_words_has_begun_and_made_no_row(study, monkeypatch, tmp_path):
     said = []
 
     def run(command, **_):
@@ -99,12 +99,11 @@ def test_a_run_goes_on_only_where_one_of_its_words_has_stopped(study, monkeypatc
     monkeypatch.setattr(study.subprocess, "run", run)
     other = ["--config", "mnist_soft", "--seed", "1"]
     study._main_job(WORDS, tmp_path / "run")
-    study._main_job(WORDS, tmp_path / "run")  # has ended: its row was deleted
-    (tmp_path / "run" / "summary.json").unlink()
-    study._main_job(WORDS, tmp_path / "run")
-    (tmp_path / "run" / "summary.json").unlink()
+    study._main_job(WORDS, tmp_path / "run")  # whether it has ended or not
+    (tmp_path / "run" / study.IN_A_ROW).touch()
+    study._main_job(WORDS, tmp_path / "run")  # its row was deleted
     study._main_job(other, tmp_path / "run")
-    assert said == [WORDS, WORDS, ["--resume", str(tmp_path / "run")], WORDS]
+    assert said == [WORDS, ["--resume", str(tmp_path / "run")], WORDS, WORDS]
     assert "--seed" not in WORDS
 
 

@@ -1,7 +1,9 @@
 """One benchmark by its name: its rows, its table, its results."""
 
+import contextlib
 import importlib
 import sys
+from types import ModuleType
 
 from benchmarks.harness import results
 from moejax.errors import UserError
@@ -20,12 +22,15 @@ def failed(name: str, quick: bool = False) -> bool:
 def measure(name: str, quick: bool) -> None:
     """One benchmark: its table is printed, of what there is where something stops it; only whole results are kept."""
     benchmark, rows = importlib.import_module(f"benchmarks.suite.{name}"), []
+    results.machine()
     try:
         for row in benchmark.run(quick):
             rows.append(row)
-    finally:
-        if rows:
-            print(f"\n{benchmark.__doc__.splitlines()[0]}\n\n{benchmark.table(rows)}")
+    except BaseException:
+        with contextlib.suppress(Exception):  # a table may need all rows
+            print(_titled(benchmark, rows))
+        raise
+    print(_titled(benchmark, rows))
     if quick:
         return
     device = getattr(benchmark, "DEVICE", None)
@@ -35,3 +40,7 @@ def measure(name: str, quick: bool) -> None:
 
     if name in draw.FIGURES:
         print(draw.draw(written))
+
+
+def _titled(benchmark: ModuleType, rows: list[dict]) -> str:
+    return f"\n{(benchmark.__doc__ or '').splitlines()[0]}\n\n{benchmark.table(rows)}"

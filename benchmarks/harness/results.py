@@ -3,6 +3,7 @@
 Beside it stands `<name>.md`, the table that the benchmark makes of them; the READMEs that show it get the new one.
 """
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -18,12 +19,16 @@ ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
+# Taken once, when measuring begins: what is committed meanwhile is not measured.
+machine = functools.cache(environment)
+
+
 def write(name: str, rows: list[Mapping[str, Any]], table: str, *, device: str | None = None, **settings: Any) -> Path:
     """Write the rows of one benchmark and the table of them; returns the file of rows.
 
     `device` is said of what was not measured on this one.
     """
-    env = environment() if device is None else environment() | {"device": device}
+    env = machine() if device is None else machine() | {"device": device}
     folder = re.sub(r"[^a-z0-9]+", "-", str(env["device"]).lower()).strip("-")
     path = RESULTS / folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

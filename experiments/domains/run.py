@@ -176,7 +176,7 @@ def main(arguments: Sequence[str]) -> None:
         more += [*fewer(2048, 512), "--data.copies", "1"]
     sets = [of for of in asked.of if can_load(of, "domains", of=of, domains=1, dir=asked.folder)]
     wanted = [key for key in keys(asked.only, sets, asked.seeds) if key["model"] in asked.models]
-    if not wanted:
+    if sets and not wanted:
         parser.error("nothing is left to run; curves (--only domains FLOPs) are of mnist alone, seeds 0 to 2")
     for key in wanted:
         if not asked.quick or key["change"] == "rotations":

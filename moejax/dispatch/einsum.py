@@ -35,19 +35,20 @@ def einsum_dispatch(
 
 
 def sparse_masks(routing: SparseRouting, capacity: int) -> tuple[Float[Array, "g t e c"], Float[Array, "g t e c"]]:
-    """The dispatch array, 1 where a token sits in a slot, and the combine array, its weight there; both float32.
+    """The dispatch array, 1 where a token sits in a slot, and the combine array, its weight; both float32 at least.
 
     Shazeer et al. 2018 ("Mesh-TensorFlow", appendix) and GShard write a sparse layer so. A token sits in an expert at
     most once, hence one number a token and expert says where: its slot, or -1.
     """
     check_slots(routing, capacity)
+    dtype = jnp.promote_types(routing.probs.dtype, jnp.float32)
     if isinstance(routing, ExpertChoiceRouting):
-        dispatch = jax.nn.one_hot(routing.tokens, routing.probs.shape[1], axis=1, dtype=routing.probs.dtype)
+        dispatch = jax.nn.one_hot(routing.tokens, routing.probs.shape[1], axis=1, dtype=dtype)
         return dispatch, dispatch * routing.weights[:, None]
     num_experts = routing.probs.shape[-1]
     chosen = (routing.experts[..., None] == jnp.arange(num_experts)[None, None, None]).astype(jnp.int32)
     slot = (chosen * (routing.slots[..., None] + 1)).sum(2) - 1
-    dispatch = (slot[..., None] == jnp.arange(capacity)[None, None, None]).astype(routing.probs.dtype)
+    dispatch = (slot[..., None] == jnp.arange(capacity)[None, None, None]).astype(dtype)
     return dispatch, dispatch * routing.gates[..., None]
 
 

@@ -17,12 +17,12 @@ from types import ModuleType
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped
 
 from moejax.kernels import cpu_blas, cpu_blocks, gpu, int8, ragged
 from moejax.kernels.groups import Groups, few, folded
 from moejax.kernels.multilinear import Lowering, multilinear, products
-from moejax.known import known_to_hold
 
 
 def grouped_matmul(
@@ -36,13 +36,18 @@ def grouped_matmul(
     Raises ValueError for groups beyond the r rows or within each other; where their values are not known, as under
     `jax.jit`, what such groups get is not said.
     """
-    ends = groups.starts + groups.sizes
-    if known_to_hold((ends[-1:] > len(x)) | (ends[:-1] > groups.starts[1:]).any()):
-        raise ValueError(
-            f"the groups end at {ends.tolist()} and start at {groups.starts.tolist()}; each must start where the one"
-            f" before it has ended, and the last end at {len(x)} rows or before, as those of Groups.of(sizes) do."
-        )
+    if not any(isinstance(a, jax.core.Tracer) for a in groups):
+        _check(np.asarray(groups.starts), np.asarray(groups.sizes), len(x))
     return (_matmul_transposed if transposed else _matmul)(x, w, *groups)
+
+
+def _check(starts: Int[np.ndarray, " e"], sizes: Int[np.ndarray, " e"], rows: int) -> None:
+    ends = starts + sizes
+    if ends[-1] > rows or (ends[:-1] > starts[1:]).any():
+        raise ValueError(
+            f"the groups end at {ends.tolist()} and start at {starts.tolist()}; each must start where the one before it"
+            f" has ended, and the last end at {rows} rows or before, as those of Groups.of(sizes) do."
+        )
 
 
 def grouped_outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], groups: Groups) -> Float[Array, "e d h"]:

@@ -10,6 +10,8 @@ from moejax.known import known_to_hold
 from moejax.options import Positive, checked, require
 from moejax.routing.decision import DenseRouting, SoftRouting, check_mask
 
+_ROUNDING = 1e-3  # of a share that is the sum of as many steps as training has
+
 
 def dense_routing(
     logits: Float[Array, "g t e"],
@@ -27,13 +29,13 @@ def dense_routing(
 def anneal(start: Positive, end: Positive, progress: Float[Array, ""] | float) -> Float[Array, ""] | float:
     """Temperature at `progress` (0 to 1) of the training, geometric from `start` to `end`.
 
-    Raises ValueError for progress beyond, such as the number of a step; where its value is not known, as under
-    `jax.jit`, the temperature is NaN then.
+    Raises ValueError for progress beyond by more than rounding, such as the number of a step; where its value is not
+    known, as under `jax.jit`, the temperature is NaN then.
     """
-    beyond = jnp.logical_or(progress < 0, progress > 1)
+    beyond = jnp.logical_or(progress < -_ROUNDING, progress > 1 + _ROUNDING)
     if known_to_hold(beyond):
         raise ValueError(f"progress is {progress}; give the share of the training that is done, from 0 to 1.")
-    return jnp.where(beyond, jnp.nan, start * (end / start) ** progress)
+    return jnp.where(beyond, jnp.nan, start * (end / start) ** jnp.clip(progress, 0, 1))
 
 
 def soft_routing(logits: Float[Array, "g t e c"], mask: Bool[Array, "g t"] | None = None) -> SoftRouting:

@@ -51,7 +51,6 @@ def update_coefficient(
     multiplier: Annotated[float, Field(ge=1)],
 ) -> Float[Array, ""]:
     """The L1 coefficient after a step: times `multiplier` if tokens had more than k experts on average, divided if
-    fewer (1.2 in the paper). It stays within 1e-16 and 1e4, and as it is where no token had any, as in padding.
+    fewer (1.2 in the paper). It stays within 1e-16 and 1e4.
     """
-    step = jnp.where(experts_per_token == 0, 0, sign_beyond_rounding(experts_per_token, k))
-    return jnp.clip(coefficient * multiplier**step, LEAST, MOST)
+    return jnp.clip(coefficient * multiplier ** sign_beyond_rounding(experts_per_token, k), LEAST, MOST)

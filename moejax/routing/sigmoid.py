@@ -83,5 +83,6 @@ def update_bias(
     DeepSeek-V3, Megatron-LM. True: Moonlight (Liu et al. 2025, "Muon is Scalable for LLM Training", appendix C),
     torchtitan.
     """
+    load = jnp.asarray(load, jnp.promote_types(jnp.result_type(load), jnp.float32))
     change = -sign_beyond_rounding(load, load.mean())
     return bias + rate * (change - change.mean() if center else change)

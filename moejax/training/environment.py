@@ -63,7 +63,7 @@ def _commit() -> str:
     try:
         name = _git("describe", "--always")
         changed = _git("status", "--porcelain", "-uno", "--", ":/*.py", ":/*.toml")
-        return f"{name}-dirty" if changed else name or "unknown"
+        return f"{name}-dirty" if name and changed else name or "unknown"
     except OSError:
         return "unknown"
 

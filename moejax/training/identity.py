@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from moejax.config import Config, flatten
+from moejax.config.schema import everything
 from moejax.data.dataset import Dataset, digest
 from moejax.errors import UserError
 
 # The devices, the places of the data, which state is tested at the end, what is skipped, and where metrics go as well.
 _MAY_CHANGE = ("parallel.", "data.dir", "data.source", "train.tested", "train.skip_nonfinite", "log")
+_DEFAULT = "its default"
 _TOLD = 5  # so many changed options are told each by a sentence
 EPOCHS = "train.epochs"  # may change too, but has to be known: the schedule goes by it
 
@@ -23,11 +25,10 @@ def identity(config: Config, data: Dataset) -> dict[str, Any]:
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:
     """UserError if the run in the folder `run` was begun with another configuration or other data."""
     then, fields = before["config"], now["config"]
-    # What only one of them has comes with another that differs, or with another version of moejax.
-    names = [n for n in sorted((then.keys() & fields.keys()) - {EPOCHS}) if then[n] != fields[n]]
+    names = [name for name in sorted((then.keys() | fields.keys()) - {EPOCHS}) if _differ(then, fields, name)]
     changed = [
-        f"{name} is {fields[name]}, but the checkpoints of {run} were made with {then[name]}; set it back in"
-        f" {run / 'config.json'}, or start another run."
+        f"{name} is {fields.get(name, _DEFAULT)}, but the checkpoints of {run} were made with"
+        f" {then.get(name, _DEFAULT)}; set it back in {run / 'config.json'}, or start another run."
         for name in names
     ]
     if len(names) > _TOLD:
@@ -41,3 +42,11 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> 
         ]
     if changed:
         raise UserError(*changed)
+
+
+def _differ(then: Mapping[str, Any], fields: Mapping[str, Any], name: str) -> bool:
+    if name in then and name in fields:
+        return then[name] != fields[name]
+    # What only one of them has, as versions of moejax differ, is at its default in the other one.
+    defaults = [field.default for field in everything().get(name, {}).values()]
+    return bool(defaults) and (then | fields)[name] not in defaults

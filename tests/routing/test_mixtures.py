@@ -65,6 +65,12 @@ def test_annealing_is_geometric(progress, temperature):
     np.testing.assert_allclose(jax.jit(partial(routing.anneal, 4.0, 1.0))(progress), temperature, rtol=1e-6)
 
 
+@pytest.mark.parametrize("progress", [1 + 2e-7, -1e-9])
+def test_progress_may_be_beyond_by_rounding(progress):
+    end = 1.0 if progress > 1 else 4.0
+    assert routing.anneal(4.0, 1.0, progress) == jax.jit(partial(routing.anneal, 4.0, 1.0))(progress) == end
+
+
 @pytest.mark.parametrize("progress", [50.0, -0.1])
 def test_progress_is_a_share_of_the_training(progress):
     with pytest.raises(ValueError, match=f"progress is {progress}; give the share of the training that is done, from"):

@@ -179,6 +179,12 @@ def test_groups_that_hold_fewer_than_k_experts_are_refused():
         routing.limit_to_groups(jnp.zeros((1, 2, 4)), 4, 2, 2)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_loads_may_be_of_any_floating_type(dtype):
+    load = jnp.array([1, 1.25, 1, 0.75], dtype)
+    np.testing.assert_array_equal(update_bias(jnp.zeros(4), load, 1.0), [0, -1, 0, 1])
+
+
 def test_a_centred_bias_moves_as_far_from_the_others_and_keeps_its_mean():
     # Signs -1, 1, 1, 0: their mean .25.
     bias, load = jnp.array([0.0, 0.1, 0.2, 0.3]), jnp.array([0.5, 0.125, 0.125, 0.25])

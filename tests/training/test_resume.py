@@ -273,11 +273,12 @@ def test_nothing_to_validate_on_cannot_have_a_best_epoch(run_config, dataset, tm
         Fit(run_config, dataclasses.replace(dataset, validation=nothing), RunFolder(tmp_path), Progress())
 
 
-def test_an_option_that_only_one_version_has_is_no_other_configuration(tmp_path):
+def test_an_option_that_only_one_version_has_is_at_its_default_in_the_other(tmp_path):
     same = {"train.optimizer": "adamw", "seed": 0}
-    check_same(
-        {"config": same | {"train.old": ""}, "data": []}, {"config": same | {"moe.new": 1}, "data": []}, tmp_path
-    )
+    then = {"config": same | {"train.optimizer_arguments": "", "train.gone": 1}, "data": []}
+    check_same(then, {"config": same | {"model.forget_bias": 0.0}, "data": []}, tmp_path)
+    with pytest.raises(UserError, match=r"model\.forget_bias is 1\.0, but the checkpoints of .* were made with its d"):
+        check_same(then, {"config": same | {"model.forget_bias": 1.0}, "data": []}, tmp_path)
 
 
 def test_another_runs_checkpoint_is_one_sentence_whatever_the_number_of_options_that_differ(tmp_path):

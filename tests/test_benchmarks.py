@@ -104,7 +104,7 @@ def test_results_are_kept_once_they_are_whole(tmp_path, monkeypatch, capsys):
             raise stopped
 
     benchmark = types.SimpleNamespace(__doc__="What it asks.", run=run, table=lambda rows: f"{len(rows)} rows", TURNS=1)
-    monkeypatch.setattr(measure.importlib, "import_module", lambda _: benchmark)
+    monkeypatch.setitem(sys.modules, "benchmarks.suite.whole", benchmark)
     monkeypatch.setattr(measure.results, "RESULTS", tmp_path)
     monkeypatch.setattr(measure.results, "machine", lambda: {"device": "this one"})
     monkeypatch.setattr(measure.results.readmes, "write", lambda _: None)

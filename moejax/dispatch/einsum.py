@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from moejax.kernels.bfloat16 import wide
 from moejax.routing import ExpertChoiceRouting, SparseRouting
 from moejax.routing.capacity import check_slots
 
@@ -41,7 +42,7 @@ def sparse_masks(routing: SparseRouting, capacity: int) -> tuple[Float[Array, "g
     most once, hence one number a token and expert says where: its slot, or -1.
     """
     check_slots(routing, capacity)
-    dtype = jnp.promote_types(routing.probs.dtype, jnp.float32)
+    dtype = wide(routing.probs.dtype)
     if isinstance(routing, ExpertChoiceRouting):
         dispatch = jax.nn.one_hot(routing.tokens, routing.probs.shape[1], axis=1, dtype=dtype)
         return dispatch, dispatch * routing.weights[:, None]

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from moejax.routing.rounding import at_least_float32
+
 
 class DenseRouting(NamedTuple):
     """Every token goes to every expert (Jacobs et al. 1991)."""
@@ -100,7 +102,7 @@ class TopKRouting(NamedTuple):
         return jnp.where(self.kept[..., None], self._chosen(), 0).sum(2)
 
     def _chosen(self) -> Float[Array, "g t k e"]:
-        return jax.nn.one_hot(self.experts, self.probs.shape[-1], dtype=_countable(self.probs))
+        return jax.nn.one_hot(self.experts, self.probs.shape[-1], dtype=at_least_float32(self.probs.dtype))
 
 
 class ExpertChoiceRouting(NamedTuple):
@@ -128,7 +130,7 @@ class ExpertChoiceRouting(NamedTuple):
         return self.choices
 
     def _taken(self) -> Float[Array, "g e c t"]:
-        return jax.nn.one_hot(self.tokens, self.probs.shape[1], dtype=_countable(self.probs))
+        return jax.nn.one_hot(self.tokens, self.probs.shape[1], dtype=at_least_float32(self.probs.dtype))
 
 
 class SoftRouting(NamedTuple):
@@ -147,11 +149,6 @@ class SoftRouting(NamedTuple):
 
 Routing = DenseRouting | TopKRouting | ExpertChoiceRouting | SoftRouting
 SparseRouting = TopKRouting | ExpertChoiceRouting
-
-
-def _countable(probs: Float[Array, "g t e"]) -> jnp.dtype:
-    """In what choices are counted: float32 at least, for bfloat16 knows no 257."""
-    return jnp.promote_types(probs.dtype, jnp.float32)
 
 
 def check_mask(mask: Bool[Array, "g t"] | None, logits: Float[Array, "g t *rest"]) -> None:

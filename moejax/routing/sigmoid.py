@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from moejax.options import Count, NotNegative, Positive, checked
 from moejax.routing.decision import TopKRouting
 from moejax.routing.replay import of_chosen, softmax_of_chosen
-from moejax.routing.rounding import sign_beyond_rounding
+from moejax.routing.rounding import at_least_float32, sign_beyond_rounding
 from moejax.routing.top_k import best_of_groups
 
 ScoreFunction = Literal["sigmoid", "sqrtsoftplus"]
@@ -83,6 +83,5 @@ def update_bias(
     DeepSeek-V3, Megatron-LM. True: Moonlight (Liu et al. 2025, "Muon is Scalable for LLM Training", appendix C),
     torchtitan.
     """
-    load = jnp.asarray(load, jnp.promote_types(jnp.result_type(load), jnp.float32))
-    change = -sign_beyond_rounding(load, load.mean())
+    change = -sign_beyond_rounding(load, load.mean(dtype=at_least_float32(load.dtype)))
     return bias + rate * (change - change.mean() if center else change)

@@ -11,8 +11,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int8, PyTree
 
-from moejax.kernels.bfloat16 import wide
 from moejax.kernels.slots import slot_matmul
+from moejax.widening import wide
 
 
 class Int8Linear(nnx.Module):

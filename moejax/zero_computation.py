@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from pydantic import Field
 
 from moejax.routing import TopKRouting, ZeroComputation
+from moejax.widening import widened
 
 Tau = Annotated[float, Field(gt=0, le=2**10)]
 
@@ -43,7 +44,7 @@ class ZeroComputationExperts(nnx.Module):
                 f" tokens have the width {x.shape[-1]}, the experts' outputs {y.shape[-1]} and the layer {self.d}; use"
                 " zero_experts or null_experts."
             )
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = widened(x)
         kinds, gates = self.kinds, routing.gates[..., routing.computing + self.kinds.zero :]
         added = copied(x, gates[..., : kinds.copy])
         if kinds.constant:

@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from moejax.kernels.bfloat16 import wide
 from moejax.routing import ExpertChoiceRouting, SparseRouting
 from moejax.routing.capacity import check_slots
+from moejax.widening import wide
 
 SlotExperts = Callable[[Float[Array, "e g c d"]], Float[Array, "e g c d2"]]
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from moejax.dispatch.index_tables import IndexTables
-from moejax.kernels.bfloat16 import wide
 from moejax.kernels.multilinear import multilinear
+from moejax.widening import wide
 
 
 def take_tokens(x: Float[Array, "n d"], tables: IndexTables) -> Float[Array, "r d"]:

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Shaped
 
 from moejax.kernels.multilinear import multilinear
+from moejax.widening import wide
 
 
 @cache
@@ -29,11 +30,6 @@ def lists_units(cpuinfo: str) -> bool:
     """Whether the first processor of a list as Linux makes it has them."""
     flags = next((line for line in cpuinfo.splitlines() if line.lower().startswith(("flags", "features"))), "")
     return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(flags.split())
-
-
-def wide(dtype: DTypeLike) -> DTypeLike:
-    """In what numbers of that type are added up: float32, or float64 where they are."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def matmul(x: Float[Array, "*n d"], w: Float[Array, "d h"]) -> Float[Array, "*n h"]:

@@ -13,10 +13,11 @@ from jaxtyping import Array, DTypeLike, Float
 from numpy import ndarray
 
 from moejax.kernels import blas_threads, numpy_calls
-from moejax.kernels.bfloat16 import has_units, wide
+from moejax.kernels.bfloat16 import has_units
 from moejax.kernels.blas_threads import Operand
 from moejax.kernels.groups import Groups
 from moejax.kernels.numpy_calls import called_by_name, numpy_call
+from moejax.widening import wide
 
 _READ = 10  # rows are multiplied by a matrix in the time that it takes to read it
 

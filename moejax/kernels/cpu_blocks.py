@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from moejax.kernels import bfloat16, int8
 from moejax.kernels.bfloat16 import as_bits, from_bits
 from moejax.kernels.groups import Groups, few
+from moejax.widening import wide
 
 # Rows of a block. Larger ones use the processor better; the smallest that holds the rest of a group wastes the least.
 # Each size takes a tenth of a second to compile, thrice a product with its derivatives.
@@ -111,7 +112,7 @@ def outer(x: Float[Array, "r d"], dy: Float[Array, "r h"], groups: Groups) -> Fl
             return product(jnp.where(own, lax.dynamic_slice_in_dim(a, first, rows), 0) for a in (x, dy))
 
         chosen = _smallest_that_holds(size % largest, blocks)
-        nothing = partial(jnp.zeros, shape, bfloat16.wide(dtype))
+        nothing = partial(jnp.zeros, shape, wide(dtype))
         total = lax.switch(chosen, [nothing, *(partial(rest, rows) for rows in blocks)])
         total = lax.fori_loop(0, size // largest, whole, total)
         return lax.dynamic_update_index_in_dim(out, as_bits(total.astype(dtype)), e, axis=0)

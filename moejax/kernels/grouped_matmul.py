@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from moejax.kernels import cpu_blas, cpu_blocks, gpu, int8, ragged
 from moejax.kernels.groups import Groups, few, folded
 from moejax.kernels.multilinear import Lowering, multilinear, products
+from moejax.known import known
 
 
 def grouped_matmul(
@@ -36,7 +37,7 @@ def grouped_matmul(
     Raises ValueError for groups beyond the r rows or within each other; where their values are not known, as under
     `jax.jit`, what such groups get is not said.
     """
-    if not any(isinstance(a, jax.core.Tracer) for a in groups):
+    if known(*groups):
         _check(np.asarray(groups.starts), np.asarray(groups.sizes), len(x))
     return (_matmul_transposed if transposed else _matmul)(x, w, *groups)
 

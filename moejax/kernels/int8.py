@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Int8, Shaped
 
 from moejax.kernels import bfloat16
+from moejax.widening import wide
 
 PIECE = 256  # inputs
 FEW = 16  # rows per matrix, up to which that is sooner: 1.5 times with 8, not with 32
@@ -25,7 +26,7 @@ def matmul(x: Float[Array, "n d"], w: Int8[Array, "e d h"], e: Int[Array, ""]) -
         piece = lax.dynamic_slice(w, (e, first, 0), (1, inputs, h))[0].astype(x.dtype)
         return bfloat16.matmul(lax.dynamic_slice_in_dim(x, first, inputs, axis=1), piece)
 
-    y = jnp.zeros((n, h), bfloat16.wide(x.dtype))
+    y = jnp.zeros((n, h), wide(x.dtype))
     y = lax.fori_loop(0, d // inputs, lambda i, y: y + product(i * inputs, inputs), y)
     rest = d % inputs
     return y + product(d - rest, rest) if rest else y

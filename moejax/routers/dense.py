@@ -12,8 +12,9 @@ from moejax import routing
 from moejax.makers import MakeExpert, made
 from moejax.options import Count, Positive, PositiveOrNone, Width, checked
 from moejax.randomness import require_rngs
-from moejax.routers.router import Initializer, RouterState, at_least_float32, linear, small
+from moejax.routers.router import Initializer, RouterState, linear, small
 from moejax.routing import DenseRouting
+from moejax.widening import widened
 
 
 class DenseRouter(nnx.Module):
@@ -80,8 +81,8 @@ class DenseRouter(nnx.Module):
     def logits(self, x: Float[Array, "g t d"], key: Key[Array, ""] | None) -> Float[Array, "g t e"]:
         """In float32 at least; ValueError if the gate gives another number than one for each expert."""
         if self.gate is None:
-            return linear(at_least_float32(x), self.kernel)
-        logits = at_least_float32(self.gate(x) if key is None else self.gate(x, key=key))
+            return linear(widened(x), self.kernel)
+        logits = widened(self.gate(x) if key is None else self.gate(x, key=key))
         if logits.shape != (want := (*x.shape[:-1], self.num_experts)):
             raise ValueError(
                 f"make_gate made a {type(self.gate).__name__} whose output has the shape {logits.shape}; a logit for"

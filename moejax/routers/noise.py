@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moejax import routing
-from moejax.routers.router import Router, at_least_float32, linear
+from moejax.routers.router import Router, linear
+from moejax.widening import widened
 
 # The noise alone decides at the start, and all experts get their share.
 _zeros = staticmethod(nnx.initializers.zeros)
@@ -32,7 +33,7 @@ class NoisyTopK(Router):
         self.spread = nnx.Param(jnp.zeros((d, self.num_experts)))
 
     def choose(self, x, context):
-        spread = linear(at_least_float32(x), self.spread)
+        spread = linear(widened(x), self.spread)
         return routing.noisy_top_k(self.logits(x, context), spread, self.k, context.key, given=context.given)
 
 

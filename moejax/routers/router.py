@@ -37,6 +37,7 @@ from moejax import routing
 from moejax.options import Count, Needs, Share, Width, arguments_of, checked, no_option, options_of, valid
 from moejax.randomness import require_rngs
 from moejax.routing import SparseRouting, TopKRouting, ZeroComputation
+from moejax.widening import widened
 
 Initializer = Callable[..., Array]
 
@@ -169,7 +170,7 @@ class Router(nnx.Module):
 
     def logits(self, x: Float[Array, "g t d"], context: Context) -> Float[Array, "g t e"]:
         """x · kernel, in float32 at least."""
-        x = at_least_float32(x)
+        x = widened(x)
         if self.jitter and context.key is not None:
             x = routing.jitter(jax.random.fold_in(context.key, 1), x, self.jitter)
         return linear(x, self.kernel)
@@ -178,11 +179,6 @@ class Router(nnx.Module):
 def all_experts(o: Any) -> int:
     """How many experts a router chooses among: in a layer's options, those that compute nothing are counted apart."""
     return o.num_experts + ZeroComputation.of(o).total
-
-
-def at_least_float32(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Narrower numbers as float32."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def linear(x: Float[Array, "g t d"], kernel: nnx.Param) -> Float[Array, "g t e"]:

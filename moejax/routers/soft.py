@@ -8,8 +8,9 @@ from jaxtyping import Array, Bool, Float
 from moejax import routing
 from moejax.options import Count, Positive, Width, checked
 from moejax.randomness import require_rngs
-from moejax.routers.router import Initializer, at_least_float32
+from moejax.routers.router import Initializer
 from moejax.routing import SoftRouting
+from moejax.widening import widened
 
 _lecun = nnx.initializers.lecun_normal()
 
@@ -37,8 +38,8 @@ class SoftRouter(nnx.Module):
 
     def __call__(self, x: Float[Array, "g t d"], mask: Bool[Array, "g t"] | None = None) -> SoftRouting:
         """The slots' and the tokens' mixtures; `mask` is False where a token is padding."""
-        tokens = _unit_length(at_least_float32(x), axis=-1)
-        slots = (self.scale[...] * _unit_length(at_least_float32(self.kernel[...]), axis=0)).astype(tokens.dtype)
+        tokens = _unit_length(widened(x), axis=-1)
+        slots = (self.scale[...] * _unit_length(widened(self.kernel[...]), axis=0)).astype(tokens.dtype)
         logits = jnp.einsum("gtd,dec->gtec", tokens, slots, precision=jax.lax.Precision.HIGHEST)
         return routing.soft_routing(logits, mask)
 

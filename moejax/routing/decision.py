@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from moejax.routing.rounding import at_least_float32
+from moejax.widening import wide
 
 
 class DenseRouting(NamedTuple):
@@ -102,7 +102,7 @@ class TopKRouting(NamedTuple):
         return jnp.where(self.kept[..., None], self._chosen(), 0).sum(2)
 
     def _chosen(self) -> Float[Array, "g t k e"]:
-        return jax.nn.one_hot(self.experts, self.probs.shape[-1], dtype=at_least_float32(self.probs.dtype))
+        return jax.nn.one_hot(self.experts, self.probs.shape[-1], dtype=wide(self.probs.dtype))
 
 
 class ExpertChoiceRouting(NamedTuple):
@@ -130,7 +130,7 @@ class ExpertChoiceRouting(NamedTuple):
         return self.choices
 
     def _taken(self) -> Float[Array, "g e c t"]:
-        return jax.nn.one_hot(self.tokens, self.probs.shape[1], dtype=at_least_float32(self.probs.dtype))
+        return jax.nn.one_hot(self.tokens, self.probs.shape[1], dtype=wide(self.probs.dtype))
 
 
 class SoftRouting(NamedTuple):

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Int
 from moejax.options import Count, NotNegative, Positive, checked
 from moejax.routing.decision import TopKRouting
 from moejax.routing.replay import of_chosen, softmax_of_chosen
-from moejax.routing.rounding import at_least_float32, sign_beyond_rounding
+from moejax.routing.rounding import sign_beyond_rounding
 from moejax.routing.top_k import best_of_groups
+from moejax.widening import wide
 
 ScoreFunction = Literal["sigmoid", "sqrtsoftplus"]
 
@@ -83,5 +84,5 @@ def update_bias(
     DeepSeek-V3, Megatron-LM. True: Moonlight (Liu et al. 2025, "Muon is Scalable for LLM Training", appendix C),
     torchtitan.
     """
-    change = -sign_beyond_rounding(load, load.mean(dtype=at_least_float32(load.dtype)))
+    change = -sign_beyond_rounding(load, load.mean(dtype=wide(load.dtype)))
     return bias + rate * (change - change.mean() if center else change)

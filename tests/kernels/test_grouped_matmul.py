@@ -13,10 +13,11 @@ from jax.test_util import check_grads
 from reference import draw
 from seldom import slow_but_for
 
-from moejax.kernels import bfloat16, blas_threads, cpu_blas, cpu_blocks, ragged
+from moejax.kernels import blas_threads, cpu_blas, cpu_blocks, ragged
 from moejax.kernels import grouped_matmul as front
 from moejax.kernels.groups import Groups
 from moejax.kernels.multilinear import Lowering
+from moejax.widening import wide
 
 few = settings(max_examples=25)
 E, D, H = 5, 3, 4
@@ -244,7 +245,7 @@ def test_blas_computes_what_the_processor_has_no_units_for_unless_the_program_is
 
 
 def test_float64_is_added_up_in_float64():
-    assert bfloat16.wide("float64") == "float64"
+    assert wide("float64") == "float64"
     assert cpu_blas.serves("float64")
 
 

@@ -70,7 +70,8 @@ def compile_quickly() -> None:
     """Let this process's programs compile in the least time, however they run: what is small compiles far longer."""
     from importlib import metadata  # which takes longer than the rest of this file
 
-    flags = ["--xla_backend_optimization_level=0"]
+    # A program in one piece: of many small pieces, given to threads, each costs more to begin than it gains.
+    flags = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
     if metadata.version("jaxlib").startswith("0.10."):  # whose newer emitters double the time; later ones have no flag
         flags.append("--xla_cpu_use_fusion_emitters=false")
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])

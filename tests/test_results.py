@@ -26,6 +26,11 @@ def test_a_study_s_table_is_made_of_its_rows(file):
     assert (file.parent / "table.md").read_text() == script.table(json.loads(file.read_text()))
 
 
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.parent.name)
+def test_a_study_without_rows_has_a_table_without_lines(file):
+    assert importlib.import_module(f"experiments.{file.parent.name}.run").table([]).startswith("|")
+
+
 @pytest.mark.parametrize("file", BENCHMARKS, ids=[file.stem for file in BENCHMARKS])
 def test_a_benchmark_s_table_is_made_of_its_rows(file):
     script = importlib.import_module(f"benchmarks.suite.{file.stem}")

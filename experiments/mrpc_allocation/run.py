@@ -71,9 +71,9 @@ SMALLER = (
 def table(rows: list[Row]) -> str:
     """The majority answer, then one line a model; in bold the best on dev, chosen there, of those with all seeds."""
     header = ["experts", "gate", "dropout", "seeds", "dev accuracy", "dev F1", "test accuracy", "test F1", "original"]
-    best = max(models_of(rows), key=lambda name: _of_merit(_of(rows, name, "dev_accuracy")))
+    best = max(models_of(rows), key=lambda name: _of_merit(_of(rows, name, "dev_accuracy")), default=None)
     lines = [_line(name, rows, name == best) for name in models_of(rows)]
-    return markdown([*header, "parameters"], [_majority(rows), *lines])
+    return markdown([*header, "parameters"], [_majority(rows), *lines] if rows else [])
 
 
 def models_of(rows: list[Row]) -> list[str]:
@@ -128,7 +128,8 @@ def main(arguments: Sequence[str]) -> None:
         ],
         dev,
     )
-    picture(study.rows, study.folder / "accuracy.png")
+    if study.rows:
+        picture(study.rows, study.folder / "accuracy.png")
     print(table(study.rows))
 
 

@@ -1,6 +1,7 @@
 """Labels as one's own data have them, words or numbers with gaps, as 0 … classes - 1 and the classes' names."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ def numbered(columns: Mapping[str, Any], where: str) -> tuple[dict[str, Int[ndar
     Raises:
       UserError: they are neither words nor whole numbers, not of one kind, or not one an example.
     """
-    read = {split: _column(np.asarray(column), f"{where} ({split})") for split, column in columns.items()}
+    read = {split: _column(_as_array(column), f"{where} ({split})") for split, column in columns.items()}
     if len({column.dtype.kind for column in read.values()}) > 1:
         raise UserError(f"{where} has words for labels in one split and numbers in another: write them alike in all.")
     values = _in_order({value for column in read.values() for value in column.tolist()})
@@ -61,6 +62,16 @@ def _in_order(values: Iterable[Any]) -> list[Any]:
     return sorted(values, key=(lambda value: (_number(value), value)) if of_words else None)
 
 
+def _as_array(column: Any) -> ndarray:
+    """A column as NumPy has it; lists of several lengths each as one value."""
+    try:
+        return np.asarray(column)
+    except ValueError:
+        array = np.empty(len(column), object)
+        array[:] = column
+        return array
+
+
 def _column(column: ndarray, where: str) -> ndarray:
     """One split's labels, as int64 or as text."""
     if column.ndim == 2 and column.shape[1] == 1:
@@ -80,6 +91,8 @@ def _column(column: ndarray, where: str) -> ndarray:
     if column.dtype.kind == "U":
         if (empty := np.flatnonzero(np.char.strip(column) == "")).size:
             raise UserError(f"{where} has no label in row {empty[0] + 1}: give it one, or leave the row out.")
+        if broken := next(filter(re.compile("[\ud800-\udfff]").search, column.tolist()), None):
+            raise UserError(f"{where} has the label {abridged(repr(broken))}, which is no text in UTF-8: rename it.")
         return column
     if column.dtype.kind not in "biuf":
         raise UserError(f"{where} has labels of type {column.dtype}, expected words or whole numbers.")

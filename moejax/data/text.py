@@ -7,6 +7,7 @@ where no files are small enough for that, the end of each file is.
 
 import fnmatch
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path as File
 from typing import Annotated, Any
@@ -162,7 +163,7 @@ def divided(texts: Texts, held_out: float) -> tuple[dict[str, dict[str, str]], t
     sizes = {name: len(text.encode()) for name, text in texts.items()}
     wanted = held_out * sum(sizes.values())
     split_of = dict.fromkeys(texts, "train")
-    by_digest = iter(sorted(texts, key=lambda name: hashlib.sha256(name.encode()).digest()))
+    by_digest = iter(sorted(texts, key=lambda name: hashlib.sha256(os.fsencode(name)).digest()))
     for split in ("test", "validation"):
         there = 0
         while there < wanted and (name := next(by_digest, None)) is not None:

@@ -61,9 +61,10 @@ def _trace(axes: Axes, record: Record, quantity: str, scale: float = 1.0) -> Non
         axes.plot(step, values, color=VALIDATION, lw=1.2, marker="o", ms=3.5, label="validation")
     test = record.tested(quantity)
     if np.isfinite(test):
-        ends = [columns["step"][-1] for columns in (record.train, record.validation) if columns]
+        last = max(columns["step"][-1] for columns in (record.train, record.validation) if columns)
+        step = record.summary.get("tested_step", record.test.get("step", last))
         star = {"marker": "*", "ms": 11, "mec": "white", "zorder": 5, "label": f"test, {test:.2%}"}
-        axes.plot([max(ends)], [scale * test], color=TEST, lw=0, **star)
+        axes.plot([step], [scale * test], color=TEST, lw=0, **star)
 
 
 def finite(record: Record, quantity: str) -> np.ndarray:

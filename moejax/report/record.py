@@ -194,7 +194,7 @@ def read(folder: Path) -> Record:
         summary=summary,
         train=_columns(lines, "train"),
         validation=_columns(lines, "validation"),
-        test=next((line for line in reversed(lines) if line["kind"] == "test"), {}),
+        test=lines[-1] if lines and lines[-1]["kind"] == "test" else {},  # an earlier one is of a run of fewer epochs
         routing=_read_routing(folder / "routing.npz", remarks),
         tokenizer=_read_tokenizer(folder, remarks),
         predictions=_read_predictions(folder / predictions.NAME, remarks),

@@ -138,7 +138,8 @@ def _folder_name(values: Mapping[str, str]) -> str:
     """The name of the combination, if every file system has such a name; else a part of it, and a digest."""
     name = _name(values)
     plain = re.sub(r"[^\w.,=+-]", "_", name, flags=re.ASCII)[:150]
-    return plain if plain == name else f"{plain[:120]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return plain if plain == name else f"{plain[:120]}-{digest}"
 
 
 def _another(folder: Path, config: "Config") -> Iterator[str]:

@@ -6,12 +6,12 @@ import numpy as np
 from jaxtyping import Array, Bool, PyTree
 from numpy import ndarray
 
-from moejax.config import Config, flatten
+from moejax.config import Config, chosen
 from moejax.errors import UserError
 from moejax.training.processes import any_of
 
 _RATE = "train.learning_rate"
-_REASONABLE = 360  # degrees of a rotation: the largest sensible value of any option that is a float
+_REASONABLE = 360  # degrees of a rotation: the largest sensible value of any float that is not a default
 
 
 def all_finite(tree: PyTree) -> bool:
@@ -36,7 +36,7 @@ def not_finite(what: str, *found: str, config: Config, learnt: bool, kept: objec
 
     `learnt`: some steps were taken, so the learning rate may be the cause.
     """
-    values = {name: value for name, value in flatten(config).items() if isinstance(value, float) and name != _RATE}
+    values = {name: value for name, value in chosen(config).items() if isinstance(value, float) and name != _RATE}
     extreme = [name for name, value in values.items() if abs(value) > _REASONABLE]
     rate = config.train.learning_rate
     if learnt and (not extreme or rate > _REASONABLE):

@@ -165,6 +165,10 @@ def test_labels_of_lists():
         numbered({"train": [1, None]}, "x")
     with pytest.raises(UserError, match=r"^x has words for labels in one split and numbers in another"):
         numbered({"train": ["a", "b"], "test": [1, 2]}, "x")
+    with pytest.raises(UserError, match=r"^x \(train\) has the label \[1\] among words: give each example a word"):
+        numbered({"train": [[1], [1, 1]]}, "x")
+    with pytest.raises(UserError, match=r"^x \(train\) has the label 'caf\\udce9', which is no text in UTF-8"):
+        numbered({"train": ["a", "caf\udce9"]}, "x")
 
 
 def test_arrays_that_are_not_there(file, tmp_path):

@@ -23,6 +23,12 @@ def folder(tmp_path_factory):
     return root
 
 
+def test_names_that_are_no_utf_8_are_names(tmp_path):
+    for i in range(30):
+        (tmp_path / f"\udcff{i}.md").write_text("text\n" * 20)
+    assert len(load("text", dir=str(tmp_path), pattern="*.md", length=16).test["label"])
+
+
 def test_every_token_is_foretold_once_and_files_are_whole(folder):
     data = load("text", dir=str(folder), pattern="*.md", length=16)
     split, _ = text.divided({n: text.read(p) for n, p in text.files_of(folder, "*.md").items()}, 0.05)

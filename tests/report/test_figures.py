@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from moejax.report import tiles
 from moejax.report.balance import load
-from moejax.report.curves import accuracy_scale, smooth
+from moejax.report.curves import accuracy_scale, curves, smooth
 from moejax.report.map import two_directions
 from moejax.report.record import Record
 from moejax.report.sections import SECTIONS
@@ -20,6 +20,14 @@ def test_smooth_is_a_trailing_mean_that_passes_over_nan():
     values = np.array([1.0, 3.0, np.nan, 5.0, 7.0])
     np.testing.assert_allclose(smooth(values, 2), [1, 2, 3, 5, 6])
     np.testing.assert_allclose(smooth(values, 1), values)
+
+
+def test_the_test_is_drawn_at_the_step_that_was_tested():
+    validation = {"step": np.array([10, 20, 30]), "loss": np.array([1, 0.5, 2]), "accuracy": np.array([0.5, 0.9, 0.6])}
+    summary = {"test_loss": 0.5, "test_accuracy": 0.9, "tested_step": 20}
+    record = Record(Path("run"), {}, {}, {}, summary, {}, validation, {}, {}, ())
+    stars = [line for axes in curves(record).axes for line in axes.lines if "test" in str(line.get_label())]
+    assert [(star.get_xdata()[0], star.get_ydata()[0]) for star in stars] == [(20, 0.5), (20, 0.9)]
 
 
 def test_two_directions_of_a_plane_hold_all_and_of_three_alike_two_thirds():

@@ -33,6 +33,15 @@ def test_interrupted_run_says_so_and_keeps_what_it_wrote(tmp_path):
     assert list(record.routing) == ["step", "load", "gate_entropy", "dropped"]
 
 
+def test_a_test_before_the_last_epoch_is_of_a_run_that_had_fewer(tmp_path):
+    run = write_run(tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "summary.json").unlink()
+    assert read(run).tested("loss") == 0.0512
+    (run / "metrics.jsonl").write_text("\n".join([*lines[:-2], lines[-1], lines[-2]]) + "\n")
+    assert math.isnan(read(run).tested("loss"))
+
+
 def test_only_the_last_line_may_be_cut_silently(tmp_path):
     run = write_run(tmp_path / "run")
     lines = (run / "metrics.jsonl").read_text().splitlines()

@@ -57,8 +57,8 @@ def test_presets_can_vary_and_odd_values_have_plain_folders(tmp_path):
     file.parent.mkdir()
     file.write_text(to_json(PRESETS["mnist_tiny"].config.replace(seed=7)))
     words = ["--config", json.dumps(["mnist_tiny", str(file)]), "--name", '["x y", "x_y"]']
-    names = [run.folder.name for run in plan(words, str(tmp_path)).runs]
-    assert len(set(names)) == 4
+    names = [run.folder.name for run in plan([*words, "--data.dir", "/a\udcff,/b"], str(tmp_path)).runs]
+    assert len(set(names)) == 8
     assert all(name.isascii() and "/" not in name and len(name) < 160 for name in names)
 
 

@@ -11,7 +11,9 @@ from small_run import StopAfter
 
 from moejax.config import make_config
 from moejax.errors import UserError
+from moejax.presets import PRESETS
 from moejax.training.diagnosis import Watched, search
+from moejax.training.finite import not_finite
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.objective import StepMetrics
@@ -55,6 +57,15 @@ def test_a_test_that_is_not_finite_is_no_result(config, dataset, tmp_path):
     with pytest.raises(UserError, match="an evaluation's loss is not a finite number"):
         fit.test()
     assert_nothing_was_kept(fit)
+
+
+def test_an_option_that_is_at_its_default_is_not_the_cause():
+    config = PRESETS["text_sparse"].config
+    assert config.model.theta > 360
+    found = dict(config=config, learnt=True, kept="x")
+    assert "; lower train.learning_rate (" in not_finite("The loss is not finite", **found).sentences[0]
+    found["config"] = config.replace(model={"theta": 20_000.0})
+    assert "; lower model.theta (20000)" in not_finite("The loss is not finite", **found).sentences[0]
 
 
 @pytest.mark.slow

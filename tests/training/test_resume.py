@@ -263,8 +263,10 @@ def test_other_devices_and_places_of_the_data_are_no_other_configuration(copy, d
 def test_other_data_are_refused(copy, dataset):
     image = dataset.train["image"].copy()
     image[0, 0, 0] ^= 1
+    before = (copy / "data.json").read_bytes()
     with pytest.raises(UserError, match="The examples are not those that the checkpoints of"):
         resumed(copy, dataclasses.replace(dataset, train=dataset.train | {"image": image}))
+    assert (copy / "data.json").read_bytes() == before
 
 
 def test_nothing_to_validate_on_cannot_have_a_best_epoch(run_config, dataset, tmp_path):

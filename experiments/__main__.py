@@ -47,6 +47,8 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.name in STUDIES:
         study(asked.name, ["--quick"])
+    elif asked.name == "readmes" and asked.quick:
+        parser.error("readmes takes no --quick: leave it out")
     elif asked.name == "readmes":
         tables()
     elif asked.quick:

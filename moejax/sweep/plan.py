@@ -66,7 +66,9 @@ def plan(words: Sequence[str], out: str | None = None) -> Sweep:
     problems = list(arguments.problems)
     given = {**arguments.options, **arguments.fields}
     problems += [f"A sweep takes no --{name}; leave it out." for name in (*NOT_HERE, "out") if name in given]
-    problems += [f"A sweep takes no --{name.replace('_', '-')}; use --print." for name in arguments.flags]
+    for name in arguments.flags:
+        fix = "use --print" if name == "print_config" else "leave it out"
+        problems.append(f"A sweep takes no --{name.replace('_', '-')}; {fix}.")
     values: dict[str, list[str]] = {}
     for name, word in given.items():
         try:

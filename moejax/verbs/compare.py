@@ -4,8 +4,8 @@ moejax compare runs/mnist_dense-20260101-120000 runs/mnist_soft-20260101-120200
 moejax compare runs/sweep-mnist_sparse/*/ --out sparse.html
 moejax compare runs/a runs/b --json
 
-Prints tables and writes a page with the same tables, and with figures. Runs of other data than the first are named and
-left out.
+Prints tables and writes a page with the same tables, and with figures. Runs of other data than the first with
+answers are named and left out.
 """
 
 import json

@@ -95,6 +95,7 @@ def test_all_that_is_wrong_is_told_at_once_and_each_thing_once():
         ("--config mnist_tiny --seed 0..999 --train.epochs 1,2", "These are 2,000 runs; a sweep has at most 1,000."),
         ("--config mnist_tiny --moe.experts 1,2", "There is no option moe.experts; did you mean moe.num_experts?"),
         ("--config mnist_tiny --print-config", "A sweep takes no --print-config; use --print."),
+        ("--config mnist_tiny --debug.nans", "A sweep takes no --debug.nans; leave it out."),
     ],
 )
 def test_one_thing_that_is_wrong(words, said):

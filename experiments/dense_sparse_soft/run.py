@@ -3,7 +3,7 @@
     python -m experiments dense_sparse_soft --data.dir DIR                             all of it, five seeds: 6 hours
     python -m experiments dense_sparse_soft --data.dir DIR --only parameters FLOPs --data fashion_mnist --seeds 0
 
-The second command takes 10 minutes on one CPU core. DIR holds mnist/ and fashion_mnist/; a data set that is not found
+The second command takes 15 minutes on one CPU core. DIR holds mnist/ and fashion_mnist/; a data set that is not found
 is left out. The README beside this file says what is compared.
 """
 

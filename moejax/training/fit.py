@@ -66,7 +66,6 @@ class Fit:
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
         self.debug_nans, self.skipping = debug_nans, Skipping(config.train.skip_nonfinite)
         self.stopped_after: int | None = None  # steps, where an early stop has ended the learning
-        self._write_data(anew=False)
         train = config.train
         check_sizes(config, data)
         self.steps_per_epoch = rows(data.train) // train.batch_size
@@ -117,11 +116,6 @@ class Fit:
         self.folder.begins_from(begins.record)
         return begins.arrays()
 
-    def _write_data(self, anew: bool) -> None:
-        """What the data are; `anew`: also where it stands already, once they are known to be the run's."""
-        if anew or not (self.folder.path / about.NAME).exists():
-            self.folder.write(about.NAME, about.files(self.data)[about.NAME])
-
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What must be the same when this run goes on."""
@@ -149,7 +143,6 @@ class Fit:
             self.log.started -= json.loads(log.splitlines()[-1])["seconds"]
         if not self.folder.rewind(log, keep_tests=epochs != self.config.train.epochs):
             self.progress.message(f"{metrics_log.NAME} was damaged; it is again what it was at step {step}.")
-        self._write_data(anew=True)
         self.folder.go_on_as(self.config.train)
         self.progress.message(f"resuming after step {step} of {self.steps}")
         if epochs != self.config.train.epochs:
@@ -177,6 +170,7 @@ class Fit:
 
         `profile`: the folder into which a few steps are traced: not the first ones, which are slower, unless all are.
         """
+        self.folder.write(about.NAME, about.files(self.data)[about.NAME])  # not before they are known to be the run's
         first = int(self.state.step)
         if shown := self.log.open(first):
             self.progress.message(shown)

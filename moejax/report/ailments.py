@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from moejax.report.findings import DEAD, ROSE, UNDECIDED
+from moejax.report.findings import DEAD, ROSE, UNDECIDED, loads
 from moejax.report.record import Record, number
 
 DROPPED, DROPPED_ON_TEST = 0.2, 0.02  # of all choices; a training step may drop some to be of one size
@@ -26,12 +26,8 @@ def ailments(record: Record) -> list[str]:
 
 
 def _load(record: Record) -> str:
-    """Dead or overloaded experts; where some compute nothing, all are not meant to have the same.
-
-    Of several gates to the same experts all count together.
-    """
-    last = record.routing["load"][-1][:, : record.computing] * record.routing["load"].shape[-1]
-    last = last.mean(0, keepdims=True) if record.layer == "multi_gate" else last
+    """Dead or overloaded experts; where some compute nothing, all are not meant to have the same."""
+    last = loads(record)[:, : record.computing]
     dead, highest = int((last < DEAD).sum()), float(last.max())
     if highest > OVERLOADED and not record.idle:
         other = record.layer == "sparse" and record.option("moe", "router") != "sigmoid"
@@ -71,7 +67,7 @@ def _entropy(record: Record) -> str:
 def _dropped(record: Record) -> str:
     last = float(record.routing["dropped"][-1].mean()) if record.has("dropped") else 0.0
     tested = number(record.summary.get("dropped"))
-    if record.option("moe", "router") == "expert_choice":
+    if record.droppable == "tokens":
         none = f"{tested:.0%} of the tokens are taken by no expert on test. Raise moe.eval_capacity_factor."
         return none if tested > DROPPED else ""
     if tested > DROPPED_ON_TEST:

@@ -72,7 +72,7 @@ def _busiest(panel: Axes, record: Record, busiest: np.ndarray) -> None:
 
 
 def gate(record: Record) -> Figure:
-    """Gate entropy of each layer, with its maximum ln E, and the share of token choices dropped."""
+    """Gate entropy of each layer, with its maximum ln E, and what share of its choices is dropped, or of the tokens."""
     known = [name for name in ("gate_entropy", "dropped") if record.has(name)]
     layers = record.routing[known[0]].shape[1]
     shown, colours = spread(layers, MOST_LAYERS), layer_colours(layers)
@@ -93,7 +93,7 @@ def gate(record: Record) -> Figure:
                 text = f"ln {record.experts} = {ceiling:.2f}: all experts alike"
                 panel.text(0.99, ceiling * 1.03, text, ha="right", va="bottom", transform=panel.get_yaxis_transform())
         else:
-            panel.set(title="Dropped tokens", ylabel="of all token choices")
+            panel.set(title="Dropped tokens", ylabel=f"of all {record.droppable}")
             panel.yaxis.set_major_formatter(PERCENT)
             panel.set_ylim(0, max(0.01, 1.15 * float(np.nan_to_num(values).max())))
             if not values.any():

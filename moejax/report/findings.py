@@ -36,18 +36,27 @@ def curves(record: Record) -> str:
     return f"Validation ends at {last:.3f}{unit}, where it is lowest or close to it."
 
 
+def loads(record: Record) -> np.ndarray:
+    """The load of each expert at the end, in equal shares, [layer, expert]; of several gates to the same experts all
+    count together.
+    """
+    last = record.routing["load"][-1] * record.routing["load"].shape[-1]
+    return last.mean(0, keepdims=True) if record.layer == "multi_gate" else last
+
+
 def load(record: Record) -> str:
     """The busiest and the idlest expert at the end."""
-    last = record.routing["load"][-1] * record.routing["load"].shape[-1]
+    last = loads(record)
     if not np.isfinite(last).all():
         return "The last loads are not numbers."
     if last.shape[1] == 1:
         return "There is one expert, which does all the work."
     busiest, idlest = (np.unravel_index(pick(last), last.shape) for pick in (np.argmax, np.argmin))
     dead = int((last < DEAD).sum())
+    named = [f"expert {of[1]}" if record.layer == "multi_gate" else _expert(record, of) for of in (busiest, idlest)]
     sentence = (
-        f"At the end the busiest expert, {_expert(record, busiest)}, has {last[busiest]:.2f} times an equal share, the"
-        f" idlest, {_expert(record, idlest)}, {last[idlest]:.2f}"
+        f"At the end the busiest expert, {named[0]}, has {last[busiest]:.2f} times an equal share, the idlest,"
+        f" {named[1]}, {last[idlest]:.2f}"
     )
     if record.idle:
         return f"{sentence}; not all are meant to have the same."
@@ -72,7 +81,9 @@ def gate(record: Record) -> str:
         last, tested = record.routing["dropped"][-1].mean(), number(record.summary.get("dropped"))
         on_test = f", {tested:.1%} on test" if math.isfinite(tested) else ""
         some = last > 0 or tested > 0
-        said.append(f"{last:.1%} of the choices are dropped at the end{on_test}" if some else "nothing is dropped")
+        said.append(
+            f"{last:.1%} of the {record.droppable} are dropped at the end{on_test}" if some else "nothing is dropped"
+        )
     return _sentence("; ".join(said))
 
 

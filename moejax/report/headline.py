@@ -81,10 +81,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("experts computed per token", _list(summary.get("experts_computed"))),
         ("dropped on test", _text(number(summary.get("dropped")), "{:.2%}")),
         ("largest load", _text(1 + number(summary.get("max_violation")), "{:.2f} of an equal share")),
-        (
-            f"dead experts{', all gates' * (record.layer == 'multi_gate')}",
-            _text(number(summary.get("dead_experts")), "{:.0f}"),
-        ),
+        ("dead experts", _text(number(summary.get("dead_experts")), "{:.0f}")),
         *(
             (f"experts by {record.respect_name(name)}", _shares(record, name))
             for name in ("position", "content", "label")

@@ -27,7 +27,7 @@ AXES = {
     "step": "n",
     "load": "n layer expert",  # share of the routed work, sums to 1 over experts
     "gate_entropy": "n layer",  # nats
-    "dropped": "n layer",  # share of the token choices
+    "dropped": "n layer",  # share of the choices, of expert choice of the tokens
     "label_expert": "layer label expert",  # routed weight of the test tokens of each true label
     "position_expert": "layer token expert",  # the same of each position, and of each content, by cluster
     "content_expert": "layer content expert",
@@ -111,6 +111,11 @@ class Record:
         """An option as the run was configured; None if the configuration does not say."""
         options = self.config.get(section)
         return options.get(name) if isinstance(options, dict) else None
+
+    @property
+    def droppable(self) -> str:
+        """What `dropped` is a share of."""
+        return "tokens" if self.option("moe", "router") == "expert_choice" else "choices"
 
     @property
     def experts(self) -> int | None:

@@ -16,7 +16,7 @@ from moejax import metrics
 from moejax.data.dataset import Examples, is_text, rows
 from moejax.inputs import ungroup
 from moejax.kernels import numpy_calls
-from moejax.routing import Routing, ZeroComputation
+from moejax.routing import ExpertChoiceRouting, Routing, ZeroComputation
 from moejax.sharding import TOKENS, constrain, replicated
 from moejax.training.information import Kinds, Tables, add, tabulate
 from moejax.training.objective import Batch
@@ -31,6 +31,7 @@ class BatchResult(NamedTuple):
     gates: Float[Array, "b l e"]  # each expert's share of the example's output
     token_shares: Float[Array, "b l t e"]  # and of each token's
     tokens: Float[Array, " l"]  # that are not padding
+    droppable: Float[Array, " l"]  # what `dropped` is a share of
     load: Float[Array, "l e"]
     dropped: Float[Array, " l"]
     gate_entropy: Float[Array, " l"]
@@ -76,6 +77,7 @@ def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
         jnp.stack([metrics.token_shares(gates(r).sum(1)) for r in routings], axis=1),
         jnp.stack([metrics.token_shares(gates(r)) for r in routings], axis=1),
         stacked(metrics.real_tokens),
+        stacked(_droppable),
         stacked(metrics.load),
         stacked(metrics.dropped),
         stacked(metrics.gate_entropy),
@@ -83,6 +85,12 @@ def evaluate_batch(model: nnx.Module, batch: Batch) -> BatchResult:
         experts_computed=stacked(metrics.experts_computed) if all(map(metrics.adapts, routings)) else None,
         zero_computation=getattr(routings[0], "zero_computation", None),
     )
+
+
+def _droppable(routing: Routing) -> Float[Array, ""]:
+    """How many `metrics.dropped` is a share of: of expert choice the tokens, else what they chose."""
+    tokens = metrics.real_tokens(routing)
+    return tokens if isinstance(routing, ExpertChoiceRouting) else tokens * metrics.experts_per_token(routing)
 
 
 def evaluate(
@@ -105,7 +113,8 @@ def evaluate(
     right = prediction == label
     tokens = np.array([r.tokens for r in results], np.float64)
     choices = tokens * np.array([r.experts_per_token for r in results])
-    weights = {"load": choices, "dropped": choices, "gate_entropy": tokens, "experts_per_token": tokens}
+    dropped = np.array([r.droppable for r in results], np.float64)
+    weights = {"load": choices, "dropped": dropped, "gate_entropy": tokens, "experts_per_token": tokens}
     weights |= {} if results[0].experts_computed is None else {"experts_computed": tokens}
     return Evaluation(
         loss=float(of_example("loss").mean()),
@@ -120,17 +129,18 @@ def evaluate(
     )
 
 
-def routing_facts(result: Evaluation, data: Examples) -> dict[str, Any]:
+def routing_facts(result: Evaluation, data: Examples, gates: int = 1) -> dict[str, Any]:
     """A few numbers on how the routers treated a split.
 
     `dropped` is the mean over layers, `dead_experts` the sum; `least_load` and `max_violation` are the worst layer's.
     All three are of the experts that compute. There is one number a layer of `experts_per_token`, `gate_entropy`
     (nats), `label_information` and, where tokens may differ in it, `experts_computed`. `label_information` is 0 where
     the expert says nothing about the label (of the first task), 1 where each determines the other. `experts_by` has the
-    share of each layer's routing that a token's position, label and content tell. The gates of a multi-gate layer count
-    as layers. For examples in clusters, `dispatch_entropy` says how mixed the clusters of each expert are.
+    share of each layer's routing that a token's position, label and content tell. The gates of a multi-gate layer, of
+    which there are `gates`, count as layers; but an expert's load is that of all of them. For examples in clusters,
+    `dispatch_entropy` says how mixed the clusters of each expert are.
     """
-    load = result.load
+    load = result.load.reshape(-1, gates, result.load.shape[-1]).mean(1)
     information = _label_information(result.tables.shares["label"]) if result.tables else np.zeros(0)
     if result.zero_computation:
         load = load[:, : -result.zero_computation.total]

@@ -33,7 +33,7 @@ from moejax.training.film import frame
 from moejax.training.finite import all_finite, finite_rows, not_finite
 from moejax.training.folder import RunFolder
 from moejax.training.history import RoutingHistory
-from moejax.training.identity import EPOCHS, check_same, identity
+from moejax.training.identity import EPOCHS, check_same, identity, other_epochs
 from moejax.training.information import Kinds, kinds_of_tokens
 from moejax.training.log import Log, rounded
 from moejax.training.loop import TrainState, make_chunk, make_init, make_keys, make_update, parameter_key
@@ -49,6 +49,7 @@ from moejax.training.summary import (
     facts_of_network,
     facts_of_test,
     facts_of_validation,
+    gates_of_layer,
     in_words,
     scores,
 )
@@ -146,7 +147,9 @@ class Fit:
         self.folder.go_on_as(self.config.train)
         self.progress.message(f"resuming after step {step} of {self.steps}")
         if epochs != self.config.train.epochs:
-            self.progress.message(self._schedule_from(step, epochs))
+            old = learning_rate_schedule(self.config.train, self.steps_per_epoch * epochs)
+            rates = self._rate_after(step), self._rate_after(step, old)
+            self.progress.message(other_epochs(self.config.train.epochs, epochs, *rates))
         self._look_for_a_stop()
 
     def _look_for_a_stop(self) -> None:
@@ -154,16 +157,6 @@ class Fit:
         if self.stopped_after is None and (learnt := early_stop.stopped_after(self.state.optimizer)) is not None:
             self.stopped_after = learnt
             self.progress.message(f"note: {early_stop.sentence(learnt)}")
-
-    def _schedule_from(self, step: int, before: int) -> str:
-        """The sentence on the learning rate of a run that had `before` epochs and now has another number of them."""
-        now = self.config.train.epochs
-        old = learning_rate_schedule(self.config.train, self.steps_per_epoch * before)(step)
-        return (
-            f"train.epochs is {now} and was {before}: from here on the learning rate, and whatever else goes by the"
-            f" share of training that is done, is that of a run of train.epochs {now}; the rate is"
-            f" {self.learning_rate(step):.2g} and would have been {old:.2g}."
-        )
 
     def train(self, stop: StopSignal, profile: Path | None = None) -> bool:
         """Train to the last epoch; False if a signal stopped it, with everything so far saved.
@@ -174,6 +167,9 @@ class Fit:
         first = int(self.state.step)
         if shown := self.log.open(first):
             self.progress.message(shown)
+        known = facts_of_validation(self.folder.read_log(), first)
+        if first == self.steps and not processes.any_of(bool(known)):  # of more epochs, it was stopped there
+            self._validate()
         with self.progress.live():
             while (step := int(self.state.step)) < self.steps:
                 n = self.chunk_at(step, self.steps)
@@ -190,7 +186,7 @@ class Fit:
                     profile = None
                 asked = processes.any_of(stop.requested)  # once a turn: saved and stopped, or neither
                 if (step + n) % self.steps_per_epoch == 0 and self._is_evaluated(step + n):
-                    self._end_epoch()
+                    self._save(self._validate())
                 elif asked:
                     self._save(None)
                 if asked:
@@ -229,7 +225,7 @@ class Fit:
             **facts_of_data(data),
             "tested_step": int(self.state.step),
             **facts_of_validation(self.folder.read_log(), int(self.state.step)),
-            **facts_of_test(result, data),
+            **facts_of_test(result, data, gates_of_layer(self.config, data)),
             "seconds": round(self.log.seconds, 2),
             "examples_per_second": self.log.rate(),
             **facts_of_network(model, data, self.config.train.evaluation_batch),
@@ -297,7 +293,11 @@ class Fit:
 
     def _rate_of(self, step: int) -> float:
         """The learning rate by which that step, the last one taken, has changed the parameters."""
-        return 0.0 if self.stopped_after is not None else float(self.learning_rate(step - 1 - self.skipping.total))
+        return 0.0 if self.stopped_after is not None else self._rate_after(step - 1)
+
+    def _rate_after(self, steps: int, schedule: Callable | None = None) -> float:
+        """The learning rate of the step after so many; those that were skipped do not count."""
+        return float((schedule or self.learning_rate)(steps - self.skipping.total))
 
     def _film(self, step: int) -> None:
         if not self.history.film.wants():
@@ -317,21 +317,22 @@ class Fit:
     def _is_evaluated(self, epoch_end: int) -> bool:
         return epoch_end == self.steps or epoch_end // self.steps_per_epoch % self.config.train.evaluate_every == 0
 
-    def _end_epoch(self) -> None:
+    def _validate(self) -> float | None:
+        """Evaluate on the validation examples; None if there are none."""
         if not rows(self.data.validation):
-            return self._save(None)
-        result = self._evaluate(self.data.validation)
+            return None
+        result, step = self._evaluate(self.data.validation), int(self.state.step)
         beside = scores(result, self.data.validation, self.data)
-        self.log.evaluation("validation", int(self.state.step), result, beside)
+        self.log.evaluation("validation", step, result, beside)
         self.log.tables("train", "validation")
         if self.config.train.activations:
             self._write_activations(result)
         self.progress.message(
-            f"epoch {int(self.state.step) // self.steps_per_epoch}: validation loss {result.loss:.4f}"
+            f"epoch {step // self.steps_per_epoch}: validation loss {result.loss:.4f}"
             f"  accuracy {result.accuracy:.2%}{in_words(beside)}  dropped {result.dropped.mean():.2%}"
             f"  ({self.log.seconds:.0f} s)"
         )
-        self._save(result.accuracy)
+        return result.accuracy
 
     def _best_step(self) -> int:
         """The step of the best validation accuracy, the later one of two; UserError if its checkpoint is gone."""
@@ -354,7 +355,7 @@ class Fit:
 
     def _not_finite(self, what: str, steps: int, *, until: int) -> UserError:
         """The sentences for what went wrong after so many steps, and was to be seen in those up to `until`."""
-        learnt = steps > 0 and float(self.learning_rate(steps - 1)) > 0
+        learnt = steps > self.skipping.total and self._rate_after(steps - 1) > 0
         found = diagnosis.sentences(self, until)
         return not_finite(what, *found, config=self.config, learnt=learnt, kept=self.folder.path)
 
@@ -386,9 +387,10 @@ class Fit:
 
     def _write_activations(self, result: Evaluation) -> None:
         epoch = int(self.state.step) // self.steps_per_epoch
-        gates = len(self.data.tasks) if self.config.moe.layer == "multi_gate" else 1
         table = activations_table(
-            result.gates[:, -gates],  # of the last layer; where each task has a gate, the first task's
+            result.gates[
+                :, -gates_of_layer(self.config, self.data)
+            ],  # of the last layer; where each task has a gate, the first task's
             of_first_task(np.asarray(self.data.validation["label"])),
             of_first_task(result.prediction),
             num_labels=self.data.num_classes,

@@ -44,6 +44,15 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> 
         raise UserError(*changed)
 
 
+def other_epochs(now: int, before: int, rate: float, old: float) -> str:
+    """The sentence on a run that has another number of epochs than before, and on its learning rate."""
+    return (
+        f"train.epochs is {now} and was {before}: from here on the learning rate, and whatever else goes by the share"
+        f" of training that is done, is that of a run of train.epochs {now}; the rate is {rate:.2g} and would have been"
+        f" {old:.2g}."
+    )
+
+
 def _differ(then: Mapping[str, Any], fields: Mapping[str, Any], name: str) -> bool:
     if name in then and name in fields:
         return then[name] != fields[name]

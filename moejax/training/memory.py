@@ -12,29 +12,38 @@ from jaxtyping import PyTree
 
 from moejax.config import Config
 from moejax.config.training import TrainOptions
-from moejax.data.dataset import Dataset
+from moejax.data.dataset import Dataset, rows
 from moejax.errors import UserError
 from moejax.kernels.multilinear import inside
 from moejax.parameters import parameters
+from moejax.training.frozen import is_frozen
 
 # Their operands and results are arrays in memory, nearly all of them kept for the backward pass.
 _PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 
 
-def check_memory(config: Config, data: Dataset, model: nnx.Module) -> None:
-    """UserError if the run needs more memory than there is; `model` may hold shapes alone."""
-    limit, learnt = memory(), parameters(model)
-    count = sum(math.prod(p.shape) for p in jax.tree.leaves(learnt))
-    kept = _bytes(learnt) * _copies(config.train) + sum(a.nbytes for a in data.train.values())
+def check_memory(config: Config, data: Dataset, model: nnx.Module, *, holds_examples: bool = True) -> None:
+    """UserError if the run needs more memory than there is; `model` may hold shapes alone.
+
+    `holds_examples`: a device holds all training examples, not the batches of a few steps alone.
+    """
+    limit, arrays, train = memory(), parameters(model), config.train
+    count = sum(math.prod(p.shape) for p in jax.tree.leaves(arrays))
+    learnt = [p for path, p in jax.tree.leaves_with_path(arrays) if not is_frozen(path, train.frozen)]
+    of_examples = sum(a.nbytes for a in data.train.values()) if holds_examples else 0
+    kept = _bytes(arrays) * (1 + (train.average > 0)) + _bytes(learnt) * _beside(train) + of_examples
     if kept > limit:
-        parts, advice = "its gradients and optimiser", "moe.num_experts, moe.hidden or model.width"
+        parts, advice = "its gradients and optimiser", "lower moe.num_experts, moe.hidden or model.width"
     else:  # only now: a model that is far too large cannot even be traced
         kept += activations(config, data, model)
-        parts, advice = "a batch's activations", "train.batch_size, moe.num_experts or moe.hidden"
+        parts, advice = "a batch's activations", "lower train.batch_size, moe.num_experts or moe.hidden"
+    if 2 * of_examples > kept:
+        parts = f"{parts} and all {rows(data.train):,} training examples on a device"
+        advice = "set parallel.reads to share, by which it holds the batches of a few steps"
     if kept > limit:
         raise UserError(
             f"The model has {count:,} parameters, and a run with {parts} takes at least {_gigabytes(kept)} of"
-            f" memory, but there are {_gigabytes(limit)}; lower {advice}."
+            f" memory, but there are {_gigabytes(limit)}; {advice}."
         )
 
 
@@ -58,9 +67,9 @@ def memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * jax.process_count()
 
 
-def _copies(train: TrainOptions) -> int:
-    """Parameters, their gradients, and what the optimiser keeps of each."""
-    return 2 + 2 * (train.optimizer in ("adamw", "adam")) + (train.average > 0)  # of others, at least nothing
+def _beside(train: TrainOptions) -> int:
+    """How many numbers a run keeps beside each that it learns: the gradient, and what the optimiser keeps of it."""
+    return 1 + 2 * (train.optimizer in ("adamw", "adam"))  # of others, at least nothing
 
 
 def _products(jaxpr: Jaxpr) -> int:

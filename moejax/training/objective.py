@@ -31,7 +31,7 @@ class StepMetrics(NamedTuple):
     accuracy: Float[Array, "*n"]  # share of the batch classified correctly, after augmentation; the mean of the tasks
     auxiliary: Float[Array, "*n"]  # the weighted auxiliary losses, of routing and of consistency
     load: Float[Array, "*n l e"]  # share of each expert in each layer's work
-    dropped: Float[Array, "*n l"]  # share of token choices dropped
+    dropped: Float[Array, "*n l"]  # share of the choices, of expert choice of the tokens
     gate_entropy: Float[Array, "*n l"]  # nats
     experts_per_token: Float[Array, "*n l"]  # chosen by a token on average
     applied: Bool[Array, "*n"] | None = None  # whether the step learnt; None: the update skips nothing

@@ -33,7 +33,7 @@ class Status:
     loss: float
     accuracy: float
     examples_per_second: float
-    dropped: float  # share of token choices, mean over layers
+    dropped: float  # share of the choices, of expert choice of the tokens; mean over layers
     load: ndarray  # [layer, expert], shares
 
 

@@ -23,8 +23,8 @@ def check(config: Config, data: Dataset) -> None:
     writers.check(config)
     model = jax.eval_shape(lambda: build_model(config, data.to_answer, nnx.Rngs(0), image_shape=data.image_shape))
     frozen.check(model, config.train.frozen)
-    Parallel.of(config, data.image_shape)
-    check_memory(config, data, model)
+    parallel = Parallel.of(config, data.image_shape)
+    check_memory(config, data, model, holds_examples=not parallel.reads_shares)
     if config.init is not None:
         beginning(config, model)
 

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from moejax import metrics
+from moejax.config import Config
 from moejax.data.dataset import Dataset, Examples, is_text, rows
 from moejax.parameters import parameters
 from moejax.training.environment import describe_device
@@ -54,7 +55,12 @@ def facts_of_validation(records: Iterable[Mapping[str, Any]], step: int) -> dict
     return {f"validation_{name}": of_step[-1][name] for name in names if of_step and name in of_step[-1]}
 
 
-def facts_of_test(result: Evaluation, data: Dataset) -> dict[str, Any]:
+def gates_of_layer(config: Config, data: Dataset) -> int:
+    """How many gates a layer has to the same experts."""
+    return len(data.tasks) if config.moe.layer == "multi_gate" else 1
+
+
+def facts_of_test(result: Evaluation, data: Dataset, gates: int) -> dict[str, Any]:
     """How well it does on the test examples beside the most frequent answer, and how its experts are used."""
     return {
         "test_accuracy": result.accuracy,
@@ -62,7 +68,7 @@ def facts_of_test(result: Evaluation, data: Dataset) -> dict[str, Any]:
         **{f"test_{name}": value for name, value in scores(result, data.test, data).items()},
         "majority": majority(data.test),
         **({"validation_majority": majority(data.validation)} if rows(data.validation) else {}),
-        **routing_facts(result, data.test),
+        **routing_facts(result, data.test, gates),
     }
 
 

@@ -175,6 +175,7 @@ def test_no_advice_is_given_that_is_taken_already_or_has_no_effect():
     assert "train.tested best" in ailments(turned)[0]
     assert "train.tested" not in ailments(replace(turned, config=turned.config | {"train": {"tested": "best"}}))[0]
     left = with_options(replace(record(load=EVEN), summary={"dropped": 0.3}), router="expert_choice")
+    assert "30.0% on test" in findings.gate(replace(left, routing=left.routing | {"dropped": np.full((1, 1), 0.4)}))
     assert ailments(left) == ["30% of the tokens are taken by no expert on test. Raise moe.eval_capacity_factor."]
 
 
@@ -187,6 +188,10 @@ def test_experts_that_compute_are_dead_where_those_that_do_not_take_all():
 def test_an_expert_that_one_of_several_gates_leaves_is_not_dead():
     apart = [[[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]]
     assert ailments(record(load=apart, layer="multi_gate")) == [SOUND]
+    assert findings.load(record(load=apart, layer="multi_gate")) == (
+        "At the end the busiest expert, expert 0, has 1.00 times an equal share, the idlest, expert 0, 1.00; none is"
+        " dead."
+    )
     assert ailments(record(load=[[[0.5, 0.5, 0.0, 0.0]] * 2], layer="multi_gate"))[0].startswith("2 experts are dead")
 
 

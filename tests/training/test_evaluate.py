@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 import reference
 from flax import nnx
 
@@ -52,19 +53,26 @@ class OfLayers(nnx.Module):
 
     tokens = 4
 
-    def __init__(self, rngs):
-        self.moe = SparseMoE(3, 4, lambda rngs: MLP(3, 5, rngs=rngs), capacity_factor=None, group_size=8, rngs=rngs)
+    def __init__(self, router, capacity_factor, rngs):
+        self.moe = SparseMoE(
+            *(3, 4, lambda rngs: MLP(3, 5, rngs=rngs)),
+            router=router,
+            capacity_factor=capacity_factor,
+            group_size=8,
+            rngs=rngs,
+        )
 
     def __call__(self, batch, *, train):
         y, routing = self.moe(batch["x"], train=train, mask=batch["mask"])
         return y.sum(1), (routing,)
 
 
-def test_what_is_told_of_tokens_is_their_mean_however_examples_fall_into_batches():
+@pytest.mark.parametrize(("router", "capacity"), [("softmax_top_k", None), ("softmax_top_k", 0.5), ("expert_choice", 0.5)])
+def test_what_is_told_of_tokens_is_their_mean_however_examples_fall_into_batches(router, capacity):
     rng = np.random.default_rng(0)
     real = np.arange(4) < np.array([4, 4, 4, 1, 1, 1, 2, 1])[:, None]
     data = {"x": rng.normal(size=(8, 4, 3)).astype(np.float32), "mask": real, "label": np.zeros(8, np.int32)}
-    model = reference.randomly_filled(lambda: OfLayers(nnx.Rngs(0)))
+    model = reference.randomly_filled(lambda: OfLayers(router, capacity, nnx.Rngs(0)))
     whole, parts = (evaluate(model, data, size) for size in (8, 2))
     for name in ("load", "dropped", "gate_entropy", "experts_per_token"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-6, err_msg=name)

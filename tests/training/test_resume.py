@@ -290,3 +290,22 @@ def test_another_runs_checkpoint_is_one_sentence_whatever_the_number_of_options_
     [sentence] = error.value.sentences
     assert "8 options are not those of" in sentence
     assert "train.a, train.b, train.c, train.d, train.e;" in sentence
+
+
+@pytest.mark.parametrize("tested", ["best", "last"])
+def test_cut_to_the_epochs_that_it_has_done_it_evaluates_the_last_of_them(run_config, dataset, tmp_path, tested):
+    """It was stopped at the end of an epoch that was not to be evaluated."""
+    config, path = run_config.replace(train=dict(evaluate_every=3, tested=tested)), tmp_path / "run"
+    longer = Fit(config, dataset, RunFolder.create(path, config), Progress())
+    assert not longer.train(StopIn(longer, 6))
+    assert not [line for line in lines(path) if line["kind"] == "validation"]
+    folder, config = RunFolder.open(path)
+    run = Fit(config.replace(train=dict(epochs=1)), dataset, folder, Heard())
+    run.resume()
+    assert run.train(StopAfter(NEVER))
+    assert [line["step"] for line in lines(path) if line["kind"] == "validation"] == [6]
+    summary = run.test()
+    assert (summary["tested_step"], summary["validation_accuracy"]) == (6, 0.94)
+    again = resumed(path, dataset)
+    assert again.train(StopAfter(NEVER))
+    assert [line["step"] for line in lines(path) if line["kind"] == "validation"] == [6]

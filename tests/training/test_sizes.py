@@ -11,6 +11,7 @@ from moejax.config import configured
 from moejax.data.dataset import Dataset
 from moejax.errors import UserError
 from moejax.models import build_model
+from moejax.parameters import parameters
 from moejax.presets import PRESETS
 from moejax.training import memory
 from moejax.training.sizes import check
@@ -80,12 +81,26 @@ def test_what_fits_is_let_through(preset):
 
 
 @pytest.mark.usefixtures("sixteen_gigabytes")
-def test_a_large_data_set_counts():
+def test_a_large_data_set_counts_where_a_device_holds_it():
     config, data = case("mnist_tiny", "")
     image = np.broadcast_to(np.uint8(0), (25 * 10**6, 28, 28))  # 19.6 GB, were it not one byte
     large = dataclasses.replace(data, train={"image": image, "label": np.zeros(len(image), np.int8)})
-    with pytest.raises(UserError, match="takes at least 20 GB of memory"):
+    with pytest.raises(UserError, match=r"all 25,000,000 training .* at least 20 GB of memory.*; set parallel\.reads to"):
         check(config, large)
+    check(config.replace(parallel=dict(reads="share")), large)
+
+
+def test_a_frozen_parameter_has_neither_gradient_nor_optimiser(monkeypatch):
+    config, data = case("mnist_soft", "train.frozen=blocks")
+    monkeypatch.setattr(memory, "activations", lambda *_: 0)
+    model = jax.eval_shape(lambda: build_model(config, 10, nnx.Rngs(0)))
+    every, frozen = (memory._bytes(parameters(part)) for part in (model, model.blocks))
+    least = frozen + 4 * (every - frozen) + sum(array.nbytes for array in data.train.values())
+    monkeypatch.setattr(memory, "memory", lambda: least)
+    memory.check_memory(config, data, model)
+    monkeypatch.setattr(memory, "memory", lambda: least - 1)
+    with pytest.raises(UserError, match="takes at least"):
+        memory.check_memory(config, data, model)
 
 
 @pytest.mark.parametrize(

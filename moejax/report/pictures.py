@@ -100,7 +100,8 @@ def places(record: Record) -> Figure:
     gates = np.nan_to_num(record.routing["sample_gate"])
     colours = expert_colours(gates.shape[-1])
     remarks = "colour: the expert with most weight; fainter: less of it", record.idle
-    figure = _by_place(record, gates.argmax(-1), gates.max(-1).clip(0, 1), colours, *remarks)
+    strength = gates.max(-1) / max(1.0, gates.sum(-1).max())  # weights of a token may sum to more than 1
+    figure = _by_place(record, gates.argmax(-1), strength.clip(0, 1), colours, *remarks)
     key(figure, colours, "expert")
     return figure
 

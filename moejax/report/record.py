@@ -38,7 +38,7 @@ AXES = {
     "sample_image": "s row column channel",  # uint8; in the file grey ones have no channel
     "sample_label": "s",
     "sample_prediction": "s",
-    "sample_gate": "s layer token expert",  # share of each token's output, sums to 1 over experts
+    "sample_gate": "s layer token expert",  # the weight of each expert in a token's output
     "sample_logits": "s layer token logit",  # one for each expert, or for each slot of all experts
     "sample_computed": "s layer token",  # experts that computed something; where tokens may differ in that
     "sample_dispatch": "s layer token expert slot",  # soft only: sums to 1 over tokens

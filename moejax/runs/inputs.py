@@ -95,10 +95,16 @@ class Reader:
             raise UserError(f"`{name}` is of the type {array.dtype}; this model reads {want}.")
         if kind == "f" and not np.isfinite(array).all():
             raise UserError(f"`{name}` holds numbers that are not finite; this model reads {want}.")
-        most = self.config.data.vocabulary - 1 if name in _IDS else np.iinfo(np.int32).max
+        most = self._most(name)
         if kind == "i" and array.size and (array.min() < 0 or array.max() > most):
             raise UserError(f"`{name}` holds {array.min()} to {array.max()}; this model reads 0 to {most:,}.")
         return array.astype(dtype)
+
+    def _most(self, name: str) -> int:
+        """The highest whole number that the model reads."""
+        if name == "domain":  # the expert that an example is given to
+            return self.config.moe.num_experts - 1
+        return self.config.data.vocabulary - 1 if name in _IDS else np.iinfo(np.int32).max
 
     def _encode(self, pairs: Examples) -> Examples:
         """Sentences tokenized as the run's data were."""

@@ -178,6 +178,19 @@ def test_pairs_become_word_pieces_as_the_data_did():
     assert read.token_names(batch, 0) == ["[CLS]", "one", "two", "[SEP]", "three", "[SEP]"]
 
 
+def test_an_oracle_s_domain_is_one_of_its_experts():
+    config = make_config(
+        data=dict(name="domains", domains=3),
+        model=dict(name="flat", second_hidden=5, oracle=True),
+        moe=dict(layer="sparse", router="hash", num_experts=3, hidden=4, k=1),
+    )
+    about = About("domains", 10, (), {}, {"image": [28, 28], "domain": []}, {"image": "uint8", "domain": "int32"})
+    batch = {"image": np.zeros((2, 28, 28), np.uint8), "domain": np.array([0, 2], np.int32)}
+    np.testing.assert_array_equal(Reader(config, about)(batch)["domain"], [0, 2])
+    with pytest.raises(UserError, match=r"^`domain` holds 0 to 3; this model reads 0 to 2\.$"):
+        Reader(config, about)(batch | {"domain": np.array([0, 3], np.int32)})
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run with the checkpoints 1, 2 and 3, of which 2 is the best, and their states."""

@@ -67,7 +67,9 @@ class OfLayers(nnx.Module):
         return y.sum(1), (routing,)
 
 
-@pytest.mark.parametrize(("router", "capacity"), [("softmax_top_k", None), ("softmax_top_k", 0.5), ("expert_choice", 0.5)])
+@pytest.mark.parametrize(
+    ("router", "capacity"), [("softmax_top_k", None), ("softmax_top_k", 0.5), ("expert_choice", 0.5)]
+)
 def test_what_is_told_of_tokens_is_their_mean_however_examples_fall_into_batches(router, capacity):
     rng = np.random.default_rng(0)
     real = np.arange(4) < np.array([4, 4, 4, 1, 1, 1, 2, 1])[:, None]

@@ -85,7 +85,9 @@ def test_a_large_data_set_counts_where_a_device_holds_it():
     config, data = case("mnist_tiny", "")
     image = np.broadcast_to(np.uint8(0), (25 * 10**6, 28, 28))  # 19.6 GB, were it not one byte
     large = dataclasses.replace(data, train={"image": image, "label": np.zeros(len(image), np.int8)})
-    with pytest.raises(UserError, match=r"all 25,000,000 training .* at least 20 GB of memory.*; set parallel\.reads to"):
+    with pytest.raises(
+        UserError, match=r"all 25,000,000 training .* at least 20 GB of memory.*; set parallel\.reads to"
+    ):
         check(config, large)
     check(config.replace(parallel=dict(reads="share")), large)
 

@@ -14,6 +14,7 @@ from moejax.errors import UserError
 from moejax.training import parallel
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
+from moejax.training.optimizer import learning_rate_schedule
 from moejax.training.parallel import Parallel
 from moejax.training.progress import Progress
 from moejax.training.skipping import Skipping
@@ -170,3 +171,17 @@ def test_a_run_all_of_whose_steps_were_skipped_has_no_result(config, dataset, tm
     with pytest.raises(UserError, match=r"^Nothing was learnt: all 12 steps had a loss or a gradient that is not"):
         fit.test()
     assert fit.folder.read_summary() is None
+
+
+def test_gone_on_for_more_epochs_it_names_the_rate_of_the_steps_that_learnt(config, dataset, tmp_path, poison):
+    poison(dataset.train["image"][:1])
+    fit = begin(tmp_path / "run", config, dataset, train={"skip_nonfinite": 1})
+    assert fit.train(StopAfter(NEVER))
+    assert fit.skipping.total == 2  # once an epoch, of six steps
+    longer = fit.config.replace(train={"epochs": 4})
+    again = Fit(longer, dataset, RunFolder(fit.folder.path), Progress())
+    said = []
+    again.progress.message = said.append
+    again.resume()
+    now, before = (learning_rate_schedule(longer.train, steps)(10) for steps in (24, 12))
+    assert said[-1].endswith(f"; the rate is {now:.2g} and would have been {before:.2g}.")

@@ -46,7 +46,7 @@ def main() -> int:
         description=f"{__doc__}\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help="which; without: all")
+    parser.add_argument("parts", nargs="*", type=_part, metavar="PART", help="which; without: all")
     parser.add_argument("--quick", action="store_true", help="a sample of each; keeps nothing")
     asked = parser.parse_args()
     if asked.quick:
@@ -59,6 +59,12 @@ def main() -> int:
             keep({name: results[name]})
     print(f"\n{table(results)}")
     return 0 if all(row["good"] for rows in results.values() for row in rows) else 1
+
+
+def _part(name: str) -> str:
+    if name not in PARTS:
+        raise argparse.ArgumentTypeError(f"{name!r} is no part; choose among {', '.join(PARTS)}")
+    return name
 
 
 def tried(name: str, quick: bool) -> list[dict]:

@@ -18,12 +18,13 @@ class Figure(NamedTuple):
     good: bool
 
 
-def figure(what: str, cases: int, wrong: Iterable[str], found: str) -> Figure:
+def figure(what: str, cases: int, wrong: Iterable[str], found: str, *, least: int = 1) -> Figure:
     """The figure of so many cases, which says `found` if none is wrong; those that are it prints.
 
-    Without a case nothing was tried, which is not as it has to be.
+    Where fewer than `least` were tried, that is not as it has to be.
     """
     wrong = list(wrong)
     for one in wrong[:20]:
         print(f"  {what}: {one[:1200]}", flush=True)
-    return Figure(what, cases, f"{len(wrong)} wrong" if wrong else found, not wrong and cases > 0)
+    found = found if cases >= least else f"only {cases} tried, of {least} at least"
+    return Figure(what, cases, f"{len(wrong)} wrong" if wrong else found, not wrong and cases >= least)

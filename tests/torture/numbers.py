@@ -6,6 +6,7 @@ A spoilt step's loss or gradient is made infinite or NaN by the torture; all els
 import contextlib
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,21 +74,17 @@ def _extreme(place: Path, quick: bool) -> Figure:
     cases = [(name, value) for name in options for value in EXTREMES]
     if quick:
         cases = random.Random(SEED).sample(cases, 3)
-    wrong, ended, sentences = 0, 0, 0
+    found: Counter[str] = Counter()
     for name, value in cases:
         run = place / f"{name}{value:g}"
         said = say("run", *image_words(place), f"--{name}", f"{value:g}", "--out", run)
-        if said.code == 2 and not run.exists():
-            sentences += 1
-            continue
-        ended += said.code == 2
-        problems = _unsound(run, said) if said.code != 2 else _unnamed(said, name)
-        wrong += _told(f"--{name} {value:g}", problems, said)
-    finished = len(cases) - wrong - ended - sentences
-    found = f"{finished} trained to finite numbers, {ended} ended by sentences, {sentences} refused before"
-    return Figure(
-        "options that are numbers, at 1e30 and 1e-30", len(cases), found + f", {wrong} wrong" * bool(wrong), not wrong
-    )
+        end = "trained to finite numbers"
+        if said.code == 2:
+            end = "ended by sentences" if run.exists() else "refused before"
+        problems = _unnamed(said, name) if said.code == 2 else _unsound(run, said)
+        found["wrong" if _told(f"--{name} {value:g}", problems, said) else end] += 1
+    said = ", ".join(f"{count} {end}" for end, count in found.items())
+    return Figure("options that are numbers, at 1e30 and 1e-30", len(cases), said, not found["wrong"])
 
 
 @contextlib.contextmanager

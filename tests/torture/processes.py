@@ -141,7 +141,7 @@ def _after(seconds: float) -> Callable[[Two], bool]:
 def _killed(who: int, moment: Callable[[Two], bool], two: Two) -> None:
     two.both()
     two.wait_for(moment)
-    two.send(who, SIGKILL)
+    two.hit(who, SIGKILL)
     if two.ended(1 - who):  # else it had all it needs
         two.says(1 - who, [1, 2], GONE, ABSENT)
 
@@ -150,7 +150,7 @@ def _told(who: int, moment: Callable[[Two], bool], two: Two) -> None:
     """Both save and stop, or are finished; where nothing was saved yet, one ends and is missed by the other."""
     two.both()
     two.wait_for(moment)
-    two.send(who, SIGTERM)
+    two.hit(who, SIGTERM)
     if two.ended(who, LONGEST) == 128 + SIGTERM and "interrupted before anything was saved" in two.said(who):
         two.says(1 - who, [1], GONE)
         return
@@ -166,7 +166,7 @@ def _still(who: int, seconds: int, two: Two) -> None:
     """For a short while: the run goes on. For longer than 30 seconds: the other ends, and then this one."""
     two.both()
     two.wait_for(MOMENTS["trains"])
-    two.send(who, SIGSTOP)
+    two.hit(who, SIGSTOP)
     if seconds > 30:
         two.says(1 - who, [1], GONE)
     else:

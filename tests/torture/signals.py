@@ -5,6 +5,7 @@ signal's own exit code. Then the ordinary command must reach the same bits as if
 """
 
 import bisect
+import math
 import os
 import queue
 import random
@@ -84,12 +85,14 @@ class Process:
             errors="replace",
         )
         self.lines: list[Line] = []
+        self.over = math.inf  # when it ended
         self._arrived: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         for text in self._process.stdout:
             self._arrived.put(Line(time.monotonic(), text.rstrip()))
+        self.over = time.monotonic()
         self._arrived.put(None)
 
     def until(self, lines: int | None = None) -> bool:
@@ -195,7 +198,7 @@ def _to_runs(what: str, labs: list[Lab], expected: dict, moments: list[tuple[Mom
 def _ended(process: Process, code: int, number: int, sent: float, lab: Lab) -> End:
     said, texts = process.said(sent), [line.text for line in process.lines]
     if code == 0 and not said:
-        return End("too late", [], 0.0)
+        return End("too late", _unheard(process, sent), 0.0)
     if code == -number and texts == ["begun"]:
         return End("too early for Python", [], 0.0)
     phase = next((phase for sentence, phase in SENTENCES.items() if any(s.startswith(sentence) for s in said)), None)
@@ -222,6 +225,14 @@ def _ended(process: Process, code: int, number: int, sent: float, lab: Lab) -> E
     return End(phase, problems, seconds)
 
 
+def _unheard(process: Process, sent: float) -> list[str]:
+    """What is wrong about a process that ended as if there had been no signal: one that comes too late is followed by
+    the end.
+    """
+    seconds = process.over - sent
+    return [f"it went on for {seconds:.2f} s as if there had been no signal"] * (seconds > SOON)
+
+
 def _to_verbs(place: Path, programs: Path, draw: random.Random, count: int) -> Figure:
     """A signal to verbs that read a finished run: each ends at once, and the run is as it was."""
     run, cases, wrong, late = small_runs.text_run(place), 0, 0, 0
@@ -240,12 +251,13 @@ def _to_verbs(place: Path, programs: Path, draw: random.Random, count: int) -> F
         for n, moment in enumerate(_moments(draw, lasts, count)):
             process = Process([verb, *words], programs)
             number = SIGNALS[n % len(SIGNALS)]
-            process.signal_at(moment, number)
+            sent = process.signal_at(moment, number)
             code, texts = process.end(), [line.text for line in process.lines]
             cases += 1
             early = code == -number and texts == ["begun"]
             late += code == 0
-            ended_well = code == 0 or early or (code == 128 + number and texts[-1].endswith("moejax: interrupted"))
+            interrupted = code == 128 + number and texts[-1].endswith("moejax: interrupted")
+            ended_well = early or interrupted or (code == 0 and not _unheard(process, sent))
             if not ended_well or _digests(run) != before:
                 wrong += 1
                 print(f"  {verb}, {moment}: exit code {code}", *texts[-8:], sep="\n    ", flush=True)

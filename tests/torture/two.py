@@ -87,13 +87,20 @@ class Two:
             os.kill(self.started[process].pid, number)
         return there
 
+    def hit(self, process: int, number: int) -> None:
+        """Send it a signal; WrongError if it had ended before the run was finished."""
+        if not self.send(process, number) and not (self.run / "summary.json").exists():
+            raise WrongError(f"process {process} had ended before it got a signal")
+
     def wait_for(self, moment: Callable[["Two"], bool], seconds: float = LONGEST) -> None:
-        """Until it is true, or all processes have ended."""
+        """Until it is true; WrongError if all processes end without it."""
         end = time.monotonic() + seconds
         while not moment(self) and any(process.exitcode is None for process in self.started.values()):
             if time.monotonic() > end:
                 raise WrongError(f"nothing happened in {seconds:.0f} s")
             time.sleep(0.002)
+        if not moment(self):
+            raise WrongError("they ended before the moment that was waited for")
 
     def ended(self, process: int, seconds: float = SECONDS) -> int:
         """Its exit code; WrongError if it has not ended in time."""

@@ -58,9 +58,8 @@ def _report(place: Path, pairs: int) -> Figure:
             wrong += [f"{moments}: {name} is gone" for name in recorded if name not in now]
         wrong += [f"{moments}: ended by {code}" for code in [_run(words)] if code]
         wrong += [f"{moments}: another page or files than before"] * (_files(run) != before)
-    return figure(
-        "report killed twice at random moments", killed, wrong, "the run as it was, the same page drawn after"
-    )
+    found = "the run as it was, the same page drawn after"
+    return figure("report killed twice at random moments", killed, wrong, found, least=pairs)
 
 
 def _fetch(place: Path, pairs: int) -> Figure:
@@ -82,7 +81,7 @@ def _fetch(place: Path, pairs: int) -> Figure:
             codes = [_run([*words, kind], environment) for kind in ("mirror", "cache")]
             wrong += [f"{moments}: ended by {codes}"] * any(codes)
             wrong += [f"{moments}: {path} stayed" for path in cache.rglob("*.partial")]
-    return figure(what, killed, wrong, "fetched whole after, nothing half-written left")
+    return figure(what, killed, wrong, "fetched whole after, nothing half-written left", least=pairs)
 
 
 @contextlib.contextmanager

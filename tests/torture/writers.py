@@ -9,6 +9,7 @@ import io
 import json
 import multiprocessing
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -129,14 +130,15 @@ def _one_cache(one: Lab, other: Lab, expected: dict, count: int) -> Figure:
 
 
 def _read_meanwhile(lab: Lab, expected: dict, count: int) -> Figure:
-    """`report`, `verify` and `compare`, one after the other, as long as the run is written."""
+    """`report`, `verify` and `compare` with a finished one, by turns, as long as the run is written."""
     reads, wrong = 0, 0
+    whole = shutil.copytree(lab.seen, lab.room / "whole", dirs_exist_ok=True)
     for _ in range(count):
         with ThreadPoolExecutor(1) as pool:
             written = pool.submit(lab.begin, RUN)
             while not written.done():
-                for verb in ("report", "verify", "compare"):
-                    said = small_runs.say(verb, lab.folder)
+                for verb, *others in (("report",), ("verify",), ("compare", whole)):
+                    said = small_runs.say(verb, lab.folder, *others)
                     fine = said.code in (0, 1, 2) and all(line.startswith(WORDS) for line in said.err.splitlines())
                     wrong += 0 if fine else lab.problem(f"{verb} of a run that is written: {said}")
                     reads += 1

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,6 +46,11 @@ def path_problem(path: str | None) -> str:
     if sum(map(len, parts)) > 4000 or any(len(part) > 255 for part in parts):
         return f"{abridged(repr(path))}; a path has at most 4,000 bytes, and each of its names 255"
     return ""
+
+
+def printable(path: str) -> str:
+    """A path whose bytes that are no UTF-8 are seen as such, for fonts and pages."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def abridged(text: str) -> str:

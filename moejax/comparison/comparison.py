@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moejax.comparison.statistics import interval, mcnemar
-from moejax.errors import UserError
+from moejax.errors import UserError, printable
 from moejax.predictions import Predictions
 from moejax.report.record import Record, differences, number, read
 
@@ -146,7 +146,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
 def _read(folders: Sequence[Path]) -> list[Run]:
     resolved = [folder.resolve() for folder in folders]
     problems = [f"{folder} is given twice; leave one out." for folder in _twice(resolved, folders)]
-    names = [folder.name for folder in resolved]
+    names = [printable(folder.name) for folder in resolved]
     records: list[Record] = []
     for folder in folders:
         try:
@@ -158,7 +158,7 @@ def _read(folders: Sequence[Path]) -> list[Run]:
     if problems:
         raise UserError(*problems)
     return [
-        Run(_key(i), name if names.count(name) == 1 else str(folder), record)
+        Run(_key(i), name if names.count(name) == 1 else printable(str(folder)), record)
         for i, (name, folder, record) in enumerate(zip(names, folders, records, strict=True))
     ]
 

@@ -120,7 +120,7 @@ def channels_last(x: ndarray, where: str) -> ndarray:
         side = round(x.shape[1] ** 0.5)
         fix = f"x.reshape(-1, {side}, {side})" if side**2 == x.shape[1] else "x.reshape(-1, rows, columns)"
         raise UserError(f"{where} has flat images of shape {x.shape}: give them their rows and columns, {fix}.")
-    if x.ndim not in (3, 4) or x.shape[3:] not in ((), (3,)):
+    if x.ndim not in (3, 4) or x.shape[3:] not in ((), (3,)) or 0 in x.shape[1:3]:
         raise UserError(f"{where} has images of shape {x.shape}, expected [n, rows, columns] or [n, rows, columns, 3].")
     return x
 

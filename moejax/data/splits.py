@@ -1,7 +1,7 @@
 """From the splits that one's own data come in to the three of a run: what is missing is drawn by the seed.
 
     test         `test_size` of each class, a fifth
-    validation   a tenth of each class, but in all no more than `validation`, or one of each class
+    validation   a tenth of each class, but in all no more than `validation`, or than one of each class
 
 Both are drawn out of the training examples, of each class alike (stratified), at least one of each. Each split is put
 into one random order, the same for every seed: often the examples come class by class, and then the first few of a
@@ -57,10 +57,8 @@ def dataset_of(
     splits = {s: take(examples, np.random.default_rng(0).permutation(rows(examples))) for s, examples in splits.items()}
     _check(splits, classes, origin)
     train, count = splits["train"], np.bincount(splits["train"]["label"])
-    shares = {"test": test_size, "validation": min(VALIDATION_SHARE, validation / rows(train))}
-    wanted = {s: np.rint(share * count).astype(int) for s, share in shares.items() if s not in splits}
-    if not validation:
-        wanted.pop("validation", None)
+    wanted = {"test": np.rint(test_size * count).astype(int), "validation": _at_most(validation, count)}
+    wanted = {s: of_class for s, of_class in wanted.items() if s not in splits and (s != "validation" or validation)}
     _check_enough(count, classes, list(wanted), origin)
     parts = {"validation": take(train, slice(0))} | splits | divided(train, wanted, seed)
     if not validation:
@@ -89,6 +87,17 @@ def divided(train: Examples, wanted: Mapping[str, Int[ndarray, " y"]], seed: int
             held[members[: min(max(1, count), len(members) - (len(wanted) - number))]] = True
         parts[split], left = take(train, held), left & ~held
     return parts | {"train": take(train, left)}
+
+
+def _at_most(validation: int, count: Int[ndarray, " y"]) -> Int[ndarray, " y"]:
+    """How many of each class to validate on."""
+    exact = count * min(VALIDATION_SHARE, validation / count.sum())
+    held = np.maximum(1, np.rint(exact)).astype(int)
+    if VALIDATION_SHARE * count.sum() <= validation:
+        return held
+    while held.sum() > max(validation, len(held)):  # rounding has made it more
+        held[np.where(held > 1, held - exact, -np.inf).argmax()] -= 1
+    return held
 
 
 def _check(splits: Mapping[str, Examples], classes: Sequence[str], origin: str) -> None:

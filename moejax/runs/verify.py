@@ -30,6 +30,16 @@ def own_files(run: Path) -> list[Path]:
     return [path for pattern in FILES for path in run.glob(pattern) if path.name != manifest.NAME]
 
 
+def check_not_own(option: str, path: Path) -> None:
+    """UserError if the file is one of a run that cannot be made again, where an option wants to write."""
+    file = path.resolve()
+    for run in file.parents if file.is_file() else ():
+        if not any((run / name).exists() for name in ("checkpoints", metrics_log.NAME)):
+            continue
+        if file.is_relative_to(run / "checkpoints") or file in (*own_files(run), run / manifest.NAME):
+            raise UserError(f"{option} would write over {path}, which a run needs; give another place.")
+
+
 def verify(run: Path) -> list[Found]:
     """A value for each checkpoint and file; UserError if the folder holds no run.
 

@@ -12,7 +12,6 @@ network the MoE layers alone, where they are blocks of transformers.
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from moejax.verbs.parser import Parser, place_of
 
@@ -41,18 +40,18 @@ def main(words: Sequence[str]) -> None:
     out = place_of("--out", asked.out, folder=asked.format == "hf")
     import importlib
 
-    from moejax.errors import UserError
     from moejax.files import write_whole
     from moejax.runs import load
     from moejax.runs.stablehlo import inputs
+    from moejax.runs.verify import check_not_own
 
     model = load(asked.run, asked.checkpoint)
     folder = asked.run if asked.run.is_dir() else asked.run.parent
     file = out or folder / f"model.{asked.format}"
     content = importlib.import_module(FORMATS[asked.format]).pack(model)
     files = {file / name: part for name, part in content.items()} if isinstance(content, dict) else {file: content}
-    if lost := next(filter(_is_a_runs_own, files), None):
-        raise UserError(f"--out {file} would write over {lost}, which a run needs; give another place.")
+    for path in files:
+        check_not_own(f"--out {file}", path)
     if isinstance(content, dict):
         file.mkdir(parents=True, exist_ok=True)
     for path, part in files.items():
@@ -67,11 +66,6 @@ def main(words: Sequence[str]) -> None:
     print(f"{file}: {size:,} bytes, step {model.step}, reads {', '.join(said)}")
     use = "hf, whole" if asked.format == "hf" and model.config.model.name == "decoder" else asked.format
     print(_USE[use].format(file=file, length=getattr(model.config.data, "length", 0)))
-
-
-def _is_a_runs_own(path: Path) -> bool:
-    """Whether there is such a file of a run, other than what was exported before."""
-    return path.exists() and (path.parent / "checkpoints").exists() and path.stem != "model"
 
 
 _USE = {

@@ -42,5 +42,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def place_of(option: str, text: str | None, *, folder: bool = False) -> Path | None:
-    """Where an option, if it is given, wants a file or a folder; UserError if none can be written there."""
-    return None if text is None else place_for(option, text, folder=folder)
+    """Where an option, if it is given, wants a file or a folder; UserError if none can be written there, or a run needs
+    what is there.
+    """
+    if text is None:
+        return None
+    from moejax.runs.verify import check_not_own  # imported here, since it reads configurations
+
+    path = place_for(option, text, folder=folder)
+    check_not_own(option, path)
+    return path

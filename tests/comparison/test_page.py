@@ -55,6 +55,11 @@ def test_text_of_the_runs_is_escaped(tmp_path):
     assert "<img src=x>" not in text
 
 
+def test_a_name_that_is_no_utf_8_is_seen_as_its_bytes(tmp_path):
+    runs = [write(tmp_path / name, [0]) for name in ("od\udcff", "two")]
+    assert "od\\xff" in draw(compare(runs), tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_runs_that_recorded_nothing_still_make_a_page(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

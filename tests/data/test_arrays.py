@@ -107,6 +107,7 @@ def test_all_splits_are_on_one_scale():
         (X.reshape(30, 30), r"has flat images of shape \(30, 30\): .+ x\.reshape\(-1, rows, columns\)"),
         (X[:, :5].reshape(30, 25), r"has flat images of shape \(30, 25\): .+ x\.reshape\(-1, 5, 5\)"),
         (np.zeros((30, 6, 5, 2)), r"has images of shape \(30, 6, 5, 2\), expected \[n, rows, columns\] or"),
+        (X[:, :0], r"has images of shape \(30, 0, 5\), expected"),
         (X[:, :3], r"has images of 3 × 5 pixels, expected 4 to 512 a side: resize them"),
         (X[:29], r"has 29 images and 30 labels: give each one"),
         (np.zeros((0, 6, 5)), r"has 0 images and 30 labels"),

@@ -240,10 +240,21 @@ def test_words_that_make_no_sense_are_a_sentence(run, words, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("form", "out"), [("safetensors", "config.json"), ("safetensors", "metrics.jsonl")])
-def test_nothing_of_a_run_is_written_over(run, form, out, capsys):
-    (run / "metrics.jsonl").touch()
-    before = (run / out).read_bytes()
-    assert main(["export", str(run), "--format", form, "--out", str(run / out)]) == 2
-    assert f"would write over {run / out}, which a run needs; give another place" in capsys.readouterr().err
-    assert (run / out).read_bytes() == before
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        (["export", "--format", "safetensors", "--out"], "config.json"),
+        (["export", "--format", "safetensors", "--out"], "activations/epoch_1.csv"),
+        (["compare", "--out"], "checkpoints/{step}/manifest"),
+        (["predict", "x", "--figure"], "metrics.jsonl"),
+    ],
+)
+def test_nothing_of_a_run_is_written_over(run, words, out, capsys):
+    for name in ("metrics.jsonl", "activations/epoch_1.csv"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).touch()
+    file = next((run / "checkpoints").rglob("*.json")) if "{" in out else run / out
+    before = file.read_bytes()
+    assert main([words[0], str(run), *words[1:], str(file)]) == 2
+    assert f"would write over {file}, which a run needs; give another place" in capsys.readouterr().err
+    assert file.read_bytes() == before

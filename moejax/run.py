@@ -246,6 +246,8 @@ def _run(
         fit = Fit(config, data, folder, progress, debug_nans=debug_nans)
         if resume:
             fit.resume()
+            if profile and int(fit.state.step) == fit.steps:
+                progress.message("note: no step is left to take, so --profile traces nothing")
         stop.asks(f"stopped at once; from what was saved last, {go_on}")
         if not fit.train(stop, profile):
             progress.message(f"stopped; {go_on}")

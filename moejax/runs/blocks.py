@@ -51,7 +51,7 @@ def by_expert(maps: Float[ndarray, "e r c"], shares: Float[ndarray, " e"], width
     wide = np.repeat(maps[shown], 2, axis=2)  # a letter is twice as high as wide
     drawn = ([line.replace(" ", NOWHERE) for line in shaded(of_one, float(maps.max()))] for of_one in wide)
     left = len(shares) - len(shown)
-    rest = [f"and {left} more experts, {1 - shares[shown].sum():.0%} together"] if left else []
+    rest = [f"and {left} more expert{'s' * (left > 1)}, {1 - shares[shown].sum():.0%} together"] if left else []
     return [*beside(zip(titles, drawn, strict=True), width), *rest]
 
 

@@ -66,8 +66,8 @@ def as_text(
     fits = max((n for n in range(3, len(columns) + 1) if sum(sizes[:n]) + 2 * n <= width), default=3)
     for row in zip(*columns[:fits], strict=True):
         yield "  ".join(["", *(f"{cell:<{size}}" for cell, size in zip(row, sizes, strict=False))]).rstrip()
-    if fits < len(columns):
-        yield f"  {len(columns) - fits} more layers are in --json, or in a wider terminal"
+    if left := len(columns) - fits:
+        yield f"  {left} more {'layers are' if left > 1 else 'layer is'} in --json, or in a wider terminal"
 
 
 def _name(model: Model, token: Any) -> str:

@@ -66,10 +66,12 @@ class Beginning:
 
     def said(self) -> Iterator[str]:
         """Lines on what was taken and what was not."""
+        count = len(self.taken)
+        arrays = f"{count} arrays are taken" if count > 1 else "1 array is taken"
         copies = f", {self.copied} of them by each expert" if self.copied else ""
         yield (
-            f"beginning from {self.of} as it was at step {self.checkpoint.name}: {len(self.taken)} arrays are taken"
-            f"{copies}" + (", but" if self.listed else "")
+            f"beginning from {self.of} as it was at step {self.checkpoint.name}: {arrays}{copies}"
+            + (", but" if self.listed else "")
         )
         yield from self.listed
 

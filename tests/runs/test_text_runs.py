@@ -123,7 +123,7 @@ def test_predict_shows_each_token_with_its_probability_and_experts(run, model, c
     assert text_answers.bits_per_byte(model, *of_text) == pytest.approx(bits, rel=1e-5)
     monkeypatch.setenv("COLUMNS", "30")
     assert main(["predict", str(run), "ab"]) == 0
-    assert "  1 more layers are in --json, or in a wider terminal" in capsys.readouterr().out.splitlines()
+    assert "  1 more layer is in --json, or in a wider terminal" in capsys.readouterr().out.splitlines()
 
 
 def test_predict_in_json(run, model, capsys):

@@ -160,3 +160,6 @@ def test_a_run_writes_to_both_and_ten_of_its_steps_are_traced(recorder, config, 
     assert [row["step"] for row in recorder.rows] == [record["step"] for record in lines(tmp_path / "run")]
     assert recorder.rows[-1]["test/accuracy"] == lines(tmp_path / "run")[-1]["accuracy"]
     assert recorder.ended == 1
+    (tmp_path / "run" / "summary.json").unlink()
+    assert run.main(["--resume", str(tmp_path / "run"), "--profile", str(tmp_path / "again")]) == 0
+    assert "note: no step is left to take, so --profile traces nothing" in capsys.readouterr().out

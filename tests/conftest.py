@@ -27,6 +27,7 @@ gc.set_threshold(100_000, 50, 100)  # what is compiled stays, and looking throug
 settings.register_profile("untimed", deadline=None)  # the first example compiles
 settings.load_profile("untimed")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_traceback_in_locations_limit", 0)  # lines of code in programs cost a twentieth of the time
 jax.config.update("jax_default_device", jax.devices("cpu")[0])  # a run's one device, unless a test says otherwise
 os.environ["XLA_FLAGS"] = FLAGS  # a program that a test starts has one anyway
 

@@ -3,8 +3,8 @@
     python -m experiments deciding            `mnist_sparse` with five sets of losses, 5 seeds: 32 minutes
 
 Times are for two CPU cores. Each run is `python -m moejax.run --config mnist_sparse --seed N` with the words that
-`LINES` adds. Expect accuracies within a tenth of a point, entropies near ln 8 = 2.08 nats without the entropy loss and below 1 with
-it, and the least information on labels where each image is balanced by itself.
+`LINES` adds. Expect accuracies within a tenth of a point, entropies near ln 8 = 2.08 nats without the entropy loss and
+about 1 or less with it, and the least information on labels where each image is balanced by itself.
 """
 
 import statistics

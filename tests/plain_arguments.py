@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from moejax import losses, routing
+from moejax import data, losses, routing
 from moejax.dispatch import grouped_dispatch
 from moejax.errors import UserError
 from moejax.experts import GLU, MLP, stack_experts
@@ -346,6 +346,11 @@ def test_given_experts_beyond_int32_are_no_other_ones():
         with pytest.raises(ValueError, match=r"given holds the experts .* give different ones from 0 to 2"):
             moe(x, given=beyond)
         np.testing.assert_array_equal(moe(x, given=beyond.at[0, 0, 0].set(-(2**32)))[1].experts[0, 0], [-1, 1])
+
+
+def test_a_data_set_has_one_name():
+    with pytest.raises(UserError, match=r"^--data\.name=\['mnist'\] is unknown: choose one of mnist, "):
+        data.load(["mnist"])
 
 
 def test_an_argument_that_a_constructor_has_not_is_said_of_that_constructor():

@@ -79,7 +79,7 @@ def load(name: str, *, seed: int = 0, **options: Any) -> Dataset:
         require("seed", seed, Annotated[int, Field(ge=0)])
     except ValueError as error:
         raise UserError(str(error)) from None
-    if name not in DATASETS:
+    if not isinstance(name, str) or name not in DATASETS:
         raise UserError(f"--data.name={name} is unknown: choose one of {', '.join(DATASETS)}.")
     there = options_of(DATASETS[name])
     for option in options:

@@ -97,7 +97,6 @@ def pictures_of_test(model: nnx.Module, test: Examples, result: Evaluation, num_
     first = first_of_each(labels)
     pictures = tables | {
         "top_image": images[top],
-        "top_label": labels[top],
         "top_share": np.take_along_axis(result.gates.transpose(1, 2, 0), top, axis=2),
         "sample_image": images[first],
         "sample_label": labels[first],

@@ -92,7 +92,6 @@ def routing(
         "film_step": np.array([100, 200, 400, 800, 1600]),
         "token_grid": np.array(GRID),
         "top_image": digits[rng.integers(0, 8, (layers, experts, 10)), np.arange(experts)[None, :, None] % 10],
-        "top_label": np.broadcast_to(np.arange(experts)[None, :, None] % 10, (layers, experts, 10)),
         "top_share": np.sort(rng.uniform(0.3, 0.9, (layers, experts, 10)).astype(np.float32))[..., ::-1],
         "confusion": confusion,
     }

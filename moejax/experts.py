@@ -189,9 +189,21 @@ def _map(experts: nnx.Module, num_experts: int, x: Array, key: Key[Array, ""] | 
     options = {"linear": _of_one} if can_be_grouped(experts) else {}
     each = partial(jax.vmap, axis_size=num_experts)
     if key is None:
-        return each(lambda expert, x: expert(x, **options), in_axes=(0, over_x))(experts, x)
-    keys = jax.random.split(key, num_experts)
-    return each(lambda expert, x, key: expert(x, key=key, **options), in_axes=(0, over_x, 0))(experts, x, keys)
+        y = each(lambda expert, x: expert(x, **options), in_axes=(0, over_x))(experts, x)
+    else:
+        keys = jax.random.split(key, num_experts)
+        y = each(lambda expert, x, key: expert(x, key=key, **options), in_axes=(0, over_x, 0))(experts, x, keys)
+    _check_tokens(experts, x.shape if over_x is None else x.shape[1:], y.shape[1:])
+    return y
+
+
+def _check_tokens(experts: nnx.Module, given: tuple[int, ...], got: tuple[int, ...]) -> None:
+    """ValueError unless there is an output for each token: others would be spread, or taken for other tokens'."""
+    if got[:-1] != given[:-1] or len(got) != len(given):
+        raise ValueError(
+            f"make_expert made a {type(experts).__name__} that gives the shape {got} for tokens {given}; an expert may"
+            " change the last axis alone."
+        )
 
 
 def _of_one(linear: LinearMap, x: Float[Array, "*n d"]) -> Float[Array, "*n d2"]:
@@ -235,7 +247,9 @@ def apply_experts_to_groups(
             f" bias, but {type(experts).__name__} has {', '.join(others)}; use 'gather'."
         )
     linear = partial(_grouped, groups)
-    return experts(x, linear=linear) if key is None else experts(x, linear=linear, key=key)
+    y = experts(x, linear=linear) if key is None else experts(x, linear=linear, key=key)
+    _check_tokens(experts, x.shape, y.shape)
+    return y
 
 
 def _not_grouped(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
@@ -251,7 +265,7 @@ def _not_grouped(experts: nnx.Module, x: Float[Array, "n d"]) -> list[str]:
         maps.append(linear)
         if x.ndim < 2 or x.shape[0] != rows:
             others.append("a call of `linear` on something else than its rows")
-        y = jax.eval_shape(linear, x)  # which reads nothing
+        y = jax.eval_shape(partial(_of_one, linear), x)  # which reads nothing
         return jnp.zeros(y.shape, y.dtype)
 
     def look(expert: nnx.Module, x: Array) -> Array:

@@ -66,8 +66,16 @@ def apply_by(
     product: Callable[..., Array],
     spread: Callable[..., Array],
 ) -> Float[Array, "*n h"]:
-    """A plain map by another product; `spread(bias, rows)`: the bias of each row, or one for all, and so of a scale."""
+    """A plain map by another product; `spread(bias, rows)`: the bias of each row, or one for all, and so of a scale.
+
+    ValueError for tokens of another width than the map reads.
+    """
     rows, kernel = x.reshape(-1, x.shape[-1]), linear.kernel[...]
+    if rows.shape[-1] != kernel.shape[-2]:
+        raise ValueError(
+            f"an expert's linear map reads {kernel.shape[-2]} numbers a token, but gets {rows.shape[-1]}; let"
+            " make_expert make experts for tokens of that width."
+        )
     bias = None if linear.bias is None else linear.bias[...]
     if isinstance(linear, Int8Linear):
         rows, _, bias = linear.promote_dtype((rows, jnp.zeros((), linear.param_dtype), bias), dtype=linear.dtype)

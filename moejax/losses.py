@@ -26,6 +26,7 @@ from moejax.routing import (
     one_hot_of_assigned,
 )
 from moejax.sharding import all_gathered
+from moejax.widening import widened
 
 LogitRouting = DenseRouting | TopKRouting | ExpertChoiceRouting
 OF_SPARSE = Needs("layer", ("sparse",))
@@ -277,7 +278,7 @@ def mean_square(parameters: PyTree[Array]) -> Float[Array, ""]:
     leaves = jax.tree.leaves(parameters)
     if not sum(leaf.size for leaf in leaves):
         raise ValueError("mean_square got parameters without a single number; leave the penalty out.")
-    return sum(jnp.sum(leaf**2) for leaf in leaves) / sum(leaf.size for leaf in leaves)
+    return sum(jnp.sum(widened(leaf) ** 2) for leaf in leaves) / sum(leaf.size for leaf in leaves)
 
 
 def only(kinds: Any, routing: Any, name: str, instead: str) -> Any:

@@ -35,7 +35,7 @@ def made(make: MakeExpert, rngs: nnx.Rngs, name: str) -> Any:
     for path, variable in nnx.to_flat_state(nnx.state(module)):
         if isinstance(variable, _CHANGES):
             raise ValueError(
-                f"{name} made {_called(module)} with {'.'.join(map(str, path))}, which changes in every call"
+                f"{name} made a {type(module).__name__} with {'.'.join(map(str, path))}, which changes in every call"
                 " (nnx.Dropout and nnx.BatchNorm have such variables); a layer would lose the change. For dropout set"
                 " `draws = True` in the module and use the `key` that its call then gets (see moejax.models.dropout),"
                 " for normalisation nnx.LayerNorm."

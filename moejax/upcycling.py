@@ -88,11 +88,17 @@ def upcycle_moments(moments: nnx.Module, layer: SparseMoE) -> SparseMoE:
     """An optimiser's moments of the MLP as those of the layer: copies for each expert, zeros for what is new.
 
     `moments` is a tree like the MLP, such as Adam's first moments; an optimiser has moments of parameters alone
-    (`moejax.parameters`).
+    (`moejax.parameters`). Raises ValueError for those of another module.
     """
     new = jax.tree.map(jnp.zeros_like, parameters(layer))
     likes, structure = jax.tree.flatten(new.experts)  # with partition metadata that the MLP does not have
     of_mlp = jax.tree.leaves(parameters(moments))
+    given, wanted = [m.shape for m in of_mlp], [like.shape[1:] for like in likes]
+    if given != wanted:
+        raise ValueError(
+            f"moments have the shapes {given}, but the MLP that the experts are copies of has {wanted}; give the"
+            " moments of that MLP."
+        )
     copied = [jnp.broadcast_to(m, like.shape) for m, like in zip(of_mlp, likes, strict=True)]
     new.experts = jax.tree.unflatten(structure, copied)
     return new

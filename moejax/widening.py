@@ -1,7 +1,7 @@
 """Narrow numbers as float32: bfloat16 knows no 257, and a sum in float16 ends at 65,504."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, Num
 
 
 def wide(dtype: DTypeLike) -> jnp.dtype:
@@ -9,6 +9,6 @@ def wide(dtype: DTypeLike) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def widened(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def widened(x: Num[Array, "*n"]) -> Float[Array, "*n"]:
     """x in such numbers."""
     return x.astype(wide(x.dtype))

@@ -1,6 +1,7 @@
 """Stacked experts: E different modules, applied as a Python loop over them would."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from moejax.experts import (
 from moejax.kernels import cpu_blas, slots
 from moejax.kernels.groups import Groups
 from moejax.kernels.numpy_calls import flops
-from moejax.layers import SparseMoE
+from moejax.layers import DenseMoE, SoftMoE, SparseMoE
 
 G, E, C, D, H = 2, 3, 4, 5, 7
 
@@ -360,3 +361,35 @@ def test_precision_is_kept_or_refused(kind, dispatch):
         return
     program = str(jax.make_jaxpr(lambda experts, x: apply_experts(experts, x))(layer.experts, draw(E, G, C, D)))
     assert program.count("dot_general[") == program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == 2
+
+
+class Head(nnx.Module):
+    """A linear map of a token, whose output is then given a wrong shape."""
+
+    def __init__(self, wrong, rngs):
+        self.map, self.wrong = nnx.Linear(D, 1, rngs=rngs), wrong
+
+    def __call__(self, x, linear=apply_linear):
+        return self.wrong(linear(self.map, x))
+
+
+@pytest.mark.parametrize("layer", ["einsum", "gather", "grouped", "dense", "soft"])
+@pytest.mark.parametrize(
+    "wrong", [lambda y: y[..., 0], lambda y: y.mean(-2, keepdims=True)], ids=["no width", "one for all tokens"]
+)
+def test_an_output_that_is_not_one_a_token_is_refused_and_not_spread(layer, wrong):
+    kind = {"dense": DenseMoE, "soft": SoftMoE}.get(layer, partial(SparseMoE, dispatch=layer))
+    moe = kind(D, E, lambda rngs: Head(wrong, rngs), rngs=nnx.Rngs(0))
+    with pytest.raises(
+        ValueError, match=r"^make_expert made a Head that gives the shape \(.*\) for tokens \(.*\); an exp"
+    ):
+        moe(draw(1, 16, D))
+
+
+@pytest.mark.parametrize("dispatch", ["gather", "grouped"])
+def test_experts_of_another_width_are_one_sentence(dispatch):
+    moe = SparseMoE(D, E, lambda rngs: MLP(D + 1, H, rngs=rngs), dispatch=dispatch, rngs=nnx.Rngs(0))
+    with pytest.raises(
+        ValueError, match=r"^an expert's linear map reads 6 numbers a token, but gets 5; let make_expert"
+    ):
+        moe(draw(1, 16, D))

@@ -238,6 +238,13 @@ def test_the_mean_square_is_over_all_numbers_of_all_arrays():
     np.testing.assert_allclose(losses.mean_square(module), (1 + 4 + 9 + 16 + 25) / 5)
 
 
+@pytest.mark.parametrize(
+    ("array", "mean"), [(jnp.ones(70_000, jnp.float16), 1), (jnp.full(4, 100, jnp.int8), 10_000)], ids=["half", "int8"]
+)
+def test_the_mean_square_is_of_numbers_wide_enough(array, mean):
+    assert losses.mean_square([array]) == mean
+
+
 def test_the_auxiliary_loss_is_the_weighted_sum_over_the_layers():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4)), jnp.float32)
     sparse, taken = softmax_top_k(logits, 2), expert_choice(logits, 2)

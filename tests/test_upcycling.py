@@ -181,6 +181,16 @@ def test_a_state_of_something_else_is_refused():
         upcycle_state(optax.adam(1e-2).init({"w": jnp.ones(3)}), trained(), lambda m: upcycle_moments(m, layer))
 
 
+@pytest.mark.parametrize("other", [dict(d=1), dict(h=1), dict(use_bias=False)], ids=str)
+def test_moments_of_another_mlp_are_refused_and_not_spread(other):
+    layer = upcycle(MLP(D, H, rngs=nnx.Rngs(0)), D, E, rngs=nnx.Rngs(1))
+    moments = MLP(**(dict(d=D, h=H) | other), rngs=nnx.Rngs(0))
+    with pytest.raises(
+        ValueError, match=r"^moments have the shapes .*, but the MLP that the experts are copies of has"
+    ):
+        upcycle_moments(moments, layer)
+
+
 def test_copies_are_sharded_by_expert_as_fresh_experts_are():
     def make(rngs):
         return nnx.Linear(D, D, kernel_metadata={"out_sharding": (None, "tensor"), "eager_sharding": False}, rngs=rngs)

@@ -101,4 +101,6 @@ def selection_probability(
     last, next_one = ranked[..., k - 1, None], ranked[..., k, None]
     # The k-th best of the others: for a chosen expert that is the (k + 1)-th of all. Where the two are alike, either.
     threshold = jnp.where(noisy > next_one, next_one, last)
-    return jax.scipy.stats.norm.cdf((clean - threshold) / deviation)
+    apart = clean - threshold
+    barred = jnp.isinf(apart)  # a logit of -inf bars it, or so many others that it is sure: no noise changes that
+    return jnp.where(barred, apart > 0, jax.scipy.stats.norm.cdf(jnp.where(barred, 0, apart) / deviation))

@@ -74,6 +74,7 @@ YIELDING = [
     (dict(k=1, router="switch", dispatch="gather", priority="weight", capacity_factor=0.5), "moe.capacity_factor 0.5 "),
     (dict(k=1, router="switch", dispatch="gather", capacity_factor=0.5), ""),
     (dict(k=2, dispatch="gather", capacity_factor=2.0), ""),
+    (dict(k=2, dispatch="gather", capacity_factor=2.0, zero_experts=12), "moe.capacity_factor 2"),
     (dict(k=2, dispatch="grouped"), ""),
 ]
 

@@ -82,6 +82,19 @@ def test_without_a_key_there_is_no_noise_and_no_selection_probability():
         assert got.selection_probability is None
 
 
+def test_a_barred_expert_leaves_all_gradients_finite():
+    clean = jnp.asarray(draw(0, G, T, E)).at[0, 0, 1].set(-jnp.inf)
+
+    def probability(clean, spread):
+        return noisy_top_k(clean, spread, 2, jax.random.key(0)).selection_probability
+
+    both = clean, jnp.asarray(draw(1, G, T, E))
+    assert jax.jit(probability)(*both)[0, 0, 1] == 0
+    for gradient in jax.jit(jax.grad(lambda *both: probability(*both).sum(), argnums=(0, 1)))(*both):
+        assert np.isfinite(gradient).all()
+        assert np.abs(gradient).max() > 0
+
+
 def test_a_key_is_one_choice_and_another_key_another():
     flat = np.zeros((G, T, E), np.float32)
     for router in (lambda key: noisy_top_k(flat, flat, 2, key), lambda key: vmoe_top_k(flat, 2, key)):

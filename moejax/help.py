@@ -1,5 +1,6 @@
 """`--help`: the presets, then every option by what it belongs to; `--help moe.router` for one."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from textwrap import fill
 
@@ -47,6 +48,9 @@ def _on(topic: str) -> Iterator[str]:
             yield from _option(topic, field, brought, tables=True)
         return
     section = {name: declared for name, declared in options.items() if name.startswith(f"{topic}.")}
+    if topic.replace("_", "-") in re.findall(r"--([\w.-]+)", _USAGE):
+        yield _USAGE
+        return
     if not section:
         near = did_you_mean(topic, options)
         raise UserError(f"There is no option {topic}" + (f"; did you mean {near}?" if near else "."))

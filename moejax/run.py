@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 # Nothing that takes long to import: a signal that comes in the middle of an import is answered from `main` on.
 from moejax import entry
 from moejax.entry import PROGRAM
-from moejax.errors import UserError, abridged, of_the_system
+from moejax.errors import UserError, abridged, of_the_system, path_problem, quoted
 from moejax.interrupt import StopSignal
 from moejax.training import lifeline
 
@@ -49,11 +49,13 @@ def train(what: "Config | str | Sequence[str]", out: str | Path | None = None) -
     from moejax.config import Config
 
     heeds_none = StopSignal()
-    into = {} if out is None else {"out": str(out)}
+    into = {} if out is None else {"out": _out(out)}
     if isinstance(what, str | Sequence):
         arguments = parse(_words(what))
         if others := arguments.flags - {DEBUG_NANS}:
             raise UserError(f"--{min(others)} trains nothing; leave it out, or call moejax.run.main.")
+        if into and "out" in arguments.options:
+            raise UserError(f"out is {into['out']}, and --out is {arguments.options['out']}; give one of the two.")
         summary = _train(arguments._replace(options={**arguments.options, **into}), heeds_none)
     elif isinstance(what, Config):
         summary = _start(what, Arguments(frozenset(), (), into, {}, ()), heeds_none)
@@ -62,6 +64,15 @@ def train(what: "Config | str | Sequence[str]", out: str | Path | None = None) -
     if summary is None:
         raise UserError("Another process of the run was told to stop, and all have saved what they had.")
     return summary
+
+
+def _out(path: Any) -> str:
+    """A folder's path as text; UserError if it is none."""
+    if not isinstance(path, str | Path):
+        raise UserError(f"out is {abridged(repr(path))}; give the path of a folder.")
+    if problem := path_problem(str(path)):
+        raise UserError(f"out is {problem}.")
+    return str(path)
 
 
 def _words(what: str | Sequence[Any]) -> Sequence[str]:
@@ -157,7 +168,7 @@ def _resume(arguments: "Arguments", stop: StopSignal) -> dict[str, Any] | None:
             return summary | {"run": str(path)}
         if summary is not None and not checkpoint.steps(folder.checkpoints):
             raise UserError(f"{path} is finished, and its checkpoints are gone, so that it cannot go on; begin anew.")
-        stop.ends_with(f"stopped before another step; continue with  {PROGRAM} --resume {path}")
+        stop.ends_with(f"stopped before another step; continue with  {PROGRAM} --resume {quoted(path)}")
         data, debug_nans = _load(config), _debugs_nans(arguments)
         return _run(config, folder, data, stop, resume=True, profile=profile, debug_nans=debug_nans)
 
@@ -193,7 +204,7 @@ def _saved(path: Path) -> str:
     with suppress(OSError):
         steps = checkpoint.steps(path / "checkpoints")
     saved = f"What was saved stays in {path}, up to step {steps[-1]}" if steps else f"No step is saved in {path}"
-    return f"{saved}; once that is mended, continue with  {PROGRAM} --resume {path}"
+    return f"{saved}; once that is mended, continue with  {PROGRAM} --resume {quoted(path)}"
 
 
 def _load(config: "Config") -> "Dataset":
@@ -235,10 +246,10 @@ def _run(
     if (count := process_count()) > 1:
         progress.message(
             f"{count} processes: if one dies, the others end within a minute; then start all of them again with"
-            f"  {PROGRAM} --resume {folder.path}"
+            f"  {PROGRAM} --resume {quoted(folder.path)}"
         )
     progress.message("compiling ...")
-    go_on = f"continue with  {PROGRAM} --resume {folder.path}"
+    go_on = f"continue with  {PROGRAM} --resume {quoted(folder.path)}"
     # Of several processes, one that was told goes on until all can stop together.
     ends_with = stop.ends_with if count == 1 else stop.asks
     ends_with(f"stopped before another step; {go_on}")
@@ -271,7 +282,7 @@ def _score(summary: dict[str, Any]) -> str:
 
 def _report(path: Path, stop: StopSignal) -> Path:
     """Draw the report of a run that is finished; its path."""
-    again = f"the run is finished; draw its report with  python -m moejax report {path}"
+    again = f"the run is finished; draw its report with  python -m moejax report {quoted(path)}"
     stop.ends_with(again)
     from moejax.report import render
 

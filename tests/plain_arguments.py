@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from moejax import data, losses, routing
+from moejax.config import make_config
 from moejax.dispatch import grouped_dispatch
 from moejax.errors import UserError
 from moejax.experts import GLU, MLP, stack_experts
@@ -19,6 +20,7 @@ from moejax.huggingface import from_huggingface
 from moejax.layers import DenseMoE, SoftMoE, SparseMoE
 from moejax.multi_gate import MultiGateMoE
 from moejax.routers import ROUTERS, DenseRouter, SoftRouter
+from moejax.run import train
 from moejax.runs import generate
 
 D, E = 4, 3
@@ -346,6 +348,16 @@ def test_given_experts_beyond_int32_are_no_other_ones():
         with pytest.raises(ValueError, match=r"given holds the experts .* give different ones from 0 to 2"):
             moe(x, given=beyond)
         np.testing.assert_array_equal(moe(x, given=beyond.at[0, 0, 0].set(-(2**32)))[1].experts[0, 0], [-1, 1])
+
+
+def test_a_configuration_begins_from_another_one_and_not_from_a_mapping():
+    with pytest.raises(UserError, match=r"^make_config got \{'moe': .*\}; give a configuration, and sections by name"):
+        make_config({"moe": {"layer": "soft"}})
+
+
+def test_a_run_s_folder_is_a_path():
+    with pytest.raises(UserError, match=r"^out is b'x'; give the path of a folder\.$"):
+        train("--config mnist_tiny", b"x")
 
 
 def test_a_data_set_has_one_name():

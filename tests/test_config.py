@@ -359,7 +359,7 @@ def test_a_name_that_is_no_folder_is_one_sentence(name):
     assert problem.startswith("name is ")
 
 
-@pytest.mark.parametrize("path", ["", "nul\0", "x" * 256, "/".join(["x" * 200] * 21)])
+@pytest.mark.parametrize("path", ["", "nul\0", "half\ud800", "x" * 256, "/".join(["x" * 200] * 21)])
 @pytest.mark.parametrize("field", ["dir", "tokenizer"])
 def test_a_path_that_can_be_none_is_one_sentence(field, path):
     base = make_config(data={"name": "mrpc"}, model={"name": "pair"}, moe={"layer": "sparse"})

@@ -111,6 +111,12 @@ def test_help_on_one_thing(topic, said, capsys):
     assert not text.startswith("usage")
 
 
+@pytest.mark.parametrize("topic", ["--print-config", "out", "--resume"])
+def test_help_on_what_is_no_option_of_a_configuration_is_the_usage(topic, capsys):
+    assert run.main(["--help", topic]) == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
 def test_help_lists_presets_and_fields(capsys):
     assert run.main(["--help"]) == 0
     text = capsys.readouterr().out
@@ -239,6 +245,11 @@ def test_in_python_what_is_wrong_is_raised(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="already holds a run"):
         run.train("--config mnist_tiny", tmp_path)
+    for out in ("", "a\0b"):
+        with pytest.raises(UserError, match=r"^out is .+, which can be no path\.$"):
+            run.train("--config mnist_tiny", out)
+    with pytest.raises(UserError, match=r"^out is here, and --out is there; give one of the two\.$"):
+        run.train("--config mnist_tiny --out there", "here")
     with pytest.raises(UserError, match="which makes no words: No closing quotation"):
         run.train('--config "mnist_tiny')
     with pytest.raises(UserError, match="train got the word 3; words of a command line are text"):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moejax.comparison.statistics import interval, mcnemar
-from moejax.errors import UserError, printable
+from moejax.errors import UserError, printable, quoted
 from moejax.predictions import Predictions
 from moejax.report.record import Record, differences, number, read
 
@@ -222,8 +222,8 @@ def _remarks(runs: Sequence[Run]) -> Iterator[str]:
         if run.examples and not run.predictions and not run.record.is_text:
             yield (
                 f"{run.key} has no answers to the test examples, as older runs kept none, so no p is told of it:"
-                f" delete {run.record.folder / 'summary.json'}, and moejax run --resume {run.record.folder} tests it"
-                " again."
+                f" delete {run.record.folder / 'summary.json'}, and moejax run --resume {quoted(run.record.folder)}"
+                " tests it again."
             )
     machines = [(r.record.environment.get("device"), r.record.environment.get("device_count", 1)) for r in runs]
     if len(set(map(str, machines))) > 1:

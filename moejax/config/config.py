@@ -11,7 +11,7 @@ from moejax.config.schema import ROOTS, DataOptions, ModelOptions, RunOptions, S
 from moejax.config.suggest import unknown
 from moejax.config.training import AUGMENTATIONS, ParallelOptions, TrainOptions
 from moejax.data import DATASETS
-from moejax.errors import UserError
+from moejax.errors import UserError, abridged
 from moejax.models import MODELS
 from moejax.options import Declared, Needs, Options, conflicts, from_text, in_words, plain, refusals
 from moejax.routers import ROUTERS
@@ -44,6 +44,8 @@ def make_config(base: Config | None = None, **values: Any) -> Config:
 
     Raises UserError with a sentence for each thing that is wrong.
     """
+    if base is not None and not isinstance(base, Config):
+        raise UserError(f"make_config got {abridged(repr(base))}; give a configuration, and sections by name.")
     config, problems = configured(dotted(values), base)
     if problems:
         raise UserError(*problems)

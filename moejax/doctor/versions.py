@@ -55,11 +55,14 @@ def unmet(package: str) -> Iterator[tuple[str, str]]:
             yield requirement.name, f"{package} needs {wanted}: pip install '{wanted}'."
 
 
+_OFF = ("", "0", "false", "off", "no", "n", "f")  # as JAX reads them
+
+
 def variables() -> Iterator[Finding]:
     """The environment's variables that change what JAX, its threads and moejax do."""
     for name in sorted(os.environ):
         if name.startswith(PREFIXES):
-            does = TROUBLE.get(name, "") if os.environ[name].lower() not in ("", "0", "false") else ""
+            does = TROUBLE.get(name, "") if os.environ[name].lower() not in _OFF else ""
             yield Finding(name, os.environ[name], f"With it {does}: unset it, unless that is meant." if does else "")
 
 

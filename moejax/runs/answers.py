@@ -125,8 +125,10 @@ def _what(model: Model, route: Route) -> str:
 
 def _by_token(route: Route, names: Sequence[str]) -> Iterator[str]:
     """For each token its experts with their weights, the largest first."""
-    width = max(map(len, names), default=0)
-    for name, gates in zip(names or ["all of it"], route.gates, strict=False):
+    if not names:
+        names = [f"token {n}" for n in range(len(route.gates))] if len(route.gates) > 1 else ["all of it"]
+    width = max(map(len, names))
+    for name, gates in zip(names, route.gates, strict=False):
         yield f"{name:<{width}}  {', '.join(f'expert {e} {gates[e]:.2f}' for e in leading(gates)) or 'no expert'}"
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moejax.config import Config, flatten
-from moejax.errors import UserError
+from moejax.errors import UserError, path_problem
 from moejax.models import build_model
 from moejax.routers import ROUTERS
 from moejax.runs import checkpoint as checkpoints
@@ -29,6 +29,8 @@ def load(run: str | Path, checkpoint: str | int | None = None) -> Model:
     Raises UserError, in one sentence, for a folder that is no run, a checkpoint that is missing or damaged, and one of
     another network than config.json has.
     """
+    if problem := path_problem(str(run)):
+        raise UserError(f"The run is {problem}.")
     path = Path(run)
     if path.suffix == tensors.SUFFIX:
         if checkpoint is not None:

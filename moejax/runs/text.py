@@ -45,6 +45,7 @@ def batch_of(tool: TextTokens, x: Any, length: int) -> Examples:
 
 def _texts(x: Any) -> list:
     """Several texts, each a string or tokens; `x` itself if it is one."""
+    x = np.asarray(x) if isinstance(x, jax.Array) else x
     several = isinstance(x, _MANY) and not isinstance(x, str) and all(isinstance(one, _MANY) for one in x[:1])
     return list(x) if several else [x]
 
@@ -68,7 +69,7 @@ def tokens_of(tool: TextTokens, x: Any) -> Integer[ndarray, " t"]:
     """The tokens of a string, or those that are given as whole numbers; UserError for anything else."""
     if isinstance(x, str):
         return _encoded(tool, x)
-    array = np.asarray(x) if isinstance(x, _MANY) else np.zeros((), object)
+    array = np.asarray(x) if isinstance(x, (*_MANY, jax.Array)) else np.zeros((), object)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise UserError(f"The text is {abridged(repr(x))}; give a string, or tokens as whole numbers [t].")
     if array.size and not 0 <= array.min() <= array.max() < tool.vocabulary:

@@ -197,7 +197,8 @@ function bars(task) {
 const shown = {}; // of each layer the cell that was last looked at
 function drawnLayer(layer, said) {
   const block = make("article"), detail = make("p", "", "detail"), cells = make("div", "", layer.grid ? "cells" : "words");
-  const names = layer.grid ? layer.gates.map((_, t) => place_of(t, layer.grid)) : said.tokens.length ? said.tokens : ["all of it"];
+  const names = layer.grid ? layer.gates.map((_, t) => place_of(t, layer.grid)) : said.tokens.length ? said.tokens
+    : layer.gates.map((_, t) => layer.gates.length > 1 ? `token ${t}` : "all of it");
   const all = names.slice(0, layer.gates.length).map((name, t) => drawnCell(name, layer.gates[t], !layer.grid));
   const look = (t, focus) => {
     all.forEach((cell, n) => { cell.tabIndex = n === t ? 0 : -1; cell.classList.toggle("shown", n === t); });

@@ -49,7 +49,9 @@ def _known(asked: Mapping[str, Any], reads: str, others: Sequence[str], own: Set
     known = (reads, *others)
     if strange := [name for name in asked if name not in known]:
         near = did_you_mean(strange[0], known)
-        hint = f"did you mean {near}?" if near else f"this run takes {', '.join(known)}."
+        not_here = _SETTINGS if own is None else ("capacity_factor",) * (reads == "text")
+        takes = ", ".join(name for name in known if name not in not_here)
+        hint = f"did you mean {near}?" if near else f"this run takes {takes}."
         raise UserError(f"{abridged(repr(strange[0]))} is no part of a question; {hint}")
     if reads not in asked:
         raise UserError(f"The question has no {reads!r}; this run reads {_WANTED[reads]}.")
@@ -136,4 +138,4 @@ def _setting(asked: Mapping[str, Any], own: Setting | None) -> Setting | None:
         raise UserError(f"k is {abridged(repr(k))}; it must be a whole number of experts.")
     if factor is not None and (not isinstance(factor, int | float) or isinstance(factor, bool)):
         raise UserError(f"capacity_factor is {abridged(repr(factor))}; it must be a number, or null: nothing dropped.")
-    return Setting(k, None if factor is None else float(min(factor, _LARGE)))
+    return Setting(k, None if factor is None else float(max(min(factor, _LARGE), -_LARGE)))

@@ -74,6 +74,9 @@ def _written(model: Model, steps: Iterator[np.ndarray]) -> Iterator[dict[str, An
     written = Written(model.read.text_tokens)
     for (token,) in steps:
         yield {"text": written.add(int(token))}
+    told = len(written.text)
+    if rest := written.finished()[told:]:
+        yield {"text": rest}
     yield {"tokens": written.tokens, "ended": written.ended}
 
 

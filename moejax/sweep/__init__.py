@@ -1,7 +1,7 @@
 """Many runs of one command: `plan` says which, `run_all` makes them, `tabulate` says what came out.
 
 planned = plan(["--config", "mnist_tiny", "--moe.num_experts", "4,8", "--seed", "0..2"])
-run_all(planned, jobs=1)
+run_all(planned.runs, jobs=1)
 write(planned)       the table and the plot
 """
 

@@ -39,8 +39,8 @@ class Planned(NamedTuple):
     def command(self) -> tuple[str, ...]:
         """The words that begin it, or go on with it."""
         if (self.folder / "config.json").exists():
-            return ("--resume", str(self.folder))
-        return (*self.words, "--out", str(self.folder))
+            return _option("resume", str(self.folder))
+        return (*self.words, *_option("out", str(self.folder)))
 
 
 class Sweep(NamedTuple):
@@ -128,8 +128,13 @@ def _of(sentence: str, names: Sequence[str], count: int) -> str:
 
 def _planned(one: Mapping[str, str], axes: Mapping, folder: Path) -> Planned:
     varied = {name: one[name] for name in axes}
-    words = tuple(word for name, value in one.items() for word in (f"--{name}", value))
+    words = tuple(word for name, value in one.items() for word in _option(name, value))
     return Planned(varied, words, folder / (_folder_name(varied) or "run"))
+
+
+def _option(name: str, value: str) -> tuple[str, ...]:
+    """The words of an option; in one where its value looks like another one."""
+    return (f"--{name}={value}",) if value.startswith("--") else (f"--{name}", value)
 
 
 def _name(values: Mapping[str, str]) -> str:

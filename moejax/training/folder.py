@@ -13,7 +13,7 @@ from typing import Any
 from moejax import manifest, metrics_log
 from moejax.config import Config, to_json
 from moejax.config.training import TrainOptions
-from moejax.errors import UserError, cannot_write
+from moejax.errors import UserError, cannot_write, quoted
 from moejax.files import make_folder, one_writer, sweep, write_whole
 from moejax.runs.folder import read_config
 from moejax.runs.verify import own_files
@@ -37,7 +37,7 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         if self.writes:
             with contextlib.ExitStack() as held:
-                held.enter_context(one_writer(self.path, f"continue with --resume {self.path}"))
+                held.enter_context(one_writer(self.path, f"continue with --resume {quoted(self.path)}"))
                 for folder in (self.path, self.path / "activations", self.path / "figures"):
                     sweep(folder)
                 self._held = held.pop_all()
@@ -68,7 +68,9 @@ class RunFolder:
     def check_free(path: Path) -> None:
         """UserError if the folder already holds a run."""
         if (path / "config.json").exists():
-            raise UserError(f"{path} already holds a run; continue it with --resume {path} or choose another --out.")
+            raise UserError(
+                f"{path} already holds a run; continue it with --resume {quoted(path)} or choose another --out."
+            )
         if any(saved.name.isdecimal() for saved in (path / "checkpoints").glob("*")):
             raise UserError(f"{path} holds the checkpoints of a run without its config.json; choose another --out.")
 
@@ -158,7 +160,7 @@ class RunFolder:
         file = self.path / "summary.json"
         summary, problem = manifest.object_in(file) if file.exists() else (None, "")
         if problem:
-            raise UserError(f"{file} {problem}; delete it, and --resume {self.path} writes it again.")
+            raise UserError(f"{file} {problem}; delete it, and --resume {quoted(self.path)} writes it again.")
         return summary
 
     def write(self, name: str, content: str | bytes) -> None:

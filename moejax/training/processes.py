@@ -23,7 +23,7 @@ import numpy as np
 import moejax
 from moejax.config import Config, flatten
 from moejax.data.dataset import Dataset, digest, rows
-from moejax.errors import UserError
+from moejax.errors import UserError, quoted
 from moejax.training import lifeline
 
 _SECONDS = 30  # on a cluster: without a sign of life for so long, a process counts as dead to JAX
@@ -108,7 +108,7 @@ def is_first() -> bool:
 @contextmanager
 def together(path: Path) -> Iterator[None]:
     """Inside, a failed exchange with the others ends this process with a sentence; `path` is the run's folder."""
-    again = f"; start all of them again with --resume {path}"
+    again = f"; start all of them again with --resume {quoted(path)}"
     if lifeline.current is not None:
         lifeline.current.advice = again
     try:

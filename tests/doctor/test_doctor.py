@@ -50,9 +50,10 @@ def test_a_package_that_will_not_do_is_named_with_its_remedy(monkeypatch):
     assert set(amiss) == {"jax", "no-such-package"}
 
 
-def test_a_variable_that_slows_everything_down_is_said(monkeypatch):
+@pytest.mark.parametrize("off", ["0", "off", "No"])
+def test_a_variable_that_slows_everything_down_is_said(monkeypatch, off):
     monkeypatch.setenv("JAX_DISABLE_JIT", "1")
-    monkeypatch.setenv("JAX_DEBUG_NANS", "0")
+    monkeypatch.setenv("JAX_DEBUG_NANS", off)
     found = {finding.name: finding for finding in versions.variables()}
     assert found["JAX_DISABLE_JIT"].amiss.startswith("With it nothing is compiled")
     assert found["JAX_DEBUG_NANS"].amiss == ""

@@ -26,7 +26,7 @@ from moejax.runs.generate import Writer
 from moejax.runs.opening import empty
 from moejax.runs.sampling import draw, keys_of, nucleus, tempered
 from moejax.runs.text import Written
-from moejax.serve.reading import reading
+from moejax.serve.reading import going_on, reading
 from moejax.training.fit import Fit
 from moejax.training.folder import RunFolder
 from moejax.training.progress import Console, Progress
@@ -179,6 +179,12 @@ def test_whole_characters_are_told():
     assert told.add(END) == "\ufffd"
     assert (told.add(65), told.tokens, told.ended) == ("", 8, True)
     assert told.finished() == "dö\ufffd\ufffdx\ufffd"
+
+
+def test_an_unfinished_character_is_told_to_a_page_too(model, monkeypatch):
+    monkeypatch.setattr(model.writer, "write", lambda ids, **options: iter([np.array([0xC3])]))
+    said = [{"text": ""}, {"text": "\ufffd"}, {"tokens": 1, "ended": False}]
+    assert list(going_on(model, "a")) == said
 
 
 def test_byte_pairs_write_text(tmp_path):

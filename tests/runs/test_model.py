@@ -16,7 +16,9 @@ from moejax.data.dataset import Dataset, take
 from moejax.errors import UserError
 from moejax.runs import model as runs_model
 from moejax.runs.about import About
+from moejax.runs.answers import _by_token
 from moejax.runs.inputs import Reader
+from moejax.runs.routes import Route
 from moejax.training.average import averaged
 from moejax.training.evaluate import evaluate
 
@@ -296,3 +298,14 @@ def test_pairs_that_are_none_are_a_sentence(x, sentence, tmp_path_factory):
         saved_run(path, make_config(name="pairs", **RUNS["pairs"][1]), of_pairs(), {1: None})
     with pytest.raises(UserError, match=sentence):
         moejax.runs.load(path).predict(x)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "a\ud800b"])
+def test_what_can_be_no_path_is_one_sentence(path):
+    with pytest.raises(UserError, match=r"^The run is .*, which can be no path\.$"):
+        moejax.runs.load(path)
+
+
+def test_tokens_without_names_and_a_grid_are_told_each():
+    gates = np.eye(3, dtype=np.float32)
+    assert [line.split()[:2] for line in _by_token(Route(gates), [])] == [["token", str(n)] for n in range(3)]

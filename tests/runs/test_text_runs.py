@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs.test_exports import skip_without_onnx
@@ -103,6 +104,13 @@ def test_a_model_that_sees_later_tokens_takes_whole_windows():
         assert read(data.test)["tokens"].shape == data.test["tokens"].shape
         with pytest.raises(UserError, match="sees tokens that come later; give texts of 16 tokens, as it has learnt"):
             read("abc")
+
+
+def test_tokens_may_be_an_array_of_jax(model):
+    given = [97, 98]
+    for x, same in ((jnp.array(given), given), (jnp.array([given, given]), [given, given])):
+        for name, array in model.read(x).items():
+            np.testing.assert_array_equal(array, model.read(same)[name])
 
 
 def test_predict_shows_each_token_with_its_probability_and_experts(run, model, capsys, monkeypatch):

@@ -52,6 +52,11 @@ def test_every_combination_is_a_run_with_a_folder_of_its_own(tmp_path):
     )
 
 
+def test_a_value_that_looks_like_an_option_is_one_word_with_its_option():
+    (one,) = plan(["--config", "mnist_tiny", "--name=--x"], "--y").runs
+    assert one.command == ("--config", "mnist_tiny", "--name=--x", "--out=--y/run")
+
+
 def test_presets_can_vary_and_odd_values_have_plain_folders(tmp_path):
     file = tmp_path / "a,b" / "config.json"
     file.parent.mkdir()

@@ -18,6 +18,12 @@ def test_a_run_is_not_overwritten(config, tmp_path):
         RunFolder.create(tmp_path / "run", config)
 
 
+def test_a_folder_with_a_blank_is_named_as_one_word(config, tmp_path):
+    RunFolder.create(tmp_path / "my run", config)
+    with pytest.raises(UserError, match=r"continue it with --resume '.+my run' or choose another --out"):
+        RunFolder.create(tmp_path / "my run", config)
+
+
 def test_a_folder_that_cannot_be_made_is_one_sentence(config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"Cannot write to --out .*file/run"):

@@ -148,6 +148,7 @@ BAD = {
     "capacity": ({"image": "", "capacity_factor": -1}, 400, "capacity_factor is -1"),
     "capacity text": ({"image": "", "capacity_factor": []}, 400, "capacity_factor is []; it must be a number"),
     "capacity inf": (b'{"image": "", "capacity_factor": 1e999}', 400, "capacity_factor is"),
+    "capacity far below": ({"image": "", "capacity_factor": -(10**400)}, 400, "capacity_factor is"),
     "capacity long": ({"image": "", "capacity_factor": 10**400}, 400, "capacity_factor is"),
     "too long": (b" " * (MOST_BYTES + 1), 413, "more than 1,048,576 bytes"),
     "far too long": (b" " * (3 * MOST_BYTES), 413, "more than 1,048,576 bytes"),

@@ -14,7 +14,9 @@ from moejax.data.text_tokens import END
 from moejax.errors import UserError
 from moejax.runs.opening import alone, under
 from moejax.serve.page import page
+from moejax.serve.question import to_go_on
 from moejax.serve.service import Service
+from moejax.serve.settings import Setting
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +168,12 @@ def test_code_is_typed_in_a_browser_and_gone_on_with(browser, writer, tmp_path, 
     assert " bits, foretold with " in document
     assert " on average." in document
     assert 'data-more="true"' in document
+
+
+@pytest.mark.parametrize(
+    ("own", "takes"), [(None, "text, tokens, "), (Setting(2, None), "text, k, tokens, ")], ids=["soft", "sparse"]
+)
+def test_a_strange_part_is_answered_with_those_that_there_are(own, takes):
+    with pytest.raises(UserError, match=rf"^'xyzzy' is no part of a question; this run takes {takes}") as raised:
+        to_go_on(b'{"text": "a", "xyzzy": 1}', own)
+    assert "capacity_factor" not in str(raised.value)

@@ -35,6 +35,7 @@ SENTENCES = {  # how each begins, by what the process was doing
     "stopped at once": "as it was saved",
     "the run is finished; draw its report": "as its report was drawn",
 }
+DONE = "after its last line"  # where it is interrupted as any program is
 NO_SENTENCE = ("too early for Python", "too late")  # what it was doing where none is said
 SOON = 1.0  # seconds in which something has to be said, on a busy machine
 # Signals are heeded as in the foreground of a shell, whoever began the torture; the line tells that Python itself runs.
@@ -189,7 +190,9 @@ def _to_runs(what: str, labs: list[Lab], expected: dict, moments: list[tuple[Mom
 
     tried, wrong = each(labs, enumerate(moments), attempt)
     counts = Counter(end.phase for end in ends)
-    phases = ", ".join(f"{counts[phase]} {phase}" for phase in (*SENTENCES.values(), *NO_SENTENCE) if counts[phase])
+    phases = ", ".join(
+        f"{counts[phase]} {phase}" for phase in (*SENTENCES.values(), DONE, *NO_SENTENCE) if counts[phase]
+    )
     latest = max(end.seconds for end in ends)
     good = f"{phases}; said within {latest:.2f} s, all went on to the same state, lines and files"
     return Figure(what, tried, f"{wrong} wrong of {phases}" if wrong else good, not wrong)
@@ -204,6 +207,8 @@ def _ended(process: Process, code: int, number: int, sent: float, lab: Lab) -> E
     phase = next((phase for sentence, phase in SENTENCES.items() if any(s.startswith(sentence) for s in said)), None)
     if phase is None:
         return End("too late", [f"exit code {code}, and no sentence for it"], 0.0)
+    if phase == SENTENCES[NOTHING] and any(text.startswith("report: ") for text in texts):
+        phase = DONE
     seconds = next(line.at for line in process.lines if line.at >= sent and line.text.startswith("moejax: ")) - sent
     problems = []
     if code != 128 + number:
@@ -213,9 +218,9 @@ def _ended(process: Process, code: int, number: int, sent: float, lab: Lab) -> E
     if seconds > SOON:
         problems.append(f"nothing was said for {seconds:.2f} s")
     goes_on = f"--resume {lab.folder}" if phase != "as its report was drawn" else f"report {lab.folder}"
-    if phase != "before anything was saved" and not any(goes_on in text for text in texts):
+    if phase not in (SENTENCES[NOTHING], DONE) and not any(goes_on in text for text in texts):
         problems.append("how to go on was not said")
-    if phase == "before anything was saved" and (lab.folder / "checkpoints").exists():
+    if phase == SENTENCES[NOTHING] and (lab.folder / "checkpoints").exists():
         problems.append("something was saved")
     if phase == "saved":
         stopping = next(n for n, text in enumerate(texts) if STOPPING in text)

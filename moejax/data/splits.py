@@ -93,8 +93,6 @@ def _at_most(validation: int, count: Int[ndarray, " y"]) -> Int[ndarray, " y"]:
     """How many of each class to validate on."""
     exact = count * min(VALIDATION_SHARE, validation / count.sum())
     held = np.maximum(1, np.rint(exact)).astype(int)
-    if VALIDATION_SHARE * count.sum() <= validation:
-        return held
     while held.sum() > max(validation, len(held)):  # rounding has made it more
         held[np.where(held > 1, held - exact, -np.inf).argmax()] -= 1
     return held

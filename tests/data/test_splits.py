@@ -33,13 +33,14 @@ def test_every_example_is_in_one_split_and_every_class_in_each(counts, validatio
     want = np.clip(np.rint(test_size * np.array(counts)), 1, np.array(counts) - least)
     np.testing.assert_array_equal(test, want)
     assert (held <= np.maximum(1, np.rint(0.1 * np.array(counts)))).all()
-    if validation <= 0.1 * sum(counts):
-        assert held.sum() <= max(validation, len(counts))
+    assert held.sum() <= max(validation, len(counts)) * bool(validation)
 
 
 def test_no_more_than_asked_for_is_held_out():
     held = made([150] * 10, validation=15, test_size=0.2, seed=0).validation
     assert sorted(np.bincount(held["label"])) == [1] * 5 + [2] * 5
+    held = made([3, 15, 22, 60, 60], validation=16, test_size=0.5, seed=0).validation  # a tenth of all
+    np.testing.assert_array_equal(np.bincount(held["label"]), [1, 1, 2, 6, 6])
 
 
 @given(COUNTS, st.integers(0, 99))

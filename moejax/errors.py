@@ -41,21 +41,16 @@ def path_problem(path: str | None) -> str:
     """Why no file system has such a path; empty for one that may be there."""
     if path is None:
         return ""
-    if not path or "\0" in path or not _is_name(path):
-        return f"{abridged(repr(path))}, which can be no path"
-    parts = [os.fsencode(part) for part in Path(path).parts]
+    none = f"{abridged(repr(path))}, which can be no path"
+    if not path or "\0" in path:
+        return none
+    try:
+        parts = [os.fsencode(part) for part in Path(path).parts]
+    except UnicodeEncodeError:  # half a letter, which is no byte that was not understood either
+        return none
     if sum(map(len, parts)) > 4000 or any(len(part) > 255 for part in parts):
         return f"{abridged(repr(path))}; a path has at most 4,000 bytes, and each of its names 255"
     return ""
-
-
-def _is_name(path: str) -> bool:
-    """Whether the system's names can have these letters."""
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:  # half a letter, which is no byte that was not understood either
-        return False
-    return True
 
 
 def quoted(path: Path) -> str:

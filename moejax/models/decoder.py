@@ -255,8 +255,7 @@ def yields_to_later(moe: Options) -> str:
     if in_turn or moe.dispatch == "grouped":
         return ""
     factors = {name: getattr(moe, name) for name in ("capacity_factor", "eval_capacity_factor")}
-    kinds = ZeroComputation.of(moe)
-    choices = moe.k * (kinds.computing_share(moe.num_experts) if kinds.total else 1)
+    choices = moe.k * ZeroComputation.of(moe).computing_share(moe.num_experts)
     scarce = [f"moe.{name} {f:g}" for name, f in factors.items() if f is not None and f * choices < moe.num_experts]
     return " and ".join(scarce)
 

@@ -167,8 +167,8 @@ class Fit:
         first = int(self.state.step)
         if shown := self.log.open(first):
             self.progress.message(shown)
-        known = facts_of_validation(self.folder.read_log(), first)
-        if first == self.steps and not processes.any_of(bool(known)):  # of more epochs, it was stopped there
+        # Of a run that was to have more epochs, and was stopped here.
+        if first == self.steps and not processes.any_of(bool(facts_of_validation(self.folder.read_log(), first))):
             self._validate()
         with self.progress.live():
             while (step := int(self.state.step)) < self.steps:
